@@ -1,0 +1,122 @@
+//! Every path, once. `{id}`, `{name}` mark what the caller fills in, in the
+//! syntax of axum's router; the functions fill them in.
+
+/// The console.
+pub const CONSOLE: &str = "/";
+/// The page on which a person compares and approves a device code.
+pub const DEVICE_PAGE: &str = "/device";
+
+/// Answers 200 while the process lives.
+pub const HEALTH: &str = "/healthz";
+/// Answers 200 while the relay can serve.
+pub const READY: &str = "/readyz";
+/// RFC 9116.
+pub const SECURITY_TXT: &str = "/.well-known/security.txt";
+/// RFC 8414.
+pub const OAUTH_METADATA: &str = "/.well-known/oauth-authorization-server";
+
+/// `POST`, browser: [`SignUp`](crate::account::SignUp).
+pub const SIGN_UP: &str = "/api/signup";
+/// `POST`, browser: [`LogIn`](crate::account::LogIn).
+pub const LOG_IN: &str = "/api/login";
+/// `POST`, browser.
+pub const LOG_OUT: &str = "/api/logout";
+/// `GET`, browser: [`Me`](crate::account::Me).
+pub const ME: &str = "/api/me";
+/// `GET ?user_code=`, browser: [`DeviceInfo`](crate::device::DeviceInfo).
+pub const DEVICE: &str = "/api/device";
+/// `POST`, browser: [`UserCodeBody`](crate::device::UserCodeBody).
+pub const DEVICE_APPROVE: &str = "/api/device/approve";
+/// `POST`, browser: [`UserCodeBody`](crate::device::UserCodeBody).
+pub const DEVICE_DENY: &str = "/api/device/deny";
+/// `GET`, browser: [`Agents`](crate::agent::Agents).
+pub const AGENTS: &str = "/api/agents";
+/// `DELETE`, browser: forgets one agent and its keys.
+pub const AGENT: &str = "/api/agents/{id}";
+/// `POST`, browser: [`RunRequest`](crate::run::RunRequest), answered by a stream of [`RunEvent`](crate::run::RunEvent).
+pub const AGENT_RUN: &str = "/api/agents/{id}/run";
+/// `POST`, browser: [`MessageRequest`](crate::run::MessageRequest), answered by a stream of [`RunEvent`](crate::run::RunEvent).
+pub const AGENT_MESSAGE: &str = "/api/agents/{id}/message";
+/// `GET`, browser: [`AgentStatus`](crate::agent::AgentStatus).
+pub const AGENT_STATUS: &str = "/api/agents/{id}/status";
+/// `GET ?q=`, browser: [`History`](crate::record::History).
+pub const AGENT_HISTORY: &str = "/api/agents/{id}/history";
+/// `GET`, browser: [`Denials`](crate::record::Denials).
+pub const AGENT_DENIALS: &str = "/api/agents/{id}/denials";
+/// `GET`, browser: [`McpConfigs`](crate::mcp::McpConfigs).
+pub const MCP: &str = "/api/mcp";
+/// `GET`, `PUT` ([`PutMcp`](crate::mcp::PutMcp)), `DELETE`, browser.
+pub const MCP_ONE: &str = "/api/mcp/{name}";
+/// `GET`, browser: [`SealedMcp`](crate::mcp::SealedMcp), the ciphertext as the database holds it.
+pub const MCP_SEALED: &str = "/api/mcp/{name}/sealed";
+/// `GET`, browser: [`Audit`](crate::record::Audit).
+pub const AUDIT: &str = "/api/audit";
+
+/// `POST` form, agent: [`DeviceAuthorizationRequest`](crate::device::DeviceAuthorizationRequest).
+pub const DEVICE_AUTHORIZATION: &str = "/oauth/device_authorization";
+/// `POST` form, agent: [`TokenRequest`](crate::device::TokenRequest).
+pub const TOKEN: &str = "/oauth/token";
+/// `GET`, agent, unsigned: [`Epoch`](crate::agent::Epoch).
+pub const EPOCH: &str = "/v1/epoch";
+/// `POST`, agent, signed: [`Heartbeat`](crate::agent::Heartbeat).
+pub const HEARTBEAT: &str = "/v1/agent/heartbeat";
+/// `POST`, agent, signed: [`Activity`](crate::agent::Activity).
+pub const ACTIVITY: &str = "/v1/agent/activity";
+/// `GET`, agent, signed: [`AgentMcp`](crate::mcp::AgentMcp).
+pub const AGENT_MCP: &str = "/v1/agent/mcp";
+/// `DELETE`, agent, signed: the agent unregisters itself.
+pub const UNREGISTER: &str = "/v1/agent";
+/// `GET`, agent, signed and bound to the TLS connection; answered by 101.
+pub const TUNNEL: &str = "/v1/tunnel";
+
+/// The token of the `Upgrade` header that opens a tunnel.
+pub const TUNNEL_PROTOCOL: &str = "katachi-tunnel/1";
+/// Header that carries the TLS exporter value, base64url without padding.
+pub const TLS_EXPORTER_HEADER: &str = "katachi-tls-exporter";
+/// Label of the exporter that binds a tunnel to its TLS connection, RFC 9266.
+pub const TLS_EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
+/// Length of the exporter value in bytes, RFC 9266.
+pub const TLS_EXPORTER_LEN: usize = 32;
+
+/// The cookie that holds a browser's session.
+pub const SESSION_COOKIE: &str = "__Host-katachi";
+
+/// What the agent serves to the relay on the tunnel.
+pub mod tunnel {
+    /// `POST` [`RunRequest`](crate::run::RunRequest), answered by a stream of events.
+    pub const RUN: &str = "/v1/run";
+    /// `POST` [`MessageRequest`](crate::run::MessageRequest), answered by a stream of events.
+    pub const MESSAGE: &str = "/v1/message";
+    /// `GET` [`AgentStatus`](crate::agent::AgentStatus).
+    pub const STATUS: &str = "/v1/status";
+    /// `GET ?q=` [`History`](crate::record::History).
+    pub const HISTORY: &str = "/v1/history";
+    /// `GET` [`Denials`](crate::record::Denials).
+    pub const DENIALS: &str = "/v1/denials";
+    /// `GET`: a description of this API, for people and programs.
+    pub const SCHEMA: &str = "/v1/schema";
+}
+
+/// The path that runs a command on agent `id`.
+#[must_use]
+pub fn agent_run(id: &str) -> String {
+    AGENT_RUN.replace("{id}", id)
+}
+
+/// The path that sends a message to agent `id`.
+#[must_use]
+pub fn agent_message(id: &str) -> String {
+    AGENT_MESSAGE.replace("{id}", id)
+}
+
+/// The path of the MCP configuration `name`.
+#[must_use]
+pub fn mcp_one(name: &str) -> String {
+    MCP_ONE.replace("{name}", name)
+}
+
+/// The path of the ciphertext of the MCP configuration `name`.
+#[must_use]
+pub fn mcp_sealed(name: &str) -> String {
+    MCP_SEALED.replace("{name}", name)
+}

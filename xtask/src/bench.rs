@@ -1,0 +1,261 @@
+//! Our figures beside our peers', held against their bars.
+//!
+//! Every row is a ratio of two figures from one round on one machine. The
+//! rounds are repeated with ours and the peer's interleaved, and the median of
+//! the ratios is what is reported; a criterion estimate stands behind each
+//! figure. Only this program writes the table in the README.
+
+mod rows;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use serde::Serialize;
+
+use crate::run::{cargo, root};
+use rows::{Bar, COMPARISONS, Comparison};
+
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// Only these rows or groups of rows, such as `seal-bulk` or `verify`
+    #[arg(value_name = "ID")]
+    ids: Vec<String>,
+    /// Print the rows as JSON, alone on stdout
+    #[arg(long)]
+    json: bool,
+    /// How often ours and the peer are measured in turn
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Write the table into the README
+    #[arg(long)]
+    write: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    id: String,
+    /// Median time of ours, in nanoseconds.
+    ours: f64,
+    /// Median time of the peer, in nanoseconds.
+    peer: f64,
+    unit: &'static str,
+    ratio: f64,
+    bar: f64,
+    holds: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    machine: String,
+    rows: Vec<Row>,
+    missing: Vec<String>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    ensure!(options.rounds > 0, "--rounds wants at least 1");
+    let chosen: Vec<&Comparison> = COMPARISONS
+        .iter()
+        .filter(|row| {
+            options.ids.is_empty() || options.ids.iter().any(|id| row.id.starts_with(id.as_str()))
+        })
+        .collect();
+    let known: Vec<&str> = COMPARISONS.iter().map(|row| row.id).collect();
+    ensure!(
+        !chosen.is_empty(),
+        "no such row; there are: {}",
+        known.join(", ")
+    );
+    let mut figures: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
+    for round in 1..=options.rounds {
+        eprintln!("--- round {round} of {}", options.rounds);
+        measure(&chosen)?;
+        for row in &chosen {
+            if let (Some(ours), Some(peer)) =
+                (estimate(row.group, row.ours), estimate(row.group, row.peer))
+            {
+                figures.entry(row.id).or_default().push((ours, peer));
+            }
+        }
+    }
+    let report = summarise(&chosen, &figures);
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!("{}", table(&report));
+    }
+    if options.write {
+        write_readme(&report)?;
+    }
+    // A bar that is missed is reported as missed; it is not an error of the run.
+    Ok(true)
+}
+
+fn measure(chosen: &[&Comparison]) -> Result<()> {
+    let criterion = root().join("target/benches/criterion");
+    let mut benches: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for row in chosen {
+        let groups = benches.entry(row.bench).or_default();
+        if !groups.contains(&row.group) {
+            groups.push(row.group);
+            let _ = std::fs::remove_dir_all(criterion.join(row.group));
+        }
+    }
+    for (bench, groups) in benches {
+        for group in groups {
+            let mut command = cargo([
+                "bench",
+                "--quiet",
+                "--locked",
+                "--manifest-path",
+                "benches/Cargo.toml",
+                "--target-dir",
+                "target/benches",
+                "--bench",
+                bench,
+                "--",
+            ]);
+            command.args([
+                "--noplot",
+                "--quiet",
+                "--warm-up-time",
+                "0.5",
+                "--measurement-time",
+                "2",
+            ]);
+            command.arg(format!("^{group}/")).stdout(std::io::stderr());
+            command.env("CRITERION_HOME", &criterion);
+            ensure!(command.status()?.success(), "the bench {bench} failed");
+        }
+    }
+    Ok(())
+}
+
+/// The median that criterion found, in nanoseconds.
+fn estimate(group: &str, function: &str) -> Option<f64> {
+    let path = root()
+        .join("target/benches/criterion")
+        .join(group)
+        .join(function)
+        .join("new/estimates.json");
+    let text = std::fs::read_to_string(path).ok()?;
+    let value: serde_json::Value = serde_json::from_str(&text).ok()?;
+    value.get("median")?.get("point_estimate")?.as_f64()
+}
+
+fn summarise(chosen: &[&Comparison], figures: &BTreeMap<&str, Vec<(f64, f64)>>) -> Report {
+    let mut rows = Vec::new();
+    let mut missing = Vec::new();
+    for row in chosen {
+        let Some(found) = figures.get(row.id).filter(|found| !found.is_empty()) else {
+            missing.push(format!("{}: {} was not measured here", row.id, row.peer));
+            continue;
+        };
+        let (ratio, bar, holds) = match row.bar {
+            Bar::TimeAtMost(bar) => {
+                let ratio = median(found.iter().map(|(ours, peer)| ours / peer));
+                (ratio, bar, ratio <= bar)
+            }
+            Bar::SpeedAtLeast(bar) => {
+                let ratio = median(found.iter().map(|(ours, peer)| peer / ours));
+                (ratio, bar, ratio >= bar)
+            }
+        };
+        rows.push(Row {
+            id: row.id.to_owned(),
+            ours: median(found.iter().map(|(ours, _)| *ours)),
+            peer: median(found.iter().map(|(_, peer)| *peer)),
+            unit: "ns",
+            ratio,
+            bar,
+            holds,
+        });
+    }
+    Report {
+        machine: machine(),
+        rows,
+        missing,
+    }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Processor, count of cores and system, as a reader would name the machine.
+fn machine() -> String {
+    let processor = std::fs::read_to_string("/proc/cpuinfo")
+        .ok()
+        .and_then(|text| {
+            text.lines().find_map(|line| {
+                line.strip_prefix("model name")?
+                    .split_once(':')
+                    .map(|(_, name)| name.trim().to_owned())
+            })
+        })
+        .unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{processor}, {cores} cores, {}", std::env::consts::OS)
+}
+
+fn table(report: &Report) -> String {
+    let mut text = format!("Measured on: {}.\n\n", report.machine);
+    text.push_str("| row | ours | peer | ratio | bar | holds |\n|---|---:|---:|---:|---:|---|\n");
+    for row in &report.rows {
+        let comparison = COMPARISONS
+            .iter()
+            .find(|comparison| comparison.id == row.id);
+        let sign = match comparison.map(|comparison| comparison.bar) {
+            Some(Bar::SpeedAtLeast(_)) => "≥",
+            _ => "≤",
+        };
+        let _ = writeln!(
+            text,
+            "| `{}` | {} | {} | {:.2} | {sign} {} | {} |",
+            row.id,
+            human(row.ours),
+            human(row.peer),
+            row.ratio,
+            row.bar,
+            if row.holds { "yes" } else { "**no**" },
+        );
+    }
+    for name in &report.missing {
+        let _ = writeln!(text, "\nMissing: {name}.");
+    }
+    text
+}
+
+fn human(nanoseconds: f64) -> String {
+    match nanoseconds {
+        n if n < 1e3 => format!("{n:.0} ns"),
+        n if n < 1e6 => format!("{:.2} µs", n / 1e3),
+        n if n < 1e9 => format!("{:.2} ms", n / 1e6),
+        n => format!("{:.2} s", n / 1e9),
+    }
+}
+
+fn write_readme(report: &Report) -> Result<()> {
+    write_between(
+        &root().join("README.md"),
+        "<!-- bench:begin -->",
+        "<!-- bench:end -->",
+        &table(report),
+    )
+}
+
+fn write_between(path: &Path, begin: &str, end: &str, inner: &str) -> Result<()> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
+    let (head, rest) = text
+        .split_once(begin)
+        .with_context(|| format!("no {begin} in {}", path.display()))?;
+    let (_, tail) = rest
+        .split_once(end)
+        .with_context(|| format!("no {end} in {}", path.display()))?;
+    std::fs::write(path, format!("{head}{begin}\n{inner}\n{end}{tail}"))?;
+    Ok(())
+}

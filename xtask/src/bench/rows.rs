@@ -1,0 +1,63 @@
+//! The rows: which figures are compared, and the bar of each.
+
+/// Which way the ratio of a row must lie.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Bar {
+    /// Our time over the peer's, at most this.
+    TimeAtMost(f64),
+    /// The peer's time over ours, that is our speed over theirs, at least this.
+    SpeedAtLeast(f64),
+}
+
+/// One comparison: two criterion figures of the same group.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Comparison {
+    pub(super) id: &'static str,
+    pub(super) bench: &'static str,
+    pub(super) group: &'static str,
+    pub(super) ours: &'static str,
+    pub(super) peer: &'static str,
+    pub(super) bar: Bar,
+}
+
+/// Every comparison there is.
+pub(super) const COMPARISONS: &[Comparison] =
+    &[time("verify", "auth", "verify", "ours", "bare", 3.0)];
+
+/// A row in which our time is at most `bar` times the peer's.
+const fn time(
+    id: &'static str,
+    bench: &'static str,
+    group: &'static str,
+    ours: &'static str,
+    peer: &'static str,
+    bar: f64,
+) -> Comparison {
+    Comparison {
+        id,
+        bench,
+        group,
+        ours,
+        peer,
+        bar: Bar::TimeAtMost(bar),
+    }
+}
+
+/// A row in which our speed is at least `bar` times the peer's.
+const fn speed(
+    id: &'static str,
+    bench: &'static str,
+    group: &'static str,
+    ours: &'static str,
+    peer: &'static str,
+    bar: f64,
+) -> Comparison {
+    Comparison {
+        id,
+        bench,
+        group,
+        ours,
+        peer,
+        bar: Bar::SpeedAtLeast(bar),
+    }
+}

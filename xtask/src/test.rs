@@ -1,0 +1,363 @@
+//! Everything that a change must pass, stage by stage.
+//!
+//! Each stage prints its own output as it runs; the end names every stage with
+//! its time, every skipped test, and one line that counts them all. A stage
+//! that is not a test harness counts as one test.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::run::{self, Count, cargo, root};
+use crate::{fuzz, install, readme};
+
+/// Seconds that each fuzz target runs in the suite.
+const FUZZ_SECONDS: u32 = 10;
+
+/// The five crates that stand on their own.
+const CRATES: [&str; 5] = [
+    "katachi-crypto",
+    "katachi-fingerprint",
+    "katachi-auth",
+    "katachi-store",
+    "katachi-sandbox",
+];
+
+/// The programs and what they share.
+const PROGRAMS: [&str; 4] = [
+    "katachi-protocol",
+    "katachi-relay",
+    "katachi-agent",
+    "xtask",
+];
+
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// Install what the full suite needs first
+    ///
+    /// Debian packages where this is root, everything else in `.tools`; where
+    /// it is not root it prints the exact line.
+    #[arg(long)]
+    install: bool,
+    /// Also run what takes long: fuzzing for minutes, soaks, crash tests by the hundred
+    #[arg(long)]
+    long: bool,
+    /// Run only the stages whose name contains one of these words
+    #[arg(value_name = "STAGE")]
+    stages: Vec<String>,
+    /// Name the stages and stop
+    #[arg(long)]
+    list: bool,
+}
+
+/// A named part of the suite.
+struct Stage {
+    name: String,
+    work: Box<dyn Fn() -> Result<Verdict>>,
+}
+
+/// What a stage came to.
+struct Verdict {
+    success: bool,
+    count: Count,
+    skipped: Vec<String>,
+}
+
+impl Verdict {
+    fn single(success: bool) -> Self {
+        let count = Count {
+            passed: u64::from(success),
+            failed: u64::from(!success),
+            skipped: 0,
+        };
+        Self {
+            success,
+            count,
+            skipped: Vec::new(),
+        }
+    }
+
+    fn skipped(why: &str) -> Self {
+        // CI asks for everything: there, what cannot run has failed.
+        if require_all() {
+            println!("KATACHI_REQUIRE_ALL=1 and {why}");
+            return Self::single(false);
+        }
+        let count = Count {
+            skipped: 1,
+            ..Count::default()
+        };
+        Self {
+            success: true,
+            count,
+            skipped: vec![why.to_owned()],
+        }
+    }
+}
+
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    let started = Instant::now();
+    if options.install {
+        install::install()?;
+    }
+    let stages: Vec<Stage> = stages(options.long)
+        .into_iter()
+        .filter(|stage| {
+            options.stages.is_empty()
+                || options
+                    .stages
+                    .iter()
+                    .any(|word| stage.name.contains(word.as_str()))
+        })
+        .collect();
+    if options.list {
+        stages.iter().for_each(|stage| println!("{}", stage.name));
+        return Ok(true);
+    }
+    let mut total = Count::default();
+    let mut rows: Vec<(String, bool, Duration)> = Vec::new();
+    let mut skipped = Vec::new();
+    for (number, stage) in stages.iter().enumerate() {
+        println!("\n=== [{}/{}] {}", number + 1, stages.len(), stage.name);
+        let begun = Instant::now();
+        let verdict = (stage.work)().unwrap_or_else(|error| {
+            println!("{error:#}");
+            Verdict::single(false)
+        });
+        total.add(verdict.count);
+        skipped.extend(
+            verdict
+                .skipped
+                .iter()
+                .map(|name| format!("{}: {name}", stage.name)),
+        );
+        rows.push((stage.name.clone(), verdict.success, begun.elapsed()));
+    }
+    println!("\n=== summary");
+    for (name, success, took) in &rows {
+        let mark = if *success { "ok    " } else { "FAILED" };
+        println!("{mark} {:>6.1} s  {name}", took.as_secs_f64());
+    }
+    skipped.iter().for_each(|name| println!("skipped {name}"));
+    println!("{:.1} minutes", started.elapsed().as_secs_f64() / 60.0);
+    println!(
+        "{} passed, {} failed, {} skipped",
+        total.passed, total.failed, total.skipped
+    );
+    Ok(total.failed == 0 && rows.iter().all(|(_, success, _)| *success))
+}
+
+fn stages(long: bool) -> Vec<Stage> {
+    let mut stages = vec![
+        check("format", || cargo(["fmt", "--all", "--check"])),
+        check("clippy workspace", || {
+            cargo([
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--locked",
+                "--",
+                "-D",
+                "warnings",
+            ])
+        }),
+    ];
+    for name in CRATES {
+        for (features, flag) in [
+            ("no", Some("--no-default-features")),
+            ("all", Some("--all-features")),
+        ] {
+            stages.push(check(
+                &format!("clippy {name}, {features} features"),
+                move || {
+                    let mut command = cargo(["clippy", "--all-targets", "--locked", "-p", name]);
+                    command.args(flag).args(["--", "-D", "warnings"]);
+                    command
+                },
+            ));
+        }
+    }
+    for name in CRATES {
+        let combinations = [
+            ("no", Some("--no-default-features")),
+            ("default", None),
+            ("all", Some("--all-features")),
+        ];
+        for (features, flag) in combinations {
+            stages.push(tests(
+                &format!("test {name}, {features} features"),
+                move || {
+                    let mut command = cargo(["test", "--no-fail-fast", "--locked", "-p", name]);
+                    command.args(flag);
+                    command
+                },
+            ));
+        }
+    }
+    for name in PROGRAMS {
+        stages.push(tests(&format!("test {name}"), move || {
+            cargo(["test", "--no-fail-fast", "--locked", "-p", name])
+        }));
+    }
+    stages.push(check("documentation", || {
+        let mut command = cargo([
+            "doc",
+            "--workspace",
+            "--no-deps",
+            "--all-features",
+            "--locked",
+        ]);
+        command.env("RUSTDOCFLAGS", "-D warnings");
+        command
+    }));
+    stages.push(Stage {
+        name: "fuzz".into(),
+        work: Box::new(move || fuzz_all(long)),
+    });
+    stages.push(check("benches compile", || {
+        cargo([
+            "bench",
+            "--no-run",
+            "--locked",
+            "--manifest-path",
+            "benches/Cargo.toml",
+            "--target-dir",
+            "target/benches",
+        ])
+    }));
+    stages.push(Stage {
+        name: "deny".into(),
+        work: Box::new(deny),
+    });
+    stages.push(check("package", || {
+        cargo([
+            "package",
+            "--workspace",
+            "--exclude",
+            "xtask",
+            "--allow-dirty",
+            "--locked",
+            "--quiet",
+        ])
+    }));
+    stages.push(Stage {
+        name: "readme".into(),
+        work: Box::new(readme_commands),
+    });
+    stages
+}
+
+/// A stage that counts as one test.
+fn check(name: &str, command: impl Fn() -> Command + 'static) -> Stage {
+    Stage {
+        name: name.to_owned(),
+        work: Box::new(move || Ok(Verdict::single(run::observe(prepared(command()))?.success))),
+    }
+}
+
+/// A stage whose output is counted test by test.
+fn tests(name: &str, command: impl Fn() -> Command + 'static) -> Stage {
+    Stage {
+        name: name.to_owned(),
+        work: Box::new(move || {
+            let finished = run::observe(prepared(command()))?;
+            let mut count = finished.count;
+            // A build that fails, or a harness that dies, prints no result.
+            if !finished.success && count.failed == 0 {
+                count.failed = 1;
+            }
+            println!("{:.1} s", finished.took.as_secs_f64());
+            Ok(Verdict {
+                success: finished.success,
+                count,
+                skipped: finished.skipped_names,
+            })
+        }),
+    }
+}
+
+/// Tells the tests where the peers are.
+fn prepared(mut command: Command) -> Command {
+    if let Some(python) = install::python() {
+        command.env("KATACHI_PYTHON", python);
+    }
+    if let Some(modules) = install::node_modules() {
+        command.env("NODE_PATH", modules);
+    }
+    command
+}
+
+fn fuzz_all(long: bool) -> Result<Verdict> {
+    let seconds = if long { 60 } else { FUZZ_SECONDS };
+    let programs = fuzz::build()?;
+    let mut verdict = Verdict::single(true);
+    verdict.count = Count::default();
+    // Two at a time: the suite is sized for two cores.
+    for pair in fuzz::targets()?.chunks(2) {
+        let outcomes: Vec<Result<bool>> = std::thread::scope(|scope| {
+            let running: Vec<_> = pair
+                .iter()
+                .map(|name| scope.spawn(|| fuzz::fuzz(&programs, name, seconds)))
+                .collect();
+            running
+                .into_iter()
+                .map(|thread| thread.join().unwrap_or(Ok(false)))
+                .collect()
+        });
+        for outcome in outcomes {
+            let success = outcome?;
+            verdict.count.add(Verdict::single(success).count);
+            verdict.success &= success;
+        }
+    }
+    Ok(verdict)
+}
+
+fn deny() -> Result<Verdict> {
+    let Some(program) = install::cargo_deny() else {
+        return Ok(Verdict::skipped(
+            "cargo-deny is not installed (`cargo xtask test --install`)",
+        ));
+    };
+    let mut rules = Command::new(&program);
+    rules
+        .args(["--all-features", "check", "bans", "licenses", "sources"])
+        .current_dir(root());
+    let mut verdict = Verdict::single(run::observe(rules)?.success);
+    let mut fetch = Command::new(&program);
+    fetch.args(["fetch", "db"]).current_dir(root());
+    if run::capture(fetch).is_none() {
+        // Said, and not failed: the database lives on a host of its own that a
+        // closed network does not reach.
+        println!("advisories: the database cannot be reached from here, not checked");
+        return Ok(verdict);
+    }
+    let mut advisories = Command::new(&program);
+    advisories
+        .args(["--all-features", "check", "--disable-fetch", "advisories"])
+        .current_dir(root());
+    let found = Verdict::single(run::observe(advisories)?.success);
+    verdict.success &= found.success;
+    verdict.count.add(found.count);
+    Ok(verdict)
+}
+
+fn readme_commands() -> Result<Verdict> {
+    let mut verdict = Verdict::single(true);
+    verdict.count = Count::default();
+    for (command, success) in readme::try_all()? {
+        println!(
+            "readme: {} {command}",
+            if success { "ok    " } else { "FAILED" }
+        );
+        verdict.success &= success;
+        verdict.count.add(Verdict::single(success).count);
+    }
+    Ok(verdict)
+}
+
+fn require_all() -> bool {
+    std::env::var("KATACHI_REQUIRE_ALL").is_ok_and(|value| value == "1")
+}

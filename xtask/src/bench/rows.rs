@@ -21,8 +21,70 @@ pub(super) struct Comparison {
 }
 
 /// Every comparison there is.
-pub(super) const COMPARISONS: &[Comparison] =
-    &[time("verify", "auth", "verify", "ours", "bare", 3.0)];
+pub(super) const COMPARISONS: &[Comparison] = &[
+    speed(
+        "seal-bulk/ring",
+        "crypto",
+        "seal-bulk",
+        "ours",
+        "ring",
+        0.85,
+    ),
+    speed(
+        "seal-bulk/cobblestone",
+        "crypto",
+        "seal-bulk",
+        "ours",
+        "cobblestone",
+        2.5,
+    ),
+    time("seal-small", "crypto", "seal-small", "ours", "parts", 1.4),
+    time("verify/bare", "auth", "verify", "ours", "bare", 3.0),
+    speed("verify/httpsig", "auth", "verify", "ours", "httpsig", 3.0),
+    speed("replay", "auth", "replay", "ours", "moka", 10.0),
+    time(
+        "fingerprint",
+        "fingerprint",
+        "fingerprint",
+        "ours",
+        "read",
+        3.0,
+    ),
+    time("open/vault", "store", "open", "vault", "bare", 4.0),
+    time("open/database", "store", "open", "database", "bare", 4.0),
+    speed(
+        "database/insert",
+        "store",
+        "database-insert",
+        "ours",
+        "plain",
+        0.6,
+    ),
+    speed(
+        "database/cold-read",
+        "store",
+        "database-cold-read",
+        "ours",
+        "plain",
+        0.45,
+    ),
+    speed(
+        "database/warm-read",
+        "store",
+        "database-warm-read",
+        "ours",
+        "plain",
+        0.95,
+    ),
+    time(
+        "sandbox-start/cold",
+        "sandbox",
+        "sandbox-start",
+        "ours",
+        "bubblewrap",
+        1.0,
+    ),
+];
 
 /// A row in which our time is at most `bar` times the peer's.
 const fn time(

@@ -1,0 +1,304 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Runs AI operations on your machine: confined, recorded, and reachable
+/// through a relay you choose.
+#[derive(Debug, Parser)]
+#[command(name = "katachi-agent", version, max_term_width = 100)]
+#[command(after_help = "Examples:
+  katachi-agent demo                      see every promise tried on this machine
+  katachi-agent up                        connect and stay; prints one link to open
+  katachi-agent run -- cargo check        one command, confined to this directory
+  katachi-agent why read ~/.ssh/id_rsa    what the policy says, and which rule")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) options: Options,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Values that stand above the configuration file.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Configuration (each also a key of config.toml)")]
+pub(crate) struct Options {
+    /// Directory for everything the agent keeps
+    #[arg(long, global = true, env = "KATACHI_HOME", value_name = "DIR", hide_env_values = true)]
+    pub(crate) home: Option<PathBuf>,
+    /// Configuration file
+    #[arg(long, global = true, env = "KATACHI_CONFIG", value_name = "FILE", hide_env_values = true)]
+    pub(crate) config: Option<PathBuf>,
+    /// Relay to use; none means one of your own on loopback
+    #[arg(long, global = true, env = "KATACHI_RELAY_URL", value_name = "URL", hide_env_values = true)]
+    pub(crate) relay_url: Option<String>,
+    /// Certificate authority of a relay that made its own
+    #[arg(long, global = true, env = "KATACHI_RELAY_CA", value_name = "FILE", hide_env_values = true)]
+    pub(crate) relay_ca: Option<PathBuf>,
+    /// Directory that commands work in [default: the current one]
+    #[arg(long, global = true, env = "KATACHI_WORKSPACE", value_name = "DIR", hide_env_values = true)]
+    pub(crate) workspace: Option<PathBuf>,
+    /// Sandbox policy file [default: workspace read-write, no network]
+    #[arg(long, global = true, env = "KATACHI_POLICY", value_name = "FILE", hide_env_values = true)]
+    pub(crate) policy: Option<PathBuf>,
+    /// Command line of the AI that answers messages
+    #[arg(long, global = true, env = "KATACHI_AI_COMMAND", value_name = "WORDS", hide_env_values = true)]
+    pub(crate) ai_command: Option<String>,
+    /// Whether to use the system's keychain
+    #[arg(long, global = true, env = "KATACHI_KEYCHAIN", value_name = "WHEN", hide_env_values = true)]
+    pub(crate) keychain: Option<crate::config::KeychainUse>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Connect to the relay and stay; starts one on loopback if none is configured
+    #[command(after_help = "Examples:
+  katachi-agent up                                        a relay of your own, on loopback
+  katachi-agent up --relay-url https://relay.example.com  a relay somewhere else")]
+    Up(Up),
+    /// Try every promise in a temporary home and print what was seen
+    Demo(Demo),
+    /// Register this machine with the relay (device authorization)
+    #[command(after_help = "Example:
+  katachi-agent login --relay-url https://relay.example.com --expect-account me@example.com")]
+    Login(Login),
+    /// Forget this machine, at the relay and here
+    Unregister(Unregister),
+    /// Run one command in the sandbox
+    #[command(after_help = "Examples:
+  katachi-agent run -- ls -la
+  katachi-agent run --policy policy.toml --report report.json -- cargo check --offline
+
+Exit code: that of the command; 126 if the sandbox refused the program,
+125 if the sandbox could not be built.")]
+    Run(Run),
+    /// Say what the policy allows, and which rule says so
+    #[command(after_help = "Examples:
+  katachi-agent why read /etc/shadow
+  katachi-agent why exec git push
+  katachi-agent why connect example.com:443")]
+    Why(Why),
+    /// API keys, sealed in the vault
+    #[command(subcommand)]
+    Key(Key),
+    /// Conversations kept in the encrypted database
+    #[command(subcommand)]
+    History(History),
+    /// What the AI remembers about a workspace
+    #[command(subcommand)]
+    Memory(Memory),
+    /// Every call that crossed the tunnel
+    Audit(Audit),
+    /// Look at this machine and everything stored on it
+    Doctor(Doctor),
+    /// The relay, inside this program
+    #[command(subcommand, hide = true)]
+    Relay(Relay),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Account that must have approved this machine; refuses any other
+    #[arg(long, value_name = "EMAIL")]
+    pub(crate) expect_account: Option<String>,
+    /// Address of the embedded relay
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<std::net::SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Print the promises as JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Login {
+    /// Account that must approve; replaces the question on the terminal
+    #[arg(long, value_name = "EMAIL")]
+    pub(crate) expect_account: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Unregister {
+    /// Also delete the vault, the keys, the history and the memory
+    #[arg(long)]
+    pub(crate) everything: bool,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Delete what is here even if the relay cannot be reached
+    #[arg(long)]
+    pub(crate) local_only: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Write what was enforced to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// Give the command a stored API key in a variable
+    #[arg(long = "key", value_name = "VARIABLE=NAME")]
+    pub(crate) keys: Vec<String>,
+    /// The command and its arguments
+    #[arg(trailing_var_arg = true, required = true, value_name = "COMMAND")]
+    pub(crate) argv: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Why {
+    /// Print the answer as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) question: Option<Question>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Question {
+    /// May this path be read?
+    Read { path: PathBuf },
+    /// May this path be written?
+    Write { path: PathBuf },
+    /// May this command be started?
+    Exec {
+        #[arg(trailing_var_arg = true, required = true, value_name = "COMMAND")]
+        argv: Vec<OsString>,
+    },
+    /// May this host be connected to?
+    Connect {
+        /// A host and port, as in example.com:443
+        target: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// Store a key; the value comes from standard input or a prompt
+    #[command(after_help = "Examples:
+  katachi-agent key set anthropic              asks, without showing what is typed
+  pass show anthropic | katachi-agent key set anthropic")]
+    Set {
+        name: String,
+        #[arg(hide = true, num_args = 0.., trailing_var_arg = true, allow_hyphen_values = true)]
+        refused: Vec<OsString>,
+    },
+    /// Name the stored keys
+    List {
+        /// Print the names as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Delete a key
+    Rm { name: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum History {
+    /// The latest conversations, with a chart of the last weeks
+    List {
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+        /// How many
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+    },
+    /// One conversation
+    Show {
+        /// Number or id from `history list`
+        session: String,
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Find messages
+    Search {
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+        /// How many
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+        /// Words to find
+        #[arg(required = true)]
+        words: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Memory {
+    /// Print an entry
+    Get { key: String },
+    /// Store an entry; without a value it comes from standard input
+    Set {
+        key: String,
+        value: Option<String>,
+        /// A tag to find it by
+        #[arg(long = "tag", value_name = "TAG")]
+        tags: Vec<String>,
+    },
+    /// Find entries
+    Search {
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+        /// How many
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+        /// Words to find
+        #[arg(required = true)]
+        words: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Audit {
+    /// Print as JSON Lines
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// How many of the latest
+    #[arg(long, default_value_t = 50)]
+    pub(crate) limit: usize,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Print as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Try each control of the sandbox for real
+    #[arg(long)]
+    pub(crate) witness: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Relay {
+    /// Serve
+    Serve(RelayServe),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RelayServe {
+    #[arg(long)]
+    pub(crate) listen: std::net::SocketAddr,
+    #[arg(long)]
+    pub(crate) state_dir: PathBuf,
+    #[arg(long)]
+    pub(crate) public_url: Option<String>,
+    #[arg(long)]
+    pub(crate) ready_json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

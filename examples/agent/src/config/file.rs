@@ -1,0 +1,142 @@
+//! The configuration file: its keys, and errors that name file and line.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::KeychainUse;
+use crate::mistake::Mistake;
+
+/// Everything that may stand in `config.toml`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct File {
+    pub(super) relay: Relay,
+    pub(super) sandbox: Sandbox,
+    pub(super) ai: Ai,
+    pub(super) vault: Vault,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Relay {
+    pub(super) url: Option<String>,
+    pub(super) ca_file: Option<PathBuf>,
+    pub(super) listen: Option<std::net::SocketAddr>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Sandbox {
+    pub(super) workspace: Option<PathBuf>,
+    pub(super) policy: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Ai {
+    pub(super) command: Option<Vec<String>>,
+    pub(super) policy: Option<PathBuf>,
+    pub(super) keys: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Vault {
+    pub(super) keychain: Option<KeychainUse>,
+}
+
+impl File {
+    /// Reads `path`; a file that is not there counts as empty unless `required`.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`Mistake`] naming the file, and line and key where it has one.
+    pub(super) fn read(path: &Path, required: bool) -> Result<Self, Mistake> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => {
+                return Ok(Self::default());
+            }
+            Err(error) => {
+                return Err(Mistake::new(
+                    path.display().to_string(),
+                    format!("cannot be read: {error}"),
+                    "give a readable TOML file with --config or KATACHI_CONFIG",
+                ));
+            }
+        };
+        let mut file = Self::parse(&text, path)?;
+        let base = path.parent().unwrap_or(Path::new("."));
+        for relative in [
+            &mut file.relay.ca_file,
+            &mut file.sandbox.workspace,
+            &mut file.sandbox.policy,
+            &mut file.ai.policy,
+        ] {
+            if let Some(path) = relative {
+                *path = base.join(&*path);
+            }
+        }
+        Ok(file)
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, Mistake> {
+        toml::from_str(text).map_err(|error| {
+            let line = error
+                .span()
+                .map(|span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+            let (place, next) = match line {
+                Some(line) => (
+                    format!("{}:{line}", path.display()),
+                    format!(
+                        "correct the line `{}`",
+                        text.lines().nth(line - 1).unwrap_or_default().trim()
+                    ),
+                ),
+                None => (
+                    path.display().to_string(),
+                    "compare the file with the example in the README".to_owned(),
+                ),
+            };
+            Mistake::new(place, error.message(), next)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        File::parse(text, Path::new("config.toml"))
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let message = refusal("[relay]\nurll = \"https://x\"\n");
+        assert!(message.contains("config.toml:2"), "{message}");
+        assert!(message.contains("urll"), "{message}");
+        assert!(message.contains("next:"), "{message}");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_shape_is_named_with_its_line() {
+        let message = refusal("\n[ai]\ncommand = \"claude\"\n");
+        assert!(message.contains("config.toml:3"), "{message}");
+    }
+
+    #[test]
+    fn broken_toml_is_named_with_its_line() {
+        let message = refusal("[relay\n");
+        assert!(message.contains("config.toml:1"), "{message}");
+    }
+
+    #[test]
+    fn an_empty_file_is_fine() {
+        assert!(File::parse("", Path::new("c")).is_ok());
+    }
+}

@@ -1,0 +1,241 @@
+//! What the agent was told: one file, then `KATACHI_*` variables, then flags,
+//! the later above the earlier.
+
+mod file;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::cli::Options;
+use crate::mistake::Mistake;
+use crate::paths::Paths;
+
+/// Where the embedded relay listens if nobody says otherwise.
+pub(crate) const DEFAULT_LISTEN: &str = "127.0.0.1:7443";
+
+/// Whether the vault may keep a secret in the system's keychain.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum KeychainUse {
+    /// Use it where one answers in time
+    #[default]
+    Auto,
+    /// Do not touch it
+    Off,
+}
+
+/// The settled configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) paths: Paths,
+    /// The configuration file, whether or not it exists.
+    pub(crate) file: PathBuf,
+    pub(crate) relay: RelayChoice,
+    pub(crate) workspace: PathBuf,
+    /// The policy file, or `None` for the default policy.
+    pub(crate) policy: Option<PathBuf>,
+    pub(crate) ai: Option<Ai>,
+    pub(crate) keychain: KeychainUse,
+}
+
+/// Which relay to use.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum RelayChoice {
+    /// One of our own on loopback, listening there.
+    Embedded(SocketAddr),
+    /// One that runs already.
+    At {
+        /// `https://host[:port]`, without a path.
+        url: String,
+        /// Its certificate authority if it made its own.
+        ca_file: Option<PathBuf>,
+    },
+}
+
+/// The AI that answers messages.
+#[derive(Clone, Debug)]
+pub(crate) struct Ai {
+    /// Program and arguments; the message arrives on its standard input.
+    pub(crate) command: Vec<String>,
+    /// Its own policy file, or `None` for the one of commands.
+    pub(crate) policy: Option<PathBuf>,
+    /// Environment variable to the name of a stored API key.
+    pub(crate) keys: BTreeMap<String, String>,
+}
+
+impl Config {
+    /// Settles the configuration from the file, the variables and the flags.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`Mistake`] naming the file, line, variable or flag.
+    pub(crate) fn load(options: &Options) -> Result<Self, Mistake> {
+        let paths = Paths::resolve(options.home.as_deref())?;
+        let path = match &options.config {
+            Some(path) => path.clone(),
+            None => paths.config_file(),
+        };
+        let file = file::File::read(&path, options.config.is_some())?;
+
+        let relay = relay(options, &file.relay, &path)?;
+        let workspace = workspace(options, file.sandbox.workspace, &path)?;
+        let ai = ai(options, file.ai, &path)?;
+        Ok(Self {
+            relay,
+            workspace,
+            ai,
+            policy: options.policy.clone().or(file.sandbox.policy),
+            keychain: options.keychain.or(file.vault.keychain).unwrap_or_default(),
+            file: path,
+            paths,
+        })
+    }
+}
+
+fn relay(options: &Options, file: &file::Relay, path: &Path) -> Result<RelayChoice, Mistake> {
+    let (url, place) = match (&options.relay_url, &file.url) {
+        (Some(url), _) => (url, "--relay-url (or KATACHI_RELAY_URL)".to_owned()),
+        (None, Some(url)) => (url, format!("{}: key relay.url", path.display())),
+        (None, None) => {
+            let listen = file.listen.map_or_else(
+                || DEFAULT_LISTEN.parse().map_err(|_| internal_default()),
+                Ok,
+            )?;
+            return match listen.ip().is_loopback() {
+                true => Ok(RelayChoice::Embedded(listen)),
+                false => Err(Mistake::new(
+                    format!("{}: key relay.listen", path.display()),
+                    format!("the embedded relay serves this machine alone, and {listen} is not loopback"),
+                    "use 127.0.0.1, or run katachi-relay on a server and set relay.url",
+                )),
+            };
+        }
+    };
+    Ok(RelayChoice::At {
+        url: relay_url(url, &place)?,
+        ca_file: options.relay_ca.clone().or_else(|| file.ca_file.clone()),
+    })
+}
+
+/// Checks that `text` is an origin we may talk to and drops a trailing slash.
+fn relay_url(text: &str, place: &str) -> Result<String, Mistake> {
+    let refuse = |problem: &str| {
+        Err(Mistake::new(
+            place,
+            format!("`{text}` {problem}"),
+            "write it as https://host or https://host:port",
+        ))
+    };
+    let Ok(uri) = text.parse::<http::Uri>() else {
+        return refuse("is not a URL");
+    };
+    if uri.scheme_str() != Some("https") {
+        return refuse("does not begin with https://; the relay is only reached over TLS");
+    }
+    let Some(authority) = uri.authority() else {
+        return refuse("names no host");
+    };
+    if authority.as_str().contains('@') {
+        return refuse("holds a user name; credentials never belong in it");
+    }
+    if uri.path() != "/" || uri.query().is_some() {
+        return refuse("has a path; only the host belongs here");
+    }
+    Ok(format!("https://{}", authority.as_str().to_ascii_lowercase()))
+}
+
+fn workspace(
+    options: &Options,
+    file: Option<PathBuf>,
+    path: &Path,
+) -> Result<PathBuf, Mistake> {
+    let (dir, place) = match (&options.workspace, file) {
+        (Some(dir), _) => (dir.clone(), "--workspace (or KATACHI_WORKSPACE)".to_owned()),
+        (None, Some(dir)) => (dir, format!("{}: key sandbox.workspace", path.display())),
+        (None, None) => (PathBuf::from("."), "current directory".to_owned()),
+    };
+    match dir.canonicalize() {
+        Ok(found) if found.is_dir() => Ok(found),
+        Ok(_) => Err(Mistake::new(
+            place,
+            format!("{} is not a directory", dir.display()),
+            "give the directory that commands may work in",
+        )),
+        Err(error) => Err(Mistake::new(
+            place,
+            format!("{}: {error}", dir.display()),
+            "give a directory that exists",
+        )),
+    }
+}
+
+fn ai(options: &Options, file: file::Ai, path: &Path) -> Result<Option<Ai>, Mistake> {
+    let (command, place) = match (&options.ai_command, file.command) {
+        (Some(words), _) => (
+            Some(words.split_whitespace().map(str::to_owned).collect::<Vec<_>>()),
+            "--ai-command (or KATACHI_AI_COMMAND)".to_owned(),
+        ),
+        (None, command) => (command, format!("{}: key ai.command", path.display())),
+    };
+    match command {
+        None => Ok(None),
+        Some(command) if command.is_empty() || command[0].is_empty() => Err(Mistake::new(
+            place,
+            "names no program",
+            "write it as command = [\"program\", \"argument\"]",
+        )),
+        Some(command) => Ok(Some(Ai {
+            command,
+            policy: file.policy,
+            keys: file.keys,
+        })),
+    }
+}
+
+fn internal_default() -> Mistake {
+    Mistake::new(
+        "built-in relay address",
+        "cannot be parsed",
+        "report this as a bug",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relay_urls_are_https_origins() {
+        assert_eq!(relay_url("https://A.example", "t").unwrap(), "https://a.example");
+        assert_eq!(relay_url("https://a:1/", "t").unwrap(), "https://a:1");
+        for bad in [
+            "http://a", "a", "https://", "https://u:p@a", "https://a/x", "https://a/?q", "ftp://a",
+        ] {
+            let message = relay_url(bad, "the place").unwrap_err().to_string();
+            assert!(message.contains("the place") && message.contains("next:"), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_default_relay_is_embedded_on_loopback() {
+        let choice = relay(&Options::default(), &file::Relay::default(), Path::new("c")).unwrap();
+        assert!(matches!(choice, RelayChoice::Embedded(addr) if addr.ip().is_loopback()));
+    }
+
+    #[test]
+    fn flags_stand_above_the_file() {
+        let options = Options {
+            relay_url: Some("https://flag.example".into()),
+            ..Options::default()
+        };
+        let file = file::Relay {
+            url: Some("https://file.example".into()),
+            ..file::Relay::default()
+        };
+        let choice = relay(&options, &file, Path::new("c")).unwrap();
+        assert!(matches!(choice, RelayChoice::At { url, .. } if url == "https://flag.example"));
+    }
+}

@@ -1,0 +1,130 @@
+//! Where the agent keeps its things.
+
+use std::path::{Path, PathBuf};
+
+use crate::mistake::Mistake;
+
+/// The directories of one agent.
+///
+/// With a home given (`--home`, `KATACHI_HOME`) everything lies below it;
+/// otherwise the usual directories of the platform are used.
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    config: PathBuf,
+    data: PathBuf,
+    state: PathBuf,
+}
+
+impl Paths {
+    /// Resolves the directories; nothing is created.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`Mistake`] if no home was given and the platform names none.
+    pub(crate) fn resolve(home: Option<&Path>) -> Result<Self, Mistake> {
+        if let Some(home) = home {
+            let home = std::path::absolute(home)
+                .map_err(|error| Mistake::new("--home", error.to_string(), "give a directory"))?;
+            return Ok(Self {
+                config: home.clone(),
+                data: home.join("data"),
+                state: home.join("state"),
+            });
+        }
+        let platform = directories::ProjectDirs::from("live", "katachi", "katachi").ok_or_else(|| {
+            Mistake::new(
+                "home directory",
+                "the system names none for this user",
+                "set HOME, or give a directory for Katachi with --home or KATACHI_HOME",
+            )
+        })?;
+        Ok(Self {
+            config: platform.config_dir().to_owned(),
+            data: platform.data_local_dir().to_owned(),
+            state: platform
+                .state_dir()
+                .unwrap_or_else(|| platform.data_local_dir())
+                .to_owned(),
+        })
+    }
+
+    /// The configuration file, if no other is named.
+    pub(crate) fn config_file(&self) -> PathBuf {
+        self.config.join("config.toml")
+    }
+
+    /// The vault's directory.
+    pub(crate) fn vault(&self) -> PathBuf {
+        self.data.join("vault")
+    }
+
+    /// The encrypted database with history and memory.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.data.join("agent.db")
+    }
+
+    /// The sealed credentials for the relay.
+    pub(crate) fn relay_credentials(&self) -> PathBuf {
+        self.data.join("relay.sealed")
+    }
+
+    /// The state directory of the embedded relay.
+    pub(crate) fn embedded_relay(&self) -> PathBuf {
+        self.data.join("relay")
+    }
+
+    /// The log of calls that crossed the tunnel.
+    pub(crate) fn audit_log(&self) -> PathBuf {
+        self.state.join("audit.jsonl")
+    }
+
+    /// Creates the data and state directories, readable by their owner alone.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the file system together with the path.
+    pub(crate) fn create(&self) -> anyhow::Result<()> {
+        for dir in [&self.data, &self.state] {
+            create_private_dir(dir)?;
+        }
+        Ok(())
+    }
+}
+
+/// Creates `dir` and its parents, new ones readable by their owner alone.
+///
+/// # Errors
+///
+/// Returns the error of the file system together with the path.
+pub(crate) fn create_private_dir(dir: &Path) -> anyhow::Result<()> {
+    use anyhow::Context as _;
+
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt as _;
+        builder.mode(0o700);
+    }
+    builder
+        .create(dir)
+        .with_context(|| format!("cannot create the directory {}", dir.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_given_home_holds_everything() {
+        let paths = Paths::resolve(Some(Path::new("/h"))).unwrap();
+        for path in [
+            paths.config_file(),
+            paths.vault(),
+            paths.database(),
+            paths.audit_log(),
+        ] {
+            assert!(path.starts_with("/h"), "{} lies outside", path.display());
+        }
+    }
+}

@@ -2,7 +2,8 @@
 //!
 //! Each line of a `sh` block is run as it stands, in the workspace's root and
 //! with a home of its own. A program that stays is started, waited for until it
-//! prints its link, and asked to stop.
+//! prints its link, and asked to stop. A `rust` block has to stand, to the
+//! letter, in the README of a crate, where it is a documentation test.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -45,7 +46,50 @@ pub(crate) fn try_all() -> Result<Vec<(String, bool)>> {
         };
         outcomes.push((line, success));
     }
+    outcomes.extend(rust_blocks_stand_in_a_crate(&text)?);
     Ok(outcomes)
+}
+
+/// Says for each `rust` block whether a crate's README has it too.
+fn rust_blocks_stand_in_a_crate(text: &str) -> Result<Vec<(String, bool)>> {
+    let mut tested = Vec::new();
+    for entry in std::fs::read_dir(run::root().join("crates"))? {
+        let readme = entry?.path().join("README.md");
+        let text =
+            std::fs::read_to_string(&readme).with_context(|| format!("{}", readme.display()))?;
+        tested.extend(rust_blocks(&text));
+    }
+    Ok(rust_blocks(text)
+        .into_iter()
+        .map(|block| {
+            let first = block.lines().next().unwrap_or_default();
+            (
+                format!("rust block {first:?} is a documentation test"),
+                tested.contains(&block),
+            )
+        })
+        .collect())
+}
+
+/// The text of all `rust` blocks; attributes such as `no_run` may follow.
+fn rust_blocks(markdown: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut block: Option<String> = None;
+    for line in markdown.lines() {
+        match &mut block {
+            Some(text) if line.starts_with("```") => {
+                found.push(std::mem::take(text));
+                block = None;
+            }
+            Some(text) => {
+                text.push_str(line);
+                text.push('\n');
+            }
+            None if line.starts_with("```rust") => block = Some(String::new()),
+            None => {}
+        }
+    }
+    found
 }
 
 /// The lines of all `sh` blocks, continued lines joined, comments dropped.

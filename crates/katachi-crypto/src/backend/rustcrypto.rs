@@ -1,0 +1,39 @@
+//! Through RustCrypto: pure Rust, no C compiler, also for wasm.
+
+use aes_gcm::aead::AeadInOut;
+use aes_gcm::{Aes256Gcm, KeyInit};
+
+use super::{Aead, TAG, Unauthentic};
+use crate::wipe::{Wiped, scrub_stack};
+
+pub(crate) struct Cipher(Wiped<Aes256Gcm>);
+
+impl Cipher {
+    #[inline(never)]
+    fn set_up(key: &[u8; 32]) -> Wiped<Aes256Gcm> {
+        Wiped::new(Aes256Gcm::new(key.into()))
+    }
+}
+
+impl Aead for Cipher {
+    fn new(key: &[u8; 32]) -> Self {
+        let cipher = Self(Self::set_up(key));
+        scrub_stack();
+        cipher
+    }
+
+    fn seal(&self, nonce: [u8; 12], chunk: &mut [u8]) -> [u8; TAG] {
+        self.0
+            .get()
+            .encrypt_inout_detached(&nonce.into(), &[], chunk.into())
+            .expect("a chunk is far below AES-GCM's limit")
+            .into()
+    }
+
+    fn open(&self, nonce: [u8; 12], chunk: &mut [u8], tag: &[u8; TAG]) -> Result<(), Unauthentic> {
+        self.0
+            .get()
+            .decrypt_inout_detached(&nonce.into(), &[], chunk.into(), &(*tag).into())
+            .map_err(|_| Unauthentic)
+    }
+}

@@ -1,0 +1,217 @@
+//! Values that wipe themselves, print nothing and compare in constant time.
+//!
+//! None of them can be cloned or serialised, and reading one takes the words
+//! `expose_secret`, which a review can search for.
+//!
+//! ```compile_fail
+//! # use katachi_crypto::Secret;
+//! let key = Secret::<32>::random().unwrap();
+//! let copy = key.clone();
+//! ```
+//!
+//! ```compile_fail
+//! # use katachi_crypto::SecretString;
+//! println!("{}", SecretString::new("hunter2".into()));
+//! ```
+
+use std::fmt;
+
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::{Error, random};
+
+/// Exactly `N` secret bytes, on the heap so that moving it leaves no copy.
+///
+/// ```
+/// use katachi_crypto::Secret;
+///
+/// let key = Secret::<32>::random()?;
+/// assert_eq!(key.expose_secret().len(), 32);
+/// assert_eq!(format!("{key:?}"), "Secret<32>");
+/// # Ok::<(), katachi_crypto::Error>(())
+/// ```
+pub struct Secret<const N: usize>(Box<[u8; N]>);
+
+impl<const N: usize> Secret<N> {
+    /// Draws a secret from the operating system.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Randomness`] if the operating system gives none.
+    pub fn random() -> Result<Self, Error> {
+        let mut secret = Self(Box::new([0; N]));
+        random::fill(secret.0.as_mut_slice())?;
+        Ok(secret)
+    }
+
+    /// Takes over bytes that the caller made; the array passed in is wiped.
+    #[must_use]
+    pub fn new(mut bytes: [u8; N]) -> Self {
+        let secret = Self(Box::new(bytes));
+        bytes.zeroize();
+        secret
+    }
+
+    /// Copies a slice of exactly `N` bytes.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Malformed`] if the length is another.
+    pub fn from_slice(bytes: &[u8]) -> Result<Self, Error> {
+        if bytes.len() != N {
+            return Err(Error::Malformed {
+                expected: "a secret of the stated length",
+            });
+        }
+        Ok(Self::fill_with(|target| target.copy_from_slice(bytes)))
+    }
+
+    /// Lets `write` fill a secret in place.
+    pub(crate) fn fill_with(write: impl FnOnce(&mut [u8; N])) -> Self {
+        let mut secret = Self(Box::new([0; N]));
+        write(&mut secret.0);
+        secret
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn expose_secret(&self) -> &[u8; N] {
+        &self.0
+    }
+}
+
+impl<const N: usize> Drop for Secret<N> {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl<const N: usize> PartialEq for Secret<N> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_slice().ct_eq(other.0.as_slice()).into()
+    }
+}
+
+impl<const N: usize> Eq for Secret<N> {}
+
+impl<const N: usize> fmt::Debug for Secret<N> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Secret<{N}>")
+    }
+}
+
+/// Secret bytes of any length.
+pub struct SecretBytes(Zeroizing<Vec<u8>>);
+
+impl SecretBytes {
+    /// Takes over bytes that the caller made.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn expose_secret(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Reads the bytes as UTF-8 text.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Malformed`] if they are not; the bytes are wiped.
+    pub fn into_string(mut self) -> Result<SecretString, Error> {
+        match String::from_utf8(std::mem::take(&mut *self.0)) {
+            Ok(text) => Ok(SecretString::new(text)),
+            Err(error) => {
+                error.into_bytes().zeroize();
+                Err(Error::Malformed {
+                    expected: "UTF-8 text",
+                })
+            }
+        }
+    }
+}
+
+impl PartialEq for SecretBytes {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_slice().ct_eq(other.0.as_slice()).into()
+    }
+}
+
+impl Eq for SecretBytes {}
+
+impl fmt::Debug for SecretBytes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("SecretBytes")
+    }
+}
+
+/// Secret text.
+pub struct SecretString(Zeroizing<String>);
+
+impl SecretString {
+    /// Takes over text that the caller made.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn expose_secret(&self) -> &str {
+        &self.0
+    }
+}
+
+impl PartialEq for SecretString {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
+    }
+}
+
+impl Eq for SecretString {}
+
+impl fmt::Debug for SecretString {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("SecretString")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Secret, SecretBytes, SecretString};
+
+    #[test]
+    fn prints_nothing_of_its_content() {
+        let bytes = SecretBytes::new(b"hunter2".to_vec());
+        let text = SecretString::new("hunter2".to_owned());
+        assert_eq!(format!("{bytes:?} {text:?}"), "SecretBytes SecretString");
+    }
+
+    #[test]
+    fn compares_by_content() {
+        assert_eq!(Secret::new([7; 16]), Secret::new([7; 16]));
+        assert_ne!(Secret::new([7; 16]), Secret::new([8; 16]));
+        assert_ne!(SecretBytes::new(vec![1]), SecretBytes::new(vec![1, 2]));
+    }
+
+    #[test]
+    fn refuses_a_slice_of_another_length() {
+        assert!(Secret::<32>::from_slice(&[0; 31]).is_err());
+    }
+}

@@ -15,6 +15,7 @@
 
 #[cfg(any(feature = "ring", feature = "rustcrypto"))]
 mod backend;
+mod blind_index;
 #[cfg(any(feature = "ring", feature = "rustcrypto"))]
 pub mod envelope;
 mod error;
@@ -24,8 +25,11 @@ pub mod mac;
 pub mod password;
 pub mod random;
 mod secret;
+#[cfg(any(feature = "ring", feature = "rustcrypto"))]
+pub mod stream;
 mod wipe;
 
+pub use blind_index::BlindIndex;
 #[cfg(any(feature = "ring", feature = "rustcrypto"))]
 pub use envelope::KeyId;
 pub use error::Error;

@@ -114,6 +114,13 @@ impl Params {
     }
 }
 
+impl Default for Params {
+    /// [`Params::VAULT`].
+    fn default() -> Self {
+        Self::VAULT
+    }
+}
+
 fn within(what: &'static str, value: u32, floor: u32, ceiling: u32) -> Result<(), Error> {
     if value < floor {
         return Err(Error::Limit {

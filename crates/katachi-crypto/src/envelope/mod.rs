@@ -28,6 +28,6 @@ pub use key::{DataKey, KeyId};
 pub use seal::MAX_PLAINTEXT;
 pub use sealed::{Kind, Sealed};
 
-pub(crate) use chunked::{CHUNK, COMMITMENT, MAX_CHUNKS, Message, SALT, SEALED_CHUNK};
+pub(crate) use chunked::{CHUNK, COMMITMENT, Message, SALT, SEALED_CHUNK};
 pub(crate) use header::{HEADER, Header};
-pub(crate) use seal::{PREFIX, message};
+pub(crate) use seal::message;

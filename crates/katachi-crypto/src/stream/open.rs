@@ -1,0 +1,156 @@
+//! Reading a stream.
+
+use std::fmt;
+use std::io::{self, Read};
+
+use zeroize::{Zeroize, Zeroizing};
+
+use super::{MAX_FULL_CHUNKS, MAX_PLAINTEXT, io_error};
+use crate::Error;
+use crate::backend::{Default as Backend, TAG};
+use crate::envelope::{
+    self, COMMITMENT, Context, DataKey, HEADER, Header, Kind, Message, SALT, SEALED_CHUNK,
+};
+
+/// Opens a stream from `R`, releasing only chunks that authenticated.
+pub struct OpenReader<R: Read> {
+    inner: R,
+    message: Message<Backend>,
+    chunk: Zeroizing<Vec<u8>>,
+    /// Where the unread part of `chunk` starts.
+    at: usize,
+    index: u64,
+    state: State,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum State {
+    Reading,
+    Ended,
+    /// Every further read fails the same way.
+    Failed(Error),
+}
+
+impl<R: Read> OpenReader<R> {
+    /// Reads the header and checks key and context.
+    ///
+    /// # Errors
+    ///
+    /// Returns what `inner` returns, and an [`Error`] inside the I/O error if
+    /// the header does not fit the key or the context.
+    pub fn new(mut inner: R, key: &DataKey, context: &Context) -> io::Result<Self> {
+        let mut prefix = [0; HEADER + SALT + COMMITMENT];
+        if read_full(&mut inner, &mut prefix)? < prefix.len() {
+            return Err(io_error(Error::Truncated));
+        }
+        let (header, rest) = prefix
+            .split_first_chunk::<HEADER>()
+            .ok_or_else(|| io_error(Error::Truncated))?;
+        let (salt, commitment) = rest
+            .split_first_chunk::<SALT>()
+            .ok_or_else(|| io_error(Error::Truncated))?;
+        let parsed = Header::parse(header).map_err(io_error)?;
+        if parsed.kind != Kind::Stream {
+            return Err(io_error(Error::Malformed {
+                expected: "an envelope of kind stream",
+            }));
+        }
+        if parsed.key != key.id() {
+            return Err(io_error(Error::KeyMismatch));
+        }
+        let message: Message<Backend> = envelope::message(key, header, salt, context);
+        message.check(commitment).map_err(io_error)?;
+        let chunk = Zeroizing::new(Vec::with_capacity(SEALED_CHUNK));
+        Ok(Self {
+            inner,
+            message,
+            chunk,
+            at: 0,
+            index: 0,
+            state: State::Reading,
+        })
+    }
+
+    /// Reads and opens the next chunk into `self.chunk`.
+    fn next_chunk(&mut self) -> io::Result<()> {
+        self.chunk.resize(SEALED_CHUNK, 0);
+        self.at = 0;
+        let length = match read_full(&mut self.inner, &mut self.chunk) {
+            Ok(length) => length,
+            Err(error) => {
+                // Part of a chunk may be lost: what follows cannot be trusted.
+                self.chunk.zeroize();
+                self.state = State::Failed(Error::Truncated);
+                return Err(error);
+            }
+        };
+        let opened = self.open_chunk(length);
+        if let Err(error) = &opened {
+            self.chunk.zeroize();
+            self.state = State::Failed(error.clone());
+        }
+        opened.map_err(io_error)
+    }
+
+    fn open_chunk(&mut self, length: usize) -> Result<(), Error> {
+        let last = length < SEALED_CHUNK;
+        if !last && self.index + 1 >= MAX_FULL_CHUNKS {
+            return Err(Error::Limit {
+                what: "the length of a stream",
+                limit: MAX_PLAINTEXT,
+            });
+        }
+        let (body, tag) = self.chunk[..length]
+            .split_last_chunk_mut::<TAG>()
+            .ok_or(Error::Truncated)?;
+        let tag = *tag;
+        let plain = body.len();
+        self.message.open_chunk(self.index, body, &tag)?;
+        self.chunk.truncate(plain);
+        self.index += 1;
+        if last {
+            self.state = State::Ended;
+        }
+        Ok(())
+    }
+}
+
+impl<R: Read> Read for OpenReader<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if out.is_empty() {
+            return Ok(0);
+        }
+        while self.at == self.chunk.len() {
+            match &self.state {
+                State::Ended => return Ok(0),
+                State::Failed(error) => return Err(io_error(error.clone())),
+                State::Reading => self.next_chunk()?,
+            }
+        }
+        let unread = &self.chunk[self.at..];
+        let count = unread.len().min(out.len());
+        out[..count].copy_from_slice(&unread[..count]);
+        self.at += count;
+        Ok(count)
+    }
+}
+
+impl<R: Read> fmt::Debug for OpenReader<R> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "OpenReader(chunk {})", self.index)
+    }
+}
+
+/// Reads until `buffer` is full or the source ends, and says how much it got.
+fn read_full(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match source.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}

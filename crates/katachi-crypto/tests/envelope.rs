@@ -1,0 +1,278 @@
+//! What an envelope promises: it opens where it was sealed for, and nowhere else.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+use katachi_crypto::envelope::{Context, DataKey, Kind, MAX_PLAINTEXT, Sealed};
+use katachi_crypto::{Error, KeyId, Secret};
+use proptest::prelude::*;
+
+/// Where the message of C2SP chunked encryption starts.
+const MESSAGE: usize = 16;
+/// Where the first chunk starts.
+const CHUNKS: usize = 72;
+/// Length of a full sealed chunk.
+const SEALED_CHUNK: usize = 16 * 1024 + 16;
+
+fn key() -> DataKey {
+    DataKey::from_parts(KeyId::from_bytes(*b"key id 1"), Secret::new([7; 32]))
+}
+
+fn context() -> Context {
+    Context::new("test")
+        .tenant("acme")
+        .table("notes")
+        .column("text")
+        .row(b"17")
+        .version(3)
+}
+
+fn seal(plaintext: &[u8]) -> Vec<u8> {
+    key()
+        .seal(Kind::Record, &context(), plaintext)
+        .unwrap()
+        .into_bytes()
+}
+
+fn open(bytes: &[u8]) -> Result<Vec<u8>, Error> {
+    let sealed = Sealed::parse(bytes)?;
+    Ok(key().open(&context(), &sealed)?.expose_secret().to_vec())
+}
+
+/// The context of the message inside an envelope, as the format describes it.
+fn foreign_context(envelope: &[u8]) -> Vec<u8> {
+    [b"katachi.v1", &envelope[..MESSAGE], context().as_bytes()].concat()
+}
+
+#[test]
+fn opens_what_it_sealed_at_every_edge_of_a_chunk() {
+    for length in [0, 1, 64, 16_383, 16_384, 16_385, 32_768, 40_000] {
+        let plaintext: Vec<u8> = (0..length).map(|at| at as u8).collect();
+        let sealed = seal(&plaintext);
+        assert_eq!(sealed.len(), CHUNKS + length + 16 * (length / 16_384 + 1));
+        assert_eq!(open(&sealed).unwrap(), plaintext);
+    }
+}
+
+#[test]
+fn is_a_message_that_another_implementation_opens() {
+    let theirs = cobblestone::Key256::from_bytes(key().expose_secret());
+    for length in [0, 1, 16_383, 16_384, 16_385, 50_000] {
+        let plaintext = vec![0x5a; length];
+        let sealed = seal(&plaintext);
+        let opened = cobblestone::decrypt(&theirs, &foreign_context(&sealed), &sealed[MESSAGE..]);
+        assert_eq!(opened.unwrap(), plaintext);
+    }
+}
+
+#[test]
+fn opens_a_message_that_another_implementation_sealed() {
+    let theirs = cobblestone::Key256::from_bytes(key().expose_secret());
+    let header = &seal(b"")[..MESSAGE];
+    for length in [0, 1, 16_383, 16_384, 16_385, 50_000] {
+        let plaintext = vec![0xa5; length];
+        let message = cobblestone::encrypt(&theirs, &foreign_context(header), &plaintext).unwrap();
+        assert_eq!(open(&[header, &message].concat()).unwrap(), plaintext);
+    }
+}
+
+#[test]
+fn refuses_every_flipped_bit() {
+    let sealed = seal(b"sixteen bytes ok");
+    for bit in 0..sealed.len() * 8 {
+        let mut changed = sealed.clone();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        let error = open(&changed).unwrap_err();
+        assert!(error.is_refusal(), "bit {bit}: {error}");
+        if bit / 8 >= CHUNKS {
+            assert_eq!(error, Error::Tampered, "bit {bit}");
+        }
+    }
+}
+
+#[test]
+fn refuses_every_truncation_and_extension() {
+    let sealed = seal(b"sixteen bytes ok");
+    for length in 0..sealed.len() {
+        assert!(open(&sealed[..length]).is_err(), "cut to {length}");
+    }
+    for extra in 1..64 {
+        let mut longer = sealed.clone();
+        longer.resize(sealed.len() + extra, 0);
+        assert!(open(&longer).is_err(), "{extra} more");
+    }
+}
+
+#[test]
+fn refuses_dropped_swapped_doubled_and_spliced_chunks() {
+    let plaintext = vec![1; 3 * 16_384 + 5];
+    let sealed = seal(&plaintext);
+    let other = seal(&plaintext);
+    let chunk = |bytes: &[u8], number: usize| {
+        let start = CHUNKS + number * SEALED_CHUNK;
+        bytes[start..bytes.len().min(start + SEALED_CHUNK)].to_vec()
+    };
+    let assemble = |chunks: &[Vec<u8>]| [&sealed[..CHUNKS], &chunks.concat()].concat();
+    let [a, b, c, d] = [0, 1, 2, 3].map(|number| chunk(&sealed, number));
+    assert_eq!(
+        open(&assemble(&[a.clone(), b.clone(), c.clone(), d.clone()])).unwrap(),
+        plaintext
+    );
+    let wrong = [
+        vec![a.clone(), c.clone(), d.clone()],
+        vec![b.clone(), a.clone(), c.clone(), d.clone()],
+        vec![a.clone(), a.clone(), b.clone(), c.clone(), d.clone()],
+        vec![a.clone(), chunk(&other, 1), c.clone(), d.clone()],
+        vec![a.clone(), b.clone(), d.clone()],
+        vec![a, b, c],
+        vec![d],
+    ];
+    for chunks in wrong {
+        assert!(open(&assemble(&chunks)).is_err());
+    }
+}
+
+#[test]
+fn refuses_another_context_in_any_field() {
+    let sealed = key().seal(Kind::Column, &context(), b"text").unwrap();
+    let base = || {
+        Context::new("test")
+            .tenant("acme")
+            .table("notes")
+            .column("text")
+    };
+    let others = [
+        Context::new("tesT")
+            .tenant("acme")
+            .table("notes")
+            .column("text")
+            .row(b"17")
+            .version(3),
+        Context::new("test")
+            .tenant("acm")
+            .table("notes")
+            .column("text")
+            .row(b"17")
+            .version(3),
+        Context::new("test")
+            .tenant("acme")
+            .table("note")
+            .column("text")
+            .row(b"17")
+            .version(3),
+        base().row(b"18").version(3),
+        base().row(b"17").version(4),
+        base().row(b"17"),
+        base().version(3).row(b"17"),
+        context().path(""),
+        context().bytes(0, b""),
+    ];
+    for other in others {
+        assert_eq!(key().open(&other, &sealed).unwrap_err(), Error::KeyMismatch);
+    }
+}
+
+#[test]
+fn refuses_another_key_and_another_name_for_it() {
+    let sealed = key().seal(Kind::Record, &context(), b"text").unwrap();
+    let same_name = DataKey::from_parts(key().id(), Secret::new([8; 32]));
+    let same_key = DataKey::from_parts(KeyId::from_bytes([0; 8]), Secret::new([7; 32]));
+    assert_eq!(
+        same_name.open(&context(), &sealed).unwrap_err(),
+        Error::KeyMismatch
+    );
+    assert_eq!(
+        same_key.open(&context(), &sealed).unwrap_err(),
+        Error::KeyMismatch
+    );
+}
+
+#[test]
+fn refuses_what_it_does_not_know_before_any_key_is_used() {
+    let sealed = seal(b"text");
+    for (at, value, what) in [
+        (3, 2, "envelope version"),
+        (4, 2, "envelope suite"),
+        (5, 9, "envelope kind"),
+        (6, 1, "envelope flags"),
+    ] {
+        let mut changed = sealed.clone();
+        changed[at] = value;
+        assert_eq!(
+            Sealed::parse(&changed).unwrap_err(),
+            Error::Unsupported { what }
+        );
+    }
+    assert!(matches!(
+        Sealed::parse(b"-----BEGIN AGE-----"),
+        Err(Error::Malformed { .. })
+    ));
+}
+
+#[test]
+fn never_seals_alike_twice() {
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..10_000 {
+        assert!(seen.insert(seal(b"text")[MESSAGE..CHUNKS].to_vec()));
+    }
+}
+
+#[test]
+fn refuses_a_value_that_belongs_into_a_stream() {
+    let long = vec![0; MAX_PLAINTEXT + 1];
+    assert!(matches!(
+        key().seal(Kind::Record, &context(), &long),
+        Err(Error::Limit { .. })
+    ));
+}
+
+#[test]
+fn text_form_is_exact() {
+    let sealed = key().seal(Kind::Record, &context(), b"text").unwrap();
+    let text = sealed.to_text();
+    assert_eq!(Sealed::from_text(&text).unwrap(), sealed);
+    for wrong in [
+        format!("{text}="),
+        format!(" {text}"),
+        text.replacen("ktc1", "ktc2", 1),
+        text.replace("ktc1.", ""),
+    ] {
+        assert!(matches!(
+            Sealed::from_text(&wrong),
+            Err(Error::Malformed { .. })
+        ));
+    }
+}
+
+#[test]
+fn opens_every_frozen_sample() {
+    for (name, plaintext) in [
+        ("empty", vec![]),
+        ("short", b"katachi".to_vec()),
+        ("chunks", vec![0x42; 20_000]),
+    ] {
+        let path = format!("{}/testdata/v1-{name}.ktc", env!("CARGO_MANIFEST_DIR"));
+        assert_eq!(
+            open(&std::fs::read(&path).unwrap()).unwrap(),
+            plaintext,
+            "{path}"
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn opens_whatever_it_sealed(plaintext in proptest::collection::vec(any::<u8>(), 0..40_000), row: Vec<u8>) {
+        let context = context().row(&row);
+        let sealed = key().seal(Kind::Column, &context, &plaintext).unwrap();
+        let again = Sealed::parse(sealed.as_bytes()).unwrap();
+        let opened = key().open(&context, &again).unwrap();
+        prop_assert_eq!(opened.expose_secret(), &plaintext[..]);
+    }
+
+    #[test]
+    fn reads_any_bytes_without_panic(bytes: Vec<u8>) {
+        if let Ok(sealed) = Sealed::parse(&bytes) {
+            prop_assert!(key().open(&context(), &sealed).is_err());
+        }
+    }
+}

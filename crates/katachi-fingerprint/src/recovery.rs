@@ -1,0 +1,501 @@
+//! Finds the device secret again from what the machine shows today.
+//!
+//! Stored shares carry no check value, so which readings still hold has to be
+//! guessed. The search begins with "all of them" and goes on to ever less
+//! likely hypotheses: one part changed, another, two, other pairings of the
+//! values of a part that has several. A hypothesis that holds more shares than
+//! the threshold needs is refused for free when they do not lie on one
+//! polynomial; only consistent ones cost a call of `verify`. Both numbers are
+//! bounded.
+
+use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
+use std::fmt;
+use std::rc::Rc;
+
+use katachi_crypto::Secret;
+use zeroize::Zeroizing;
+
+use crate::component::{Class, Component};
+use crate::enrollment::{Enrollment, Part, Sharing, device_secret, part_key, xor};
+use crate::observation::{Observation, Value};
+use crate::shamir::{self, Point};
+use crate::strength::Strength;
+
+/// Most calls of `verify` in one recovery.
+///
+/// A `verify` that stretches a passphrase takes tens of milliseconds; this
+/// keeps a machine that is not recognised at a few seconds.
+pub const MOST_VERIFICATIONS: usize = 64;
+
+/// Most hypotheses looked at in one recovery.
+const MOST_HYPOTHESES: usize = 4096;
+
+/// The machine was recognised.
+///
+/// `Debug` does not print the secret.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Recovery {
+    /// The secret that was enrolled.
+    pub secret: Secret<32>,
+    /// Parts of which at least one value is as enrolled.
+    pub matched: Vec<Component>,
+    /// What is different from the enrolment, in the order of the parts' tags.
+    pub drift: Vec<Drift>,
+    /// Something changed or is new, so [`Enrollment::renew`] restores the full
+    /// tolerance. A part that is merely missing is no reason.
+    pub reenroll: bool,
+    /// What the enrolment that was opened is worth.
+    pub strength: Strength,
+}
+
+/// A difference between the enrolment and today, without values.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Drift {
+    /// The part that is different.
+    pub component: Component,
+    /// How it is different.
+    pub change: Change,
+}
+
+/// How a part is different from its enrolment.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum Change {
+    /// Another value stands in its place.
+    Changed,
+    /// It shows no value today, or fewer than it had.
+    Missing,
+    /// It was not enrolled, or has a further value today.
+    Added,
+}
+
+/// The machine was not recognised.
+///
+/// Names parts and never values. Without a check value a part can be shown to
+/// match only where shares confirm each other, so `matched` may stay empty on
+/// a machine that has some of the parts.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{}", self.explain())]
+#[non_exhaustive]
+pub struct WrongMachine {
+    /// Parts that were shown to be as enrolled.
+    pub matched: Vec<Component>,
+    /// Parts that show a value which could not be shown to be as enrolled.
+    pub unproven: Vec<Component>,
+    /// Enrolled parts that show no value today.
+    pub missing: Vec<Component>,
+}
+
+impl Enrollment {
+    /// Looks for the enrolled secret in what is `seen`.
+    ///
+    /// `verify` says whether a candidate is the secret, ordinarily by opening
+    /// the slot that it protects. It is called at most [`MOST_VERIFICATIONS`]
+    /// times, and once on a machine that has not changed.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`WrongMachine`] if no combination of readings satisfies
+    /// `verify`. The next step for a person is their recovery code.
+    pub fn recover(
+        &self,
+        seen: &Observation,
+        mut verify: impl FnMut(&Secret<32>) -> bool,
+    ) -> Result<Recovery, WrongMachine> {
+        let search = Search::new(self, seen);
+        let mut refused: Vec<Secret<32>> = Vec::new();
+        for hypothesis in search.hypotheses().take(MOST_HYPOTHESES) {
+            let Some(candidate) = search.candidate(&hypothesis) else {
+                continue;
+            };
+            // Fewer parts of a consistent whole give the same secret again.
+            if refused.contains(&candidate) {
+                continue;
+            }
+            if verify(&candidate) {
+                return Ok(self.describe(seen, candidate));
+            }
+            refused.push(candidate);
+            if refused.len() == MOST_VERIFICATIONS {
+                break;
+            }
+        }
+        Err(search.give_up())
+    }
+
+    /// Compares today with the enrolment, now that its part keys are legible.
+    fn describe(&self, seen: &Observation, secret: Secret<32>) -> Recovery {
+        let mut matched = Vec::new();
+        let mut drift = Vec::new();
+        for component in Component::ALL {
+            let values = seen.reading(component).map_or(&[][..], |r| r.values());
+            let enrolled = self.parts.iter().find(|part| part.component == component);
+            let wraps = enrolled.map_or(0, |part| part.wraps.len());
+            let same = enrolled.map_or(0, |part| part.same_values(values, &secret));
+            if same > 0 {
+                matched.push(component);
+            }
+            let change = match (wraps - same, values.len().saturating_sub(same)) {
+                (0, 0) => continue,
+                (0, _) => Change::Added,
+                (_, 0) => Change::Missing,
+                _ => Change::Changed,
+            };
+            drift.push(Drift { component, change });
+        }
+        let reenroll = drift.iter().any(|drift| drift.change != Change::Missing);
+        Recovery {
+            secret,
+            matched,
+            drift,
+            reenroll,
+            strength: self.strength(),
+        }
+    }
+}
+
+impl Part {
+    /// How many of the enrolled values are among `values`.
+    fn same_values(&self, values: &[Value], secret: &Secret<32>) -> usize {
+        let enrolled = self.wraps.iter().enumerate();
+        enrolled
+            .filter(|(i, wrap)| {
+                let key = wrap.open_key(self.component, secret);
+                // Both sides are sorted, so the same place is likely the one.
+                let (before, from) = values.split_at((*i).min(values.len()));
+                from.iter()
+                    .chain(before)
+                    .any(|value| part_key(self.component, value, &wrap.key_salt) == key)
+            })
+            .count()
+    }
+}
+
+/// A reading that may stand for an enrolled value: indices of both.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+struct Pairing {
+    wrap: usize,
+    value: usize,
+}
+
+/// For each candidate part the number of the option assumed.
+type Choice = Vec<u8>;
+
+/// The search over hypotheses. A hypothesis takes for each candidate part one
+/// option: one of its pairings, or that it has changed.
+struct Search<'a> {
+    enrollment: &'a Enrollment,
+    candidates: Vec<CandidatePart<'a>>,
+    /// B for the options of the board parts; the same ones come up often.
+    boards: RefCell<HashMap<Choice, Option<Rc<Secret<32>>>>>,
+}
+
+struct CandidatePart<'a> {
+    part: &'a Part,
+    values: &'a [Value],
+    /// Coordinates of this part's first share in A and B.
+    first_all: u8,
+    first_board: u8,
+    /// Likely ones first; after the last comes "changed".
+    pairings: Vec<Pairing>,
+    keys: RefCell<HashMap<Pairing, Rc<Secret<32>>>>,
+}
+
+impl<'a> Search<'a> {
+    fn new(enrollment: &'a Enrollment, seen: &'a Observation) -> Self {
+        let mut candidates = Vec::new();
+        let (mut first_all, mut first_board) = (1u8, 1u8);
+        for part in &enrollment.parts {
+            if let Some(reading) = seen.reading(part.component) {
+                let mut candidate = CandidatePart {
+                    part,
+                    values: reading.values(),
+                    first_all,
+                    first_board,
+                    pairings: Vec::new(),
+                    keys: RefCell::default(),
+                };
+                candidate.pairings = candidate.likely_pairings();
+                candidates.push(candidate);
+            }
+            // The format holds that all weights together fit a byte.
+            first_all = first_all.saturating_add(part.weight);
+            if part.component.class() == Class::Board {
+                first_board = first_board.saturating_add(part.weight);
+            }
+        }
+        Self {
+            enrollment,
+            candidates,
+            boards: RefCell::default(),
+        }
+    }
+
+    /// All hypotheses with enough weight, best first.
+    fn hypotheses(&self) -> impl Iterator<Item = Choice> + '_ {
+        let first: Choice = vec![0; self.candidates.len()];
+        let mut known = BTreeSet::from([first.clone()]);
+        let mut queue = BinaryHeap::from([Reverse((0u32, first))]);
+        std::iter::from_fn(move || {
+            loop {
+                let Reverse((_, choice)) = queue.pop()?;
+                for (i, candidate) in self.candidates.iter().enumerate() {
+                    if usize::from(choice[i]) < candidate.pairings.len() {
+                        let mut next = choice.clone();
+                        next[i] += 1;
+                        // A ceiling on memory; see MOST_HYPOTHESES.
+                        if known.len() < 4 * MOST_HYPOTHESES && known.insert(next.clone()) {
+                            queue.push(Reverse((self.cost(&next), next)));
+                        }
+                    }
+                }
+                if self.has_weight(&choice) {
+                    return Some(choice);
+                }
+            }
+        })
+    }
+
+    /// How unlikely a hypothesis is.
+    fn cost(&self, choice: &[u8]) -> u32 {
+        self.candidates
+            .iter()
+            .zip(choice)
+            .map(|(candidate, option)| candidate.cost(usize::from(*option)))
+            .sum()
+    }
+
+    fn has_weight(&self, choice: &[u8]) -> bool {
+        let mut all = 0;
+        let mut board = 0;
+        for (candidate, _) in self.chosen(choice) {
+            all += u32::from(candidate.part.weight);
+            if candidate.on_board() {
+                board += u32::from(candidate.part.weight);
+            }
+        }
+        all >= u32::from(self.enrollment.all_threshold)
+            && board >= u32::from(self.enrollment.board_threshold)
+    }
+
+    /// The candidate parts that `choice` holds to be unchanged.
+    fn chosen<'s>(
+        &'s self,
+        choice: &'s [u8],
+    ) -> impl Iterator<Item = (&'s CandidatePart<'a>, Pairing)> + 's {
+        let parts = self.candidates.iter().zip(choice);
+        parts.filter_map(|(candidate, option)| {
+            let pairing = candidate.pairings.get(usize::from(*option))?;
+            Some((candidate, *pairing))
+        })
+    }
+
+    /// Puts the shares of a hypothesis together, unless they contradict each
+    /// other.
+    fn candidate(&self, choice: &[u8]) -> Option<Secret<32>> {
+        let enrollment = self.enrollment;
+        let b = match enrollment.board_threshold {
+            0 => None,
+            _ => Some(self.board_secret(choice)?),
+        };
+        let mut points = Vec::new();
+        for (candidate, pairing) in self.chosen(choice) {
+            let board = b.as_deref().filter(|_| candidate.on_board());
+            candidate.unmask(Sharing::All { board }, pairing, &mut points);
+        }
+        let a = combine(&points, enrollment.all_threshold)?;
+        Some(device_secret(&a, b.as_deref(), &enrollment.salt))
+    }
+
+    /// B as the board parts of a hypothesis give it.
+    fn board_secret(&self, choice: &[u8]) -> Option<Rc<Secret<32>>> {
+        let on_board: Choice = self
+            .candidates
+            .iter()
+            .zip(choice)
+            .map(|(candidate, option)| if candidate.on_board() { *option } else { 0 })
+            .collect();
+        if let Some(found) = self.boards.borrow().get(&on_board) {
+            return found.clone();
+        }
+        let mut points = Vec::new();
+        for (candidate, pairing) in self.chosen(choice) {
+            if candidate.on_board() {
+                candidate.unmask(Sharing::Board, pairing, &mut points);
+            }
+        }
+        let b = combine(&points, self.enrollment.board_threshold).map(Rc::new);
+        self.boards.borrow_mut().insert(on_board, b.clone());
+        b
+    }
+
+    /// Says what can be said of a machine that was not recognised.
+    fn give_up(&self) -> WrongMachine {
+        let mut matched = BTreeSet::new();
+        // Board shares beyond the threshold that agree prove their parts.
+        for choice in self.hypotheses_of_board().take(MOST_HYPOTHESES) {
+            let board: Vec<_> = self
+                .chosen(&choice)
+                .filter(|(candidate, _)| candidate.on_board())
+                .collect();
+            let weight: u32 = board.iter().map(|(c, _)| u32::from(c.part.weight)).sum();
+            let proves = self.enrollment.board_threshold > 0
+                && weight > u32::from(self.enrollment.board_threshold);
+            if proves && self.board_secret(&choice).is_some() {
+                matched.extend(board.iter().map(|(c, _)| c.part.component));
+                break;
+            }
+        }
+        let shown: BTreeSet<Component> = self.candidates.iter().map(|c| c.part.component).collect();
+        WrongMachine {
+            unproven: shown.difference(&matched).copied().collect(),
+            matched: matched.into_iter().collect(),
+            missing: self
+                .enrollment
+                .components()
+                .filter(|component| !shown.contains(component))
+                .collect(),
+        }
+    }
+
+    /// Hypotheses about the board parts alone, most parts first.
+    fn hypotheses_of_board(&self) -> impl Iterator<Item = Choice> + '_ {
+        let board: Vec<usize> = (0..self.candidates.len())
+            .filter(|i| self.candidates[*i].on_board())
+            .collect();
+        let mut sets: Vec<usize> = (0..1usize << board.len()).collect();
+        sets.sort_by_key(|set| set.count_ones());
+        sets.into_iter().map(move |changed| {
+            let mut choice: Choice = vec![0; self.candidates.len()];
+            for (bit, i) in board.iter().enumerate() {
+                if changed >> bit & 1 == 1 {
+                    choice[*i] = self.candidates[*i].changed();
+                }
+            }
+            choice
+        })
+    }
+}
+
+impl CandidatePart<'_> {
+    fn on_board(&self) -> bool {
+        self.part.component.class() == Class::Board
+    }
+
+    /// The option that says this part has changed.
+    fn changed(&self) -> u8 {
+        // At most eight wraps and eight values, so at most 64 pairings.
+        u8::try_from(self.pairings.len()).unwrap_or(u8::MAX)
+    }
+
+    /// How unlikely option number `option` is: later pairings cost a little,
+    /// "changed" costs by how seldom the part changes.
+    fn cost(&self, option: usize) -> u32 {
+        if option < self.pairings.len() {
+            return u32::try_from(option).unwrap_or(u32::MAX);
+        }
+        match self.part.component {
+            Component::Nic | Component::DiskSerial | Component::Volume => 8,
+            Component::MachineId | Component::Cpu => 10,
+            _ => 12,
+        }
+    }
+
+    /// Which reading may stand for which enrolled value. If two pairings give
+    /// the same shares, they are right and no other is needed; else the same
+    /// place in both sorted lists is the best guess.
+    fn likely_pairings(&self) -> Vec<Pairing> {
+        let mut pairings: Vec<Pairing> = (0..self.part.wraps.len())
+            .flat_map(|wrap| (0..self.values.len()).map(move |value| Pairing { wrap, value }))
+            .collect();
+        pairings.sort_by_key(|pair| (pair.wrap.abs_diff(pair.value), pair.wrap));
+        if self.part.wraps.len() < 2 || self.values.len() < 2 {
+            return pairings;
+        }
+        // Shares of A of a board part need B, so compare those of B there.
+        let mut seen: Vec<(Pairing, Vec<Point>)> = Vec::new();
+        for pairing in &pairings {
+            let mut points = Vec::new();
+            let sharing = match self.on_board() {
+                true => Sharing::Board,
+                false => Sharing::All { board: None },
+            };
+            self.unmask(sharing, *pairing, &mut points);
+            if let Some((twin, _)) = seen.iter().find(|(_, other)| *other == points) {
+                return vec![*twin];
+            }
+            seen.push((*pairing, points));
+        }
+        pairings
+    }
+
+    /// Appends this part's shares as `pairing` shows them.
+    fn unmask(&self, sharing: Sharing<'_>, pairing: Pairing, points: &mut Vec<Point>) {
+        let wrap = &self.part.wraps[pairing.wrap];
+        let mut keys = self.keys.borrow_mut();
+        let key = keys.entry(pairing).or_insert_with(|| {
+            Rc::new(part_key(
+                self.part.component,
+                &self.values[pairing.value],
+                &wrap.key_salt,
+            ))
+        });
+        let (first, shares) = match sharing {
+            Sharing::All { .. } => (self.first_all, &wrap.all),
+            Sharing::Board => (self.first_board, &wrap.board),
+        };
+        for (index, share) in (0..self.part.weight).zip(shares) {
+            let mask = sharing.mask(self.part.component, key, &wrap.mask_salt, index);
+            points.push((
+                first.saturating_add(index),
+                Zeroizing::new(xor(share, &mask)),
+            ));
+        }
+    }
+}
+
+/// Interpolates the secret from the first shares and holds the others against
+/// it; `None` if there are too few or they disagree.
+fn combine(points: &[Point], threshold: u8) -> Option<Secret<32>> {
+    let (basis, others) = points.split_at_checked(usize::from(threshold))?;
+    let agree = others
+        .iter()
+        .all(|(x, share)| shamir::interpolate(basis, *x) == *share);
+    agree.then(|| Secret::new(*shamir::interpolate(basis, 0)))
+}
+
+impl fmt::Display for Drift {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let change = match self.change {
+            Change::Changed => "changed",
+            Change::Missing => "is missing",
+            Change::Added => "is new",
+        };
+        write!(f, "{} {change}", self.component)
+    }
+}
+
+impl WrongMachine {
+    fn explain(&self) -> String {
+        let list = |parts: &[Component]| {
+            let names: Vec<String> = parts.iter().map(Component::to_string).collect();
+            names.join(", ")
+        };
+        let mut text =
+            "this is not the machine the data was bound to, or too much of it changed".to_owned();
+        for (what, parts) in [
+            ("as before", &self.matched),
+            ("not recognised together", &self.unproven),
+            ("missing", &self.missing),
+        ] {
+            if !parts.is_empty() {
+                text.push_str(&format!("; {what}: {}", list(parts)));
+            }
+        }
+        text.push_str("; open with the recovery code or passphrase and bind again");
+        text
+    }
+}

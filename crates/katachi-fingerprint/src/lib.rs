@@ -1,1 +1,29 @@
-//! Work in progress.
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod component;
+mod device_id;
+mod enrollment;
+pub mod linux;
+#[cfg(any(target_os = "macos", windows))]
+mod native;
+mod observation;
+pub mod parse;
+mod probe;
+mod recovery;
+mod shamir;
+mod strength;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod threshold;
+mod wire;
+
+pub use component::{Class, Component, Sensitivity, Stability};
+pub use device_id::{Anonymous, DeviceId, device_id};
+pub use enrollment::{EnrollError, Enrollment};
+pub use linux::{PublishError, publish};
+pub use observation::{Observation, Reading};
+pub use probe::{Probe, SystemProbe};
+pub use recovery::{Change, Drift, MOST_VERIFICATIONS, Recovery, WrongMachine};
+pub use strength::{FLOOR_BITS, Strength};
+pub use wire::{MOST_BYTES, ParseError};

@@ -1,1 +1,80 @@
-//! Work in progress.
+//! Runs a program that may only do what a policy allows.
+//!
+//! # What it is
+//!
+//! A [`Policy`] says which programs, files, hosts, variables and resources a
+//! command may use, and starts from nothing. [`Policy::plan`] resolves it
+//! against this machine, pins every directory and refuses what cannot be
+//! enforced. The [`Plan`] starts commands, answers [`Plan::explain`] from the
+//! very data that is enforced, and prints itself. A [`Child`] reports what
+//! was enforced and leaves no process behind when it is dropped.
+//!
+//! On Linux the command gets namespaces of its own, a root directory that
+//! holds only what the policy names, no capabilities, Landlock and seccomp;
+//! no other program is needed, and root and ordinary users get the same.
+//!
+//! # What it is not
+//!
+//! Not a virtual machine: a hole in the kernel is a hole in the sandbox. Not
+//! a judge of what an allowed program does with what it may touch. On macOS
+//! and Windows nothing is enforced yet, so nothing is started there.
+//!
+//! # The smallest program that works
+//!
+//! ```no_run
+//! use katachi_sandbox::{PlanOptions, Policy};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     katachi_sandbox::helper::run_if_requested();
+//!
+//!     let plan = Policy::default()
+//!         .read("@system")
+//!         .write(".")
+//!         .allow("ls")
+//!         .plan(&PlanOptions::new("/tmp/work"))?;
+//!     let output = plan.command(["ls", "-a"]).output()?;
+//!     assert!(output.outcome.success());
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Map
+//!
+//! - [`policy`]: what may be done, as data and TOML
+//! - [`bundle`]: the named sets of programs and paths a policy can use
+//! - [`plan`]: the policy on this machine, and why it answers as it does
+//! - [`Command`], [`Child`]: one start
+//! - [`report`]: what was enforced, what was refused
+//! - [`doctor`]: what this machine can enforce, found out by trying
+//! - [`helper`]: the one line that belongs into `main`
+
+#![cfg_attr(not(target_os = "linux"), forbid(unsafe_code))]
+#![cfg_attr(target_os = "linux", deny(unsafe_code))]
+
+pub mod bundle;
+pub mod child;
+mod codec;
+pub mod command;
+mod digest;
+pub mod doctor;
+pub mod error;
+pub mod glob;
+pub mod helper;
+pub mod plan;
+pub mod policy;
+pub mod report;
+mod suggest;
+
+#[cfg(target_os = "linux")]
+#[path = "linux/mod.rs"]
+mod platform;
+#[cfg(not(target_os = "linux"))]
+#[path = "unsupported.rs"]
+mod platform;
+
+pub use child::{Child, Ending, Outcome, Output};
+pub use command::Command;
+pub use error::{PlanError, SpawnError};
+pub use plan::{Answer, Plan, PlanOptions, Query};
+pub use policy::{Policy, PolicyError};
+pub use report::{Enforcement, Violation};

@@ -1,0 +1,166 @@
+//! A running command: its pipes, its end, and its enforcement report.
+
+use std::fmt;
+use std::io::Read as _;
+use std::process::{ChildStderr, ChildStdin, ChildStdout};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::report::{Enforcement, Violation};
+
+/// How a command ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Ending {
+    /// It exited with this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+    /// `limits.wall_time` was over.
+    TimedOut,
+    /// It used more than the named limit.
+    LimitExceeded(String),
+    /// The caller killed it.
+    Killed,
+}
+
+/// The end of a command and what was seen until then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Outcome {
+    /// How it ended.
+    pub ending: Ending,
+    /// What was refused or found changed, as far as it can be known.
+    pub violations: Vec<Violation>,
+    /// Time from start to end.
+    pub time: Duration,
+}
+
+impl Outcome {
+    /// Whether the command exited with code zero.
+    #[must_use]
+    pub fn success(&self) -> bool {
+        self.ending == Ending::Code(0)
+    }
+
+    /// The exit code as a shell would give it: the command's own, 128 and the
+    /// signal, 124 after a timeout, 137 after a limit or kill.
+    #[must_use]
+    pub fn exit_code(&self) -> i32 {
+        match self.ending {
+            Ending::Code(code) => code,
+            Ending::Signal(signal) => 128 + signal,
+            Ending::TimedOut => 124,
+            Ending::LimitExceeded(_) | Ending::Killed => 137,
+        }
+    }
+}
+
+/// Everything a finished command left behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Output {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What it wrote to its standard output.
+    pub stdout: Vec<u8>,
+    /// What it wrote to its standard error.
+    pub stderr: Vec<u8>,
+}
+
+/// A running, confined command.
+///
+/// Dropping it kills the command and everything it started; the drop returns
+/// when none of it is left. The pipes are ordinary
+/// [`std::process`] ones: read them from threads, or hand them to an async
+/// runtime (`tokio::process::ChildStdout::from_std`).
+pub struct Child {
+    /// The command's standard input, if piped.
+    pub stdin: Option<ChildStdin>,
+    /// The command's standard output, if piped.
+    pub stdout: Option<ChildStdout>,
+    /// The command's standard error, if piped.
+    pub stderr: Option<ChildStderr>,
+    pub(crate) enforcement: Enforcement,
+    pub(crate) running: crate::platform::Running,
+}
+
+impl Child {
+    /// What is enforced on this command.
+    #[must_use]
+    pub fn enforcement(&self) -> &Enforcement {
+        &self.enforcement
+    }
+
+    /// What was refused so far, as far as it can be known: complete after
+    /// [`Child::wait`].
+    #[must_use]
+    pub fn violations(&self) -> Vec<Violation> {
+        self.running.violations()
+    }
+
+    /// A handle that ends this command from another thread or task while one
+    /// waits for it.
+    #[must_use]
+    pub fn killer(&self) -> Killer {
+        Killer(self.running.killer())
+    }
+
+    /// Kills the command and everything it started.
+    pub fn kill(&self) {
+        self.killer().kill();
+    }
+
+    /// Waits for the end of the command. Close or take `stdin` first if the
+    /// command reads it to its end; this closes it when still held.
+    ///
+    /// # Errors
+    ///
+    /// Returns the system's error if the helper cannot be waited for.
+    pub fn wait(&mut self) -> std::io::Result<Outcome> {
+        self.stdin = None;
+        self.running.wait()
+    }
+
+    /// Waits and collects what the command wrote to its piped outputs.
+    ///
+    /// # Errors
+    ///
+    /// Returns the system's error if a pipe or the helper cannot be read.
+    pub fn wait_with_output(mut self) -> std::io::Result<Output> {
+        self.stdin = None;
+        let mut stdout = Vec::new();
+        let mut stderr = Vec::new();
+        let (out, err) = (self.stdout.take(), self.stderr.take());
+        std::thread::scope(|scope| {
+            let errors = scope.spawn(|| match err {
+                Some(mut pipe) => pipe.read_to_end(&mut stderr),
+                None => Ok(0),
+            });
+            if let Some(mut pipe) = out {
+                pipe.read_to_end(&mut stdout)?;
+            }
+            errors.join().unwrap_or_else(|_| Err(std::io::Error::other("a reader panicked")))
+        })?;
+        Ok(Output { outcome: self.running.wait()?, stdout, stderr })
+    }
+}
+
+impl fmt::Debug for Child {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Child").field("plan", &self.enforcement.plan_hash).finish_non_exhaustive()
+    }
+}
+
+/// Ends one command. Cheap to clone; does nothing once the command ended.
+#[derive(Clone, Debug)]
+pub struct Killer(crate::platform::Killer);
+
+impl Killer {
+    /// Kills the command and everything it started.
+    pub fn kill(&self) {
+        self.0.kill();
+    }
+}

@@ -1,0 +1,102 @@
+//! One start: what to run under a plan, with which pipes and variables.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use crate::child::{Child, Output};
+use crate::error::SpawnError;
+use crate::plan::Plan;
+
+/// A command to start under a [`Plan`].
+#[derive(Debug)]
+pub struct Command {
+    pub(crate) plan: Plan,
+    pub(crate) argv: Vec<OsString>,
+    pub(crate) env: BTreeMap<OsString, OsString>,
+    pub(crate) current_dir: Option<PathBuf>,
+    pub(crate) stdin: Stdio,
+    pub(crate) stdout: Stdio,
+    pub(crate) stderr: Stdio,
+    pub(crate) approved: bool,
+}
+
+impl Command {
+    pub(crate) fn new(plan: Plan, argv: Vec<OsString>) -> Self {
+        Self {
+            plan,
+            argv,
+            env: BTreeMap::new(),
+            current_dir: None,
+            stdin: Stdio::null(),
+            stdout: Stdio::inherit(),
+            stderr: Stdio::inherit(),
+            approved: false,
+        }
+    }
+
+    /// Where standard input comes from; by default it is empty.
+    #[must_use]
+    pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
+        self.stdin = stdin.into();
+        self
+    }
+
+    /// Where standard output goes; by default to the caller's own.
+    #[must_use]
+    pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
+        self.stdout = stdout.into();
+        self
+    }
+
+    /// Where standard error goes; by default to the caller's own.
+    #[must_use]
+    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
+        self.stderr = stderr.into();
+        self
+    }
+
+    /// Sets a variable beyond those of the policy.
+    #[must_use]
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.insert(name.as_ref().to_owned(), value.as_ref().to_owned());
+        self
+    }
+
+    /// Starts in this directory instead of the workspace. It must be one the
+    /// plan makes visible and never widens what is allowed.
+    #[must_use]
+    pub fn current_dir(mut self, directory: impl AsRef<Path>) -> Self {
+        self.current_dir = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// States that somebody entitled to decide approved this start, which
+    /// programs under `commands.ask` need.
+    #[must_use]
+    pub fn approved(mut self) -> Self {
+        self.approved = true;
+        self
+    }
+
+    /// Starts the command, fully confined.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`SpawnError::Denied`] if the policy does not allow the
+    /// command, and another [`SpawnError`] if it cannot be confined. Nothing
+    /// was started then.
+    pub fn spawn(self) -> Result<Child, SpawnError> {
+        crate::platform::spawn(self)
+    }
+
+    /// Starts the command with piped outputs, waits, and returns both.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Command::spawn`].
+    pub fn output(self) -> Result<Output, SpawnError> {
+        Ok(self.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?.wait_with_output()?)
+    }
+}

@@ -1,0 +1,66 @@
+//! Finds out what this machine can enforce, by trying.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::report::{Enforcement, Tier};
+use crate::{Plan, SpawnError};
+
+/// What this machine can enforce.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// The best tier that was really reached.
+    pub tier: Tier,
+    /// Operating system and kernel release.
+    pub kernel: String,
+    /// Landlock ABI, zero where there is none.
+    pub landlock_abi: u32,
+    /// Each ability that was tried.
+    pub checks: Vec<Check>,
+}
+
+/// One ability of the machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Check {
+    /// What was tried.
+    pub name: String,
+    /// Whether it works.
+    pub works: bool,
+    /// What was seen, or what to change where it does not work.
+    pub detail: String,
+}
+
+impl fmt::Display for Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "sandbox tier: {} ({})", self.tier, self.kernel)?;
+        for check in &self.checks {
+            let mark = if check.works { "yes" } else { "NO " };
+            writeln!(f, "  {mark} {}: {}", check.name, check.detail)?;
+        }
+        Ok(())
+    }
+}
+
+/// Tries what the sandbox needs, in throw-away processes.
+///
+/// # Errors
+///
+/// Returns [`SpawnError::HelperNotInstalled`] if nothing can be tried because
+/// the program does not call [`helper::run_if_requested`](crate::helper::run_if_requested).
+pub fn probe() -> Result<Capabilities, SpawnError> {
+    crate::platform::probe()
+}
+
+/// Starts a self-test under `plan` that attempts a forbidden read, write,
+/// execution and connection, and returns the report with each control that
+/// refused marked as witnessed.
+///
+/// # Errors
+///
+/// Returns [`SpawnError`] if the self-test cannot be started.
+pub fn witness(plan: &Plan) -> Result<Enforcement, SpawnError> {
+    crate::platform::witness(plan)
+}

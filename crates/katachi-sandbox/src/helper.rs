@@ -1,0 +1,26 @@
+//! The process that builds the sandbox.
+//!
+//! Namespaces, Landlock and seccomp belong to one thread or one process, and
+//! between `fork` and `exec` a program with threads may do next to nothing.
+//! So the program executes itself once more as a helper that has one thread,
+//! builds the sandbox and becomes its first process. [`run_if_requested`] is
+//! where that second life begins.
+
+/// Becomes the sandbox helper if this process was started as one, and
+/// otherwise returns at once.
+///
+/// Make it the first line of `main`, before threads, arguments or logging:
+///
+/// ```no_run
+/// fn main() {
+///     katachi_sandbox::helper::run_if_requested();
+///     // the program
+/// }
+/// ```
+///
+/// A program that never calls it gets
+/// [`SpawnError::HelperNotInstalled`](crate::SpawnError::HelperNotInstalled)
+/// instead of a second copy of itself.
+pub fn run_if_requested() {
+    crate::platform::run_helper_if_requested();
+}

@@ -1,0 +1,58 @@
+//! Linux: namespaces, a root of its own, Landlock and seccomp.
+
+use crate::child::{Child, Outcome};
+use crate::command::Command;
+use crate::doctor::Capabilities;
+use crate::error::SpawnError;
+use crate::plan::Plan;
+use crate::report::{Enforcement, Tier, Violation};
+
+/// Nobody can make one.
+pub(crate) enum Running {}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Killer {}
+
+impl Running {
+    pub(crate) fn wait(&mut self) -> std::io::Result<Outcome> {
+        match *self {}
+    }
+
+    pub(crate) fn violations(&self) -> Vec<Violation> {
+        match *self {}
+    }
+
+    pub(crate) fn killer(&self) -> Killer {
+        match *self {}
+    }
+}
+
+impl Killer {
+    pub(crate) fn kill(&self) {
+        match *self {}
+    }
+}
+
+pub(crate) fn run_helper_if_requested() {}
+
+pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {
+    drop(command);
+    Err(SpawnError::Unsupported(std::env::consts::OS))
+}
+
+pub(crate) fn probe() -> Result<Capabilities, SpawnError> {
+    Ok(Capabilities {
+        tier: Tier::None,
+        kernel: std::env::consts::OS.to_owned(),
+        landlock_abi: 0,
+        checks: Vec::new(),
+    })
+}
+
+pub(crate) fn witness(_plan: &Plan) -> Result<Enforcement, SpawnError> {
+    Err(SpawnError::Unsupported(std::env::consts::OS))
+}
+
+pub(crate) fn enforcement(_plan: &Plan) -> (Tier, String, u32) {
+    (Tier::None, std::env::consts::OS.to_owned(), 0)
+}

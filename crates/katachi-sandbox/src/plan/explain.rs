@@ -1,0 +1,208 @@
+//! Why something is allowed or not, from the entries that are enforced.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::entry::{Entry, Kind, covering};
+use super::programs::Decision;
+use super::{Inner, resolve};
+use crate::report::Violation;
+
+/// Something a command might do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Query {
+    /// Read a file or list a directory.
+    Read(PathBuf),
+    /// Write, create or remove a file.
+    Write(PathBuf),
+    /// Start this argv as the command.
+    Exec(Vec<OsString>),
+    /// Connect to `host:port`, or to a unix socket by absolute path.
+    Connect(String),
+}
+
+/// Whether it is allowed, by which rule, and what would allow it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Answer {
+    /// Whether the sandbox lets it happen. The file's own permissions can
+    /// still refuse.
+    pub allowed: bool,
+    /// `read`, `write`, `exec` or `connect`.
+    pub operation: String,
+    /// What was asked about, resolved.
+    pub target: String,
+    /// The rule that decides, with its key.
+    pub rule: String,
+    /// The line of policy that would allow it, where one exists.
+    pub allow_with: Option<String>,
+}
+
+impl Answer {
+    /// The refusal as it appears in reports; `None` if it is allowed.
+    #[must_use]
+    pub fn violation(&self) -> Option<Violation> {
+        (!self.allowed).then(|| Violation {
+            control: match self.operation.as_str() {
+                "connect" => "network".to_owned(),
+                "exec" => "exec".to_owned(),
+                _ => "files".to_owned(),
+            },
+            operation: self.operation.clone(),
+            target: self.target.clone(),
+            reason: self.rule.clone(),
+            allow_with: self.allow_with.clone(),
+        })
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = if self.allowed { "allowed" } else { "denied" };
+        write!(f, "{} {}: {verdict} ({})", self.operation, self.target, self.rule)?;
+        match &self.allow_with {
+            Some(line) => write!(f, "; to allow it: {line}"),
+            None => Ok(()),
+        }
+    }
+}
+
+pub(super) fn explain(plan: &Inner, query: &Query) -> Answer {
+    match query {
+        Query::Read(path) => file(plan, path, false),
+        Query::Write(path) => file(plan, path, true),
+        Query::Exec(argv) => exec(plan, argv),
+        Query::Connect(target) => connect(plan, target),
+    }
+}
+
+fn file(plan: &Inner, path: &Path, write: bool) -> Answer {
+    let asked = resolve::absolute(&path.to_string_lossy(), &plan.workspace, Some(&plan.home))
+        .unwrap_or_else(|| path.to_owned());
+    // A private directory hides what the host has there, links included.
+    let place = match covering(&plan.entries, &asked) {
+        Some(Entry { kind: Kind::Private, .. }) => asked,
+        _ => resolve::follow_existing(&asked),
+    };
+    let (allowed, rule) = decide_file(plan, &place, write);
+    let directory = if place.is_dir() { Some(place.as_path()) } else { place.parent() };
+    let key = if write { "write" } else { "read" };
+    let allow_with = match covering(&plan.entries, &place) {
+        _ if allowed => None,
+        Some(above) if above.is_hidden() => Some(format!("remove {}", above.rule)),
+        Some(above) if above.protects => None,
+        _ => directory.map(|directory| format!("[filesystem] {key} = [{:?}]", shorten(plan, directory))),
+    };
+    Answer {
+        allowed,
+        operation: key.to_owned(),
+        target: place.display().to_string(),
+        rule,
+        allow_with,
+    }
+}
+
+/// The decision for a resolved path, from the entries alone.
+fn decide_file(plan: &Inner, place: &Path, write: bool) -> (bool, String) {
+    let kernel = ["/proc", "/sys", "/dev"].iter().find(|tree| place.starts_with(tree));
+    if let Some(tree) = kernel {
+        return kernel_file(place, tree, write);
+    }
+    match covering(&plan.entries, place) {
+        Some(above) if above.is_hidden() => (false, format!("{} hides it", above.rule)),
+        Some(above) if write && !above.access.write => {
+            (false, format!("{} makes it readable only", above.rule))
+        }
+        Some(Entry { kind: Kind::Private, target, .. }) => (
+            true,
+            format!("{} is a private directory in memory, empty at the start", target.display()),
+        ),
+        Some(above) => (true, above.rule.clone()),
+        None => {
+            let leads = plan.entries.iter().any(|entry| entry.target.starts_with(place));
+            if leads && !write {
+                (true, "it leads to allowed directories; only those are listed".to_owned())
+            } else {
+                let key = if write { "filesystem.write" } else { "filesystem.read" };
+                (false, format!("no rule of {key} covers it"))
+            }
+        }
+    }
+}
+
+fn kernel_file(place: &Path, tree: &str, write: bool) -> (bool, String) {
+    const DEVICES: &[&str] =
+        &["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
+    match tree {
+        "/sys" => (false, "/sys does not exist inside".to_owned()),
+        "/proc" if write => (false, "/proc is never writable".to_owned()),
+        "/proc" => (true, "a /proc that knows the command's own processes only".to_owned()),
+        _ if place.starts_with("/dev/shm") => {
+            (true, "/dev/shm is a private directory in memory, empty at the start".to_owned())
+        }
+        _ if DEVICES.iter().any(|device| place == Path::new(device)) => {
+            (true, "one of the few devices every command has".to_owned())
+        }
+        _ if place == Path::new("/dev") && !write => (true, "a minimal /dev".to_owned()),
+        _ => (false, "/dev holds null, zero, full, random, urandom and tty only".to_owned()),
+    }
+}
+
+fn shorten(plan: &Inner, path: &Path) -> String {
+    if let Ok(rest) = path.strip_prefix(&plan.workspace) {
+        return if rest.as_os_str().is_empty() { ".".to_owned() } else { rest.display().to_string() };
+    }
+    match path.strip_prefix(&plan.home) {
+        Ok(rest) => format!("~/{}", rest.display()),
+        Err(_) => path.display().to_string(),
+    }
+}
+
+fn exec(plan: &Inner, argv: &[OsString]) -> Answer {
+    let (allowed, target, rule, allow_with) = match plan.decide(argv, &plan.workspace, false) {
+        Decision::Run { real, rule, .. } => {
+            let tree = plan.exec_trees.iter().find(|(tree, _)| real.starts_with(tree));
+            let rule = match (rule, tree) {
+                (Some(index), _) => plan.rules[index].text.clone(),
+                (None, Some((_, rule))) => rule.clone(),
+                (None, None) => "filesystem.exec_from".to_owned(),
+            };
+            (true, real.display().to_string(), rule, None)
+        }
+        Decision::Denied(violation) => {
+            (false, violation.target, violation.reason, violation.allow_with)
+        }
+    };
+    Answer { allowed, operation: "exec".to_owned(), target, rule, allow_with }
+}
+
+fn connect(plan: &Inner, target: &str) -> Answer {
+    let answer = |allowed, rule: &str, allow_with| Answer {
+        allowed,
+        operation: "connect".to_owned(),
+        target: target.to_owned(),
+        rule: rule.to_owned(),
+        allow_with,
+    };
+    if target.starts_with('/') {
+        let place = resolve::follow_existing(Path::new(target));
+        if plan.sockets.contains(&place) {
+            return answer(true, &format!("network.unix = {target:?}"), None);
+        }
+        let allow_with = Some(format!("[network] unix = [{target:?}]"));
+        return answer(false, "network.unix does not name this socket", allow_with);
+    }
+    let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
+    if matches!(host, "localhost" | "127.0.0.1" | "[::1]") {
+        return answer(
+            true,
+            "the command has a loopback of its own; the host's services are not on it",
+            None,
+        );
+    }
+    answer(false, "network.allow is empty, so there is no network", None)
+}

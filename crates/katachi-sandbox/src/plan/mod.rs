@@ -1,0 +1,137 @@
+//! A policy resolved against this machine.
+//!
+//! Making a [`Plan`] turns names into places: programs are looked up, links
+//! followed, directories pinned by descriptor, repositories and hidden files
+//! found. Rules that open too much, contradict each other or cannot be
+//! enforced are refused here, with the rule and what to write instead. The
+//! same list of entries is then mounted for a command, printed by `Display`
+//! and asked by [`Plan::explain`], so that the three cannot differ.
+//!
+//! Making a plan changes nothing, with one exception: a missing directory
+//! that `exec_from` names inside a writable one is created, as the command
+//! could do itself.
+
+mod build;
+mod entry;
+mod explain;
+mod files;
+mod gaps;
+mod options;
+mod pin;
+mod programs;
+mod protect;
+mod resolve;
+mod show;
+
+pub use explain::{Answer, Query};
+pub use options::{ArgvRules, PlanOptions};
+
+#[cfg(target_os = "linux")]
+pub(crate) use entry::{Access, Entry, Kind};
+#[cfg(target_os = "linux")]
+pub(crate) use pin::Pin;
+#[cfg(target_os = "linux")]
+pub(crate) use programs::{Decision, Gate};
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::command::Command;
+use crate::error::PlanError;
+use crate::policy::Policy;
+use crate::report::Enforcement;
+
+/// A policy resolved against this machine: ready to start commands.
+///
+/// Cheap to clone and safe to share between threads. It describes the machine
+/// as it was when it was made; a directory replaced since then is noticed and
+/// refused when a command starts.
+#[derive(Clone, Debug)]
+pub struct Plan(pub(crate) Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) policy: Policy,
+    /// Canonical.
+    pub(crate) workspace: PathBuf,
+    /// What `HOME` is inside.
+    pub(crate) home: PathBuf,
+    /// By depth, so that each entry is mounted over what lies above it.
+    pub(crate) entries: Vec<entry::Entry>,
+    /// Symbolic links to make in directories that are not mounted: place and
+    /// target.
+    pub(crate) links: BTreeMap<PathBuf, PathBuf>,
+    /// Files the kernel lets the command execute.
+    pub(crate) programs: Vec<programs::Program>,
+    /// Directories below which every file can be executed, with the rule.
+    pub(crate) exec_trees: Vec<(PathBuf, String)>,
+    /// Rules of `commands`, with the files they stand for.
+    pub(crate) rules: Vec<programs::Rule>,
+    /// Where programs are looked up, inside as outside.
+    pub(crate) search_path: Vec<PathBuf>,
+    /// Unix sockets that can be reached.
+    pub(crate) sockets: Vec<PathBuf>,
+    /// What is enforced with a gap: control and reason.
+    pub(crate) gaps: Vec<(&'static str, String)>,
+    /// Directories whose protected names are compared after each command.
+    pub(crate) watched: Vec<PathBuf>,
+    pub(crate) hash: String,
+}
+
+impl Policy {
+    /// Resolves the policy against this machine.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PlanError`] naming the rule and the next step when a path or
+    /// program is missing, a rule opens too much, two rules contradict each
+    /// other, or a rule cannot be enforced here.
+    pub fn plan(&self, options: &PlanOptions) -> Result<Plan, PlanError> {
+        build::build(self, options).map(|inner| Plan(Arc::new(inner)))
+    }
+}
+
+impl Plan {
+    /// A command under this plan; its first word is the program.
+    pub fn command<I, S>(&self, argv: I) -> Command
+    where
+        I: IntoIterator<Item = S>,
+        S: Into<OsString>,
+    {
+        Command::new(self.clone(), argv.into_iter().map(Into::into).collect())
+    }
+
+    /// Says whether the plan allows something, by which rule, and what would
+    /// allow it.
+    #[must_use]
+    pub fn explain(&self, query: &Query) -> Answer {
+        explain::explain(&self.0, query)
+    }
+
+    /// The policy this plan was made from.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.0.policy
+    }
+
+    /// The workspace, with all links resolved.
+    #[must_use]
+    pub fn workspace(&self) -> &Path {
+        &self.0.workspace
+    }
+
+    /// Digest over everything the plan contains, 64 hexadecimal digits. Two
+    /// plans with one hash confine alike.
+    #[must_use]
+    pub fn hash(&self) -> &str {
+        &self.0.hash
+    }
+
+    /// What will be enforced on a command of this plan, without having tried.
+    #[must_use]
+    pub fn enforcement(&self) -> Enforcement {
+        gaps::enforcement(self)
+    }
+}

@@ -1,0 +1,65 @@
+//! Where a policy's relative names point.
+
+use std::path::{Path, PathBuf};
+
+/// What [`Policy::plan`](crate::Policy::plan) needs beside the policy.
+#[derive(Clone, Debug)]
+pub struct PlanOptions {
+    pub(crate) workspace: PathBuf,
+    pub(crate) home: Option<PathBuf>,
+    pub(crate) search_path: Option<Vec<PathBuf>>,
+    pub(crate) argv_rules: ArgvRules,
+}
+
+/// What to do with rules that restrict arguments, such as
+/// `["git", "status"]`.
+///
+/// The kernel knows files, not arguments. Nothing checks the arguments of
+/// programs that the command starts in turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ArgvRules {
+    /// Refuse the policy.
+    #[default]
+    Refuse,
+    /// Check the arguments of the command itself, keep the program from every
+    /// other command, and report the control as partial.
+    FirstProcess,
+}
+
+impl PlanOptions {
+    /// Plans for this workspace; everything else as the caller's process has
+    /// it: `HOME` and `PATH`.
+    pub fn new(workspace: impl AsRef<Path>) -> Self {
+        Self {
+            workspace: workspace.as_ref().to_owned(),
+            home: std::env::var_os("HOME").map(PathBuf::from),
+            search_path: None,
+            argv_rules: ArgvRules::default(),
+        }
+    }
+
+    /// The directory `~` stands for.
+    #[must_use]
+    pub fn home(mut self, home: impl AsRef<Path>) -> Self {
+        self.home = Some(home.as_ref().to_owned());
+        self
+    }
+
+    /// The directories in which program names are looked up.
+    #[must_use]
+    pub fn search_path<I, P>(mut self, directories: I) -> Self
+    where
+        I: IntoIterator<Item = P>,
+        P: Into<PathBuf>,
+    {
+        self.search_path = Some(directories.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// What to do with rules that restrict arguments.
+    #[must_use]
+    pub fn argv_rules(mut self, rules: ArgvRules) -> Self {
+        self.argv_rules = rules;
+        self
+    }
+}

@@ -1,0 +1,109 @@
+//! Whether a command may start, decided before anything is started.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use super::{Found, search};
+use crate::plan::{Inner, resolve};
+use crate::report::Violation;
+
+/// The answer for one argv.
+#[derive(Debug)]
+pub(crate) enum Decision {
+    /// Start this file.
+    Run {
+        /// As it was found, so that links and multi-call names keep working.
+        program: PathBuf,
+        /// With every link followed.
+        real: PathBuf,
+        /// The rule that allows it; `None` for a file below `exec_from`.
+        rule: Option<usize>,
+    },
+    /// Do not.
+    Denied(Violation),
+}
+
+impl Inner {
+    /// Decides about the command itself. What it may start in turn follows
+    /// from the rule.
+    pub(crate) fn decide(&self, argv: &[OsString], directory: &Path, approved: bool) -> Decision {
+        let Some(word) = argv.first() else {
+            return self.denied("", "the command is empty".to_owned(), None);
+        };
+        let shown = word.to_string_lossy().into_owned();
+        let Some(found) = self.find(word, directory) else {
+            return self.denied(
+                &shown,
+                format!("there is no program {shown:?} in the search path, or it is not executable"),
+                None,
+            );
+        };
+        // Asking comes first: a rule to ask about is narrower than the rule
+        // that allows.
+        let named = |rule: &&super::Rule| rule.files.iter().any(|file| same(file, &found));
+        let by_name = self.rules.iter().enumerate().filter(|(_, rule)| named(rule));
+        let fits = |rule: &super::Rule| rule.rule.matches_arguments(&argv[1..]);
+        let mut ask = by_name.clone().filter(|(_, rule)| rule.ask);
+        if let Some((index, rule)) = ask.find(|(_, rule)| fits(rule)) {
+            if approved {
+                return Decision::Run { program: found.found, real: found.real, rule: Some(index) };
+            }
+            let reason = format!("{} needs approval for each start, and nobody gave it", rule.text);
+            return self.denied(&command_line(argv), reason, None);
+        }
+        let mut allow = by_name.clone().filter(|(_, rule)| !rule.ask);
+        if let Some((index, _)) = allow.find(|(_, rule)| fits(rule)) {
+            return Decision::Run { program: found.found, real: found.real, rule: Some(index) };
+        }
+        if self.exec_trees.iter().any(|(tree, _)| found.real.starts_with(tree)) {
+            return Decision::Run { program: found.found, real: found.real, rule: None };
+        }
+        let near: Vec<&str> =
+            by_name.filter(|(_, rule)| !rule.ask).map(|(_, rule)| rule.text.as_str()).collect();
+        if near.is_empty() {
+            let reason = format!("no rule of commands.allow names {}", found.real.display());
+            let allow_with = format!("[commands] allow = [{shown:?}]");
+            return self.denied(&shown, reason, Some(allow_with));
+        }
+        let reason = format!("the arguments do not start as {} wants", near.join(" or "));
+        let words: Vec<_> = argv.iter().take(2).map(|word| word.to_string_lossy()).collect();
+        self.denied(&command_line(argv), reason, Some(format!("[commands] allow = [{words:?}]")))
+    }
+
+    fn find(&self, word: &OsString, directory: &Path) -> Option<Found> {
+        if !word.as_encoded_bytes().contains(&b'/') {
+            // The rules' own directories first, then a look outside for a
+            // better reason.
+            let name = word.to_str()?;
+            return search(&self.search_path, name).or_else(|| {
+                let path = std::env::var_os("PATH")?;
+                search(&std::env::split_paths(&path).collect::<Vec<_>>(), name)
+            });
+        }
+        let found = directory.join(word);
+        let real = resolve::follow(&found).ok()?.path;
+        super::is_executable(&real).then_some(Found { found, real })
+    }
+
+    fn denied(&self, target: &str, reason: String, allow_with: Option<String>) -> Decision {
+        Decision::Denied(Violation {
+            control: "exec".to_owned(),
+            operation: "exec".to_owned(),
+            target: target.to_owned(),
+            reason,
+            allow_with,
+        })
+    }
+}
+
+/// Two ways to the same program. The name counts too: one file can be many
+/// programs that go by the name they are called with.
+fn same(rule: &Found, asked: &Found) -> bool {
+    rule.real == asked.real
+        && (rule.found.file_name() == asked.found.file_name()
+            || rule.real.file_name() == asked.found.file_name())
+}
+
+fn command_line(argv: &[OsString]) -> String {
+    argv.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,267 @@
+//! What stays read-only inside writable directories: repositories' own
+//! directories, files that make programs outside run code, and files that
+//! have another name elsewhere.
+
+use std::collections::HashMap;
+use std::fs::FileType;
+use std::path::{Path, PathBuf};
+
+use super::build::Draft;
+use super::entry::{Access, Kind, covering};
+use super::files::{pin, sorted};
+use crate::error::PlanError;
+use crate::policy::GitAccess;
+
+/// Most entries looked at in all writable directories together.
+pub(super) const WALK_LIMIT: usize = 400_000;
+
+/// Files with names elsewhere that get a mount of their own, before whole
+/// directories are made read-only instead.
+const LINKED_FILES: usize = 200;
+
+/// Names that editors, shells, agents and build tools act upon when somebody
+/// opens the directory outside the sandbox.
+pub(crate) const PROTECTED_NAMES: &[&str] = &[
+    ".envrc", ".vscode", ".idea", ".zed", ".claude", ".codex", ".cursor", ".agents", ".gemini",
+    ".aider.conf.yml", ".mcp.json", ".cargo", ".npmrc", ".yarnrc", ".yarnrc.yml", ".pnpmfile.cjs",
+    ".gitmodules", ".gitconfig", ".bashrc", ".bash_profile", ".bash_login", ".profile", ".zshrc",
+    ".zshenv", ".zprofile", ".husky", ".devcontainer", ".pre-commit-config.yaml",
+];
+
+/// Parts of a repository's directory that stay as they are when commits can
+/// be made: what git executes, and what tells it to.
+const FROZEN_IN_GIT: &[(&str, bool)] = &[
+    ("hooks", true),
+    ("info", true),
+    ("modules", true),
+    ("worktrees", true),
+    ("config", false),
+    ("config.worktree", false),
+    ("commondir", false),
+    ("gitdir", false),
+];
+
+/// Calls `visit` for everything below `root`, links not followed. A visit
+/// that returns `false` keeps the walk out of that directory. `false` if
+/// `seen` passed [`WALK_LIMIT`] first.
+pub(super) fn walk(
+    root: &Path,
+    seen: &mut usize,
+    visit: &mut dyn FnMut(&Path, FileType) -> bool,
+) -> bool {
+    let mut pending = vec![root.to_owned()];
+    while let Some(directory) = pending.pop() {
+        // What the caller cannot list, the command cannot either.
+        for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
+            *seen += 1;
+            if *seen > WALK_LIMIT {
+                return false;
+            }
+            let Ok(kind) = entry.file_type() else { continue };
+            let path = entry.path();
+            if visit(&path, kind) && kind.is_dir() {
+                pending.push(path);
+            }
+        }
+    }
+    true
+}
+
+#[derive(Default)]
+struct Found {
+    repositories: Vec<PathBuf>,
+    named: Vec<PathBuf>,
+    /// By device and inode: how many names the file has, and those seen.
+    linked: HashMap<(u64, u64), (u64, Vec<PathBuf>)>,
+}
+
+pub(super) fn protect(draft: &mut Draft<'_>) -> Result<(), PlanError> {
+    let git = draft.policy.filesystem.git;
+    let mut found = Found::default();
+    let mut seen = 0;
+    let mut complete = true;
+    let writable: Vec<PathBuf> = draft.write_roots.iter().map(|(root, _)| root.clone()).collect();
+    for root in &writable {
+        complete &= look(root, &mut seen, git, true, &mut found);
+    }
+    // A directory that can only be read needs no protection, but what `git`
+    // hides is hidden there too.
+    if git == GitAccess::Hidden {
+        for (root, _) in draft.read_roots.clone() {
+            complete &= look(&root, &mut seen, git, false, &mut found);
+        }
+    }
+    if !complete {
+        draft.gaps.push((
+            "metadata",
+            format!("the writable directories hold more than {WALK_LIMIT} files; repositories and protected files beyond them were not found"),
+        ));
+    }
+    found.repositories.sort();
+    found.repositories.dedup();
+    for repository in &found.repositories {
+        guard_repository(draft, repository, git)?;
+    }
+    for path in &found.named {
+        pin_parents(draft, path)?;
+        draft.protect(
+            path.clone(),
+            Kind::Host(pin(path)?),
+            Access::READ,
+            "always, because programs outside act upon it",
+        );
+    }
+    linked_files(draft, &found)?;
+    if !writable.is_empty() {
+        draft.gaps.push((
+            "metadata",
+            "a protected name or a repository that does not exist at the start can be created by the command; new ones directly inside a writable directory are reported when it ends".to_owned(),
+        ));
+    }
+    draft.watched = writable;
+    Ok(())
+}
+
+fn look(root: &Path, seen: &mut usize, git: GitAccess, writable: bool, found: &mut Found) -> bool {
+    walk(root, seen, &mut |path, kind| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
+        if name == ".git" && !kind.is_symlink() {
+            found.repositories.push(path.to_owned());
+            return git == GitAccess::Full || git == GitAccess::Commit;
+        }
+        if !writable {
+            return true;
+        }
+        if PROTECTED_NAMES.contains(&name) && !kind.is_symlink() {
+            found.named.push(path.to_owned());
+            return false;
+        }
+        if kind.is_file() {
+            note_links(path, found);
+        }
+        true
+    })
+}
+
+#[cfg(unix)]
+fn note_links(path: &Path, found: &mut Found) {
+    use std::os::unix::fs::MetadataExt as _;
+    let Ok(metadata) = std::fs::symlink_metadata(path) else { return };
+    if metadata.nlink() > 1 {
+        let key = (metadata.dev(), metadata.ino());
+        let entry = found.linked.entry(key).or_insert_with(|| (metadata.nlink(), Vec::new()));
+        entry.1.push(path.to_owned());
+    }
+}
+
+#[cfg(not(unix))]
+fn note_links(_path: &Path, _found: &mut Found) {}
+
+fn guard_repository(draft: &mut Draft<'_>, path: &Path, git: GitAccess) -> Result<(), PlanError> {
+    let rule = format!("filesystem.git = {:?}", format!("{git:?}").to_lowercase());
+    let is_directory = path.is_dir();
+    match git {
+        GitAccess::Full => {}
+        GitAccess::Hidden => {
+            pin_parents(draft, path)?;
+            let kind = if is_directory { Kind::HiddenDirectory } else { Kind::HiddenFile };
+            draft.protect(path.to_owned(), kind, Access::READ, &rule);
+        }
+        // A file points to a directory elsewhere, and stays as it is.
+        GitAccess::Read | GitAccess::Commit if git == GitAccess::Read || !is_directory => {
+            pin_parents(draft, path)?;
+            draft.protect(path.to_owned(), Kind::Host(pin(path)?), Access::READ, &rule);
+        }
+        GitAccess::Read | GitAccess::Commit => {
+            pin_parents(draft, path)?;
+            draft.protect(path.to_owned(), Kind::Host(pin(path)?), Access::WRITE, &rule);
+            for (name, directory) in FROZEN_IN_GIT {
+                let part = path.join(name);
+                if part.symlink_metadata().is_ok_and(|metadata| !metadata.is_symlink()) {
+                    let pin = pin(&part)?;
+                    draft.protect(part, Kind::Host(pin), Access::READ, &rule);
+                } else if *directory && part.symlink_metadata().is_err() {
+                    draft.protect(part, Kind::Placeholder, Access::READ, &rule);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes each directory between a writable root and `path` a mount, so that
+/// none of them can be renamed away and replaced.
+fn pin_parents(draft: &mut Draft<'_>, path: &Path) -> Result<(), PlanError> {
+    let entries = sorted(&draft.entries);
+    let mut parents: Vec<PathBuf> = Vec::new();
+    for parent in path.ancestors().skip(1) {
+        let Some(above) = covering(&entries, parent) else { break };
+        if above.target == parent || !above.access.write {
+            break;
+        }
+        parents.push(parent.to_owned());
+    }
+    for parent in parents.into_iter().rev() {
+        let Some(above) = covering(&entries, &parent) else { continue };
+        let (access, rule) = (above.access, above.rule.clone());
+        let pin = pin(&parent)?;
+        draft.protect(parent, Kind::Host(pin), access, &rule);
+    }
+    Ok(())
+}
+
+fn linked_files(draft: &mut Draft<'_>, found: &Found) -> Result<(), PlanError> {
+    let outside: Vec<&PathBuf> = found
+        .linked
+        .values()
+        .filter(|(names, paths)| *names > paths.len() as u64)
+        .flat_map(|(_, paths)| paths)
+        .collect();
+    let rule = "always, because the file has another name elsewhere";
+    if outside.len() <= LINKED_FILES {
+        let entries = sorted(&draft.entries);
+        for path in outside {
+            // Unless something above already keeps it from being written.
+            let Some(above) = covering(&entries, path).filter(|above| above.access.write) else {
+                continue;
+            };
+            let access = Access { write: false, load: above.access.load };
+            draft.protect(path.clone(), Kind::Host(pin(path)?), access, rule);
+        }
+        return Ok(());
+    }
+    let mut directories: Vec<PathBuf> = Vec::new();
+    for path in outside {
+        let root = draft.write_roots.iter().map(|(root, _)| root).find(|root| path.starts_with(root));
+        let Some(root) = root else { continue };
+        let below = path.strip_prefix(root).ok().and_then(|rest| rest.components().next());
+        let top = below.map_or_else(|| root.clone(), |name| root.join(name));
+        if !directories.contains(&top) {
+            directories.push(top);
+        }
+    }
+    for directory in directories {
+        draft.gaps.push((
+            "files",
+            format!(
+                "{} is read-only although it lies in a writable directory: many of its files have other names elsewhere",
+                directory.display()
+            ),
+        ));
+        let pin = pin(&directory)?;
+        let load = draft.exec_trees.iter().any(|(tree, _)| *tree == directory);
+        draft.protect(directory, Kind::Host(pin), Access { write: false, load }, rule);
+    }
+    Ok(())
+}
+
+/// Protected names that exist directly inside `directory`.
+#[cfg(target_os = "linux")]
+pub(crate) fn present(directory: &Path) -> Vec<PathBuf> {
+    PROTECTED_NAMES
+        .iter()
+        .chain(&[".git"])
+        .map(|name| directory.join(name))
+        .filter(|path| path.symlink_metadata().is_ok())
+        .collect()
+}

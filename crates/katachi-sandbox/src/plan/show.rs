@@ -1,0 +1,58 @@
+//! The plan as a person reads it: everything that is visible, executable and
+//! missing.
+
+use std::fmt;
+
+use super::Plan;
+use super::entry::Kind;
+use super::programs::Gate;
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plan = &self.0;
+        writeln!(f, "workspace {}", plan.workspace.display())?;
+        writeln!(f, "plan {}", plan.hash)?;
+        writeln!(f, "files")?;
+        for entry in &plan.entries {
+            let access = match (&entry.kind, entry.access.write, entry.access.load) {
+                (Kind::Private, ..) => "private",
+                (Kind::HiddenDirectory | Kind::HiddenFile, ..) => "hidden",
+                (_, false, false) => "read",
+                (_, false, true) => "read, load",
+                (_, true, false) => "write",
+                (_, true, true) => "write, load",
+            };
+            writeln!(f, "  {access:<11} {}  ({})", entry.target.display(), entry.rule)?;
+        }
+        for (place, target) in &plan.links {
+            writeln!(f, "  {:<11} {} -> {}", "link", place.display(), target.display())?;
+        }
+        writeln!(f, "programs")?;
+        for program in &plan.programs {
+            let gate = match program.gate {
+                Gate::Always => "",
+                Gate::Rules(_) => " [only as the command itself]",
+            };
+            writeln!(f, "  {}{gate}  ({})", program.path.display(), program.rule)?;
+        }
+        for (tree, rule) in &plan.exec_trees {
+            writeln!(f, "  everything in {}  ({rule})", tree.display())?;
+        }
+        writeln!(f, "network")?;
+        writeln!(f, "  none but a loopback of its own")?;
+        for socket in &plan.sockets {
+            writeln!(f, "  unix socket {}", socket.display())?;
+        }
+        writeln!(f, "environment")?;
+        let named = plan.policy.env.pass.iter().chain(plan.policy.env.set.keys());
+        let names: Vec<&str> = ["PATH", "HOME", "TMPDIR", "LANG"]
+            .into_iter()
+            .chain(named.map(String::as_str))
+            .collect();
+        writeln!(f, "  {}", names.join(" "))?;
+        for (control, gap) in &plan.gaps {
+            writeln!(f, "partial {control}: {gap}")?;
+        }
+        Ok(())
+    }
+}

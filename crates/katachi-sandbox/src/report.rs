@@ -1,0 +1,135 @@
+//! What was really enforced, what stays possible, and what was refused.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// How much this machine lets us enforce.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Tier {
+    /// Nothing: commands are not started.
+    None,
+    /// Namespaces, a root of its own, Landlock and seccomp.
+    Namespaces,
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Namespaces => "namespaces",
+        })
+    }
+}
+
+/// How far one control is enforced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Enforced {
+    /// As requested.
+    Full,
+    /// With the named gap.
+    Partial(String),
+    /// Not at all, for the named reason.
+    Off(String),
+}
+
+/// One control: what was asked, how it is met.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Control {
+    /// Stable name, such as `files` or `network`.
+    pub id: String,
+    /// What the policy asks for, in a few words.
+    pub requested: String,
+    /// How far it holds.
+    pub enforced: Enforced,
+    /// The kernel features that hold it.
+    pub mechanism: String,
+    /// Whether a self-test under this plan saw the control refuse an attempt.
+    pub witnessed: bool,
+}
+
+/// What holds for one started command, or would hold for a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Enforcement {
+    /// The tier reached.
+    pub tier: Tier,
+    /// Kernel release.
+    pub kernel: String,
+    /// Landlock ABI in use, zero where there is none.
+    pub landlock_abi: u32,
+    /// Each control.
+    pub controls: Vec<Control>,
+    /// What stays possible, in sentences.
+    pub residual: Vec<String>,
+    /// [`Policy::hash`](crate::Policy::hash) of the policy.
+    pub policy_hash: String,
+    /// [`Plan::hash`](crate::Plan::hash) of the plan.
+    pub plan_hash: String,
+}
+
+impl Enforcement {
+    /// The control with this name.
+    #[must_use]
+    pub fn control(&self, id: &str) -> Option<&Control> {
+        self.controls.iter().find(|control| control.id == id)
+    }
+
+    /// Whether every control is enforced as requested.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.controls.iter().all(|control| control.enforced == Enforced::Full)
+    }
+}
+
+impl fmt::Display for Enforcement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "tier {}, kernel {}, Landlock ABI {}", self.tier, self.kernel, self.landlock_abi)?;
+        for control in &self.controls {
+            let (state, reason) = match &control.enforced {
+                Enforced::Full => ("full", ""),
+                Enforced::Partial(reason) => ("partial", reason.as_str()),
+                Enforced::Off(reason) => ("off", reason.as_str()),
+            };
+            let witnessed = if control.witnessed { ", witnessed" } else { "" };
+            writeln!(f, "  {:<12} {state}{witnessed}: {} ({})", control.id, control.requested, control.mechanism)?;
+            if !reason.is_empty() {
+                writeln!(f, "               gap: {reason}")?;
+            }
+        }
+        for line in &self.residual {
+            writeln!(f, "  residual: {line}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Something that was refused, or that was found changed afterwards.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Violation {
+    /// The control that refused, such as `exec`.
+    pub control: String,
+    /// `read`, `write`, `exec`, `connect`, `system call` or a limit.
+    pub operation: String,
+    /// What it was tried on.
+    pub target: String,
+    /// Why it is refused, with the rule.
+    pub reason: String,
+    /// The line of policy that would allow it, where one exists.
+    pub allow_with: Option<String>,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} denied by {}: {}", self.operation, self.target, self.control, self.reason)?;
+        match &self.allow_with {
+            Some(line) => write!(f, "; to allow it: {line}"),
+            None => Ok(()),
+        }
+    }
+}

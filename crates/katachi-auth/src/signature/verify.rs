@@ -1,0 +1,428 @@
+//! The server's side: from a received request to `Verified`.
+//!
+//! ```text
+//! bounds -> parse -> key -> MAC -> window -> epoch -> channel -> digest    check()  -> Authentic
+//!                                                     record the nonce     spend()  -> Verified
+//! ```
+//!
+//! Up to and including the MAC every fault gets one answer; an unknown key costs as
+//! much work as a wrong signature.
+
+use std::fmt;
+use std::sync::Arc;
+
+use katachi_crypto::mac::HmacKey;
+
+use super::base::{Covered, MAX_VALUE, one};
+use super::digest::content_digest;
+use super::input::{MAX_INPUT, parse_signature, signature_text};
+use super::message::{Field, Request, field};
+use super::refusal::{Proof, Reason, Refusal};
+use super::sign::encode_channel;
+use super::{Keys, KnownKey, Profile, RequestInput, VerifyingKey};
+use crate::clock::Timestamp;
+use crate::replay::{Epoch, Nonce, ReplayStore, Spend, Spending};
+
+/// Checks requests of one profile, addressed to this server's names.
+#[derive(Debug)]
+pub struct Verifier {
+    profile: Profile,
+    authorities: Vec<String>,
+    /// Used in place of a key that does not exist, so that both cases take the same time.
+    decoy: HmacKey,
+}
+
+/// What is true on the server while it checks a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// The server's time.
+    pub now: Timestamp,
+    /// The epoch of the replay store.
+    pub epoch: Epoch,
+    /// What the TLS connection exports under `EXPORTER-Channel-Binding`, for profiles
+    /// that bind to it.
+    pub channel: Option<&'a [u8; 32]>,
+}
+
+impl Context<'_> {
+    /// A context without a channel binding.
+    #[must_use]
+    pub const fn new(now: Timestamp, epoch: Epoch) -> Self {
+        Self {
+            now,
+            epoch,
+            channel: None,
+        }
+    }
+}
+
+impl Verifier {
+    /// A verifier for requests addressed to one of `authorities` (host and, unless it
+    /// is the scheme's default, port, exactly as clients send it).
+    pub fn new<A: Into<String>>(
+        profile: Profile,
+        authorities: impl IntoIterator<Item = A>,
+    ) -> Self {
+        Self {
+            profile,
+            authorities: authorities.into_iter().map(Into::into).collect(),
+            decoy: HmacKey::from_slice(b"no such key; the outcome is never used"),
+        }
+    }
+
+    /// The profile that requests must follow.
+    #[must_use]
+    pub const fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// Reads which key a request claims, to fetch it before [`Self::check`]. Nothing
+    /// is verified.
+    pub fn claimed_key_id<'a, R: Request + ?Sized>(&self, request: &'a R) -> Option<&'a str> {
+        let value = one(request, SIGNATURE_INPUT).ok()?;
+        RequestInput::parse(&self.profile, value)
+            .ok()
+            .map(|input| input.key_id())
+    }
+
+    /// Checks everything about a request but whether it was seen before.
+    ///
+    /// # Errors
+    ///
+    /// Returns the [`Refusal`] of the first rule that is broken.
+    pub fn check<R: Request>(
+        &self,
+        request: R,
+        keys: &dyn Keys,
+        context: &Context<'_>,
+    ) -> Result<Authentic<R>, Refusal> {
+        let checked = self.examine(&request, keys, context)?;
+        Ok(Authentic { request, checked })
+    }
+
+    fn examine<R: Request>(
+        &self,
+        request: &R,
+        keys: &dyn Keys,
+        context: &Context<'_>,
+    ) -> Result<Checked, Refusal> {
+        let claim = self.read(request, context).map_err(Refusal::stranger)?;
+        let found = keys.find(claim.input.key_id());
+        let genuine = match found.as_deref().map(|known| &known.key) {
+            Some(VerifyingKey::Hmac(key)) => claim.is_by_hmac(&self.profile, key),
+            Some(VerifyingKey::Ed25519(public)) => {
+                let mut base = Vec::with_capacity(1024);
+                claim
+                    .covered
+                    .write(&self.profile, claim.input.params, &mut base);
+                VerifyingKey::verify_ed25519(public, &base, claim.signature())
+            }
+            None => {
+                claim.is_by_hmac(&self.profile, &self.decoy);
+                false
+            }
+        };
+        let Some(key) = found else {
+            return Err(Refusal::stranger(Reason::UnknownKey));
+        };
+        if !genuine {
+            return Err(Refusal::stranger(Reason::Signature));
+        }
+        let known = |reason| {
+            Refusal::known(
+                reason,
+                Proof {
+                    key: key.clone(),
+                    binding: claim.binding(),
+                },
+            )
+        };
+        if key.revoked {
+            return Err(known(Reason::Revoked));
+        }
+        self.check_window(&claim.input, context.now)
+            .map_err(known)?;
+        let epoch = match Epoch::parse_bytes(claim.covered.epoch) {
+            Ok(epoch) if epoch == context.epoch => epoch,
+            _ => return Err(known(Reason::StaleEpoch)),
+        };
+        if let Some(channel) = context.channel
+            && self.profile.channel_header.is_some()
+            && claim.covered.channel != encode_channel(channel)
+        {
+            return Err(known(Reason::Channel));
+        }
+        if claim.covered.digest != content_digest(request.body()) {
+            return Err(known(Reason::Digest));
+        }
+        Ok(Checked {
+            created: claim.input.created(),
+            expires: claim.input.expires(),
+            nonce: *claim.input.nonce(),
+            epoch,
+            signature: claim.signature,
+            signature_len: claim.signature_len,
+            key,
+        })
+    }
+
+    /// Bounds and parsing: what needs no key.
+    fn read<'a, R: Request>(
+        &self,
+        request: &'a R,
+        context: &Context<'_>,
+    ) -> Result<Claim<'a>, Reason> {
+        let input = bounded(request, SIGNATURE_INPUT, MAX_INPUT)?;
+        let signature = bounded(request, SIGNATURE, MAX_SIGNATURE)?;
+        let input = RequestInput::parse(&self.profile, input).map_err(Reason::Input)?;
+        let mut bytes = [0; 64];
+        let signature_len = parse_signature(&self.profile, signature, &mut bytes)
+            .ok_or(Reason::Malformed(SIGNATURE))?;
+
+        let mut covered = Covered::collect(&self.profile, request)?;
+        if !self
+            .authorities
+            .iter()
+            .any(|name| name == covered.authority)
+        {
+            return Err(Reason::Authority);
+        }
+        covered.digest = one(request, CONTENT_DIGEST)?;
+        covered.epoch = one(request, self.profile.epoch_header)?;
+        if let Some(header) = self.profile.channel_header {
+            if context.channel.is_none() {
+                return Err(Reason::NoChannel);
+            }
+            covered.channel = one(request, header)?;
+        }
+        if input.optional != covered.present {
+            return Err(Reason::Uncovered);
+        }
+        let signature_text =
+            signature_text(&self.profile, signature).ok_or(Reason::Malformed(SIGNATURE))?;
+        Ok(Claim {
+            input,
+            covered,
+            signature: bytes,
+            signature_len,
+            signature_text,
+        })
+    }
+
+    fn check_window(&self, input: &RequestInput<'_>, now: Timestamp) -> Result<(), Reason> {
+        let (created, expires, now) = (input.created(), input.expires(), now.as_unix());
+        let (window, skew) = (u64::from(self.profile.window), u64::from(self.profile.skew));
+        if expires <= created || expires - created > window {
+            return Err(Reason::Lifetime);
+        }
+        if created > now + skew || created + window < now || expires < now {
+            // Both lie below 10^15, or are the clock's: no wrap.
+            return Err(Reason::Skew {
+                age: now as i64 - created as i64,
+            });
+        }
+        Ok(())
+    }
+}
+
+pub(crate) const SIGNATURE_INPUT: &str = "signature-input";
+pub(crate) const SIGNATURE: &str = "signature";
+pub(crate) const CONTENT_DIGEST: &str = "content-digest";
+
+/// Longest `Signature`: a label, an Ed25519 signature and punctuation.
+const MAX_SIGNATURE: usize = 256;
+
+fn bounded<'a, R: Request>(
+    request: &'a R,
+    name: &'static str,
+    limit: usize,
+) -> Result<&'a [u8], Reason> {
+    match field(|visit| request.each_header(name, visit)) {
+        Field::Absent => Err(Reason::Absent(name)),
+        Field::Repeated => Err(Reason::Repeated(name)),
+        Field::Once(value) if value.len() > limit.min(MAX_VALUE) => Err(Reason::Oversized(name)),
+        Field::Once(value) => Ok(value),
+    }
+}
+
+/// A request that was read and not yet believed.
+struct Claim<'a> {
+    input: RequestInput<'a>,
+    covered: Covered<'a>,
+    signature: [u8; 64],
+    signature_len: usize,
+    signature_text: &'a [u8],
+}
+
+impl Claim<'_> {
+    fn signature(&self) -> &[u8] {
+        &self.signature[..self.signature_len]
+    }
+
+    fn is_by_hmac(&self, profile: &Profile, key: &HmacKey) -> bool {
+        let mut mac = key.start();
+        self.covered.write(profile, self.input.params, &mut mac);
+        mac.verify(self.signature()).is_ok()
+    }
+
+    fn binding(&self) -> RequestBinding {
+        RequestBinding {
+            method: self.covered.method.into(),
+            path: self.covered.path.into(),
+            query: self.covered.query.into(),
+            signature: String::from_utf8_lossy(self.signature_text).into(),
+        }
+    }
+}
+
+/// Names one signed request, so that an answer can be bound to it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RequestBinding {
+    pub(crate) method: Box<str>,
+    pub(crate) path: Box<str>,
+    /// Without the `?`; empty if there was none.
+    pub(crate) query: Box<str>,
+    /// `:base64:`
+    pub(crate) signature: Box<str>,
+}
+
+/// What a check found out about a request.
+#[derive(Debug)]
+struct Checked {
+    key: Arc<KnownKey>,
+    created: u64,
+    expires: u64,
+    nonce: Nonce,
+    epoch: Epoch,
+    signature: [u8; 64],
+    signature_len: usize,
+}
+
+impl Checked {
+    fn binding<R: Request>(&self, request: &R) -> RequestBinding {
+        RequestBinding {
+            method: request.method().into(),
+            path: request.path().into(),
+            query: request.query().unwrap_or_default().into(),
+            signature: super::sign::encode_signature(&self.signature[..self.signature_len]).into(),
+        }
+    }
+}
+
+/// A request that is genuine, and may be a copy of one that was accepted before.
+///
+/// It cannot be opened: [`Self::spend`] it.
+#[must_use = "a genuine request may still be a replay: spend it"]
+pub struct Authentic<R> {
+    request: R,
+    checked: Checked,
+}
+
+impl<R: Request> Authentic<R> {
+    /// The key that made the request; for quotas before the nonce is spent.
+    #[must_use]
+    pub fn key(&self) -> &Arc<KnownKey> {
+        &self.checked.key
+    }
+
+    /// Spends the nonce. The only way to a [`Verified`].
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`Refusal`] if the nonce was spent before, the store is full, has
+    /// taken a new epoch meanwhile, or cannot be asked.
+    pub fn spend(
+        self,
+        store: &(impl ReplayStore + ?Sized),
+        now: Timestamp,
+    ) -> Result<Verified<R>, Refusal> {
+        let spent = store.spend(&Spending {
+            key_id: &self.checked.key.id,
+            nonce: &self.checked.nonce,
+            created: self.checked.created,
+            expires: self.checked.expires,
+            epoch: &self.checked.epoch,
+            now,
+        });
+        let reason = match spent {
+            Ok(Spend::Fresh) => {
+                return Ok(Verified {
+                    request: self.request,
+                    checked: self.checked,
+                });
+            }
+            Ok(Spend::Replayed) => Reason::Replayed,
+            Ok(Spend::Full) => Reason::Full,
+            Ok(Spend::StaleEpoch) => Reason::StaleEpoch,
+            Err(error) => Reason::Store(error),
+        };
+        let binding = self.checked.binding(&self.request);
+        Err(Refusal::known(
+            reason,
+            Proof {
+                key: self.checked.key,
+                binding,
+            },
+        ))
+    }
+}
+
+impl<R> fmt::Debug for Authentic<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authentic")
+            .field("key", &self.checked.key.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A request that is genuine, in time, unaltered, and accepted for the first time.
+///
+/// A handler that asks for one cannot be reached by a request that is not.
+pub struct Verified<R> {
+    request: R,
+    checked: Checked,
+}
+
+impl<R: Request> Verified<R> {
+    /// The request.
+    pub const fn request(&self) -> &R {
+        &self.request
+    }
+
+    /// Gives the request out.
+    pub fn into_request(self) -> R {
+        self.request
+    }
+
+    /// The key that made it.
+    #[must_use]
+    pub fn key(&self) -> &Arc<KnownKey> {
+        &self.checked.key
+    }
+
+    /// Whose key that is.
+    #[must_use]
+    pub fn owner(&self) -> &str {
+        &self.checked.key.owner
+    }
+
+    /// When the client says it made it, in seconds since 1970.
+    #[must_use]
+    pub const fn created(&self) -> u64 {
+        self.checked.created
+    }
+
+    /// What a signed answer is bound to.
+    #[must_use]
+    pub fn binding(&self) -> RequestBinding {
+        self.checked.binding(&self.request)
+    }
+}
+
+impl<R> fmt::Debug for Verified<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verified")
+            .field("key", &self.checked.key.id)
+            .finish_non_exhaustive()
+    }
+}

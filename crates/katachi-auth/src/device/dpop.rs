@@ -1,0 +1,253 @@
+//! Demonstrating proof of possession (RFC 9449), with Ed25519 keys.
+//!
+//! A client that registered a key sends a `DPoP` header with every poll: a small JWT
+//! signed by that key over the method, the URL, the time, a unique id and the nonce
+//! that the server handed out. Whoever reads the device code over somebody's shoulder
+//! has no such key.
+//!
+//! The server's nonce is the [`Epoch`] of its replay store, and the unique id is spent
+//! there, so a proof is good once and dies with the store's memory.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use katachi_crypto::Secret;
+use ring::digest::{SHA256, digest};
+use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::replay::{Epoch, Nonce, ReplayStore, Spend, Spending, Unavailable};
+use crate::signature::KeyId;
+
+/// Longest proof, in bytes.
+const MAX_LEN: usize = 2048;
+/// How long a proof lives, and how far a client's clock may be ahead, in seconds.
+const WINDOW: u64 = 60;
+const SKEW: u64 = 5;
+
+/// A key that proves possession.
+pub struct ProofKey {
+    pair: Ed25519KeyPair,
+}
+
+impl ProofKey {
+    /// The key with this 32-byte seed.
+    ///
+    /// # Panics
+    ///
+    /// Never: every seed is a key.
+    #[must_use]
+    pub fn from_seed(seed: &Secret<32>) -> Self {
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed.expose_secret())
+            .expect("every 32-byte seed is an Ed25519 key");
+        Self { pair }
+    }
+
+    /// The thumbprint of its public half (RFC 7638), 43 characters.
+    #[must_use]
+    pub fn thumbprint(&self) -> String {
+        thumbprint(&URL_SAFE_NO_PAD.encode(self.pair.public_key()))
+    }
+
+    /// Makes the value of a `DPoP` header for a request to `uri` (without query and
+    /// fragment). `nonce` must be random or counted, never used before.
+    ///
+    /// # Panics
+    ///
+    /// Never: these claims can always be written as JSON.
+    #[must_use]
+    pub fn prove(
+        &self,
+        method: &str,
+        uri: &str,
+        now: Timestamp,
+        nonce: &Nonce,
+        epoch: Option<&Epoch>,
+    ) -> String {
+        let header = Header {
+            typ: "dpop+jwt".into(),
+            alg: "EdDSA".into(),
+            jwk: Jwk {
+                kty: "OKP".into(),
+                crv: "Ed25519".into(),
+                x: URL_SAFE_NO_PAD.encode(self.pair.public_key()),
+            },
+        };
+        let claims = Claims {
+            jti: nonce.to_string(),
+            htm: method.to_owned(),
+            htu: uri.to_owned(),
+            iat: now.as_unix(),
+            nonce: epoch.map(Epoch::to_string),
+        };
+        let part = |json: Result<Vec<u8>, _>| {
+            URL_SAFE_NO_PAD.encode(json.expect("strings and numbers are JSON"))
+        };
+        let signed = format!(
+            "{}.{}",
+            part(serde_json::to_vec(&header)),
+            part(serde_json::to_vec(&claims))
+        );
+        let signature = URL_SAFE_NO_PAD.encode(self.pair.sign(signed.as_bytes()));
+        format!("{signed}.{signature}")
+    }
+}
+
+impl fmt::Debug for ProofKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ProofKey { .. }")
+    }
+}
+
+/// Refuses unknown members: a private key sent along (`d`) among them.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Jwk {
+    kty: String,
+    crv: String,
+    x: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    typ: String,
+    alg: String,
+    jwk: Jwk,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    jti: String,
+    htm: String,
+    htu: String,
+    iat: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nonce: Option<String>,
+}
+
+/// A proof that must not be believed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProofError {
+    /// It is not such a proof, is for another request, or was signed by another key.
+    /// Answer `invalid_dpop_proof`.
+    #[error("not a valid proof for this request")]
+    Invalid,
+    /// It is outside the window.
+    #[error("the proof was made outside the window")]
+    Skew,
+    /// It lacks the current nonce. Answer `use_dpop_nonce` with the header `DPoP-Nonce`.
+    #[error("the proof lacks the current nonce")]
+    UseNonce,
+    /// It was used before.
+    #[error("the proof was used before")]
+    Replayed,
+    /// Too many proofs by this key.
+    #[error("no room to remember the proof")]
+    Full,
+    /// The replay store gave no answer.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+impl ProofError {
+    /// The `error` member of the answer (RFC 9449 sections 5 and 8).
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::UseNonce => "use_dpop_nonce",
+            Self::Full | Self::Unavailable(_) => "temporarily_unavailable",
+            _ => "invalid_dpop_proof",
+        }
+    }
+}
+
+/// Verifies the value of a `DPoP` header for a request with `method` to `uri`, spends
+/// it, and returns the thumbprint of the key that made it.
+///
+/// # Errors
+///
+/// Returns [`ProofError`] if the proof is for something else, old, or used before.
+pub fn verify(
+    proof: &str,
+    method: &str,
+    uri: &str,
+    store: &(impl ReplayStore + ?Sized),
+    now: Timestamp,
+) -> Result<String, ProofError> {
+    let (thumbprint, claims) = authenticate(proof)?;
+    if claims.htm != method || claims.htu != uri {
+        return Err(ProofError::Invalid);
+    }
+    let seconds = now.as_unix();
+    if claims.iat > seconds + SKEW || claims.iat.saturating_add(WINDOW) < seconds {
+        return Err(ProofError::Skew);
+    }
+    let epoch = claims
+        .nonce
+        .as_deref()
+        .and_then(|nonce| Epoch::parse(nonce).ok());
+    let epoch = epoch.ok_or(ProofError::UseNonce)?;
+    let key_id = KeyId::parse(&thumbprint).map_err(|_| ProofError::Invalid)?;
+    let spent = store.spend(&Spending {
+        key_id: &key_id,
+        nonce: &unique(&claims.jti),
+        created: claims.iat,
+        expires: claims.iat + WINDOW,
+        epoch: &epoch,
+        now,
+    })?;
+    match spent {
+        Spend::Fresh => Ok(thumbprint),
+        Spend::Replayed => Err(ProofError::Replayed),
+        Spend::Full => Err(ProofError::Full),
+        Spend::StaleEpoch => Err(ProofError::UseNonce),
+    }
+}
+
+/// Whether the proof's key really signed it; and what it claims.
+fn authenticate(proof: &str) -> Result<(String, Claims), ProofError> {
+    if proof.len() > MAX_LEN {
+        return Err(ProofError::Invalid);
+    }
+    let (signed, signature) = proof.rsplit_once('.').ok_or(ProofError::Invalid)?;
+    let (header, claims) = signed.split_once('.').ok_or(ProofError::Invalid)?;
+    let decode = |part: &str| {
+        URL_SAFE_NO_PAD
+            .decode(part)
+            .map_err(|_| ProofError::Invalid)
+    };
+    let header: Header =
+        serde_json::from_slice(&decode(header)?).map_err(|_| ProofError::Invalid)?;
+    let asked_for = header.typ == "dpop+jwt"
+        && matches!(header.alg.as_str(), "EdDSA" | "Ed25519")
+        && header.jwk.kty == "OKP"
+        && header.jwk.crv == "Ed25519";
+    if !asked_for {
+        return Err(ProofError::Invalid);
+    }
+    let public = decode(&header.jwk.x)?;
+    UnparsedPublicKey::new(&ED25519, &public)
+        .verify(signed.as_bytes(), &decode(signature)?)
+        .map_err(|_| ProofError::Invalid)?;
+    let claims = serde_json::from_slice(&decode(claims)?).map_err(|_| ProofError::Invalid)?;
+    Ok((thumbprint(&header.jwk.x), claims))
+}
+
+/// RFC 7638: members in alphabetical order, without spaces.
+fn thumbprint(x: &str) -> String {
+    let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
+    URL_SAFE_NO_PAD.encode(digest(&SHA256, canonical.as_bytes()))
+}
+
+/// Our own nonces as they are; ids of other clients by their digest.
+fn unique(jti: &str) -> Nonce {
+    Nonce::parse(jti).unwrap_or_else(|_| {
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest(&SHA256, jti.as_bytes()).as_ref()[..16]);
+        Nonce::Random(bytes)
+    })
+}

@@ -78,7 +78,10 @@ Exit code: that of the command; 126 if the sandbox refused the program,
     #[command(after_help = "Examples:
   katachi-agent why read /etc/shadow
   katachi-agent why exec git push
-  katachi-agent why connect example.com:443")]
+  katachi-agent why connect example.com:443
+  katachi-agent why                            the policy itself
+
+Exit code: 0 for allowed, 1 for denied.")]
     Why(Why),
     /// API keys, sealed in the vault
     #[command(subcommand)]
@@ -153,6 +156,9 @@ pub(crate) struct Why {
     /// Print the answer as JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// Without a question: every path and program of the policy
+    #[arg(long)]
+    pub(crate) all: bool,
     #[command(subcommand)]
     pub(crate) question: Option<Question>,
 }
@@ -289,6 +295,7 @@ pub(crate) struct RelayServe {
     pub(crate) state_dir: PathBuf,
     #[arg(long)]
     pub(crate) public_url: Option<String>,
+    /// Print one line of JSON once it listens, and end with standard input
     #[arg(long)]
     pub(crate) ready_json: bool,
 }

@@ -1,21 +1,106 @@
 //! The Katachi agent: lets an AI act on this machine, inside a sandbox, with
 //! its keys, its history and its connection sealed.
+//!
+//! This program composes the crates of the family and adds nothing of its own
+//! to what protects: the sandbox is `katachi-sandbox`, the vault and the
+//! database are `katachi-store`, who may speak is `katachi-auth`.
+#![forbid(unsafe_code)]
 
+mod audit;
+mod chart;
 mod cli;
+mod commands;
 mod config;
+mod home;
 mod mistake;
 mod output;
 mod paths;
+mod policy;
 mod progress;
 mod promises;
+mod relay_client;
+mod runner;
+mod signals;
+mod time;
+
+use std::process::ExitCode;
 
 use clap::Parser as _;
 
-fn main() -> std::process::ExitCode {
-    let cli = cli::Cli::parse();
-    match config::Config::load(&cli.options) {
-        Ok(_) => {}
-        Err(error) => output::note(format_args!("{} {error}", output::paint(output::BAD, "error:"))),
+use cli::{Cli, Command};
+use config::Config;
+use mistake::Mistake;
+use output::{BAD, note, paint};
+
+/// Something the user wrote has to change.
+const MISTAKEN: u8 = 2;
+
+fn main() -> ExitCode {
+    // Before anything else: this process may be the helper that builds a sandbox.
+    katachi_sandbox::helper::run_if_requested();
+
+    let cli = Cli::parse();
+    start_log();
+    match command(&cli) {
+        Ok(code) => code,
+        Err(error) => {
+            note(format_args!("{} {}", paint(BAD, "error:"), chain(&error)));
+            match (&cli.command, error.downcast_ref::<Mistake>()) {
+                (Command::Run(_), _) => ExitCode::from(commands::run::NOT_BUILT),
+                (_, Some(_)) => ExitCode::from(MISTAKEN),
+                (_, None) => ExitCode::FAILURE,
+            }
+        }
     }
-    std::process::ExitCode::from(2)
+}
+
+fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
+    // These two stand apart from whatever is configured on this machine.
+    match &cli.command {
+        Command::Demo(_) => {}
+        _ => {}
+    }
+    let config = Config::load(&cli.options)?;
+    match &cli.command {
+        Command::Run(args) => commands::run::run(&config, args),
+        Command::Why(args) => commands::why::why(&config, args),
+        Command::Key(args) => commands::key::key(&config, args),
+        Command::Audit(args) => commands::audit::audit(&config, args),
+        Command::Doctor(args) => runtime()?.block_on(commands::doctor::doctor(&config, args)),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+}
+
+/// Warnings on standard error; more with `KATACHI_LOG=debug`.
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("KATACHI_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+}
+
+/// An error and its causes, each said once.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let said = cause.to_string();
+        if text.contains(&said) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&said);
+    }
+    text
 }

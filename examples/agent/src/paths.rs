@@ -58,6 +58,17 @@ impl Paths {
         self.data.join("vault")
     }
 
+    /// Where the file slot of the vault keeps its secret: not below the vault,
+    /// so that a copy of the one does not bring the other.
+    pub(crate) fn vault_secret(&self) -> PathBuf {
+        self.state.join("vault-secret")
+    }
+
+    /// Held while `up` runs.
+    pub(crate) fn up_lock(&self) -> PathBuf {
+        self.state.join("up.lock")
+    }
+
     /// The encrypted database with history and memory.
     pub(crate) fn database(&self) -> PathBuf {
         self.data.join("agent.db")
@@ -76,6 +87,29 @@ impl Paths {
     /// The log of calls that crossed the tunnel.
     pub(crate) fn audit_log(&self) -> PathBuf {
         self.state.join("audit.jsonl")
+    }
+
+    /// Every file and directory that the agent makes, without the
+    /// configuration, which is the person's own.
+    pub(crate) fn everything(&self) -> Vec<PathBuf> {
+        let database = self.database();
+        let beside = |suffix: &str| {
+            let mut name = database.clone().into_os_string();
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        vec![
+            self.vault(),
+            self.vault_secret(),
+            self.relay_credentials(),
+            self.embedded_relay(),
+            self.audit_log(),
+            self.audit_log().with_extension("old.jsonl"),
+            self.up_lock(),
+            beside("-wal"),
+            beside("-shm"),
+            database,
+        ]
     }
 
     /// Creates the data and state directories, readable by their owner alone.

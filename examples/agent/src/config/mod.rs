@@ -144,7 +144,10 @@ fn relay_url(text: &str, place: &str) -> Result<String, Mistake> {
     if uri.path() != "/" || uri.query().is_some() {
         return refuse("has a path; only the host belongs here");
     }
-    Ok(format!("https://{}", authority.as_str().to_ascii_lowercase()))
+    // Clients leave the scheme's own port out of `Host`, and signatures cover that.
+    let origin = authority.as_str().to_ascii_lowercase();
+    let origin = origin.strip_suffix(":443").unwrap_or(&origin);
+    Ok(format!("https://{origin}"))
 }
 
 fn workspace(
@@ -211,6 +214,7 @@ mod tests {
     fn relay_urls_are_https_origins() {
         assert_eq!(relay_url("https://A.example", "t").unwrap(), "https://a.example");
         assert_eq!(relay_url("https://a:1/", "t").unwrap(), "https://a:1");
+        assert_eq!(relay_url("https://a:443/", "t").unwrap(), "https://a");
         for bad in [
             "http://a", "a", "https://", "https://u:p@a", "https://a/x", "https://a/?q", "ftp://a",
         ] {

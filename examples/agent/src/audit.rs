@@ -1,0 +1,277 @@
+//! The log of everything that crossed the tunnel, for the person to read.
+//!
+//! JSON Lines, one entry a line. Each entry carries the hash of the one before
+//! it, so that a line that was changed or removed in the middle shows. Cutting
+//! lines off the end does not show: nothing on this disk could prove it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::Context as _;
+use katachi_protocol::record::Denial;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+/// A full log moves aside to `audit.old.jsonl`, replacing the one before.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// Which way a call went.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Direction {
+    /// The relay asked this machine.
+    In,
+    /// This machine told the relay.
+    Out,
+}
+
+/// One call.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub(crate) struct Entry {
+    /// Counts from 1 for the life of the log.
+    pub(crate) sequence: u64,
+    /// Seconds since 1970.
+    pub(crate) at: u64,
+    pub(crate) direction: Direction,
+    /// Method and path, as in `POST /v1/run`.
+    pub(crate) call: String,
+    /// What it was about, for people; never a secret and never a file's content.
+    pub(crate) detail: String,
+    /// How it ended.
+    pub(crate) outcome: String,
+    /// Set when the entry records an action that the sandbox refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) denial: Option<Denial>,
+    /// SHA-256 over the entry before and this one's fields, hexadecimal.
+    pub(crate) hash: String,
+}
+
+/// What is to be recorded.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) direction: Direction,
+    pub(crate) call: String,
+    pub(crate) detail: String,
+    pub(crate) outcome: String,
+    pub(crate) denial: Option<Denial>,
+}
+
+/// Appends to the log.
+#[derive(Debug)]
+pub(crate) struct AuditLog {
+    path: PathBuf,
+    tail: Mutex<Tail>,
+}
+
+#[derive(Debug)]
+struct Tail {
+    file: File,
+    sequence: u64,
+    hash: String,
+}
+
+impl AuditLog {
+    /// Opens the log at `path` to append to it, creating it if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the file cannot be read or written.
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
+        let last = match path.exists() {
+            true => read(path)?.entries.pop(),
+            false => None,
+        };
+        let file = append_to(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            tail: Mutex::new(Tail {
+                file,
+                sequence: last.as_ref().map_or(0, |entry| entry.sequence),
+                hash: last.map(|entry| entry.hash).unwrap_or_default(),
+            }),
+        })
+    }
+
+    /// Appends one call.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the entry could not be written; the caller then
+    /// refuses the call, since a call that is not recorded must not happen.
+    pub(crate) fn record(&self, call: Call) -> anyhow::Result<()> {
+        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        if tail.file.metadata()?.len() > MAX_BYTES {
+            std::fs::rename(&self.path, self.path.with_extension("old.jsonl"))?;
+            tail.file = append_to(&self.path)?;
+        }
+        let mut entry = Entry {
+            sequence: tail.sequence + 1,
+            at: now(),
+            direction: call.direction,
+            call: call.call,
+            detail: call.detail,
+            outcome: call.outcome,
+            denial: call.denial,
+            hash: String::new(),
+        };
+        entry.hash = chain(&tail.hash, &entry)?;
+        let mut line = serde_json::to_string(&entry)?;
+        line.push('\n');
+        tail.file
+            .write_all(line.as_bytes())
+            .with_context(|| format!("cannot write the audit log {}", self.path.display()))?;
+        tail.sequence = entry.sequence;
+        tail.hash = entry.hash;
+        Ok(())
+    }
+
+    /// The latest denials, newest first.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the log cannot be read.
+    pub(crate) fn denials(&self, limit: usize) -> anyhow::Result<Vec<Denial>> {
+        let log = read(&self.path)?;
+        Ok(log
+            .entries
+            .into_iter()
+            .rev()
+            .filter_map(|entry| entry.denial)
+            .take(limit)
+            .collect())
+    }
+}
+
+/// A log that was read.
+#[derive(Debug)]
+pub(crate) struct Log {
+    /// Oldest first.
+    pub(crate) entries: Vec<Entry>,
+    /// The first entry that does not follow from the one before it.
+    pub(crate) broken_at: Option<u64>,
+}
+
+/// Reads the log at `path` and checks its chain.
+///
+/// # Errors
+///
+/// Returns an error if the file cannot be read.
+pub(crate) fn read(path: &Path) -> anyhow::Result<Log> {
+    let file = File::open(path)
+        .with_context(|| format!("cannot read the audit log {}", path.display()))?;
+    let mut log = Log {
+        entries: Vec::new(),
+        broken_at: None,
+    };
+    let mut before: Option<String> = None;
+    for (number, line) in BufReader::new(file).lines().enumerate() {
+        let Ok(entry) = serde_json::from_str::<Entry>(&line?) else {
+            // A line torn by a crash; the entry after it will not follow.
+            log.broken_at.get_or_insert(number as u64 + 1);
+            continue;
+        };
+        // The first line of a log that moved aside follows an entry we do not have.
+        if let Some(before) = before.or_else(|| (entry.sequence == 1).then(String::new))
+            && chain(&before, &entry)? != entry.hash
+        {
+            log.broken_at.get_or_insert(entry.sequence);
+        }
+        before = Some(entry.hash.clone());
+        log.entries.push(entry);
+    }
+    Ok(log)
+}
+
+/// Seconds since 1970-01-01T00:00:00Z by this machine's clock.
+pub(crate) fn now() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+fn chain(before: &str, entry: &Entry) -> anyhow::Result<String> {
+    let unsealed = Entry {
+        hash: String::new(),
+        ..entry.clone()
+    };
+    let mut hash = Sha256::new();
+    hash.update((before.len() as u64).to_be_bytes());
+    hash.update(before);
+    hash.update(serde_json::to_vec(&unsealed)?);
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn append_to(path: &Path) -> anyhow::Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(0o600);
+    }
+    options
+        .open(path)
+        .with_context(|| format!("cannot open the audit log {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(detail: &str) -> Call {
+        Call {
+            direction: Direction::In,
+            call: "POST /v1/run".into(),
+            detail: detail.into(),
+            outcome: "exit 0".into(),
+            denial: None,
+        }
+    }
+
+    fn log_of_three() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let log = AuditLog::open(&path).unwrap();
+        log.record(call("one")).unwrap();
+        log.record(call("two")).unwrap();
+        drop(log);
+        AuditLog::open(&path).unwrap().record(call("three")).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn the_chain_goes_on_after_a_restart() {
+        let (_dir, path) = log_of_three();
+        let log = read(&path).unwrap();
+        assert_eq!(log.broken_at, None);
+        let numbers: Vec<_> = log.entries.iter().map(|entry| entry.sequence).collect();
+        assert_eq!(numbers, [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_changed_entry_shows() {
+        let (_dir, path) = log_of_three();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("two", "2wo")).unwrap();
+        assert_eq!(read(&path).unwrap().broken_at, Some(2));
+    }
+
+    #[test]
+    fn a_removed_entry_shows() {
+        let (_dir, path) = log_of_three();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let kept: Vec<_> = text.lines().filter(|line| !line.contains("two")).collect();
+        std::fs::write(&path, kept.join("\n")).unwrap();
+        assert_eq!(read(&path).unwrap().broken_at, Some(3));
+    }
+
+    #[test]
+    fn the_first_entry_cannot_be_changed_either() {
+        let (_dir, path) = log_of_three();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("one", "eno")).unwrap();
+        assert_eq!(read(&path).unwrap().broken_at, Some(1));
+    }
+}

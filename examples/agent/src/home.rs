@@ -1,0 +1,173 @@
+//! What the agent keeps on this machine, opened: the vault, the keys in it and
+//! the encrypted database.
+
+use anyhow::Context as _;
+use katachi_crypto::SecretString;
+use katachi_store::binding::FingerprintBinding;
+use katachi_store::credentials::{CredentialError, Credentials, Name};
+use katachi_store::database::{Database, DatabaseKey, Options, Profile};
+use katachi_store::keychain::SystemKeychain;
+use katachi_store::vault::{Builder, Vault, VaultError};
+
+use crate::config::{Config, KeychainUse};
+use crate::mistake::Mistake;
+use crate::output::{QUIET, WEAK, note, paint};
+use crate::paths::Paths;
+
+/// Service name of the vault's item in the keychain.
+const KEYCHAIN_SERVICE: &str = "katachi-agent";
+
+/// Name of the database's key in the vault.
+const DATABASE_NAME: &str = "katachi-agent/database";
+
+/// An open home.
+#[derive(Debug)]
+pub(crate) struct Home {
+    pub(crate) vault: Vault,
+    pub(crate) paths: Paths,
+}
+
+impl Home {
+    /// Opens the vault, creating it on first use.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if no slot of the vault opens on this machine.
+    pub(crate) fn open(config: &Config) -> anyhow::Result<Self> {
+        config.paths.create()?;
+        let is_new = !config.paths.vault().exists();
+        let vault = builder(&config.paths, config.keychain)
+            .open_or_create()
+            .with_context(|| format!("the vault {}", config.paths.vault().display()))?;
+        if is_new {
+            tell_new(&vault);
+        }
+        Ok(Self {
+            vault,
+            paths: config.paths.clone(),
+        })
+    }
+
+    /// Opens the vault only if there is one.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there is one and no slot opens.
+    pub(crate) fn open_existing(config: &Config) -> anyhow::Result<Option<Self>> {
+        match Vault::status(config.paths.vault()) {
+            Err(VaultError::NoVault { .. }) => Ok(None),
+            _ => Self::open(config).map(Some),
+        }
+    }
+
+    /// The stored API keys.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if they were damaged.
+    pub(crate) fn credentials(&self) -> anyhow::Result<Credentials<'_>> {
+        Ok(Credentials::open(&self.vault)?)
+    }
+
+    /// One stored API key.
+    ///
+    /// # Errors
+    ///
+    /// Returns a [`Mistake`] if there is none of that name.
+    pub(crate) fn key(&self, credentials: &Credentials<'_>, name: &str) -> anyhow::Result<SecretString> {
+        match credentials.get(&key_name(name)?) {
+            Ok(value) => Ok(value),
+            Err(CredentialError::NotFound(name)) => Err(Mistake::new(
+                "API keys",
+                format!("there is none named {name}"),
+                format!("store it with `katachi-agent key set {name}`"),
+            )
+            .into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The encrypted database with history and memory.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if it cannot be opened with this vault.
+    pub(crate) fn database(&self) -> anyhow::Result<Database> {
+        let path = self.paths.database();
+        let key = DatabaseKey::from_secret(self.vault.derive(DATABASE_NAME));
+        Database::open(&path, &key, database_options())
+            .with_context(|| format!("the database {}", path.display()))
+    }
+}
+
+/// How the database is laid out and what it holds.
+pub(crate) fn database_options() -> Options {
+    Options::new().profile(Profile::Fast)
+}
+
+/// Reads the name of an API key.
+///
+/// # Errors
+///
+/// Returns a [`Mistake`] with the form that names have.
+pub(crate) fn key_name(text: &str) -> Result<Name, Mistake> {
+    Name::parse(text).map_err(|error| {
+        Mistake::new(
+            format!("key name `{}`", crate::output::printable(text)),
+            error.to_string(),
+            "choose a name such as `anthropic` or `openai/api-key`",
+        )
+    })
+}
+
+/// How a vault was opened, in one line.
+pub(crate) fn slot_line(vault: &Vault) -> String {
+    let report = vault.report();
+    let mut line = format!("{} slot", report.slot.kind);
+    if report.is_copy_deterrent() {
+        line.push_str(", a copy deterrent only");
+    }
+    for degraded in &report.degraded {
+        line.push_str(&format!("; {degraded}"));
+    }
+    line
+}
+
+/// The vault's means on this machine.
+pub(crate) fn builder(paths: &Paths, keychain: KeychainUse) -> Builder {
+    let builder = Vault::builder(paths.vault())
+        .binding(FingerprintBinding::system_with_volume_of(paths.vault()))
+        .file_slot_if_no_keychain(paths.vault_secret());
+    match keychain {
+        KeychainUse::Auto => builder.keychain(SystemKeychain::new()),
+        KeychainUse::Off => builder,
+    }
+}
+
+/// Says plainly what protects a vault that was just made.
+fn tell_new(vault: &Vault) {
+    note(paint(
+        QUIET,
+        format_args!("Created the vault {}: {}.", vault.path().display(), slot_line(vault)),
+    ));
+    if vault.report().is_copy_deterrent() {
+        let strength = vault.report().strength.unwrap_or_default();
+        note(format_args!(
+            "{} without a keychain its secret lies on the same disk: {strength}. \
+             `katachi-agent doctor` says more.",
+            paint(WEAK, "note:")
+        ));
+    }
+}
+
+/// Destroys the vault, in the keychain too.
+///
+/// # Errors
+///
+/// Returns an error if it cannot be opened or deleted.
+pub(crate) fn destroy(config: &Config) -> anyhow::Result<()> {
+    if let Some(home) = Home::open_existing(config)? {
+        home.vault.destroy()?;
+    }
+    Ok(())
+}

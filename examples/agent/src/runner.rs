@@ -1,0 +1,334 @@
+//! One confined command, told as a stream of events.
+
+use std::io::{Read, Write as _};
+use std::process::Stdio;
+use std::time::Instant;
+
+use katachi_crypto::SecretString;
+use katachi_protocol::record::Denial;
+use katachi_protocol::run::{OutputStream, RunEvent};
+use katachi_sandbox::child::Ending;
+use katachi_sandbox::{Child, Plan, SpawnError, Violation};
+use tokio::sync::mpsc::Sender;
+
+/// Output of a command that is kept for the history, in bytes.
+const MAX_KEPT: usize = 1 << 20;
+
+/// What to run.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) argv: Vec<String>,
+    /// Relative to the workspace.
+    pub(crate) cwd: Option<String>,
+    /// What the command reads.
+    pub(crate) stdin: Vec<u8>,
+    /// Variables beyond the policy's, such as API keys.
+    pub(crate) env: Vec<(String, SecretString)>,
+    /// The conversation that it belongs to.
+    pub(crate) session: Option<String>,
+}
+
+/// How it went.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// One line for the audit log.
+    pub(crate) outcome: String,
+    /// Whether it ended by itself with code zero.
+    pub(crate) success: bool,
+    /// Whether the other side went away before it ended.
+    pub(crate) cancelled: bool,
+    pub(crate) denials: Vec<Denial>,
+    /// What it wrote to standard output, up to a limit.
+    pub(crate) stdout: String,
+    pub(crate) milliseconds: u64,
+}
+
+impl Finished {
+    /// Nothing was run.
+    pub(crate) fn failed(outcome: String) -> Self {
+        Self {
+            outcome,
+            success: false,
+            cancelled: false,
+            denials: Vec::new(),
+            stdout: String::new(),
+            milliseconds: 0,
+        }
+    }
+}
+
+/// Runs `job` under `plan` and tells `events` what happens.
+///
+/// Blocks until the command ended. If the receiver goes away, the command and
+/// everything it started is killed.
+pub(crate) fn run(
+    plan: &Plan,
+    job: &Job,
+    events: &Sender<RunEvent>,
+    runtime: &tokio::runtime::Handle,
+) -> Finished {
+    let began = Instant::now();
+    let mut finished = Finished::failed(String::new());
+    let last = match start(plan, job) {
+        Ok(child) => follow(child, plan, job, events, runtime, &mut finished),
+        Err(SpawnError::Denied(violation)) => {
+            tell(events, denied(&violation));
+            finished.denials.push(denial(&violation, &job.argv));
+            finished.outcome = format!("denied: {violation}");
+            RunEvent::Exit {
+                code: Some(126),
+                signal: None,
+                seconds: began.elapsed().as_secs_f64(),
+            }
+        }
+        Err(error) => {
+            finished.outcome = format!("not started: {error}");
+            RunEvent::Error {
+                message: error.to_string(),
+            }
+        }
+    };
+    finished.milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    finished.cancelled |= events.is_closed();
+    tell(events, last);
+    finished
+}
+
+fn start(plan: &Plan, job: &Job) -> Result<Child, SpawnError> {
+    let mut command = plan
+        .command(&job.argv)
+        .stdin(match job.stdin.is_empty() {
+            true => Stdio::null(),
+            false => Stdio::piped(),
+        })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    for (name, value) in &job.env {
+        command = command.env(name, value.expose_secret());
+    }
+    if let Some(cwd) = &job.cwd {
+        command = command.current_dir(plan.workspace().join(cwd));
+    }
+    command.spawn()
+}
+
+fn follow(
+    mut child: Child,
+    plan: &Plan,
+    job: &Job,
+    events: &Sender<RunEvent>,
+    runtime: &tokio::runtime::Handle,
+    finished: &mut Finished,
+) -> RunEvent {
+    tell(
+        events,
+        RunEvent::Started {
+            id: run_id(),
+            argv: job.argv.clone(),
+            plan_hash: plan.hash().to_owned(),
+            session: job.session.clone(),
+        },
+    );
+    let killer = child.killer();
+    let watched = events.clone();
+    let watch = runtime.spawn(async move {
+        watched.closed().await;
+        killer.kill();
+    });
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let result = std::thread::scope(|scope| {
+        if let Some(mut pipe) = stdin {
+            // A command that does not read its input is free not to.
+            scope.spawn(move || drop(pipe.write_all(&job.stdin)));
+        }
+        let errors = stderr.map(|pipe| {
+            scope.spawn(|| pump(pipe, OutputStream::Stderr, events, None))
+        });
+        if let Some(pipe) = stdout {
+            pump(pipe, OutputStream::Stdout, events, Some(&mut finished.stdout));
+        }
+        if let Some(errors) = errors {
+            // The reader does not panic; if it did, the output so far was sent.
+            let _ = errors.join();
+        }
+        child.wait()
+    });
+    watch.abort();
+    let outcome = match result {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            finished.outcome = format!("lost: {error}");
+            return RunEvent::Error {
+                message: format!("the command could not be followed to its end: {error}"),
+            };
+        }
+    };
+    for violation in &outcome.violations {
+        tell(events, denied(violation));
+        finished.denials.push(denial(violation, &job.argv));
+    }
+    finished.success = outcome.success();
+    finished.cancelled = outcome.ending == Ending::Killed;
+    finished.outcome = words(&outcome.ending);
+    let (code, signal) = match outcome.ending {
+        Ending::Code(code) => (Some(code), None),
+        Ending::Signal(signal) => (None, Some(signal)),
+        _ => (Some(outcome.exit_code()), None),
+    };
+    RunEvent::Exit {
+        code,
+        signal,
+        seconds: outcome.time.as_secs_f64(),
+    }
+}
+
+/// Forwards a pipe as text until it ends.
+fn pump(
+    mut pipe: impl Read,
+    stream: OutputStream,
+    events: &Sender<RunEvent>,
+    mut keep: Option<&mut String>,
+) {
+    let mut decoder = Decoder::default();
+    let mut buffer = [0; 8192];
+    loop {
+        let count = match pipe.read(&mut buffer) {
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(_) => 0,
+        };
+        let data = match count {
+            0 => decoder.finish(),
+            count => decoder.push(&buffer[..count]),
+        };
+        if !data.is_empty() {
+            if let Some(kept) = &mut keep
+                && kept.len() + data.len() <= MAX_KEPT
+            {
+                kept.push_str(&data);
+            }
+            tell(events, RunEvent::Output { stream, data });
+        }
+        if count == 0 {
+            return;
+        }
+    }
+}
+
+fn tell(events: &Sender<RunEvent>, event: RunEvent) {
+    // Nobody listens any more: the watch above ends the command.
+    let _ = events.blocking_send(event);
+}
+
+/// Turns bytes into text where pieces may end in the middle of a character.
+#[derive(Debug, Default)]
+struct Decoder {
+    pending: Vec<u8>,
+}
+
+impl Decoder {
+    fn push(&mut self, bytes: &[u8]) -> String {
+        self.pending.extend_from_slice(bytes);
+        let complete = match std::str::from_utf8(&self.pending) {
+            Ok(_) => self.pending.len(),
+            // Only an unfinished character at the very end waits for its rest.
+            Err(error) if error.error_len().is_none() => error.valid_up_to(),
+            Err(_) => {
+                let tail = unfinished(&self.pending);
+                self.pending.len() - tail
+            }
+        };
+        let rest = self.pending.split_off(complete);
+        let text = String::from_utf8_lossy(&self.pending).into_owned();
+        self.pending = rest;
+        text
+    }
+
+    fn finish(&mut self) -> String {
+        let text = String::from_utf8_lossy(&self.pending).into_owned();
+        self.pending.clear();
+        text
+    }
+}
+
+/// How many bytes at the end of `bytes` begin a character that is not finished.
+fn unfinished(bytes: &[u8]) -> usize {
+    for back in 1..=bytes.len().min(3) {
+        let tail = &bytes[bytes.len() - back..];
+        match std::str::from_utf8(tail) {
+            Err(error) if error.valid_up_to() == 0 && error.error_len().is_none() => return back,
+            _ => {}
+        }
+    }
+    0
+}
+
+fn denied(violation: &Violation) -> RunEvent {
+    RunEvent::Denied {
+        control: violation.control.clone(),
+        operation: violation.operation.clone(),
+        target: violation.target.clone(),
+        reason: violation.reason.clone(),
+        allow_with: violation.allow_with.clone(),
+    }
+}
+
+fn denial(violation: &Violation, argv: &[String]) -> Denial {
+    Denial {
+        at: crate::audit::now(),
+        argv: argv.to_vec(),
+        control: violation.control.clone(),
+        operation: violation.operation.clone(),
+        target: violation.target.clone(),
+        reason: violation.reason.clone(),
+        allow_with: violation.allow_with.clone(),
+    }
+}
+
+/// How a command ended, for people.
+pub(crate) fn words(ending: &Ending) -> String {
+    match ending {
+        Ending::Code(code) => format!("exit {code}"),
+        Ending::Signal(signal) => format!("signal {signal}"),
+        Ending::TimedOut => "ended by limits.wall_time".to_owned(),
+        Ending::LimitExceeded(limit) => format!("ended by {limit}"),
+        Ending::Killed => "cancelled".to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+fn run_id() -> String {
+    match katachi_crypto::random::bytes::<8>() {
+        Ok(bytes) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+        // An identifier for display; without randomness it is merely empty.
+        Err(_) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Decoder;
+
+    #[test]
+    fn a_character_split_between_reads_arrives_whole() {
+        let text = "aü€🦀";
+        for cut in 0..text.len() {
+            let mut decoder = Decoder::default();
+            let (a, b) = text.as_bytes().split_at(cut);
+            let mut seen = decoder.push(a);
+            seen.push_str(&decoder.push(b));
+            seen.push_str(&decoder.finish());
+            assert_eq!(seen, text, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_replaced_and_nothing_is_lost_around_them() {
+        let mut decoder = Decoder::default();
+        let mut seen = decoder.push(b"a\xffb\xe2\x82");
+        seen.push_str(&decoder.push(b"\xac!"));
+        seen.push_str(&decoder.push(b"\xe2"));
+        seen.push_str(&decoder.finish());
+        assert_eq!(seen, "a\u{fffd}b€!\u{fffd}");
+    }
+}

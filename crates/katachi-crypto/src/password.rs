@@ -153,6 +153,10 @@ fn within(what: &'static str, value: u32, floor: u32, ceiling: u32) -> Result<()
 /// # Errors
 ///
 /// Returns [`Error::Limit`] if the password is longer than Argon2 takes.
+///
+/// # Panics
+///
+/// Never: a [`Params`] is valid by construction.
 pub fn stretch(password: &[u8], salt: &[u8; 16], params: &Params) -> Result<Secret<32>, Error> {
     let costs = argon2::Params::new(
         params.memory_kib,

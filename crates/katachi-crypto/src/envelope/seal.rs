@@ -113,3 +113,29 @@ pub(crate) fn open_with<A: Aead>(
     }
     Ok(SecretBytes::new(plaintext))
 }
+
+#[cfg(all(test, feature = "ring", feature = "rustcrypto"))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{open_with, seal_with};
+    use crate::backend::{ring, rustcrypto};
+    use crate::envelope::{Context, DataKey, Kind};
+
+    proptest! {
+        #[test]
+        fn both_backends_seal_the_same_bytes_and_open_each_others(
+            plaintext in proptest::collection::vec(any::<u8>(), 0..40_000),
+            salt: [u8; 24],
+        ) {
+            let (key, context) = (DataKey::generate().unwrap(), Context::new("both"));
+            let one = seal_with::<ring::Cipher>(&key, Kind::Record, &context, &plaintext, &salt).unwrap();
+            let two = seal_with::<rustcrypto::Cipher>(&key, Kind::Record, &context, &plaintext, &salt).unwrap();
+            prop_assert_eq!(&one, &two);
+            let opened = open_with::<rustcrypto::Cipher>(&key, &context, &one).unwrap();
+            prop_assert_eq!(opened.expose_secret(), &plaintext[..]);
+            let opened = open_with::<ring::Cipher>(&key, &context, &two).unwrap();
+            prop_assert_eq!(opened.expose_secret(), &plaintext[..]);
+        }
+    }
+}

@@ -1,12 +1,17 @@
 //! Secrets and data that are worthless on another machine.
+//!
+//! ## Map
+//!
+//! - [`vault`]: the vault, its slots, its data keys. Begin here.
+//! - [`binding`]: what ties it to a machine, and [`keychain`]: where a slot's secret is.
 #![forbid(unsafe_code)]
 
 pub mod binding;
-#[allow(dead_code, reason = "used by the modules to come")]
 mod durable;
 pub mod keychain;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod vault;
 
-pub use durable::FileError;
 pub use katachi_crypto::{KeyId, Secret, SecretBytes, SecretString};
+pub use vault::Vault;

@@ -35,8 +35,12 @@ impl Problem {
 pub mod codes {
     /// The body, query or path is not what the route takes.
     pub const BAD_REQUEST: &str = "bad_request";
-    /// No session, or a signature that does not hold. Says no more.
+    /// There is no session.
     pub const UNAUTHORIZED: &str = "unauthorized";
+    /// The e-mail address or the password is wrong.
+    pub const WRONG_CREDENTIALS: &str = "wrong_credentials";
+    /// A signature that does not hold. Says no more.
+    pub const REFUSED: &str = "refused";
     /// A request from another site, or not allowed to this account.
     pub const FORBIDDEN: &str = "forbidden";
     /// There is no such thing in this account.

@@ -1,1 +1,60 @@
-//! Work in progress.
+//! The relay between a person's browser and the agents on their machines.
+//!
+//! An agent dials out and keeps one connection open; the browser signs in and
+//! asks; the relay hands the question through the agent's own connection and
+//! the answer back as it comes. No machine of the user has to listen.
+//!
+//! ```no_run
+//! use katachi_relay::{Config, Relay};
+//!
+//! # async fn run() -> Result<(), katachi_relay::ServeError> {
+//! let relay = Relay::bind(Config::local("/var/lib/my-relay")).await?;
+//! println!("open {}", relay.public_url());
+//! relay.serve(std::future::pending()).await
+//! # }
+//! ```
+//!
+//! # What it is not
+//!
+//! Not a reverse proxy: only the routes of `katachi-protocol` cross it. Not
+//! blind: what a browser sends to an agent is readable here while it passes.
+//! Nothing of it is kept; the database holds accounts, agents, sealed secrets
+//! and an audit log of closed words.
+//!
+//! # Map
+//!
+//! | module | answers |
+//! |---|---|
+//! | [`Config`] | what a relay has to be told |
+//! | [`Relay`] | how it starts, where it listens, how it stops |
+//! | [`cli`] | the same from a command line |
+//! | `connection` | which deadlines and bounds a connection has |
+//! | `edge` | which hosts are ours, which headers every answer has |
+//! | `http` | the routes |
+//! | `tunnel` | how a question reaches an agent |
+//! | `records` | what is remembered, and under which keys |
+#![forbid(unsafe_code)]
+
+pub mod cli;
+mod config;
+mod connection;
+mod edge;
+mod failure;
+mod http;
+mod machine;
+mod records;
+mod service;
+mod throttle;
+mod tls;
+mod tunnel;
+
+pub use config::{
+    Config, DEFAULT_SECURITY_CONTACT, KeychainUse, LOCAL_HOST, Limits, ParsePublicUrlError,
+    PublicUrl, TlsSource,
+};
+pub use service::{Ready, Relay, ServeError, serve};
+pub use tls::TlsError;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;

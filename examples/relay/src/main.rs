@@ -1,2 +1,67 @@
-//! Work in progress.
-fn main() {}
+//! `katachi-relay`: the relay as a program of its own.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use katachi_relay::cli::Serve;
+use tracing_subscriber::EnvFilter;
+
+/// The relay between a browser and Katachi agents.
+#[derive(Debug, Parser)]
+#[command(name = "katachi-relay", version, about, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve browsers and agents until SIGTERM or Ctrl-C
+    Serve(Serve),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let Arguments {
+        command: Command::Serve(serve),
+    } = Arguments::parse();
+    start_log();
+    match serve.run(shutdown()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("katachi-relay: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One JSON object for each event, on standard error.
+fn start_log() {
+    let filter =
+        EnvFilter::try_from_env("KATACHI_RELAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .json()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+/// Ends when the process is asked to stop.
+async fn shutdown() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+            return;
+        }
+    }
+    // Where it cannot be waited for, the process ends when it is killed.
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

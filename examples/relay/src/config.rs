@@ -1,0 +1,230 @@
+//! What a relay has to be told, already checked: addresses are addresses, the
+//! public URL is an `https` origin, and limits are numbers with a unit.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use http::Uri;
+use http::uri::Scheme;
+
+/// Everything a relay has to be told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// The origin that browsers and agents use. Where absent and the listener
+    /// is on loopback: `https://katachi.localhost:PORT`.
+    pub public_url: Option<PublicUrl>,
+    /// Directory for the vault, the database and the certificate authority.
+    pub state_dir: PathBuf,
+    /// Where the certificate comes from.
+    pub tls: TlsSource,
+    /// Whether the vault may ask the keychain of the operating system.
+    pub keychain: KeychainUse,
+    /// Where reports about vulnerabilities go (`security.txt`), a URI.
+    pub security_contact: String,
+    /// Bounds on what a peer can make the relay hold.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// A relay on a free loopback port, with its state in `state_dir`, a
+    /// self-made certificate, and every limit at its default.
+    #[must_use]
+    pub fn local(state_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            public_url: None,
+            state_dir: state_dir.into(),
+            tls: TlsSource::SelfMade,
+            keychain: KeychainUse::Allowed,
+            security_contact: DEFAULT_SECURITY_CONTACT.to_owned(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Contact of [`Config::security_contact`] where nothing else is given.
+pub const DEFAULT_SECURITY_CONTACT: &str =
+    "https://github.com/katachi-rs/katachi/security/advisories/new";
+
+/// Where the certificate comes from.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum TlsSource {
+    /// An authority of our own in the state directory, for loopback names only.
+    SelfMade,
+    /// PEM files.
+    Files {
+        /// The chain, leaf first.
+        certificate: PathBuf,
+        /// The private key.
+        key: PathBuf,
+    },
+}
+
+/// Whether the vault may ask the keychain of the operating system.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum KeychainUse {
+    /// Where one answers in time.
+    #[default]
+    Allowed,
+    /// Never; for services without a session, and for tests.
+    Never,
+}
+
+/// Bounds on what a peer can make the relay hold.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections at once; more wait in the kernel's queue.
+    pub connections: usize,
+    /// Connections at once from one address (IPv6: one /64).
+    pub connections_per_address: usize,
+    /// Time for a TLS handshake.
+    pub handshake: Duration,
+    /// Time for the headers of a request, and for the first request to arrive.
+    pub headers: Duration,
+    /// Time for the body of a request.
+    pub body: Duration,
+    /// Bytes of a request body.
+    pub body_bytes: usize,
+    /// Streams at once through the tunnel of one agent.
+    pub streams_per_agent: usize,
+    /// Time for an agent to begin its answer.
+    pub answer: Duration,
+    /// Time for running requests to end once a shutdown was asked for.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            connections_per_address: 1024,
+            handshake: Duration::from_secs(10),
+            headers: Duration::from_secs(10),
+            body: Duration::from_secs(10),
+            body_bytes: 256 * 1024,
+            streams_per_agent: 128,
+            answer: Duration::from_secs(30),
+            drain: Duration::from_secs(5),
+        }
+    }
+}
+
+/// An `https` origin: no path, no query, no user.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PublicUrl {
+    host: String,
+    port: u16,
+}
+
+/// A public URL has the wrong shape.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not an https origin; write https://HOST or https://HOST:PORT, without a path")]
+pub struct ParsePublicUrlError(String);
+
+impl PublicUrl {
+    /// The origin of the service on loopback under our own host name.
+    ///
+    /// Cookies ignore ports, so that a session on plain `localhost` would be
+    /// sent to every other program that listens there.
+    #[must_use]
+    pub fn local(port: u16) -> Self {
+        Self {
+            host: LOCAL_HOST.to_owned(),
+            port,
+        }
+    }
+
+    /// The host name, lower case.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// `HOST` or `HOST:PORT`, as a browser sends it.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        authority(&self.host, self.port)
+    }
+}
+
+/// The host name of a relay on loopback.
+pub const LOCAL_HOST: &str = "katachi.localhost";
+
+/// `HOST` or `HOST:PORT`; the port of https is left out, as clients do.
+pub(crate) fn authority(host: &str, port: u16) -> String {
+    if port == 443 {
+        host.to_owned()
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
+impl FromStr for PublicUrl {
+    type Err = ParsePublicUrlError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || ParsePublicUrlError(text.to_owned());
+        let uri: Uri = text.parse().map_err(|_| wrong())?;
+        let authority = uri.authority().ok_or_else(wrong)?;
+        let bare = matches!(uri.path(), "" | "/") && uri.query().is_none();
+        let is_https = uri.scheme() == Some(&Scheme::HTTPS);
+        if !bare || !is_https || authority.as_str().contains('@') || authority.host().is_empty() {
+            return Err(wrong());
+        }
+        Ok(Self {
+            host: authority.host().to_ascii_lowercase(),
+            port: authority.port_u16().unwrap_or(443),
+        })
+    }
+}
+
+impl fmt::Display for PublicUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "https://{}", self.authority())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::PublicUrl;
+
+    #[test]
+    fn an_origin_prints_as_a_browser_writes_it() {
+        for (given, printed) in [
+            ("https://Relay.Example", "https://relay.example"),
+            ("https://relay.example:443/", "https://relay.example"),
+            (
+                "https://katachi.localhost:8443",
+                "https://katachi.localhost:8443",
+            ),
+        ] {
+            assert_eq!(given.parse::<PublicUrl>().unwrap().to_string(), printed);
+        }
+    }
+
+    #[test]
+    fn anything_but_an_https_origin_is_refused() {
+        for wrong in [
+            "",
+            "relay.example",
+            "http://relay.example",
+            "https://relay.example/path",
+            "https://relay.example/?q",
+            "https://user@relay.example",
+            "https://",
+        ] {
+            assert!(wrong.parse::<PublicUrl>().is_err(), "{wrong}");
+        }
+    }
+}

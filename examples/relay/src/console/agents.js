@@ -1,0 +1,185 @@
+// The list of agents, and one agent with what can be done there.
+import { ago, copy, h, page, problemBox, say, when } from "./dom.js";
+import { agentPath, call } from "./api.js";
+import { talk } from "./talk.js";
+
+function stateChip(agent) {
+  if (!agent.online) return h("span", { class: "chip" }, h("span", { class: "dot" }), "Offline");
+  const busy = agent.state === "busy";
+  return h("span", { class: busy ? "chip accent busy" : "chip good" }, h("span", { class: "dot" }),
+    busy ? "Busy" : agent.state === "draining" ? "Stopping" : "Online");
+}
+
+/** The list; asks again every few seconds while it is shown. */
+export async function agentsPage(signal) {
+  const grid = h("div", { class: "agents" });
+  let shown = "";
+  const refresh = async () => {
+    const { agents } = await call("GET", "/api/agents");
+    const now = JSON.stringify(agents.map(({ last_seen, ...rest }) => rest));
+    if (signal.aborted || now === shown) return;
+    shown = now;
+    grid.replaceChildren(...agents.map((agent) =>
+      h("a", { class: "card agent-card stack-tight", href: `/#agents/${agent.id}` },
+        h("div", { class: "row spread" }, h("span", { class: "name" }, agent.host_name || "Unnamed"), stateChip(agent)),
+        h("p", { class: "muted small" }, [agent.os, agent.version].filter(Boolean).join(" · ")),
+        h("p", { class: "muted small" }, agent.online ? "Connected" : `Last seen ${ago(agent.last_seen)}`))));
+    if (agents.length === 0) {
+      grid.replaceChildren(h("div", { class: "card empty stack-tight" },
+        h("p", {}, "No agent yet. On the machine that should work for you:"),
+        h("p", {}, h("code", {}, `katachi-agent login --relay ${location.origin}`)),
+        h("p", {}, "then ", h("a", { href: "/device" }, "enter the code it shows"), ".")));
+    }
+  };
+  page("Agents", h("div", { class: "stack" },
+    h("div", { class: "row spread" }, h("h1", {}, "Agents"),
+      h("a", { href: "/device" }, "Connect a device")), grid));
+  await refresh();
+  const timer = setInterval(() => refresh().catch(() => {}), 4000);
+  signal.addEventListener("abort", () => clearInterval(timer));
+}
+
+/** One agent. */
+export async function agentPage(id, signal) {
+  const { agents } = await call("GET", "/api/agents");
+  const agent = agents.find((one) => one.id === id);
+  if (!agent) {
+    page("Not found", h("div", { class: "card empty" }, "There is no such agent in this account. ",
+      h("a", { href: "/#agents" }, "All agents")));
+    return;
+  }
+  const chip = h("span", {}, stateChip(agent));
+  const facts = h("p", { class: "muted small" }, [agent.os, agent.version].filter(Boolean).join(" · "));
+  const panel = h("div", { role: "tabpanel", id: "panel", "aria-labelledby": "tab-talk" });
+  const talkPanel = talk(agent, signal);
+  const tabs = [
+    ["talk", "Work", () => talkPanel],
+    ["denied", "Denied", () => denials(id)],
+    ["history", "History", () => historySearch(id)],
+    ["settings", "Settings", () => settings(agent)],
+  ];
+  const select = async (key, focus) => {
+    for (const button of bar.children) {
+      const on = button.id === `tab-${key}`;
+      button.setAttribute("aria-selected", on);
+      button.tabIndex = on ? 0 : -1;
+      if (on && focus) button.focus();
+    }
+    panel.setAttribute("aria-labelledby", `tab-${key}`);
+    const content = tabs.find(([name]) => name === key)[2]();
+    panel.replaceChildren(await content);
+  };
+  const bar = h("div", { class: "tabs", role: "tablist", "aria-label": "Agent" },
+    tabs.map(([key, label]) => h("button", {
+      type: "button", role: "tab", id: `tab-${key}`, "aria-controls": "panel",
+      onclick: () => select(key), onkeydown: (event) => arrow(event, key),
+    }, label)));
+  const arrow = (event, key) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step) return;
+    const index = tabs.findIndex(([name]) => name === key);
+    select(tabs[(index + step + tabs.length) % tabs.length][0], true);
+  };
+  page(agent.host_name || "Agent", h("div", { class: "stack" },
+    h("div", { class: "stack-tight" },
+      h("div", { class: "row" }, h("h1", {}, agent.host_name || "Unnamed"), chip),
+      facts),
+    bar, panel));
+  await select("talk");
+  const update = async () => {
+    const fresh = (await call("GET", "/api/agents")).agents.find((one) => one.id === id);
+    if (fresh) chip.replaceChildren(stateChip(fresh));
+  };
+  const timer = setInterval(() => update().catch(() => {}), 4000);
+  signal.addEventListener("abort", () => clearInterval(timer));
+  if (agent.online) {
+    call("GET", agentPath(id, "/status")).then((status) => {
+      const parts = [agent.os, `agent ${status.version}`, status.workspace && `workspace ${status.workspace}`,
+        status.sandbox && `sandbox ${status.sandbox}`];
+      facts.textContent = parts.filter(Boolean).join(" · ");
+    }).catch(() => {});
+  }
+}
+
+/** One refused action, with the line of the policy that would allow it. */
+export function denial(event) {
+  return h("div", { class: "denied" },
+    h("p", { class: "what" }, h("strong", {}, "Denied"), ` ${event.operation} `, h("code", {}, event.target)),
+    h("p", { class: "small muted" }, event.reason),
+    event.allow_with
+      ? h("div", { class: "allow" },
+        h("code", { "aria-label": "Policy line that would allow it" }, event.allow_with),
+        h("button", { type: "button", class: "plain tiny", onclick: () => copy(event.allow_with) }, "Copy"))
+      : null);
+}
+
+async function denials(id) {
+  try {
+    const { denials: list } = await call("GET", agentPath(id, "/denials"));
+    if (list.length === 0) return h("div", { class: "card empty" }, "Nothing was refused.");
+    return h("div", { class: "stack" },
+      h("p", { class: "muted small" }, "To allow one of these, add its line to the policy file on the machine. It is never changed from here."),
+      list.map((one) => h("article", { class: "card run" },
+        h("div", { class: "run-head" }, h("code", {}, (one.argv ?? []).join(" ")), when(one.at)),
+        denial(one))));
+  } catch (error) {
+    return failed(error);
+  }
+}
+
+function historySearch(id) {
+  const list = h("div", { class: "card", "aria-live": "polite" });
+  const input = h("input", { type: "search", name: "q", placeholder: "Words to find", "aria-label": "Search the history", maxlength: 256 });
+  const search = async () => {
+    try {
+      const { hits } = await call("GET", agentPath(id, `/history?q=${encodeURIComponent(input.value)}`));
+      list.replaceChildren(...(hits.length
+        ? hits.map((hit) => h("div", { class: "hit stack-tight" },
+          h("div", { class: "row small muted" }, h("span", { class: "chip" }, hit.role || "message"), hit.at ? when(hit.at) : null),
+          h("p", {}, highlight(hit.snippet, input.value))))
+        : [h("p", { class: "muted" }, "Nothing found.")]));
+    } catch (error) {
+      list.replaceChildren(failed(error));
+    }
+  };
+  const form = h("form", { class: "row", role: "search" }, h("div", { class: "grow" }, input), h("button", { type: "submit", class: "plain" }, "Search"));
+  form.addEventListener("submit", (event) => { event.preventDefault(); search(); });
+  search();
+  return h("div", { class: "stack" },
+    form, list, h("p", { class: "muted small" }, "The history stays in the agent's encrypted database; this search is answered there."));
+}
+
+/** Marks the searched words in text, without parsing anything. */
+function highlight(text, query) {
+  const words = query.toLowerCase().split(/\s+/).filter((word) => word.length > 1);
+  if (words.length === 0) return [text];
+  const pattern = new RegExp(`(${words.map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|")})`, "gi");
+  return text.split(pattern).map((part) => words.includes(part.toLowerCase()) ? h("mark", {}, part) : part);
+}
+
+function settings(agent) {
+  const box = problemBox();
+  return h("div", { class: "card stack" },
+    h("dl", { class: "facts" },
+      h("dt", {}, "Identifier"), h("dd", { class: "mono" }, agent.id),
+      h("dt", {}, "Approved"), h("dd", {}, when(agent.approved_at)),
+      h("dt", {}, "Last seen"), h("dd", {}, ago(agent.last_seen))),
+    box,
+    h("div", {}, h("button", {
+      type: "button", class: "danger",
+      onclick: async () => {
+        if (!confirm(`Remove ${agent.host_name || "this agent"}? Its key stops working at once.`)) return;
+        try {
+          await call("DELETE", agentPath(agent.id));
+          say("Removed");
+          location.hash = "agents";
+        } catch (error) {
+          box.textContent = error.message;
+        }
+      },
+    }, "Remove this agent")));
+}
+
+export function failed(error) {
+  return h("p", { class: "problem", role: "alert" }, error.message);
+}

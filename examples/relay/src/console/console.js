@@ -1,0 +1,77 @@
+// Starts the console: who is here, and which page they asked for.
+import { h, page, say } from "./dom.js";
+import { call, setOnSignedOut } from "./api.js";
+import { signIn } from "./account.js";
+import { devicePage } from "./device.js";
+import { agentPage, agentsPage, failed } from "./agents.js";
+import { mcpPage } from "./mcp.js";
+import { activityPage } from "./activity.js";
+
+let current = new AbortController();
+let signedIn = false;
+
+function frame(me) {
+  signedIn = !!me;
+  document.getElementById("nav").hidden = !me;
+  document.getElementById("logout").hidden = !me;
+  document.getElementById("who").textContent = me?.email ?? "";
+}
+
+async function route() {
+  current.abort();
+  current = new AbortController();
+  const { signal } = current;
+  const [view = "agents", id] = location.hash.slice(1).split("/");
+  const isDevice = location.pathname === "/device";
+  for (const link of document.querySelectorAll("#nav a")) {
+    if (!isDevice && link.dataset.view === (view || "agents")) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  try {
+    if (isDevice) await devicePage();
+    else if (view === "mcp") await mcpPage();
+    else if (view === "activity") await activityPage();
+    else if (id) await agentPage(decodeURIComponent(id), signal);
+    else await agentsPage(signal);
+  } catch (error) {
+    if (error.status !== 401) page("", h("div", { class: "card" }, failed(error)));
+  }
+}
+
+async function enter() {
+  frame(await call("GET", "/api/me"));
+  await route();
+}
+
+setOnSignedOut(() => {
+  if (signedIn) say("Your session ended");
+  current.abort();
+  frame(null);
+  signIn(enter);
+});
+
+document.getElementById("logout").addEventListener("click", async () => {
+  await call("POST", "/api/logout").catch(() => {});
+  current.abort();
+  frame(null);
+  history.replaceState(null, "", "/");
+  signIn(enter);
+});
+
+// Follows the system until the button was used.
+const theme = document.getElementById("theme");
+const stored = localStorage.getItem("theme");
+if (stored) document.documentElement.dataset.theme = stored;
+theme.addEventListener("click", () => {
+  const dark = document.documentElement.dataset.theme
+    ? document.documentElement.dataset.theme === "dark"
+    : matchMedia("(prefers-color-scheme: dark)").matches;
+  document.documentElement.dataset.theme = dark ? "light" : "dark";
+  localStorage.setItem("theme", document.documentElement.dataset.theme);
+  say(dark ? "Light colours" : "Dark colours");
+});
+
+addEventListener("hashchange", () => { if (signedIn) route(); });
+enter().catch((error) => {
+  if (error.status !== 401) page("", h("div", { class: "card" }, failed(error)));
+});

@@ -1,0 +1,172 @@
+// Running commands and sending messages, with the output as it comes.
+import { h, say } from "./dom.js";
+import { agentPath, stream } from "./api.js";
+import { denial } from "./agents.js";
+
+/** Splits a command line into words. No shell: quotes keep words together, a
+ * backslash keeps the next character, and nothing is expanded. */
+export function words(line) {
+  const found = [];
+  let word = "";
+  let open = false;
+  let quote = null;
+  for (let i = 0; i < line.length; i += 1) {
+    const c = line[i];
+    if (quote) {
+      if (c === quote) quote = null;
+      else if (c === "\\" && quote === '"' && i + 1 < line.length) word += line[(i += 1)];
+      else word += c;
+    } else if (c === '"' || c === "'") {
+      quote = c;
+      open = true;
+    } else if (c === "\\" && i + 1 < line.length) {
+      word += line[(i += 1)];
+      open = true;
+    } else if (/\s/.test(c)) {
+      if (open) found.push(word);
+      word = "";
+      open = false;
+    } else {
+      word += c;
+      open = true;
+    }
+  }
+  if (quote) throw new Error(`A quote ${quote} is not closed`);
+  if (open) found.push(word);
+  return found;
+}
+
+/** The panel of one agent; it lives as long as `signal`. */
+export function talk(agent, signal) {
+  let session;
+  let running = null;
+  const log = h("div", { class: "log", role: "log", "aria-live": "polite", "aria-label": "Output" });
+  const input = h("textarea", { rows: 2, "aria-label": "Command or message", spellcheck: "false", class: "mono", enterkeyhint: "send" });
+  const send = h("button", { type: "submit" }, "Run");
+  const stop = h("button", { type: "button", class: "danger", hidden: true, onclick: () => running?.abort() }, "Stop");
+  const hint = h("span", { class: "muted small grow" });
+  const mode = (value, label, checked) => h("label", {},
+    h("input", { type: "radio", name: "mode", value, checked, onchange: adapt }), h("span", {}, label));
+  const modes = h("fieldset", { class: "segments", "aria-label": "What to send" },
+    mode("run", "Command", true), mode("message", "Message", false));
+  const form = h("form", { class: "card composer" }, input,
+    h("div", { class: "row" }, modes, hint, stop, send));
+
+  function chosen() { return modes.querySelector("input:checked").value; }
+  function adapt() {
+    const isRun = chosen() === "run";
+    input.classList.toggle("mono", isRun);
+    input.placeholder = isRun ? "ls -l" : "Ask the AI on this machine";
+    send.textContent = isRun ? "Run" : "Send";
+    hint.textContent = matchMedia("(max-width: 640px)").matches ? "" : "Enter sends, Shift+Enter breaks the line, Esc stops";
+  }
+  adapt();
+
+  input.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      form.requestSubmit();
+    }
+    if (event.key === "Escape") running?.abort();
+  });
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    start();
+  });
+  signal.addEventListener("abort", () => running?.abort());
+
+  async function start() {
+    if (running || !input.value.trim()) return;
+    const isRun = chosen() === "run";
+    let body;
+    try {
+      body = isRun ? { argv: words(input.value) } : { session, text: input.value };
+    } catch (error) {
+      say(error.message);
+      return;
+    }
+    const card = runCard(input.value.trim(), !isRun);
+    log.append(card.element);
+    card.element.scrollIntoView({ block: "nearest" });
+    running = new AbortController();
+    send.disabled = true;
+    stop.hidden = false;
+    input.value = "";
+    try {
+      await stream(agentPath(agent.id, isRun ? "/run" : "/message"), body, (event) => {
+        if (event.event === "started" && event.session) session = event.session;
+        card.show(event);
+      }, running.signal);
+      card.ended();
+    } catch (error) {
+      card.broke(error.name === "AbortError" ? "Stopped" : error.message);
+    } finally {
+      running = null;
+      send.disabled = false;
+      stop.hidden = true;
+      if (!signal.aborted) input.focus();
+    }
+  }
+
+  return h("div", { class: "talk" }, log, form);
+}
+
+/** One command or message with everything that came of it. */
+function runCard(title, isAnswer) {
+  const chip = h("span", { class: "chip accent busy" }, h("span", { class: "dot" }), "Running");
+  const output = h("pre", { tabindex: "0", "aria-label": "Output" });
+  const refusals = h("div");
+  const foot = h("p", { class: "run-foot mono", hidden: true });
+  const element = h("article", { class: isAnswer ? "card run answer" : "card run", "aria-busy": "true" },
+    h("div", { class: "run-head" }, h("code", {}, title), chip), output, refusals, foot);
+  let done = false;
+  const finish = (kind, text) => {
+    done = true;
+    chip.className = `chip ${kind}`;
+    chip.replaceChildren(text);
+    element.removeAttribute("aria-busy");
+  };
+  // Many small pieces come in bursts: they are written once a frame.
+  let waiting = [];
+  const flush = () => {
+    const atEnd = output.scrollTop + output.clientHeight >= output.scrollHeight - 8;
+    output.append(...waiting);
+    waiting = [];
+    if (atEnd) output.scrollTop = output.scrollHeight;
+  };
+  const write = (node) => {
+    if (waiting.length === 0) requestAnimationFrame(flush);
+    waiting.push(node);
+  };
+  const show = (event) => {
+    switch (event.event) {
+      case "started":
+        foot.textContent = `plan ${event.plan_hash}`;
+        foot.hidden = !event.plan_hash;
+        break;
+      case "output":
+        write(event.stream === "stderr" ? h("span", { class: "err" }, event.data) : document.createTextNode(event.data));
+        break;
+      case "denied":
+        refusals.append(denial(event));
+        break;
+      case "exit": {
+        const took = `${event.seconds.toFixed(event.seconds < 10 ? 2 : 0)} s`;
+        if (event.signal) finish("bad", `Signal ${event.signal} · ${took}`);
+        else if (event.code === 0) finish("good", isAnswer ? `Answered · ${took}` : `Exit 0 · ${took}`);
+        else finish("bad", `Exit ${event.code} · ${took}`);
+        break;
+      }
+      case "error":
+        write(h("span", { class: "err" }, event.message));
+        finish("bad", "Failed");
+        break;
+    }
+  };
+  return {
+    element,
+    show,
+    broke: (message) => finish("warn", message),
+    ended: () => { if (!done) finish("warn", "Cut off"); },
+  };
+}

@@ -1,0 +1,289 @@
+//! Accounts: sign up, sign in, sign out, and the session of a request.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::{FromRequestParts, State};
+use axum::response::{IntoResponse, Response};
+use http::header::{COOKIE, SET_COOKIE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use katachi_auth::clock::{Clock as _, SystemClock};
+use katachi_auth::password::Verdict;
+use katachi_auth::session::{self, Token};
+use katachi_protocol::account::{LogIn, Me, SignUp};
+
+use super::App;
+use super::extract::JsonBody;
+use crate::connection::{Connection, network};
+use crate::failure::Failure;
+use crate::records::users::{self, User};
+use crate::records::{RecordsError, new_id};
+
+/// The cookie's name after `__Host-`.
+const COOKIE_NAME: &str = "katachi";
+const MIN_PASSWORD: usize = 10;
+const MAX_PASSWORD: usize = 1024;
+
+/// The address of the connection, whatever headers say.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer(pub(super) IpAddr);
+
+impl<S: Send + Sync> FromRequestParts<S> for Peer {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        let connection = parts.extensions.get::<Connection>();
+        connection
+            .map(|connection| Self(connection.peer.ip()))
+            .ok_or_else(|| Failure::internal("a request without its connection"))
+    }
+}
+
+/// The signed-in person behind a request.
+#[derive(Clone, Debug)]
+pub(super) struct Session {
+    pub(super) user: User,
+    /// Names the session, and opens nothing.
+    pub(super) digest: String,
+    expires: u64,
+}
+
+impl FromRequestParts<App> for Session {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Failure> {
+        let token = token(&parts.headers)
+            .ok_or(Failure::Unauthorized)?
+            .to_owned();
+        let checker = app.clone();
+        let found = tokio::task::spawn_blocking(move || {
+            let now = SystemClock.now();
+            checker
+                .sessions
+                .check(&checker.records.sessions(), &token, now)
+        });
+        let live = found
+            .await
+            .map_err(Failure::internal)?
+            .map_err(Failure::internal)?;
+        let live = live.ok_or(Failure::Unauthorized)?;
+        let account = live.account.clone();
+        let user = app
+            .records
+            .read(move |tx| users::by_id(tx, &account))
+            .await
+            .map_err(Failure::internal)?;
+        Ok(Self {
+            user: user.ok_or(Failure::Unauthorized)?,
+            digest: live.digest.to_string(),
+            expires: SystemClock
+                .now()
+                .after(app.sessions.lifetimes().idle)
+                .as_unix(),
+        })
+    }
+}
+
+/// `POST /api/signup`.
+pub(super) async fn sign_up(
+    State(app): State<App>,
+    Peer(address): Peer,
+    JsonBody(request): JsonBody<SignUp>,
+) -> Result<Response, Failure> {
+    app.throttles
+        .sign_up
+        .take(network(address), Instant::now())
+        .map_err(Failure::wait)?;
+    let email = read_email(&request.email)?;
+    let length = request.password.expose_secret().len();
+    if length < MIN_PASSWORD {
+        return Err(Failure::BadRequest(
+            "a password has at least 10 bytes".to_owned(),
+        ));
+    }
+    if length > MAX_PASSWORD {
+        return Err(Failure::TooLarge);
+    }
+    let record = app.passwords.hash(request.password).await?;
+    let user = User {
+        id: new_id().map_err(Failure::internal)?,
+        email,
+    };
+    let (records, row, now) = (
+        app.records.clone(),
+        user.clone(),
+        SystemClock.now().as_unix(),
+    );
+    let created = app
+        .records
+        .write(move |tx| {
+            let key = records.new_tenant_key(&row.id)?;
+            Ok::<_, RecordsError>(users::create(tx, &row, &record, &key, now)?)
+        })
+        .await
+        .map_err(Failure::internal)?;
+    if !created {
+        return Err(Failure::Conflict(
+            "there is an account with this e-mail address; sign in instead",
+        ));
+    }
+    app.audit(&user.id, None, "account_created").await;
+    begin(&app, user, StatusCode::CREATED).await
+}
+
+/// `POST /api/login`.
+pub(super) async fn log_in(
+    State(app): State<App>,
+    Peer(address): Peer,
+    JsonBody(request): JsonBody<LogIn>,
+) -> Result<Response, Failure> {
+    let now = Instant::now();
+    app.throttles
+        .log_in
+        .take(network(address), now)
+        .map_err(Failure::wait)?;
+    let email = read_email(&request.email).map_err(|_| Failure::WrongCredentials)?;
+    app.throttles
+        .account
+        .take(email.clone(), now)
+        .map_err(Failure::wait)?;
+    if request.password.expose_secret().len() > MAX_PASSWORD {
+        return Err(Failure::TooLarge);
+    }
+    let known = app
+        .records
+        .read(move |tx| users::by_email(tx, &email))
+        .await
+        .map_err(Failure::internal)?;
+    let (user, record) = known.map_or((None, None), |known| {
+        (Some(known.user), Some(known.password))
+    });
+    // Without an account the work is the same.
+    let verdict = app.passwords.verify(request.password, record).await?;
+    let (Some(user), Verdict::Right { replace }) = (user, verdict) else {
+        return Err(Failure::WrongCredentials);
+    };
+    if let Some(record) = replace.map(|record| record.to_string()) {
+        let id = user.id.clone();
+        app.records
+            .write(move |tx| users::set_password(tx, &id, &record))
+            .await
+            .map_err(Failure::internal)?;
+    }
+    app.audit(&user.id, None, "signed_in").await;
+    begin(&app, user, StatusCode::OK).await
+}
+
+/// `POST /api/logout`.
+pub(super) async fn log_out(
+    State(app): State<App>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    if let Some(token) = token(&headers).map(str::to_owned) {
+        let ender = app.clone();
+        let ended = tokio::task::spawn_blocking(move || {
+            ender.sessions.end(&ender.records.sessions(), &token)
+        });
+        ended
+            .await
+            .map_err(Failure::internal)?
+            .map_err(Failure::internal)?;
+    }
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    set_cookie(&mut response, &session::clear_cookie(COOKIE_NAME))?;
+    Ok(response)
+}
+
+/// `GET /api/me`.
+pub(super) async fn me(session: Session) -> Json<Me> {
+    Json(Me {
+        id: session.user.id,
+        email: session.user.email,
+        session_expires: session.expires,
+    })
+}
+
+/// Begins a session, with a token that was never used before.
+async fn begin(app: &App, user: User, status: StatusCode) -> Result<Response, Failure> {
+    let (beginner, account, now) = (app.clone(), user.id.clone(), SystemClock.now());
+    let begun = tokio::task::spawn_blocking(move || -> Result<Token, _> {
+        beginner
+            .sessions
+            .begin(&beginner.records.sessions(), &account, now)
+    });
+    let token = begun
+        .await
+        .map_err(Failure::internal)?
+        .map_err(Failure::internal)?;
+    let lifetimes = app.sessions.lifetimes();
+    let session_expires = now.after(lifetimes.idle).as_unix();
+    let mut response = (
+        status,
+        Json(Me {
+            id: user.id,
+            email: user.email,
+            session_expires,
+        }),
+    )
+        .into_response();
+    set_cookie(
+        &mut response,
+        &token.set_cookie(COOKIE_NAME, lifetimes.absolute),
+    )?;
+    Ok(response)
+}
+
+fn set_cookie(response: &mut Response, cookie: &str) -> Result<(), Failure> {
+    let mut value = HeaderValue::from_str(cookie).map_err(Failure::internal)?;
+    value.set_sensitive(true);
+    response.headers_mut().insert(SET_COOKIE, value);
+    Ok(())
+}
+
+/// The session's token; HTTP/2 may split cookies over several headers.
+fn token(headers: &HeaderMap) -> Option<&str> {
+    let mut found = headers
+        .get_all(COOKIE)
+        .iter()
+        .filter_map(|value| session::cookie(value.to_str().ok()?, COOKIE_NAME));
+    let first = found.next();
+    if found.next().is_some() { None } else { first }
+}
+
+/// Lower case, with something on both sides of one `@`. Whether mail arrives
+/// there is another question.
+fn read_email(text: &str) -> Result<String, Failure> {
+    let wrong = || Failure::BadRequest("this is not an e-mail address".to_owned());
+    let email = text.trim().to_lowercase();
+    let (local, domain) = email.split_once('@').ok_or_else(wrong)?;
+    let fits = email.len() <= 254
+        && !local.is_empty()
+        && !domain.is_empty()
+        && !domain.contains('@')
+        && !email.chars().any(|c| c.is_whitespace() || c.is_control());
+    if fits { Ok(email) } else { Err(wrong()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::read_email;
+
+    #[test]
+    fn an_address_is_one_whatever_its_case() {
+        assert_eq!(read_email(" Ana@Example.ORG ").unwrap(), "ana@example.org");
+        for wrong in [
+            "",
+            "ana",
+            "@example.org",
+            "ana@",
+            "a@b@c",
+            "a b@c.d",
+            "a\n@c.d",
+        ] {
+            assert!(read_email(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(read_email(&format!("{}@example.org", "a".repeat(250))).is_err());
+    }
+}

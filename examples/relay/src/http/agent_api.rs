@@ -1,0 +1,268 @@
+//! What a signed agent may call.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderMap, HeaderValue, StatusCode, Version};
+use katachi_auth::clock::{Clock as _, SystemClock};
+use katachi_protocol::agent::{
+    Activity, ActivityAnswer, ActivityKind, AgentState, Control, Heartbeat, HeartbeatAnswer,
+    Outcome,
+};
+use katachi_protocol::mcp::{AgentMcp, AgentMcpConfig};
+use katachi_protocol::routes::TUNNEL_PROTOCOL;
+use katachi_store::database::ReadTx;
+use tracing::warn;
+
+use super::App;
+use super::extract::JsonBody;
+use super::signed::{self, Caller};
+use crate::failure::Failure;
+use crate::records::{Records, RecordsError, agents, audit, mcp};
+
+/// Seconds between heartbeats.
+const HEARTBEAT_SECONDS: u64 = 30;
+
+/// `POST /v1/agent/heartbeat`.
+pub(super) async fn heartbeat(
+    State(app): State<App>,
+    caller: Caller,
+    JsonBody(heartbeat): JsonBody<Heartbeat>,
+) -> Result<Json<HeartbeatAnswer>, Failure> {
+    let now = SystemClock.now().as_unix();
+    let state = state_word(heartbeat.state);
+    app.records
+        .write(move |tx| agents::seen(tx, &caller.agent_id, state, now))
+        .await
+        .map_err(Failure::internal)?;
+    Ok(Json(HeartbeatAnswer {
+        server_time: now,
+        next_seconds: HEARTBEAT_SECONDS,
+    }))
+}
+
+/// `POST /v1/agent/activity`.
+pub(super) async fn activity(
+    State(app): State<App>,
+    caller: Caller,
+    JsonBody(activity): JsonBody<Activity>,
+) -> Result<Json<ActivityAnswer>, Failure> {
+    app.throttles
+        .activity
+        .take(caller.agent_id.clone(), Instant::now())
+        .map_err(Failure::wait)?;
+    let event = audit::Event {
+        at: SystemClock.now().as_unix(),
+        agent_id: Some(caller.agent_id.clone()),
+        action: kind_word(activity.kind),
+        detail: detail(&activity),
+    };
+    let (sequence, head) = app
+        .records
+        .audit(&caller.user_id, event)
+        .await
+        .map_err(Failure::internal)?;
+    Ok(Json(ActivityAnswer {
+        sequence,
+        head: audit::hex(&head),
+    }))
+}
+
+/// `GET /v1/agent/mcp`.
+pub(super) async fn mcp(State(app): State<App>, caller: Caller) -> Result<Json<AgentMcp>, Failure> {
+    let (records, user, agent) = (app.records.clone(), caller.user_id, caller.agent_id);
+    let configs = app
+        .records
+        .read(move |tx| {
+            let rows = mcp::configs(tx, &user)?;
+            rows.into_iter()
+                .map(|row| released(&records, tx, &user, &agent, row))
+                .collect::<Result<Vec<_>, _>>()
+        })
+        .await
+        .map_err(Failure::internal)?;
+    Ok(Json(AgentMcp { configs }))
+}
+
+/// One configuration as far as the owner released it to the agent.
+fn released(
+    records: &Records,
+    tx: &ReadTx<'_>,
+    user: &str,
+    agent: &str,
+    row: mcp::ConfigRow,
+) -> Result<AgentMcpConfig, RecordsError> {
+    let released_to: Vec<String> = serde_json::from_str(&row.released_to)?;
+    let mut config = AgentMcpConfig {
+        released: released_to.iter().any(|id| id == agent),
+        name: row.name,
+        command: Vec::new(),
+        env: BTreeMap::new(),
+        secrets: BTreeMap::new(),
+        version: row.version,
+    };
+    if config.released {
+        config.command = serde_json::from_str(&row.command)?;
+        config.env = serde_json::from_str(&row.env)?;
+        let rows = mcp::secrets_of(tx, user, &config.name)?;
+        let values = records.open_mcp(tx, user, &rows)?;
+        config.secrets = rows.into_iter().map(|row| row.name).zip(values).collect();
+    }
+    Ok(config)
+}
+
+/// `DELETE /v1/agent`.
+pub(super) async fn unregister(
+    State(app): State<App>,
+    caller: Caller,
+) -> Result<StatusCode, Failure> {
+    let agent = caller.agent_id.clone();
+    app.records
+        .write(move |tx| agents::erase(tx, &agent))
+        .await
+        .map_err(Failure::internal)?;
+    let event = audit::Event {
+        at: SystemClock.now().as_unix(),
+        agent_id: Some(caller.agent_id.clone()),
+        action: "agent_unregistered",
+        detail: String::new(),
+    };
+    app.records
+        .audit(&caller.user_id, event)
+        .await
+        .map_err(Failure::internal)?;
+    app.gate.keys.remove_agent(&caller.agent_id);
+    app.tunnels.close(&caller.agent_id);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `GET /v1/tunnel`.
+pub(super) async fn tunnel(State(app): State<App>, mut request: Request) -> Response {
+    if !asks_for_tunnel(request.version(), request.headers()) {
+        return Failure::UpgradeRequired.into_response();
+    }
+    let upgrade = hyper::upgrade::on(&mut request);
+    let tunnelled = match signed::verify_tunnel(&app, request) {
+        Ok(tunnelled) => tunnelled,
+        Err(response) => return *response,
+    };
+    let (agent, user) = (
+        tunnelled.keys.agent_id.clone(),
+        tunnelled.keys.user_id.clone(),
+    );
+    let carrier = app.clone();
+    tokio::spawn(async move {
+        let upgraded = match tokio::time::timeout(Duration::from_secs(10), upgrade).await {
+            Ok(Ok(upgraded)) => upgraded,
+            Ok(Err(error)) => return warn!(%agent, %error, "a tunnel was not upgraded"),
+            Err(_) => return warn!(%agent, "a tunnel was not upgraded in time"),
+        };
+        let now = SystemClock.now().as_unix();
+        let seen = agent.clone();
+        let marked = carrier
+            .records
+            .write(move |tx| agents::seen(tx, &seen, "idle", now))
+            .await;
+        if let Err(error) = marked {
+            warn!(%agent, %error, "could not note that an agent connected");
+        }
+        carrier.audit(&user, Some(&agent), "tunnel_opened").await;
+        carrier.tunnels.carry(&agent, upgraded).await;
+        carrier.audit(&user, Some(&agent), "tunnel_closed").await;
+    });
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response
+        .headers_mut()
+        .insert(UPGRADE, HeaderValue::from_static(TUNNEL_PROTOCOL));
+    response
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    tunnelled.sign(response).await
+}
+
+fn asks_for_tunnel(version: Version, headers: &HeaderMap) -> bool {
+    let connection = headers
+        .get(CONNECTION)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    version == Version::HTTP_11
+        && headers
+            .get(UPGRADE)
+            .is_some_and(|value| value == TUNNEL_PROTOCOL)
+        && connection
+            .split(',')
+            .any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
+}
+
+fn detail(activity: &Activity) -> String {
+    let outcome = activity
+        .outcome
+        .map(|outcome| format!("outcome={}", outcome_word(outcome)));
+    let control = activity
+        .control
+        .map(|control| format!("control={}", control_word(control)));
+    let took = activity
+        .milliseconds
+        .map(|millis| format!("milliseconds={millis}"));
+    [outcome, control, took]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+pub(super) const fn state_word(state: AgentState) -> &'static str {
+    match state {
+        AgentState::Idle => "idle",
+        AgentState::Busy => "busy",
+        AgentState::Draining => "draining",
+    }
+}
+
+pub(super) fn state_of(word: &str) -> AgentState {
+    match word {
+        "busy" => AgentState::Busy,
+        "draining" => AgentState::Draining,
+        _ => AgentState::Idle,
+    }
+}
+
+const fn kind_word(kind: ActivityKind) -> &'static str {
+    match kind {
+        ActivityKind::Connected => "connected",
+        ActivityKind::RunStarted => "run_started",
+        ActivityKind::RunFinished => "run_finished",
+        ActivityKind::ActionDenied => "action_denied",
+        ActivityKind::MessageReceived => "message_received",
+        ActivityKind::MessageAnswered => "message_answered",
+        ActivityKind::CredentialUsed => "credential_used",
+        ActivityKind::PolicyChanged => "policy_changed",
+        ActivityKind::Disconnecting => "disconnecting",
+    }
+}
+
+const fn outcome_word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Succeeded => "succeeded",
+        Outcome::Failed => "failed",
+        Outcome::Denied => "denied",
+        Outcome::Cancelled => "cancelled",
+    }
+}
+
+const fn control_word(control: Control) -> &'static str {
+    match control {
+        Control::Command => "command",
+        Control::Read => "read",
+        Control::Write => "write",
+        Control::Network => "network",
+        Control::Limit => "limit",
+        Control::Other => "other",
+    }
+}

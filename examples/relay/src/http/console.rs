@@ -1,0 +1,158 @@
+//! The console's files, compiled in.
+
+use axum::response::{IntoResponse, Response};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use crate::failure::Failure;
+
+struct Asset {
+    name: &'static str,
+    kind: &'static str,
+    body: &'static str,
+}
+
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
+const ASSETS: &[Asset] = &[
+    Asset {
+        name: "console.css",
+        kind: "text/css; charset=utf-8",
+        body: include_str!("../console/console.css"),
+    },
+    Asset {
+        name: "icon.svg",
+        kind: "image/svg+xml",
+        body: include_str!("../console/icon.svg"),
+    },
+    Asset {
+        name: "console.js",
+        kind: SCRIPT,
+        body: include_str!("../console/console.js"),
+    },
+    Asset {
+        name: "account.js",
+        kind: SCRIPT,
+        body: include_str!("../console/account.js"),
+    },
+    Asset {
+        name: "activity.js",
+        kind: SCRIPT,
+        body: include_str!("../console/activity.js"),
+    },
+    Asset {
+        name: "agents.js",
+        kind: SCRIPT,
+        body: include_str!("../console/agents.js"),
+    },
+    Asset {
+        name: "api.js",
+        kind: SCRIPT,
+        body: include_str!("../console/api.js"),
+    },
+    Asset {
+        name: "device.js",
+        kind: SCRIPT,
+        body: include_str!("../console/device.js"),
+    },
+    Asset {
+        name: "dom.js",
+        kind: SCRIPT,
+        body: include_str!("../console/dom.js"),
+    },
+    Asset {
+        name: "mcp.js",
+        kind: SCRIPT,
+        body: include_str!("../console/mcp.js"),
+    },
+    Asset {
+        name: "talk.js",
+        kind: SCRIPT,
+        body: include_str!("../console/talk.js"),
+    },
+];
+
+const PAGE: &str = include_str!("../console/index.html");
+
+/// `GET /` and `GET /device`.
+pub(super) async fn page() -> Response {
+    ([(CONTENT_TYPE, "text/html; charset=utf-8")], PAGE).into_response()
+}
+
+/// `GET /assets/{name}`.
+pub(super) async fn asset(
+    axum::extract::Path(name): axum::extract::Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let asset = ASSETS
+        .iter()
+        .find(|asset| asset.name == name)
+        .ok_or(Failure::NotFound("no such file"))?;
+    // Asked for at each visit and sent only when changed, so that a new relay
+    // never meets an old script.
+    let tag = format!("\"{:016x}\"", fnv1a(asset.body.as_bytes()));
+    let tag = HeaderValue::from_str(&tag).map_err(Failure::internal)?;
+    let unchanged = headers.get(IF_NONE_MATCH) == Some(&tag);
+    let mut response = if unchanged {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        ([(CONTENT_TYPE, asset.kind)], asset.body).into_response()
+    };
+    response.headers_mut().insert(ETAG, tag);
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    Ok(response)
+}
+
+/// Tells versions of a file apart; no one gains by a collision.
+const fn fnv1a(bytes: &[u8]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut at = 0;
+    while at < bytes.len() {
+        hash = (hash ^ bytes[at] as u64).wrapping_mul(0x0100_0000_01b3);
+        at += 1;
+    }
+    hash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ASSETS, PAGE};
+
+    #[test]
+    fn every_file_that_is_named_is_served() {
+        let named = |text: &'static str, before: &'static str| {
+            text.split(before)
+                .skip(1)
+                .filter_map(|rest| rest.split('"').next())
+        };
+        let served = |name: &str| ASSETS.iter().any(|asset| asset.name == name);
+        for name in named(PAGE, "\"/assets/") {
+            assert!(served(name), "{name}");
+        }
+        for script in ASSETS.iter().filter(|asset| asset.name.ends_with(".js")) {
+            for name in named(script.body, "from \"./") {
+                assert!(served(name), "{} imports {name}", script.name);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_needs_a_weaker_policy() {
+        assert!(!PAGE.contains("style=") && !PAGE.contains("<style"));
+        assert!(!PAGE.contains("<script>") && !PAGE.contains("onclick"));
+        for script in ASSETS.iter().filter(|asset| asset.name.ends_with(".js")) {
+            for sink in [
+                "innerHTML",
+                "outerHTML",
+                "insertAdjacentHTML",
+                "document.write",
+                "eval(",
+                "style: ",
+            ] {
+                assert!(!script.body.contains(sink), "{} uses {sink}", script.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! Device authorization (RFC 8628): the agent's two endpoints, and the page
+//! on which a person compares and decides.
+
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use katachi_auth::clock::{Clock as _, SystemClock, Timestamp};
+use katachi_auth::device::form::Form;
+use katachi_auth::device::{
+    Approval, DecideError, Guesser, PollError, Start, StartError, Waiting, dpop,
+};
+use katachi_auth::replay::ReplayStore as _;
+use katachi_auth::signature::KeyId;
+use katachi_crypto::Secret;
+use katachi_protocol::device::{
+    CLIENT_ID, DeviceAuthorizationResponse, DeviceInfo, GRANT_TYPE, TokenError, TokenResponse,
+    UserCodeBody,
+};
+use katachi_protocol::{Sensitive, routes};
+use serde::{Deserialize, Serialize};
+use tracing::info;
+
+use super::App;
+use super::accounts::{Peer, Session};
+use super::extract::{self, JsonBody, QueryOf};
+use super::signed::AgentKeys;
+use crate::connection::network;
+use crate::failure::Failure;
+use crate::records::agents::{AgentRow, KeyRow, MOST_AGENTS};
+use crate::records::{RecordsError, agents, audit, new_id, users};
+
+/// What a device says about itself, and where it asked from.
+#[derive(Debug, Deserialize, Serialize)]
+struct Details {
+    host_name: String,
+    os: String,
+    version: String,
+    address: String,
+}
+
+/// `POST /oauth/device_authorization`.
+pub(super) async fn authorize(
+    State(app): State<App>,
+    Peer(address): Peer,
+    headers: HeaderMap,
+    body: axum::body::Body,
+) -> Result<Response, OauthFailure> {
+    app.throttles
+        .device
+        .take(network(address), Instant::now())
+        .map_err(Failure::wait)?;
+    let body = form_body(&app, &headers, body).await?;
+    let form = parse(&body)?;
+    require_client(&form)?;
+    let thumbprint = proof(&app, &headers, routes::DEVICE_AUTHORIZATION)?;
+    let details = Details {
+        host_name: printable(form.get("host_name"), 64),
+        os: printable(form.get("os"), 64),
+        version: printable(form.get("version"), 32),
+        address: address.to_string(),
+    };
+    let details = serde_json::to_string(&details).map_err(Failure::internal)?;
+    let now = SystemClock.now();
+    let device = app.clone();
+    let started = blocking(move || {
+        let start = Start {
+            client_id: CLIENT_ID,
+            thumbprint: thumbprint.as_deref(),
+            details: &details,
+        };
+        device.device.start(&device.records.grants(), &start, now)
+    })
+    .await?;
+    let started = started.map_err(|error| match error {
+        StartError::Full => Failure::RateLimited { seconds: 60 },
+        StartError::TooLong => Failure::TooLarge,
+        error => Failure::internal(error),
+    })?;
+    let response = DeviceAuthorizationResponse {
+        device_code: Sensitive::new(started.device_code),
+        user_code: started.user_code,
+        verification_uri: started.verification_uri,
+        verification_uri_complete: started.verification_uri_complete,
+        expires_in: started.expires_in,
+        interval: started.interval.unwrap_or(5),
+    };
+    Ok(Json(response).into_response())
+}
+
+/// `POST /oauth/token`.
+pub(super) async fn token(
+    State(app): State<App>,
+    Peer(address): Peer,
+    headers: HeaderMap,
+    body: axum::body::Body,
+) -> Result<Response, OauthFailure> {
+    app.throttles
+        .token
+        .take(network(address), Instant::now())
+        .map_err(Failure::wait)?;
+    let body = form_body(&app, &headers, body).await?;
+    let form = parse(&body)?;
+    if form.get("grant_type") != Some(GRANT_TYPE) {
+        return Err(OauthFailure::new(
+            "unsupported_grant_type",
+            "the device code grant is the only one here",
+        ));
+    }
+    require_client(&form)?;
+    let code = form
+        .get("device_code")
+        .ok_or_else(|| OauthFailure::new("invalid_request", "no device_code"))?;
+    let (code, thumbprint) = (Sensitive::new(code), proof(&app, &headers, routes::TOKEN)?);
+    let now = SystemClock.now();
+    let device = app.clone();
+    let polled = blocking(move || {
+        let grants = device.records.grants();
+        device.device.poll(
+            &grants,
+            CLIENT_ID,
+            code.expose_secret(),
+            thumbprint.as_deref(),
+            now,
+        )
+    })
+    .await?;
+    let approval = match polled {
+        Ok(approval) => approval,
+        Err(PollError::SlowDown { interval }) => {
+            let mut failure = OauthFailure::new("slow_down", "polled too early");
+            failure.body.interval = Some(u64::from(interval));
+            return Err(failure);
+        }
+        Err(PollError::Unavailable(error)) => return Err(Failure::internal(error).into()),
+        Err(error) => return Err(OauthFailure::new(error.code(), &error.to_string())),
+    };
+    let response = mint(&app, approval, now).await?;
+    Ok(Json(response).into_response())
+}
+
+/// Makes the agent that was approved, and its key.
+async fn mint(app: &App, approval: Approval, now: Timestamp) -> Result<TokenResponse, Failure> {
+    let details: Details = serde_json::from_str(&approval.details).map_err(Failure::internal)?;
+    let secret = Secret::<32>::random().map_err(Failure::internal)?;
+    let agent = AgentRow {
+        id: new_id().map_err(Failure::internal)?,
+        user_id: approval.account,
+        host_name: details.host_name,
+        os: details.os,
+        version: details.version,
+        approved_at: now.as_unix(),
+        seen_at: None,
+        state: "idle".to_owned(),
+    };
+    let key_id = KeyId::parse(&new_id().map_err(Failure::internal)?).map_err(Failure::internal)?;
+    let keys = AgentKeys::derive(&key_id, &agent.id, &agent.user_id, &secret, false);
+    let shown = Sensitive::new(URL_SAFE_NO_PAD.encode(secret.expose_secret()));
+    let mut key = KeyRow {
+        id: key_id.to_string(),
+        agent_id: agent.id.clone(),
+        user_id: agent.user_id.clone(),
+        version: 1,
+        sealed: Vec::new(),
+        revoked: false,
+    };
+    let (records, row) = (app.records.clone(), agent.clone());
+    let approved_by = app
+        .records
+        .write(move |tx| {
+            let Some(user) = users::by_id(tx, &row.user_id)? else {
+                return Ok(None);
+            };
+            if agents::count(tx, &row.user_id)? >= MOST_AGENTS {
+                return Ok(None);
+            }
+            key.sealed = records.seal_agent_key(tx, &key, &secret)?;
+            agents::add(tx, &row, &key)?;
+            let event = audit::Event {
+                at: row.approved_at,
+                agent_id: Some(row.id.clone()),
+                action: "agent_connected",
+                detail: String::new(),
+            };
+            audit::append(tx, &records.audit_key(), &row.user_id, &event)?;
+            Ok::<_, RecordsError>(Some(user.email))
+        })
+        .await
+        .map_err(Failure::internal)?
+        .ok_or(Failure::Conflict("the account cannot take another agent"))?;
+    app.gate.keys.insert(key_id.as_str(), keys);
+    info!(agent = %agent.id, "an agent was connected");
+    Ok(TokenResponse {
+        token_type: "katachi-hmac".to_owned(),
+        agent_id: agent.id,
+        key_id: key_id.to_string(),
+        hmac_secret: shown,
+        epoch: app.replay.epoch().map_err(Failure::internal)?.to_string(),
+        approved_by,
+    })
+}
+
+/// Which code a page asks about.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CodeQuery {
+    user_code: String,
+}
+
+#[derive(Clone, Copy)]
+enum Decision {
+    Show,
+    Approve,
+    Deny,
+}
+
+/// `GET /api/device?user_code=`.
+pub(super) async fn info(
+    State(app): State<App>,
+    session: Session,
+    Peer(address): Peer,
+    QueryOf(query): QueryOf<CodeQuery>,
+) -> Result<Json<DeviceInfo>, Failure> {
+    let waiting = decide(&app, &session, address, &query.user_code, Decision::Show).await?;
+    let details: Details = serde_json::from_str(&waiting.details).map_err(Failure::internal)?;
+    let now = SystemClock.now();
+    Ok(Json(DeviceInfo {
+        user_code: canonical(&query.user_code),
+        host_name: details.host_name,
+        os: details.os,
+        version: details.version,
+        address: details.address,
+        age_seconds: now.since(waiting.created).as_secs(),
+        expires_in: waiting.expires.since(now).as_secs(),
+        started_at: waiting.created.as_unix(),
+    }))
+}
+
+/// `POST /api/device/approve`.
+pub(super) async fn approve(
+    State(app): State<App>,
+    session: Session,
+    Peer(address): Peer,
+    JsonBody(body): JsonBody<UserCodeBody>,
+) -> Result<StatusCode, Failure> {
+    decide(&app, &session, address, &body.user_code, Decision::Approve).await?;
+    app.audit(&session.user.id, None, "device_approved").await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /api/device/deny`.
+pub(super) async fn deny(
+    State(app): State<App>,
+    session: Session,
+    Peer(address): Peer,
+    JsonBody(body): JsonBody<UserCodeBody>,
+) -> Result<StatusCode, Failure> {
+    decide(&app, &session, address, &body.user_code, Decision::Deny).await?;
+    app.audit(&session.user.id, None, "device_denied").await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn decide(
+    app: &App,
+    session: &Session,
+    address: std::net::IpAddr,
+    typed: &str,
+    decision: Decision,
+) -> Result<Waiting, Failure> {
+    let (app, typed) = (app.clone(), typed.to_owned());
+    let (account, digest) = (session.user.id.clone(), session.digest.clone());
+    let decided = blocking(move || {
+        let (grants, now) = (app.records.grants(), SystemClock.now());
+        let who = Guesser {
+            session: &digest,
+            account: &account,
+            address,
+        };
+        let (server, guesses) = (&app.device, &app.guesses);
+        match decision {
+            Decision::Show => server.look_up(&grants, guesses, &who, &typed, now),
+            Decision::Approve => server.approve(&grants, guesses, &who, &typed, now),
+            Decision::Deny => server.deny(&grants, guesses, &who, &typed, now),
+        }
+    })
+    .await?;
+    decided.map_err(|error| match error {
+        DecideError::Unknown => {
+            Failure::NotFound("no such code waits for a decision; start again on the device")
+        }
+        DecideError::TooMany(wait) => Failure::wait(wait.retry_after),
+        error => Failure::internal(error),
+    })
+}
+
+/// The thumbprint of the key that the request proves, if it has a proof.
+fn proof(app: &App, headers: &HeaderMap, path: &str) -> Result<Option<String>, OauthFailure> {
+    let Some(proof) = headers.get("dpop") else {
+        return Ok(None);
+    };
+    let proof = proof
+        .to_str()
+        .map_err(|_| OauthFailure::new("invalid_dpop_proof", "the proof is not text"))?;
+    let uri = format!("{}{path}", app.hosts.public());
+    dpop::verify(proof, "POST", &uri, &app.replay, SystemClock.now())
+        .map(Some)
+        .map_err(|error| {
+            let mut failure = OauthFailure::new(error.code(), &error.to_string());
+            // RFC 9449 section 8: the answer carries the nonce to use.
+            failure.nonce = app.replay.epoch().ok().map(|epoch| epoch.to_string());
+            failure
+        })
+}
+
+async fn form_body(
+    app: &App,
+    headers: &HeaderMap,
+    body: axum::body::Body,
+) -> Result<Bytes, Failure> {
+    extract::require_type(headers, "application/x-www-form-urlencoded")?;
+    extract::read(app, body).await
+}
+
+fn parse(body: &[u8]) -> Result<Form<'_>, OauthFailure> {
+    Form::parse(body).map_err(|error| OauthFailure::new("invalid_request", &error.to_string()))
+}
+
+fn require_client(form: &Form<'_>) -> Result<(), OauthFailure> {
+    if form.get("client_id") == Some(CLIENT_ID) {
+        return Ok(());
+    }
+    Err(OauthFailure::new(
+        "invalid_client",
+        "this client is not known here",
+    ))
+}
+
+/// What a stranger says of itself, short and without control characters.
+fn printable(text: Option<&str>, most: usize) -> String {
+    text.unwrap_or_default()
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(most)
+        .collect()
+}
+
+fn canonical(typed: &str) -> String {
+    use katachi_auth::device::UserCode;
+    UserCode::parse(typed).map_or_else(|_| typed.to_owned(), |code| code.to_string())
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(Failure::internal)
+}
+
+/// A refusal as RFC 6749 section 5.2 writes it.
+#[derive(Debug)]
+pub(super) struct OauthFailure {
+    status: StatusCode,
+    body: TokenError,
+    nonce: Option<String>,
+    retry_after: Option<u64>,
+}
+
+impl OauthFailure {
+    fn new(error: &str, description: &str) -> Self {
+        let body = TokenError {
+            error: error.to_owned(),
+            error_description: Some(description.to_owned()),
+            interval: None,
+        };
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            body,
+            nonce: None,
+            retry_after: None,
+        }
+    }
+}
+
+impl From<Failure> for OauthFailure {
+    fn from(failure: Failure) -> Self {
+        let problem = failure.problem();
+        let word = if failure.status().is_server_error() {
+            "temporarily_unavailable"
+        } else {
+            "invalid_request"
+        };
+        let mut oauth = Self::new(word, &problem.message);
+        oauth.status = failure.status();
+        if let Failure::RateLimited { seconds } = failure {
+            oauth.retry_after = Some(seconds);
+        }
+        oauth
+    }
+}
+
+impl IntoResponse for OauthFailure {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.body)).into_response();
+        if let Some(nonce) = self
+            .nonce
+            .and_then(|nonce| HeaderValue::from_str(&nonce).ok())
+        {
+            response
+                .headers_mut()
+                .insert(HeaderName::from_static("dpop-nonce"), nonce);
+        }
+        if let Some(seconds) = self.retry_after {
+            response
+                .headers_mut()
+                .insert(http::header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}

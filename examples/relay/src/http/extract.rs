@@ -1,0 +1,74 @@
+//! Bodies and queries, read once, within bounds, into types.
+
+use axum::body::{Body, HttpBody as _};
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+
+use super::App;
+use crate::failure::Failure;
+
+/// A JSON body.
+#[derive(Debug)]
+pub(super) struct JsonBody<T>(pub(super) T);
+
+/// The query of the URL.
+#[derive(Debug)]
+pub(super) struct QueryOf<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Failure> {
+        require_type(request.headers(), "application/json")?;
+        let body = read(app, request.into_body()).await?;
+        let value = serde_json::from_slice(&body).map_err(|error| {
+            Failure::BadRequest(format!("the body is not what this path takes: {error}"))
+        })?;
+        Ok(Self(value))
+    }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryOf<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        match Query::try_from_uri(&parts.uri) {
+            Ok(Query(value)) => Ok(Self(value)),
+            Err(error) => Err(Failure::BadRequest(error.body_text())),
+        }
+    }
+}
+
+/// Refuses a body of another type.
+pub(super) fn require_type(headers: &HeaderMap, expected: &str) -> Result<(), Failure> {
+    let given = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let essence = given.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case(expected) {
+        Ok(())
+    } else {
+        Err(Failure::UnsupportedMediaType)
+    }
+}
+
+/// Reads a whole body, as long as it is small and comes in time.
+pub(super) async fn read(app: &App, body: Body) -> Result<Bytes, Failure> {
+    let limit = app.limits.body_bytes;
+    if body.size_hint().lower() > limit as u64 {
+        return Err(Failure::TooLarge);
+    }
+    let collected = tokio::time::timeout(app.limits.body, Limited::new(body, limit).collect());
+    match collected.await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Failure::TooLarge),
+        Ok(Err(_)) => Err(Failure::BadRequest("the body broke off".to_owned())),
+        Err(_) => Err(Failure::Slow),
+    }
+}

@@ -1,0 +1,239 @@
+//! The routes: who may call them, and what they do.
+
+pub(crate) mod accounts;
+mod agent_api;
+mod agents;
+mod console;
+mod csrf;
+mod devices;
+mod extract;
+mod forward;
+mod mcp;
+mod passwords;
+mod public;
+mod signed;
+
+use std::net::IpAddr;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{delete, get, post};
+use katachi_auth::clock::{Clock as _, SystemClock};
+use katachi_auth::device::{Config as DeviceConfig, GuessLimits, Guesses, Server as DeviceServer};
+use katachi_auth::replay::{self, MemoryReplay};
+use katachi_auth::session::Sessions;
+use katachi_auth::signature::KeyId;
+use katachi_protocol::routes;
+use tracing::warn;
+
+use crate::config::Limits;
+use crate::edge::{self, Hosts};
+use crate::failure::Failure;
+use crate::records::{Records, RecordsError, agents as rows, audit};
+use crate::throttle::Throttle;
+use crate::tunnel::Tunnels;
+use passwords::Passwords;
+use signed::{AgentKeys, Gate};
+
+/// Everything that handlers share. Clones are handles to the same.
+#[derive(Clone, Debug)]
+pub(crate) struct App(Arc<Shared>);
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) hosts: Arc<Hosts>,
+    pub(crate) records: Records,
+    pub(crate) tunnels: Tunnels,
+    pub(crate) sessions: Sessions,
+    security_contact: String,
+    replay: MemoryReplay,
+    gate: Gate,
+    device: DeviceServer,
+    guesses: Guesses,
+    passwords: Passwords,
+    throttles: Throttles,
+}
+
+/// How often one can do what costs us something.
+#[derive(Debug)]
+struct Throttles {
+    sign_up: Throttle<IpAddr>,
+    log_in: Throttle<IpAddr>,
+    /// Sign-ins to one account, from wherever.
+    account: Throttle<String>,
+    device: Throttle<IpAddr>,
+    token: Throttle<IpAddr>,
+    activity: Throttle<String>,
+}
+
+impl Throttles {
+    fn new() -> Self {
+        Self {
+            sign_up: Throttle::new(10, Duration::from_secs(60)),
+            log_in: Throttle::new(20, Duration::from_secs(3)),
+            account: Throttle::new(10, Duration::from_secs(30)),
+            device: Throttle::new(20, Duration::from_secs(5)),
+            token: Throttle::new(240, Duration::from_millis(500)),
+            activity: Throttle::new(600, Duration::from_millis(100)),
+        }
+    }
+}
+
+impl Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// What keeps the service from being put together.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    #[error(transparent)]
+    Replay(#[from] replay::Unavailable),
+    #[error("a stored key has an identifier that is none: {0}")]
+    KeyId(#[from] katachi_auth::signature::ParseKeyIdError),
+}
+
+impl App {
+    /// Puts the service together. It waits for the disk.
+    pub(crate) fn new(
+        limits: Arc<Limits>,
+        hosts: Arc<Hosts>,
+        records: Records,
+        security_contact: String,
+    ) -> Result<Self, StartError> {
+        let pepper = records.vault().derive("katachi-relay/user-codes");
+        let verification_uri = format!("{}{}", hosts.public(), routes::DEVICE_PAGE);
+        let app = Self(Arc::new(Shared {
+            tunnels: Tunnels::new(Arc::clone(&limits)),
+            sessions: Sessions::default(),
+            security_contact,
+            replay: MemoryReplay::new(replay::Limits::default())?,
+            gate: Gate::new(&hosts.accepted()),
+            device: DeviceServer::new(DeviceConfig::new(verification_uri), &pepper),
+            guesses: Guesses::new(GuessLimits::default()),
+            passwords: Passwords::new(),
+            throttles: Throttles::new(),
+            limits,
+            hosts,
+            records,
+        }));
+        app.load_keys()?;
+        Ok(app)
+    }
+
+    fn load_keys(&self) -> Result<(), StartError> {
+        let records = self.records.clone();
+        let opened = records.read_now(|tx| {
+            let rows = rows::keys(tx)?;
+            rows.into_iter()
+                .map(|row| Ok((records.open_agent_key(tx, &row)?, row)))
+                .collect::<Result<Vec<_>, RecordsError>>()
+        })?;
+        for (secret, row) in opened {
+            let key_id = KeyId::parse(&row.id)?;
+            let keys =
+                AgentKeys::derive(&key_id, &row.agent_id, &row.user_id, &secret, row.revoked);
+            self.gate.keys.insert(&row.id, keys);
+        }
+        Ok(())
+    }
+
+    /// Takes up what the database now says about the keys of one agent.
+    async fn reload_keys_of(&self, agent_id: &str) -> Result<(), StartError> {
+        self.gate.keys.remove_agent(agent_id);
+        let app = self.clone();
+        match tokio::task::spawn_blocking(move || app.load_keys()).await {
+            Ok(loaded) => loaded,
+            Err(error) => Err(RecordsError::from(error).into()),
+        }
+    }
+
+    /// Writes to an account's audit log what must not fail because of it.
+    async fn audit(&self, user_id: &str, agent_id: Option<&str>, action: &'static str) {
+        let event = audit::Event {
+            at: SystemClock.now().as_unix(),
+            agent_id: agent_id.map(str::to_owned),
+            action,
+            detail: String::new(),
+        };
+        if let Err(error) = self.records.audit(user_id, event).await {
+            warn!(%error, action, "could not write to the audit log");
+        }
+    }
+}
+
+/// All routes, inside the layers that hold for all of them.
+pub(crate) fn router(app: App) -> Router {
+    let hosts = Arc::clone(&app.hosts);
+    Router::new()
+        .merge(open())
+        .merge(browser(&app))
+        .merge(agent(&app))
+        .fallback(|| async { Failure::NotFound("there is nothing here") })
+        .method_not_allowed_fallback(|| async { Failure::MethodNotAllowed })
+        .with_state(app)
+        .layer(from_fn_with_state(hosts, edge::guard))
+        .layer(from_fn(edge::log))
+}
+
+/// For everyone.
+fn open() -> Router<App> {
+    Router::new()
+        .route(routes::CONSOLE, get(console::page))
+        .route(routes::DEVICE_PAGE, get(console::page))
+        .route("/assets/{name}", get(console::asset))
+        .route(routes::HEALTH, get(public::health))
+        .route(routes::READY, get(public::ready))
+        .route(routes::SECURITY_TXT, get(public::security_txt))
+        .route(routes::OAUTH_METADATA, get(public::metadata))
+        .route(routes::EPOCH, get(public::epoch))
+        .route(routes::DEVICE_AUTHORIZATION, post(devices::authorize))
+        .route(routes::TOKEN, post(devices::token))
+}
+
+/// For our own pages, mostly with a session.
+fn browser(app: &App) -> Router<App> {
+    Router::new()
+        .route(routes::SIGN_UP, post(accounts::sign_up))
+        .route(routes::LOG_IN, post(accounts::log_in))
+        .route(routes::LOG_OUT, post(accounts::log_out))
+        .route(routes::ME, get(accounts::me))
+        .route(routes::DEVICE, get(devices::info))
+        .route(routes::DEVICE_APPROVE, post(devices::approve))
+        .route(routes::DEVICE_DENY, post(devices::deny))
+        .route(routes::AGENTS, get(agents::list))
+        .route(routes::AGENT, delete(agents::remove))
+        .route(routes::AGENT_RUN, post(forward::run))
+        .route(routes::AGENT_MESSAGE, post(forward::message))
+        .route(routes::AGENT_STATUS, get(forward::status))
+        .route(routes::AGENT_HISTORY, get(forward::history))
+        .route(routes::AGENT_DENIALS, get(forward::denials))
+        .route(routes::MCP, get(mcp::list))
+        .route(
+            routes::MCP_ONE,
+            get(mcp::one).put(mcp::put).delete(mcp::remove),
+        )
+        .route(routes::MCP_SEALED, get(mcp::sealed))
+        .route(routes::AUDIT, get(agents::audit))
+        .route_layer(from_fn_with_state(app.clone(), csrf::layer))
+}
+
+/// For agents that sign.
+fn agent(app: &App) -> Router<App> {
+    let signed = Router::new()
+        .route(routes::HEARTBEAT, post(agent_api::heartbeat))
+        .route(routes::ACTIVITY, post(agent_api::activity))
+        .route(routes::AGENT_MCP, get(agent_api::mcp))
+        .route(routes::UNREGISTER, delete(agent_api::unregister))
+        .route_layer(from_fn_with_state(app.clone(), signed::layer));
+    signed.route(routes::TUNNEL, get(agent_api::tunnel))
+}

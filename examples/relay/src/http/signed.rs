@@ -1,0 +1,333 @@
+//! Calls that agents sign: verified before a handler sees them, answered under
+//! a signature that is bound to the question.
+//!
+//! A stranger learns nothing but "refused". Who holds the key learns, signed,
+//! that the clock is off, the epoch is stale, the key was withdrawn or the
+//! request was sent before.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{FromRequestParts, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderName, HeaderValue, Request, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use katachi_auth::clock::{Clock as _, SystemClock};
+use katachi_auth::replay::ReplayStore as _;
+use katachi_auth::signature::{
+    Answer, Context, KeyId, Keys, KnownKey, Profile, Refusal, RequestBinding, ResponseView,
+    SigningKey, Verified, Verifier, derive_key, sign_response,
+};
+use katachi_crypto::Secret;
+use katachi_protocol::problem::Problem;
+use tracing::{info, warn};
+
+use super::App;
+use super::extract;
+use crate::connection::Connection;
+use crate::failure::Failure;
+
+/// The keys of one agent, derived from its secret, one for each purpose.
+pub(crate) struct AgentKeys {
+    pub(crate) agent_id: String,
+    pub(crate) user_id: String,
+    api: Arc<KnownKey>,
+    tunnel: Arc<KnownKey>,
+    response: SigningKey,
+}
+
+impl AgentKeys {
+    pub(crate) fn derive(
+        key_id: &KeyId,
+        agent_id: &str,
+        user_id: &str,
+        secret: &Secret<32>,
+        revoked: bool,
+    ) -> Self {
+        let known = |profile: &Profile| {
+            let mut known = KnownKey::new(
+                key_id.clone(),
+                agent_id,
+                derive_key(secret, agent_id, profile),
+            );
+            known.revoked = revoked;
+            Arc::new(known)
+        };
+        Self {
+            agent_id: agent_id.to_owned(),
+            user_id: user_id.to_owned(),
+            api: known(&Profile::AGENT_REQUEST),
+            tunnel: known(&Profile::TUNNEL_REQUEST),
+            response: derive_key(secret, agent_id, &Profile::RELAY_RESPONSE).into(),
+        }
+    }
+}
+
+impl std::fmt::Debug for AgentKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AgentKeys")
+            .field("agent_id", &self.agent_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// All agents' keys, in memory: how long a lookup takes says nothing.
+#[derive(Debug, Default)]
+pub(crate) struct KeyRing(RwLock<HashMap<String, Arc<AgentKeys>>>);
+
+impl KeyRing {
+    pub(crate) fn insert(&self, key_id: &str, keys: AgentKeys) {
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(key_id.to_owned(), Arc::new(keys));
+    }
+
+    pub(crate) fn remove_agent(&self, agent_id: &str) {
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|_, keys| keys.agent_id != agent_id);
+    }
+
+    fn get(&self, key_id: &str) -> Option<Arc<AgentKeys>> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key_id)
+            .cloned()
+    }
+}
+
+struct ForApi<'a>(&'a KeyRing);
+struct ForTunnel<'a>(&'a KeyRing);
+
+impl Keys for ForApi<'_> {
+    fn find(&self, id: &str) -> Option<Arc<KnownKey>> {
+        self.0.get(id).map(|keys| Arc::clone(&keys.api))
+    }
+}
+
+impl Keys for ForTunnel<'_> {
+    fn find(&self, id: &str) -> Option<Arc<KnownKey>> {
+        self.0.get(id).map(|keys| Arc::clone(&keys.tunnel))
+    }
+}
+
+/// What is accepted, and what was.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    api: Verifier,
+    tunnel: Verifier,
+    pub(crate) keys: KeyRing,
+}
+
+impl Gate {
+    /// A gate for requests addressed to one of `authorities`.
+    pub(crate) fn new(authorities: &[String]) -> Self {
+        Self {
+            api: Verifier::new(Profile::AGENT_REQUEST, authorities.to_vec()),
+            tunnel: Verifier::new(Profile::TUNNEL_REQUEST, authorities.to_vec()),
+            keys: KeyRing::default(),
+        }
+    }
+}
+
+/// The agent that signed the request. Only this module makes one.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) agent_id: String,
+    pub(crate) user_id: String,
+    _private: (),
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        parts
+            .extensions
+            .get::<Self>()
+            .cloned()
+            .ok_or_else(|| Failure::internal("a signed route without its layer"))
+    }
+}
+
+/// Lets only signed requests pass and signs what comes back.
+pub(super) async fn layer(State(app): State<App>, request: Request<Body>, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let body = match extract::read(&app, body).await {
+        Ok(body) => body,
+        Err(failure) => return failure.into_response(),
+    };
+    let verified = match verify(&app, Request::from_parts(parts, body), Purpose::Api) {
+        Ok(verified) => verified,
+        Err(refusal) => return answer(&app, &refusal),
+    };
+    let Some(keys) = app.gate.keys.get(verified.key().id.as_str()) else {
+        // Withdrawn between the check and here.
+        return Failure::Unauthorized.into_response();
+    };
+    let (key_id, binding) = (verified.key().id.clone(), verified.binding());
+    let mut request = verified.into_request().map(Body::from);
+    request.extensions_mut().insert(Caller {
+        agent_id: keys.agent_id.clone(),
+        user_id: keys.user_id.clone(),
+        _private: (),
+    });
+    let response = next.run(request).await;
+    sign(&keys, &key_id, &binding, response).await
+}
+
+/// Verifies the request that opens a tunnel, on the connection it came on.
+/// The answer has to be signed by [`Tunnelled::sign`].
+pub(super) fn verify_tunnel(app: &App, request: Request<Body>) -> Result<Tunnelled, Box<Response>> {
+    let verified = verify(app, request.map(|_| Bytes::new()), Purpose::Tunnel)
+        .map_err(|refusal| Box::new(answer(app, &refusal)))?;
+    let keys = app
+        .gate
+        .keys
+        .get(verified.key().id.as_str())
+        .ok_or_else(|| Box::new(Failure::Unauthorized.into_response()))?;
+    Ok(Tunnelled {
+        key_id: verified.key().id.clone(),
+        binding: verified.binding(),
+        keys,
+    })
+}
+
+/// A tunnel request that may be answered.
+pub(super) struct Tunnelled {
+    key_id: KeyId,
+    binding: RequestBinding,
+    pub(super) keys: Arc<AgentKeys>,
+}
+
+impl Tunnelled {
+    pub(super) async fn sign(&self, response: Response) -> Response {
+        sign(&self.keys, &self.key_id, &self.binding, response).await
+    }
+}
+
+enum Purpose {
+    Api,
+    Tunnel,
+}
+
+fn verify(
+    app: &App,
+    request: Request<Bytes>,
+    purpose: Purpose,
+) -> Result<Verified<Request<Bytes>>, Refusal> {
+    let now = SystemClock.now();
+    let epoch = app.replay.epoch().map_err(|error| {
+        // Without an epoch nothing can be accepted; a random one refuses all.
+        warn!(%error, "the replay store gives no epoch");
+        error
+    });
+    let epoch = epoch.unwrap_or(katachi_auth::replay::Epoch::from_bytes([0; 16]));
+    let mut context = Context::new(now, epoch);
+    let channel = request
+        .extensions()
+        .get::<Connection>()
+        .map(|connection| connection.exporter);
+    context.channel = channel.as_ref();
+    let authentic = match purpose {
+        Purpose::Api => app
+            .gate
+            .api
+            .check(request, &ForApi(&app.gate.keys), &context)?,
+        Purpose::Tunnel => app
+            .gate
+            .tunnel
+            .check(request, &ForTunnel(&app.gate.keys), &context)?,
+    };
+    authentic.spend(&app.replay, now)
+}
+
+/// Says to the peer what it may hear, and to the operator the rest.
+fn answer(app: &App, refusal: &Refusal) -> Response {
+    let answer = refusal.answer();
+    info!(%refusal, "signed call refused");
+    let message = match answer {
+        Answer::BadRequest => "the request is not one that this relay could accept",
+        Answer::Refused => "the request is not signed by a key that this relay knows",
+        Answer::Skew => "the clocks differ too much; correct yours by `server_time`",
+        Answer::StaleEpoch => "sign again for the current `epoch`",
+        Answer::Revoked => "this agent was removed; run `katachi-agent login` to connect it again",
+        Answer::Replayed => "this request was accepted before",
+        _ => "try again later",
+    };
+    let mut problem = Problem::new(answer.code(), message);
+    let known = refusal.authenticated();
+    if known.is_some() {
+        problem.server_time = Some(SystemClock.now().as_unix());
+        problem.epoch = app.replay.epoch().ok().map(|epoch| epoch.to_string());
+    }
+    let status = StatusCode::from_u16(answer.status()).unwrap_or(StatusCode::UNAUTHORIZED);
+    let body = serde_json::to_vec(&problem).unwrap_or_default();
+    let mut response = (status, Json(&problem)).into_response();
+    if let Some((key, binding)) = known
+        && let Some(keys) = app.gate.keys.get(key.id.as_str())
+    {
+        add_signature(&keys, &key.id, binding, &mut response, &body);
+    }
+    response
+}
+
+/// Largest answer to a signed call, in bytes.
+const MAX_ANSWER: usize = 4 * 1024 * 1024;
+
+async fn sign(
+    keys: &AgentKeys,
+    key_id: &KeyId,
+    binding: &RequestBinding,
+    response: Response,
+) -> Response {
+    let (parts, body) = response.into_parts();
+    let body = match Limited::new(body, MAX_ANSWER).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) => return Failure::internal(error).into_response(),
+    };
+    let mut response = Response::from_parts(parts, Body::from(body.clone()));
+    add_signature(keys, key_id, binding, &mut response, &body);
+    response
+}
+
+fn add_signature(
+    keys: &AgentKeys,
+    key_id: &KeyId,
+    binding: &RequestBinding,
+    response: &mut Response,
+    body: &[u8],
+) {
+    let view = ResponseView {
+        status: response.status().as_u16(),
+        headers: &[],
+        body,
+    };
+    let signed = sign_response(
+        &Profile::RELAY_RESPONSE,
+        key_id,
+        &keys.response,
+        &view,
+        binding,
+        SystemClock.now(),
+    );
+    for (name, value) in signed {
+        match HeaderValue::from_str(&value) {
+            Ok(value) => response
+                .headers_mut()
+                .insert(HeaderName::from_static(name), value),
+            Err(error) => {
+                warn!(%error, name, "a signature header is not a header value");
+                None
+            }
+        };
+    }
+}

@@ -1,0 +1,157 @@
+//! Agents, and the sealed secrets behind their signing keys.
+
+use katachi_store::database::{DatabaseError, ReadTx, Row, RowResult, Tx, params};
+
+use super::{int, uint};
+
+/// An agent of an account.
+#[derive(Clone, Debug)]
+pub(crate) struct AgentRow {
+    pub(crate) id: String,
+    pub(crate) user_id: String,
+    pub(crate) host_name: String,
+    pub(crate) os: String,
+    pub(crate) version: String,
+    pub(crate) approved_at: u64,
+    pub(crate) seen_at: Option<u64>,
+    pub(crate) state: String,
+}
+
+/// A signing key as it is stored.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyRow {
+    pub(crate) id: String,
+    pub(crate) agent_id: String,
+    pub(crate) user_id: String,
+    pub(crate) version: u64,
+    pub(crate) sealed: Vec<u8>,
+    pub(crate) revoked: bool,
+}
+
+/// Most agents of one account.
+pub(crate) const MOST_AGENTS: u64 = 256;
+
+pub(crate) fn add(tx: &Tx<'_>, agent: &AgentRow, key: &KeyRow) -> Result<(), DatabaseError> {
+    tx.execute(
+        "INSERT INTO agents (id, user_id, host_name, os, version, approved_at, seen_at, state)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![
+            agent.id,
+            agent.user_id,
+            agent.host_name,
+            agent.os,
+            agent.version,
+            int(agent.approved_at),
+            agent.seen_at.map(int),
+            agent.state,
+        ],
+    )?;
+    tx.execute(
+        "INSERT INTO agent_keys (id, agent_id, user_id, version, sealed, revoked)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        params![
+            key.id,
+            key.agent_id,
+            key.user_id,
+            int(key.version),
+            key.sealed,
+            key.revoked
+        ],
+    )?;
+    Ok(())
+}
+
+pub(crate) fn count(tx: &ReadTx<'_>, user_id: &str) -> Result<u64, DatabaseError> {
+    let count = tx.query_one(
+        "SELECT count(*) FROM agents WHERE user_id = ?1",
+        [user_id],
+        |row| uint(row, 0),
+    )?;
+    Ok(count.unwrap_or_default())
+}
+
+pub(crate) fn of_user(tx: &ReadTx<'_>, user_id: &str) -> Result<Vec<AgentRow>, DatabaseError> {
+    tx.query(
+        "SELECT id, user_id, host_name, os, version, approved_at, seen_at, state
+         FROM agents WHERE user_id = ?1 ORDER BY approved_at DESC, id",
+        [user_id],
+        read,
+    )
+}
+
+/// The agent, if it belongs to the account.
+pub(crate) fn one(
+    tx: &ReadTx<'_>,
+    user_id: &str,
+    id: &str,
+) -> Result<Option<AgentRow>, DatabaseError> {
+    tx.query_one(
+        "SELECT id, user_id, host_name, os, version, approved_at, seen_at, state
+         FROM agents WHERE user_id = ?1 AND id = ?2",
+        [user_id, id],
+        read,
+    )
+}
+
+fn read(row: &Row<'_>) -> RowResult<AgentRow> {
+    Ok(AgentRow {
+        id: row.get(0)?,
+        user_id: row.get(1)?,
+        host_name: row.get(2)?,
+        os: row.get(3)?,
+        version: row.get(4)?,
+        approved_at: uint(row, 5)?,
+        seen_at: row
+            .get::<_, Option<i64>>(6)?
+            .and_then(|at| u64::try_from(at).ok()),
+        state: row.get(7)?,
+    })
+}
+
+pub(crate) fn seen(tx: &Tx<'_>, id: &str, state: &str, now: u64) -> Result<(), DatabaseError> {
+    tx.execute(
+        "UPDATE agents SET seen_at = ?2, state = ?3 WHERE id = ?1",
+        params![id, int(now), state],
+    )?;
+    Ok(())
+}
+
+/// The agent unregistered itself: nothing of it remains.
+pub(crate) fn erase(tx: &Tx<'_>, id: &str) -> Result<(), DatabaseError> {
+    tx.execute("DELETE FROM agent_keys WHERE agent_id = ?1", [id])?;
+    tx.execute("DELETE FROM agents WHERE id = ?1", [id])?;
+    Ok(())
+}
+
+/// The owner removed the agent; `false` if the account has no such agent.
+pub(crate) fn revoke(tx: &Tx<'_>, user_id: &str, id: &str) -> Result<bool, DatabaseError> {
+    let removed = tx.execute(
+        "DELETE FROM agents WHERE user_id = ?1 AND id = ?2",
+        [user_id, id],
+    )?;
+    if removed == 1 {
+        tx.execute(
+            "UPDATE agent_keys SET revoked = 1 WHERE agent_id = ?1",
+            [id],
+        )?;
+    }
+    Ok(removed == 1)
+}
+
+/// Every signing key.
+pub(crate) fn keys(tx: &ReadTx<'_>) -> Result<Vec<KeyRow>, DatabaseError> {
+    tx.query(
+        "SELECT id, agent_id, user_id, version, sealed, revoked FROM agent_keys",
+        [],
+        |row| {
+            Ok(KeyRow {
+                id: row.get(0)?,
+                agent_id: row.get(1)?,
+                user_id: row.get(2)?,
+                version: uint(row, 3)?,
+                sealed: row.get(4)?,
+                revoked: row.get(5)?,
+            })
+        },
+    )
+}

@@ -1,0 +1,279 @@
+//! What the relay remembers: an encrypted database, opened with a key of the
+//! vault, and in it sealed cells for what must stay secret from whoever reads
+//! the database.
+//!
+//! ```text
+//! vault ──▶ database key ──▶ every page
+//!       ├─▶ wrapping key ──▶ one key for each account ──▶ agent keys, MCP secrets
+//!       └─▶ audit key ─────▶ the chain of each account's log
+//! ```
+
+pub(crate) mod agents;
+pub(crate) mod audit;
+mod grants;
+pub(crate) mod mcp;
+mod schema;
+mod sessions;
+pub(crate) mod users;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use katachi_crypto::mac::HmacKey;
+use katachi_crypto::{Secret, random};
+use katachi_protocol::Sensitive;
+use katachi_protocol::mcp::{CellContext, SealedCell};
+use katachi_store::Vault;
+use katachi_store::column::{Cell, ColumnCipher, ColumnError, TenantKeys};
+use katachi_store::database::{
+    Database, DatabaseError, DatabaseKey, Options, Profile, ReadTx, Row, RowResult, Tx,
+};
+
+pub(crate) use grants::Grants;
+pub(crate) use sessions::SessionRows;
+
+use audit::Event;
+use mcp::SecretRow;
+
+/// What storage can do wrong.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecordsError {
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    #[error(transparent)]
+    Column(#[from] ColumnError),
+    #[error(transparent)]
+    Crypto(#[from] katachi_crypto::Error),
+    #[error("a stored record cannot be read: {0}")]
+    Record(#[from] serde_json::Error),
+    #[error("an account has no key for its secrets")]
+    NoTenantKey,
+    #[error("a secret is not text")]
+    NotText,
+    #[error("a task of the relay ended early: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// The open database and the keys around it. Clones are handles to the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Records(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    database: Database,
+    vault: Vault,
+    audit_key: Secret<32>,
+}
+
+/// Name of the key that wraps the accounts' keys.
+const TENANTS: &str = "relay";
+const AGENT_KEYS: &str = "agent_keys";
+const MCP_SECRETS: &str = "mcp_secrets";
+const SEALED: &str = "sealed";
+
+impl Records {
+    /// Opens or creates the database at `path`.
+    pub(crate) fn open(path: &Path, vault: Vault) -> Result<Self, RecordsError> {
+        let key = DatabaseKey::from_secret(vault.derive("katachi-relay/database"));
+        let options = Options::new()
+            .profile(Profile::Fast)
+            .migrations(schema::MIGRATIONS);
+        let database = Database::open(path, &key, options)?;
+        let audit_key = vault.derive("katachi-relay/audit");
+        Ok(Self(Arc::new(Inner {
+            database,
+            vault,
+            audit_key,
+        })))
+    }
+
+    pub(crate) fn vault(&self) -> &Vault {
+        &self.0.vault
+    }
+
+    /// Device authorizations, kept in the same database.
+    pub(crate) fn grants(&self) -> Grants {
+        Grants::new(self.0.database.clone())
+    }
+
+    /// Sessions of browsers, kept in the same database.
+    pub(crate) fn sessions(&self) -> SessionRows {
+        SessionRows::new(self.0.database.clone())
+    }
+
+    /// The key under which audit entries are chained.
+    pub(crate) fn audit_key(&self) -> HmacKey {
+        HmacKey::new(&self.0.audit_key)
+    }
+
+    /// Reads at once, waiting for the disk.
+    pub(crate) fn read_now<T, E: From<DatabaseError>>(
+        &self,
+        work: impl FnOnce(&ReadTx<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.0.database.read(work)
+    }
+
+    /// Reads, on a thread that may wait for the disk.
+    pub(crate) async fn read<T, E>(
+        &self,
+        work: impl FnOnce(&ReadTx<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, RecordsError>
+    where
+        T: Send + 'static,
+        E: From<DatabaseError> + Into<RecordsError> + Send + 'static,
+    {
+        let database = self.0.database.clone();
+        tokio::task::spawn_blocking(move || database.read(work))
+            .await?
+            .map_err(Into::into)
+    }
+
+    /// Writes, on a thread that may wait for the disk and for other writers.
+    pub(crate) async fn write<T, E>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, RecordsError>
+    where
+        T: Send + 'static,
+        E: From<DatabaseError> + Into<RecordsError> + Send + 'static,
+    {
+        let database = self.0.database.clone();
+        tokio::task::spawn_blocking(move || database.write(work))
+            .await?
+            .map_err(Into::into)
+    }
+
+    /// Appends to an account's audit log.
+    pub(crate) async fn audit(
+        &self,
+        user_id: &str,
+        event: Event,
+    ) -> Result<(u64, [u8; 32]), RecordsError> {
+        let (user, key) = (user_id.to_owned(), self.audit_key());
+        self.write(move |tx| audit::append(tx, &key, &user, &event))
+            .await
+    }
+
+    /// Makes the wrapped key of a new account.
+    pub(crate) fn new_tenant_key(&self, user_id: &str) -> Result<Vec<u8>, RecordsError> {
+        Ok(TenantKeys::from_vault(&self.0.vault, TENANTS)?.generate(user_id)?)
+    }
+
+    fn cipher(&self, tx: &ReadTx<'_>, user_id: &str) -> Result<ColumnCipher, RecordsError> {
+        let wrapped = users::tenant_key(tx, user_id)?.ok_or(RecordsError::NoTenantKey)?;
+        Ok(TenantKeys::from_vault(&self.0.vault, TENANTS)?.open(user_id, &wrapped)?)
+    }
+
+    /// Seals the secret of an agent's key.
+    pub(crate) fn seal_agent_key(
+        &self,
+        tx: &ReadTx<'_>,
+        key: &agents::KeyRow,
+        secret: &Secret<32>,
+    ) -> Result<Vec<u8>, RecordsError> {
+        Ok(self
+            .cipher(tx, &key.user_id)?
+            .seal(&agent_key_cell(key), secret.expose_secret())?)
+    }
+
+    /// Opens the secret of an agent's key.
+    pub(crate) fn open_agent_key(
+        &self,
+        tx: &ReadTx<'_>,
+        key: &agents::KeyRow,
+    ) -> Result<Secret<32>, RecordsError> {
+        let opened = self
+            .cipher(tx, &key.user_id)?
+            .open(&agent_key_cell(key), &key.sealed)?;
+        Ok(Secret::from_slice(opened.expose_secret())?)
+    }
+
+    /// Seals secrets of one configuration, filling in [`SecretRow::sealed`].
+    pub(crate) fn seal_mcp(
+        &self,
+        tx: &ReadTx<'_>,
+        user_id: &str,
+        rows: &mut [(SecretRow, Sensitive)],
+    ) -> Result<(), RecordsError> {
+        let cipher = self.cipher(tx, user_id)?;
+        for (row, value) in rows {
+            let place = mcp_row(row);
+            row.sealed = cipher.seal(&mcp_cell(row, &place), value.expose_secret().as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Opens secrets of configurations, in order.
+    pub(crate) fn open_mcp(
+        &self,
+        tx: &ReadTx<'_>,
+        user_id: &str,
+        rows: &[SecretRow],
+    ) -> Result<Vec<Sensitive>, RecordsError> {
+        let cipher = self.cipher(tx, user_id)?;
+        rows.iter()
+            .map(|row| {
+                let opened = cipher.open(&mcp_cell(row, &mcp_row(row)), &row.sealed)?;
+                let text = std::str::from_utf8(opened.expose_secret())
+                    .map_err(|_| RecordsError::NotText)?;
+                Ok(Sensitive::new(text))
+            })
+            .collect()
+    }
+}
+
+fn agent_key_cell(key: &agents::KeyRow) -> Cell<'_> {
+    Cell {
+        table: AGENT_KEYS,
+        column: SEALED,
+        row: key.id.as_bytes(),
+        version: key.version,
+    }
+}
+
+/// Neither part can have a slash in it.
+fn mcp_row(row: &SecretRow) -> String {
+    format!("{}/{}", row.config, row.name)
+}
+
+fn mcp_cell<'a>(row: &SecretRow, place: &'a str) -> Cell<'a> {
+    Cell {
+        table: MCP_SECRETS,
+        column: SEALED,
+        row: place.as_bytes(),
+        version: row.version,
+    }
+}
+
+/// Describes a sealed secret to its owner.
+pub(crate) fn describe_mcp(user_id: &str, row: &SecretRow) -> SealedCell {
+    SealedCell {
+        name: row.name.clone(),
+        context: CellContext {
+            tenant: user_id.to_owned(),
+            table: MCP_SECRETS.to_owned(),
+            column: SEALED.to_owned(),
+            row: mcp_row(row),
+            version: row.version,
+        },
+        sealed: STANDARD.encode(&row.sealed),
+    }
+}
+
+/// A number for a column; SQLite's integers end at 2^63.
+fn int(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A number out of a column in which only [`int`]s are written.
+fn uint(row: &Row<'_>, column: usize) -> RowResult<u64> {
+    Ok(u64::try_from(row.get::<_, i64>(column)?).unwrap_or_default())
+}
+
+/// A new identifier: 128 random bits, hexadecimal.
+pub(crate) fn new_id() -> Result<String, RecordsError> {
+    Ok(audit::hex(&random::bytes::<16>()?))
+}

@@ -1,0 +1,89 @@
+//! The tables.
+
+use katachi_store::database::Migration;
+
+/// Released steps never change.
+pub(super) const MIGRATIONS: &[Migration] = &[Migration::sql(
+    "-- `password` is an Argon2id record; `tenant_key` wraps the key under which
+    -- everything secret of this account is sealed.
+    CREATE TABLE users (
+        id          TEXT PRIMARY KEY,
+        email       TEXT NOT NULL UNIQUE,
+        password    TEXT NOT NULL,
+        tenant_key  BLOB NOT NULL,
+        created_at  INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    -- Only digests: whoever reads this table cannot take over a session.
+    CREATE TABLE sessions (
+        digest      BLOB PRIMARY KEY,
+        user_id     TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+        created_ms  INTEGER NOT NULL,
+        seen_ms     INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX sessions_by_user ON sessions (user_id);
+
+    CREATE TABLE agents (
+        id          TEXT PRIMARY KEY,
+        user_id     TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+        host_name   TEXT NOT NULL,
+        os          TEXT NOT NULL,
+        version     TEXT NOT NULL,
+        approved_at INTEGER NOT NULL,
+        seen_at     INTEGER,
+        state       TEXT NOT NULL DEFAULT 'idle'
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX agents_by_user ON agents (user_id);
+
+    -- `sealed` is a KTC1 column envelope over 32 bytes. A key outlives its
+    -- agent as revoked, so that its holder, and nobody else, can be told.
+    CREATE TABLE agent_keys (
+        id          TEXT PRIMARY KEY,
+        agent_id    TEXT NOT NULL,
+        user_id     TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+        version     INTEGER NOT NULL,
+        sealed      BLOB NOT NULL,
+        revoked     INTEGER NOT NULL DEFAULT 0
+    ) STRICT, WITHOUT ROWID;
+
+    -- Device authorizations under way: digests of the codes, and the record
+    -- as JSON.
+    CREATE TABLE device_grants (
+        device_code BLOB PRIMARY KEY,
+        user_code   BLOB NOT NULL UNIQUE,
+        expires_ms  INTEGER NOT NULL,
+        record      TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE mcp_configs (
+        user_id     TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+        name        TEXT NOT NULL,
+        command     TEXT NOT NULL,
+        env         TEXT NOT NULL,
+        released_to TEXT NOT NULL,
+        version     INTEGER NOT NULL,
+        updated_at  INTEGER NOT NULL,
+        PRIMARY KEY (user_id, name)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE mcp_secrets (
+        user_id     TEXT NOT NULL,
+        config      TEXT NOT NULL,
+        name        TEXT NOT NULL,
+        version     INTEGER NOT NULL,
+        sealed      BLOB NOT NULL,
+        PRIMARY KEY (user_id, config, name),
+        FOREIGN KEY (user_id, config) REFERENCES mcp_configs (user_id, name) ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE audit (
+        user_id     TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+        sequence    INTEGER NOT NULL,
+        at          INTEGER NOT NULL,
+        agent_id    TEXT,
+        action      TEXT NOT NULL,
+        detail      TEXT NOT NULL,
+        hash        BLOB NOT NULL,
+        PRIMARY KEY (user_id, sequence)
+    ) STRICT, WITHOUT ROWID;",
+)];

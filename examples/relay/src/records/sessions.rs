@@ -1,0 +1,106 @@
+//! Sessions of browsers, in the database.
+
+use katachi_auth::clock::Timestamp;
+use katachi_auth::replay::Unavailable;
+use katachi_auth::session::{Session, SessionStore, TokenDigest};
+use katachi_store::database::{Database, DatabaseError, params};
+
+use super::{int, uint};
+
+/// Most sessions of one account; those used least recently make room.
+const MOST_SESSIONS: u32 = 32;
+
+/// Keeps sessions in the database.
+#[derive(Clone, Debug)]
+pub(crate) struct SessionRows(Database);
+
+impl SessionRows {
+    pub(super) fn new(database: Database) -> Self {
+        Self(database)
+    }
+
+    /// Forgets sessions last used before `seen` or begun before `begun`.
+    pub(crate) fn sweep(&self, seen: Timestamp, begun: Timestamp) -> Result<usize, DatabaseError> {
+        self.0.write(|tx| {
+            tx.execute(
+                "DELETE FROM sessions WHERE seen_ms < ?1 OR created_ms < ?2",
+                params![int(seen.as_unix_millis()), int(begun.as_unix_millis())],
+            )
+        })
+    }
+}
+
+impl SessionStore for SessionRows {
+    fn insert(&self, session: Session) -> Result<(), Unavailable> {
+        let insert = self.0.write(|tx| {
+            tx.execute(
+                "INSERT INTO sessions (digest, user_id, created_ms, seen_ms) VALUES (?1, ?2, ?3, ?4)",
+                params![
+                    session.digest.as_bytes().as_slice(),
+                    session.account,
+                    int(session.created.as_unix_millis()),
+                    int(session.seen.as_unix_millis()),
+                ],
+            )?;
+            tx.execute(
+                "DELETE FROM sessions WHERE digest IN (
+                    SELECT digest FROM sessions WHERE user_id = ?1 ORDER BY seen_ms DESC LIMIT -1 OFFSET ?2)",
+                params![session.account, MOST_SESSIONS],
+            )
+        });
+        insert
+            .map(drop)
+            .map_err(|error: DatabaseError| Unavailable::new(error))
+    }
+
+    fn find(&self, digest: &TokenDigest) -> Result<Option<Session>, Unavailable> {
+        let found = self.0.read(|tx| {
+            tx.query_one(
+                "SELECT user_id, created_ms, seen_ms FROM sessions WHERE digest = ?1",
+                [digest.as_bytes().as_slice()],
+                |row| {
+                    Ok(Session {
+                        digest: *digest,
+                        account: row.get(0)?,
+                        created: Timestamp::from_unix_millis(uint(row, 1)?),
+                        seen: Timestamp::from_unix_millis(uint(row, 2)?),
+                    })
+                },
+            )
+        });
+        found.map_err(|error: DatabaseError| Unavailable::new(error))
+    }
+
+    fn touch(&self, digest: &TokenDigest, now: Timestamp) -> Result<(), Unavailable> {
+        self.change(
+            "UPDATE sessions SET seen_ms = max(seen_ms, ?2) WHERE digest = ?1",
+            params![digest.as_bytes().as_slice(), int(now.as_unix_millis())],
+        )
+        .map(drop)
+    }
+
+    fn remove(&self, digest: &TokenDigest) -> Result<bool, Unavailable> {
+        let removed = self.change(
+            "DELETE FROM sessions WHERE digest = ?1",
+            [digest.as_bytes().as_slice()],
+        )?;
+        Ok(removed == 1)
+    }
+
+    fn remove_all(&self, account: &str) -> Result<(), Unavailable> {
+        self.change("DELETE FROM sessions WHERE user_id = ?1", [account])
+            .map(drop)
+    }
+}
+
+impl SessionRows {
+    fn change(
+        &self,
+        sql: &str,
+        params: impl katachi_store::database::Params,
+    ) -> Result<usize, Unavailable> {
+        self.0
+            .write(|tx| tx.execute(sql, params))
+            .map_err(|error: DatabaseError| Unavailable::new(error))
+    }
+}

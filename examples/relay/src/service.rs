@@ -1,0 +1,254 @@
+//! Starting, serving, stopping.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use katachi_auth::clock::{Clock as _, SystemClock};
+use katachi_store::vault::VaultError;
+use rustls::ServerConfig;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::{Config, Limits, PublicUrl, TlsSource};
+use crate::connection;
+use crate::edge::Hosts;
+use crate::http::{self, App};
+use crate::machine;
+use crate::records::Records;
+use crate::tls::{self, TlsError};
+
+/// A relay could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The configuration contradicts itself.
+    #[error("{0}")]
+    Config(String),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The state directory cannot be used.
+    #[error("cannot use the state directory {path}: {source}")]
+    StateDir {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The vault does not open.
+    #[error("the relay's vault does not open: {0}")]
+    Vault(#[from] VaultError),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The database does not open, or is not what it was.
+    #[error("the relay's database cannot be used: {0}")]
+    Storage(String),
+    /// A task of the relay was ended from outside.
+    #[error("the relay was interrupted while starting: {0}")]
+    Interrupted(#[from] tokio::task::JoinError),
+}
+
+/// A relay that listens and does not serve yet.
+#[derive(Debug)]
+pub struct Relay {
+    listener: TcpListener,
+    address: SocketAddr,
+    public_url: PublicUrl,
+    authority: Option<PathBuf>,
+    tls: Arc<ServerConfig>,
+    limits: Arc<Limits>,
+    app: App,
+}
+
+/// What a parent process wants to know, printed as one line of JSON.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ready {
+    /// The bound address.
+    pub listening: SocketAddr,
+    /// PEM file of the authority to trust; absent with a certificate from files.
+    pub ca: Option<PathBuf>,
+    /// The origin that browsers and agents use.
+    pub public_url: String,
+}
+
+impl Relay {
+    /// Opens the vault and the database, prepares TLS, and listens.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ServeError`], which says what to change.
+    pub async fn bind(config: Config) -> Result<Self, ServeError> {
+        check(&config)?;
+        let listener = listen(config.listen).await?;
+        let address = listener.local_addr().map_err(|source| ServeError::Listen {
+            address: config.listen,
+            source,
+        })?;
+        let public_url = config
+            .public_url
+            .clone()
+            .unwrap_or_else(|| PublicUrl::local(address.port()));
+        // Opening waits for the disk, and perhaps for a keychain.
+        let prepare = tokio::task::spawn_blocking(move || {
+            create_state_dir(&config.state_dir)?;
+            let vault = machine::open_vault(&config.state_dir, config.keychain)?;
+            let identity = tls::prepare(&config.tls, &config.state_dir, &vault)?;
+            let storage = |error: &dyn std::fmt::Display| ServeError::Storage(error.to_string());
+            let records = Records::open(&config.state_dir.join("relay.db"), vault)
+                .map_err(|e| storage(&e))?;
+            let limits = Arc::new(config.limits);
+            let hosts = Arc::new(Hosts::new(public_url.clone(), address));
+            let app = App::new(Arc::clone(&limits), hosts, records, config.security_contact)
+                .map_err(|e| storage(&e))?;
+            Ok::<_, ServeError>((identity, limits, app, public_url))
+        });
+        let (identity, limits, app, public_url) = prepare.await??;
+        Ok(Self {
+            listener,
+            address,
+            public_url,
+            authority: identity.authority,
+            tls: identity.config,
+            limits,
+            app,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The origin that browsers and agents use.
+    #[must_use]
+    pub fn public_url(&self) -> &PublicUrl {
+        &self.public_url
+    }
+
+    /// PEM file of the self-made authority that clients have to trust.
+    #[must_use]
+    pub fn authority(&self) -> Option<&Path> {
+        self.authority.as_deref()
+    }
+
+    /// What a parent process wants to know.
+    #[must_use]
+    pub fn ready(&self) -> Ready {
+        Ready {
+            listening: self.address,
+            ca: self.authority.clone(),
+            public_url: self.public_url.to_string(),
+        }
+    }
+
+    /// Serves until `shutdown` ends, then lets running requests end.
+    ///
+    /// # Errors
+    ///
+    /// None yet; a service that cannot go on will say so here.
+    pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
+        info!(address = %self.address, public_url = %self.public_url, "listening");
+        let stop = CancellationToken::new();
+        let router: Router = http::router(self.app.clone());
+        let accepting =
+            connection::accept(self.listener, self.tls, router, self.limits, stop.clone());
+        let sweeping = sweep(self.app.clone(), stop.clone());
+        let stopping = async {
+            shutdown.await;
+            info!("stopping");
+            stop.cancel();
+            self.app.tunnels.close_all();
+        };
+        tokio::join!(accepting, sweeping, stopping);
+        info!("stopped");
+        Ok(())
+    }
+}
+
+/// Binds and serves until `shutdown` ends.
+///
+/// # Errors
+///
+/// Returns [`ServeError`] if the relay cannot start.
+pub async fn serve(
+    config: Config,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
+    Relay::bind(config).await?.serve(shutdown).await
+}
+
+fn check(config: &Config) -> Result<(), ServeError> {
+    let loopback = config.listen.ip().is_loopback();
+    if config.public_url.is_none() && !loopback {
+        return Err(ServeError::Config(format!(
+            "{} is reachable by others, and they need a name for it: give --public-url https://HOST",
+            config.listen
+        )));
+    }
+    let local_name = config.public_url.as_ref().is_none_or(|url| {
+        let host = url.host();
+        host == "localhost" || host.ends_with(".localhost") || host == "127.0.0.1"
+    });
+    if config.tls == TlsSource::SelfMade && !local_name {
+        return Err(ServeError::Config(
+            "a self-made certificate is for names on this computer: give --tls-cert and --tls-key"
+                .to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| ServeError::Listen { address, source })
+}
+
+fn create_state_dir(path: &Path) -> Result<(), ServeError> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path).map_err(|source| ServeError::StateDir {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Forgets ended sessions, now and every hour.
+async fn sweep(app: App, stop: CancellationToken) {
+    let mut every = tokio::time::interval(Duration::from_secs(3600));
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = every.tick() => {}
+        }
+        let sweeper = app.clone();
+        let swept = tokio::task::spawn_blocking(move || {
+            let (now, lifetimes) = (SystemClock.now(), sweeper.sessions.lifetimes());
+            sweeper
+                .records
+                .sessions()
+                .sweep(now.before(lifetimes.idle), now.before(lifetimes.absolute))
+        });
+        match swept.await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(sessions)) => info!(sessions, "forgot ended sessions"),
+            Ok(Err(error)) => warn!(%error, "could not forget ended sessions"),
+            Err(error) => warn!(%error, "could not forget ended sessions"),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Token buckets, one for each key, in bounded memory.
+//!
+//! A key that has waited long enough is as if it had never been seen, so that
+//! forgetting it changes nothing. When the table is full of keys that have not,
+//! unknown keys are refused: an attacker with many addresses can make the relay
+//! unfriendly to newcomers, and not make it forget who is attacking.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Lets each key do something `burst` times at once and then once every
+/// `every`.
+#[derive(Debug)]
+pub(crate) struct Throttle<K> {
+    burst: u32,
+    every: Duration,
+    most_keys: usize,
+    /// When each key's bucket is full again.
+    full_at: Mutex<HashMap<K, Instant>>,
+}
+
+impl<K: Eq + Hash> Throttle<K> {
+    pub(crate) fn new(burst: u32, every: Duration) -> Self {
+        Self {
+            burst,
+            every,
+            most_keys: 65_536,
+            full_at: Mutex::default(),
+        }
+    }
+
+    /// Takes one token, or says how long to wait for the next.
+    pub(crate) fn take(&self, key: K, now: Instant) -> Result<(), Duration> {
+        let mut full_at = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if full_at.len() >= self.most_keys && !full_at.contains_key(&key) {
+            full_at.retain(|_, at| *at > now);
+            if full_at.len() >= self.most_keys {
+                return Err(self.every);
+            }
+        }
+        let at = full_at.entry(key).or_insert(now);
+        let next = (*at).max(now) + self.every;
+        let room = self.every * self.burst;
+        if next > now + room {
+            return Err(next - (now + room));
+        }
+        *at = next;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::Throttle;
+
+    #[test]
+    fn a_key_has_its_burst_and_then_its_rate() {
+        let throttle = Throttle::new(3, Duration::from_secs(10));
+        let start = Instant::now();
+        for _ in 0..3 {
+            throttle.take("a", start).unwrap();
+        }
+        assert_eq!(throttle.take("a", start), Err(Duration::from_secs(10)));
+        throttle.take("b", start).unwrap();
+        let later = start + Duration::from_secs(10);
+        throttle.take("a", later).unwrap();
+        assert!(throttle.take("a", later).is_err());
+    }
+
+    #[test]
+    fn a_full_table_forgets_only_those_who_waited() {
+        let mut throttle = Throttle::new(1, Duration::from_secs(10));
+        throttle.most_keys = 2;
+        let start = Instant::now();
+        throttle.take(1, start).unwrap();
+        throttle.take(2, start).unwrap();
+        assert!(throttle.take(3, start).is_err());
+        assert!(
+            throttle.take(1, start).is_err(),
+            "known keys are still known"
+        );
+        throttle.take(3, start + Duration::from_secs(11)).unwrap();
+    }
+}

@@ -1,0 +1,189 @@
+//! Tunnels: connections that agents opened, over which the relay asks them.
+//!
+//! The agent dials out, is upgraded, and from then on serves HTTP/2 on the
+//! connection; the relay is the client. A request, its stream and its
+//! cancellation are therefore those of HTTP/2 and need no protocol of ours.
+//!
+//! The newest tunnel of an agent wins: its predecessor is closed at once, so
+//! that a connection which died unnoticed cannot swallow requests.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use crate::config::Limits;
+use crate::failure::Failure;
+
+/// The open tunnels by agent.
+#[derive(Debug)]
+pub(crate) struct Tunnels {
+    limits: Arc<Limits>,
+    generations: AtomicU64,
+    open: Mutex<HashMap<String, Tunnel>>,
+}
+
+#[derive(Clone, Debug)]
+struct Tunnel {
+    generation: u64,
+    sender: SendRequest<Full<Bytes>>,
+    streams: Arc<Semaphore>,
+    close: CancellationToken,
+}
+
+impl Tunnels {
+    pub(crate) fn new(limits: Arc<Limits>) -> Self {
+        Self {
+            limits,
+            generations: AtomicU64::new(0),
+            open: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn is_online(&self, agent: &str) -> bool {
+        self.lock()
+            .get(agent)
+            .is_some_and(|tunnel| !tunnel.sender.is_closed())
+    }
+
+    /// Runs the tunnel of `agent` on `upgraded` until it ends.
+    pub(crate) async fn carry(&self, agent: &str, upgraded: Upgraded) {
+        let handshake = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Duration::from_secs(15))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(256 * 1024)
+            .initial_connection_window_size(4 * 1024 * 1024)
+            .max_header_list_size(16 * 1024)
+            .max_concurrent_reset_streams(128)
+            .max_send_buf_size(256 * 1024)
+            .handshake(upgraded)
+            .await;
+        let (sender, connection) = match handshake {
+            Ok(pair) => pair,
+            Err(error) => {
+                debug!(agent, %error, "tunnel did not open");
+                return;
+            }
+        };
+        let tunnel = Tunnel {
+            generation: self.generations.fetch_add(1, Ordering::Relaxed) + 1,
+            sender,
+            streams: Arc::new(Semaphore::new(self.limits.streams_per_agent)),
+            close: CancellationToken::new(),
+        };
+        let (generation, close) = (tunnel.generation, tunnel.close.clone());
+        if let Some(older) = self.lock().insert(agent.to_owned(), tunnel) {
+            info!(
+                agent,
+                older = older.generation,
+                generation,
+                "a newer tunnel replaced an older one"
+            );
+            older.close.cancel();
+        }
+        info!(agent, generation, "tunnel open");
+        tokio::select! {
+            ended = connection => if let Err(error) = ended {
+                debug!(agent, generation, %error, "tunnel broke");
+            },
+            () = close.cancelled() => {}
+        }
+        let mut open = self.lock();
+        if open
+            .get(agent)
+            .is_some_and(|tunnel| tunnel.generation == generation)
+        {
+            open.remove(agent);
+        }
+        drop(open);
+        info!(agent, generation, "tunnel closed");
+    }
+
+    /// Closes the tunnel of `agent`, if it has one.
+    pub(crate) fn close(&self, agent: &str) {
+        if let Some(tunnel) = self.lock().remove(agent) {
+            tunnel.close.cancel();
+        }
+    }
+
+    /// Closes every tunnel.
+    pub(crate) fn close_all(&self) {
+        for (_, tunnel) in self.lock().drain() {
+            tunnel.close.cancel();
+        }
+    }
+
+    /// Asks `agent`. The answer's body arrives as the agent sends it; dropping
+    /// it cancels the request on the agent.
+    pub(crate) async fn ask(
+        &self,
+        agent: &str,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Body>, Failure> {
+        let tunnel = self.lock().get(agent).cloned().ok_or(Failure::Offline)?;
+        let permit = Arc::clone(&tunnel.streams)
+            .try_acquire_owned()
+            .map_err(|_| Failure::AgentBusy)?;
+        let mut sender = tunnel.sender;
+        let answer = async {
+            sender.ready().await.map_err(|_| Failure::Offline)?;
+            sender.send_request(request).await.map_err(|error| {
+                debug!(agent, %error, "the agent did not answer");
+                Failure::TunnelBroken
+            })
+        };
+        let answer = tokio::time::timeout(self.limits.answer, answer)
+            .await
+            .map_err(|_| Failure::AnswerLate)??;
+        Ok(answer.map(|body| {
+            Body::new(Guarded {
+                body,
+                _permit: permit,
+            })
+        }))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Tunnel>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A body that holds its place among the agent's streams until it ends.
+struct Guarded {
+    body: Incoming,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl http_body::Body for Guarded {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, hyper::Error>>> {
+        std::pin::Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}

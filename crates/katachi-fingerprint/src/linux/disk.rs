@@ -38,7 +38,7 @@ pub(super) fn observe(tree: &Tree<'_>, data: &Path, seen: &mut Observation) {
 /// The block device of the file system that holds `data`, as a path below
 /// `sys`.
 fn device_of(tree: &Tree<'_>, data: &Path) -> Option<PathBuf> {
-    let table = tree.text("proc/self/mountinfo")?;
+    let table = tree.table("proc/self/mountinfo")?;
     let mount = mount_holding(&table, data.to_str()?)?;
     let link = match mount.device {
         // btrfs has no number of its own and names one of its devices.
@@ -90,15 +90,16 @@ fn drives_under(tree: &Tree<'_>, device: &Path, layers: usize, drives: &mut Vec<
     if layers == 0 {
         return;
     }
-    let slaves = tree.names(device.join("slaves"));
-    for slave in &slaves {
-        let link = tree.link(Path::new("sys/class/block").join(slave));
-        if let Some(device) = link.as_deref().and_then(below_sys) {
-            drives_under(tree, &device, layers - 1, drives);
+    // Mapped devices and arrays are virtual and stand on others; loop devices
+    // and memory disks are virtual and stand on nothing.
+    if is_virtual(device) {
+        let slaves = tree.names(device.join("slaves"));
+        for slave in slaves {
+            let link = tree.link(Path::new("sys/class/block").join(slave));
+            if let Some(device) = link.as_deref().and_then(below_sys) {
+                drives_under(tree, &device, layers - 1, drives);
+            }
         }
-    }
-    // Loop devices and memory disks have nothing under them.
-    if !slaves.is_empty() || is_virtual(device) {
         return;
     }
     let whole = match tree.exists(device.join("partition")) {

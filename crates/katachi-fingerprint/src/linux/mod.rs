@@ -71,9 +71,12 @@ fn processor(tree: &Tree<'_>) -> Option<Value> {
     Some(Value::new(parse::cpu(&text)?, parse::CPU_BITS))
 }
 
-/// Longest reading of any file. Of `cpuinfo` and the mount table on large
-/// machines only this much is looked at.
-const MOST_READ: u64 = 64 * 1024;
+/// One page: the longest attribute the kernel shows, and enough of `cpuinfo`
+/// for the first processor.
+const PAGE: usize = 4096;
+
+/// The most of the mount table that is looked at.
+const MOST_MOUNTS: u64 = 1024 * 1024;
 
 /// A file system tree below some directory.
 pub(crate) struct Tree<'a> {
@@ -85,17 +88,38 @@ impl Tree<'_> {
         self.root.join(path)
     }
 
-    /// The beginning of a file as text; nothing if it cannot be read.
+    /// The first page of a file as text; nothing if it cannot be read.
     pub(crate) fn text(&self, path: impl AsRef<Path>) -> Option<String> {
-        String::from_utf8(self.bytes(path)?).ok()
+        let bytes = self.bytes(path)?;
+        match String::from_utf8(bytes) {
+            Ok(text) => Some(text),
+            // The page may end within a letter.
+            Err(error) if error.as_bytes().len() == PAGE => {
+                let end = error.utf8_error().valid_up_to();
+                let mut bytes = error.into_bytes();
+                bytes.truncate(end);
+                String::from_utf8(bytes).ok()
+            }
+            Err(_) => None,
+        }
     }
 
+    /// The first page of a file. An attribute is given whole by one read, so
+    /// one is enough.
     pub(crate) fn bytes(&self, path: impl AsRef<Path>) -> Option<Vec<u8>> {
-        let file = File::open(self.path(path)).ok()?;
-        let mut bytes = Vec::new();
+        let mut file = File::open(self.path(path)).ok()?;
+        let mut page = [0; PAGE];
         // Some attributes exist and refuse to be read; they count as absent.
-        file.take(MOST_READ).read_to_end(&mut bytes).ok()?;
-        Some(bytes)
+        let length = file.read(&mut page).ok()?;
+        Some(page[..length].to_vec())
+    }
+
+    /// A table that the kernel gives in pieces.
+    pub(crate) fn table(&self, path: impl AsRef<Path>) -> Option<String> {
+        let file = File::open(self.path(path)).ok()?;
+        let mut text = String::with_capacity(4 * PAGE);
+        file.take(MOST_MOUNTS).read_to_string(&mut text).ok()?;
+        Some(text)
     }
 
     /// Where a symbolic link points, as written.

@@ -12,7 +12,7 @@
 //! # The smallest program
 //!
 #![cfg_attr(any(feature = "ring", feature = "rustcrypto"), doc = "```")]
-#![cfg_attr(not(any(feature = "ring", feature = "rustcrypto")), doc = "```ignore")]
+#![cfg_attr(not(any(feature = "ring", feature = "rustcrypto")), doc = "```text")]
 //! use katachi_crypto::envelope::{Context, DataKey, Kind};
 //!
 //! let key = DataKey::generate()?;

@@ -1,0 +1,1 @@
+//! Measures the crates beside their peers; see `benches/`.

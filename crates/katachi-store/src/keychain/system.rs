@@ -8,7 +8,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -41,10 +41,24 @@ pub struct SystemKeychain {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// A call whose caller gave up has not returned yet.
-    hanging: AtomicBool,
+    /// The call that its caller gave up on last.
+    hanging: Mutex<Option<Arc<Call>>>,
     /// Kept between calls: connecting costs more than asking.
     store: Mutex<Option<Arc<CredentialStore>>>,
+}
+
+#[derive(Debug, Default)]
+struct Call {
+    has_returned: AtomicBool,
+}
+
+/// Notes that a call has returned, even by a panic.
+struct Running(Arc<Call>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.has_returned.store(true, Ordering::Release);
+    }
 }
 
 impl SystemKeychain {
@@ -61,18 +75,18 @@ impl SystemKeychain {
         ask: impl FnOnce(&Shared) -> Result<T, KeychainError> + Send + 'static,
     ) -> Result<T, KeychainError> {
         const LOOK: Duration = Duration::from_millis(50);
-        if self.shared.hanging.load(Ordering::Acquire) {
+        if self.shared.is_hanging() {
             return Err(KeychainError::Timeout);
         }
         let (sender, receiver) = sync_channel(1);
-        let shared = Arc::clone(&self.shared);
+        let (shared, call) = (Arc::clone(&self.shared), Arc::new(Call::default()));
+        let running = Running(Arc::clone(&call));
         let helper = std::thread::Builder::new()
             .name("keychain".to_owned())
             .spawn(move || {
-                let answer = ask(&shared);
-                // Whoever gave up waiting has set the flag before this, or never will.
-                let _ = sender.send(answer);
-                shared.hanging.store(false, Ordering::Release);
+                let _running = running;
+                // Nobody may be waiting any more.
+                let _ = sender.send(ask(&shared));
             });
         if let Err(error) = helper {
             return Err(KeychainError::Failed {
@@ -82,7 +96,7 @@ impl SystemKeychain {
         let started = Instant::now();
         loop {
             let left = deadline.duration().saturating_sub(started.elapsed());
-            match receiver.recv_timeout(left.min(LOOK)) {
+            let given_up = match receiver.recv_timeout(left.min(LOOK)) {
                 Ok(answer) => return answer,
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(KeychainError::Failed {
@@ -90,15 +104,13 @@ impl SystemKeychain {
                     });
                 }
                 Err(RecvTimeoutError::Timeout) if deadline.is_cancelled() => {
-                    self.shared.hanging.store(true, Ordering::Release);
-                    return Err(KeychainError::Cancelled);
+                    KeychainError::Cancelled
                 }
-                Err(RecvTimeoutError::Timeout) if left.is_zero() => {
-                    self.shared.hanging.store(true, Ordering::Release);
-                    return Err(KeychainError::Timeout);
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-            }
+                Err(RecvTimeoutError::Timeout) if left.is_zero() => KeychainError::Timeout,
+                Err(RecvTimeoutError::Timeout) => continue,
+            };
+            *self.shared.hanging() = Some(call);
+            return Err(given_up);
         }
     }
 
@@ -107,33 +119,43 @@ impl SystemKeychain {
         &self,
         item: &ItemId,
         deadline: &Deadline,
-        ask: impl FnOnce(&Entry) -> keyring_core::Result<T> + Send + 'static,
+        ask: impl Fn(&Entry) -> keyring_core::Result<T> + Send + 'static,
     ) -> Result<T, KeychainError> {
         let (item, may_prompt) = (item.clone(), deadline.may_prompt());
         self.within(deadline, move |shared| {
             if !may_prompt {
                 platform::refuse_to_prompt(&item)?;
             }
-            let entry = shared
-                .store()?
-                .build(item.service(), item.account(), None)
-                .map_err(translate)?;
-            let answer = ask(&entry).map_err(translate);
-            if matches!(
-                answer,
+            let was_connected = shared.is_connected();
+            match shared.ask(&item, &ask) {
+                // The service was restarted since we connected and knows nothing of us.
                 Err(KeychainError::Unavailable { .. } | KeychainError::Failed { .. })
-            ) {
-                // The service may have been restarted: connect anew next time.
-                shared.forget_store();
+                    if was_connected =>
+                {
+                    shared.disconnect();
+                    shared.ask(&item, &ask)
+                }
+                answer => answer,
             }
-            answer
         })
     }
 }
 
 impl Shared {
-    fn store(&self) -> Result<Arc<CredentialStore>, KeychainError> {
-        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+    fn ask<T>(
+        &self,
+        item: &ItemId,
+        ask: impl Fn(&Entry) -> keyring_core::Result<T>,
+    ) -> Result<T, KeychainError> {
+        let store = self.connect()?;
+        let entry = store
+            .build(item.service(), item.account(), None)
+            .map_err(translate)?;
+        ask(&entry).map_err(translate)
+    }
+
+    fn connect(&self) -> Result<Arc<CredentialStore>, KeychainError> {
+        let mut store = self.store();
         if let Some(store) = &*store {
             return Ok(Arc::clone(store));
         }
@@ -142,8 +164,27 @@ impl Shared {
         Ok(connected)
     }
 
-    fn forget_store(&self) {
-        *self.store.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Whether a call that was given up on has still not returned.
+    fn is_hanging(&self) -> bool {
+        self.hanging()
+            .as_ref()
+            .is_some_and(|call| !call.has_returned.load(Ordering::Acquire))
+    }
+
+    fn hanging(&self) -> MutexGuard<'_, Option<Arc<Call>>> {
+        self.hanging.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_connected(&self) -> bool {
+        self.store().is_some()
+    }
+
+    fn disconnect(&self) {
+        *self.store() = None;
+    }
+
+    fn store(&self) -> MutexGuard<'_, Option<Arc<CredentialStore>>> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -79,6 +79,18 @@ impl Enforcement {
         self.controls.iter().find(|control| control.id == id)
     }
 
+    #[cfg(target_os = "linux")]
+    pub(crate) fn add_gap(&mut self, id: &str, reason: &str) {
+        let Some(control) = self.controls.iter_mut().find(|control| control.id == id) else {
+            return;
+        };
+        control.enforced = match std::mem::replace(&mut control.enforced, Enforced::Full) {
+            Enforced::Full => Enforced::Partial(reason.to_owned()),
+            Enforced::Partial(known) => Enforced::Partial(format!("{known}; {reason}")),
+            off @ Enforced::Off(_) => off,
+        };
+    }
+
     /// Whether every control is enforced as requested.
     #[must_use]
     pub fn is_full(&self) -> bool {

@@ -1,58 +1,52 @@
 //! Linux: namespaces, a root of its own, Landlock and seccomp.
+//!
+//! ```text
+//! caller --exec--> helper --fork--> first process --fork--> command
+//!   |                 |     (pid 1: builds the root,   (gives everything
+//!   |  plan, status   |      reaps, watches limits)     up, executes)
+//!   +----- pipes -----+
+//! ```
+//!
+//! [`launch`] is the caller's side, [`helper`] the second life of its
+//! program, [`init`] and [`root`] the first process, [`confine`] the last
+//! steps before the command, [`sys`] the calls all of them make.
 
-use crate::child::{Child, Outcome};
-use crate::command::Command;
-use crate::doctor::Capabilities;
-use crate::error::SpawnError;
+mod confine;
+mod helper;
+mod init;
+mod launch;
+mod message;
+mod root;
+mod running;
+mod spec;
+mod sys;
+mod witness;
+
+pub(crate) use helper::run_helper_if_requested;
+pub(crate) use launch::spawn;
+pub(crate) use running::{Killer, Running};
+pub(crate) use witness::{probe, witness};
+
 use crate::plan::Plan;
-use crate::report::{Enforcement, Tier, Violation};
+use crate::report::Tier;
 
-/// Nobody can make one.
-pub(crate) enum Running {}
-
-#[derive(Clone, Debug)]
-pub(crate) enum Killer {}
-
-impl Running {
-    pub(crate) fn wait(&mut self) -> std::io::Result<Outcome> {
-        match *self {}
-    }
-
-    pub(crate) fn violations(&self) -> Vec<Violation> {
-        match *self {}
-    }
-
-    pub(crate) fn killer(&self) -> Killer {
-        match *self {}
-    }
+/// Landlock's version, zero where there is none.
+fn landlock_version() -> u32 {
+    static VERSION: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+    *VERSION.get_or_init(sys::landlock_version)
 }
 
-impl Killer {
-    pub(crate) fn kill(&self) {
-        match *self {}
-    }
+fn kernel() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map_or_else(|_| "unknown".to_owned(), |release| release.trim().to_owned())
 }
 
-pub(crate) fn run_helper_if_requested() {}
-
-pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {
-    drop(command);
-    Err(SpawnError::Unsupported(std::env::consts::OS))
-}
-
-pub(crate) fn probe() -> Result<Capabilities, SpawnError> {
-    Ok(Capabilities {
-        tier: Tier::None,
-        kernel: std::env::consts::OS.to_owned(),
-        landlock_abi: 0,
-        checks: Vec::new(),
-    })
-}
-
-pub(crate) fn witness(_plan: &Plan) -> Result<Enforcement, SpawnError> {
-    Err(SpawnError::Unsupported(std::env::consts::OS))
-}
-
+/// Tier, kernel and Landlock version for a report.
 pub(crate) fn enforcement(_plan: &Plan) -> (Tier, String, u32) {
-    (Tier::None, std::env::consts::OS.to_owned(), 0)
+    let version = landlock_version();
+    let tier = match confine::usable_abi(version) {
+        Some(_) => Tier::Namespaces,
+        None => Tier::None,
+    };
+    (tier, kernel(), version)
 }

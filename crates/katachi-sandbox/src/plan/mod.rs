@@ -27,11 +27,13 @@ pub use explain::{Answer, Query};
 pub use options::{ArgvRules, PlanOptions};
 
 #[cfg(target_os = "linux")]
-pub(crate) use entry::{Access, Entry, Kind};
+pub(crate) use entry::{Kind, covering};
 #[cfg(target_os = "linux")]
 pub(crate) use pin::Pin;
 #[cfg(target_os = "linux")]
 pub(crate) use programs::{Decision, Gate};
+#[cfg(target_os = "linux")]
+pub(crate) use protect::present as protected_names_in;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -1,0 +1,190 @@
+//! The last steps of the process that becomes the command.
+//!
+//! After the root directory is in place: limits, capabilities, no new
+//! privileges, Landlock, seccomp, descriptors, and the program. Each step
+//! only ever takes something away, and any that fails ends the process.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+use landlock::{
+    ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd,
+    Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
+};
+
+use super::helper::{Failure, Identities, Step as _};
+use super::init::check_identity;
+use super::message::Message;
+use super::root::DEVICES;
+use super::spec::{Source, Spec};
+use super::sys::seccomp::{self, Choices};
+use super::sys::{c_string, caps, fd, namespace, process};
+
+pub(super) enum Never {}
+
+/// Becomes the command, or says which step failed.
+pub(super) fn become_command(spec: &Spec, who: Identities) -> Result<Never, Failure> {
+    process::new_session();
+    limit(spec).step("set limits")?;
+    caps::forbid_regaining().step("give up capabilities for ever")?;
+    namespace::become_user(who.user, who.group, who.many).step("become the command's user")?;
+    caps::give_up().step("drop capabilities")?;
+    process::no_new_privileges().step("forbid new privileges")?;
+    // As the command's user: the caller may name a directory it cannot enter.
+    std::env::set_current_dir(&spec.directory)
+        .step(&format!("enter {}", spec.directory.display()))?;
+    check_program(spec)?;
+    confine_files(spec)?;
+    confine_execution(spec)?;
+
+    let program = c_string(&spec.program).step("read the program's path")?;
+    let strings = |words: &[std::ffi::OsString]| -> io::Result<Vec<CString>> {
+        words.iter().map(c_string).collect()
+    };
+    let argv = strings(&spec.argv).step("read the arguments")?;
+    let environment = strings(&spec.environment).step("read the environment")?;
+    let mut filter = seccomp::filter(Choices { unix_sockets: spec.unix_sockets });
+    process::default_signals().step("reset signals")?;
+    fd::close_range(3, u32::MAX, true).step("close descriptors")?;
+    seccomp::install(&mut filter).step("install the system call filter")?;
+    let error = process::execute(&program, &argv, &environment);
+    Err(Failure(Message::NotExecuted { code: error.raw_os_error().unwrap_or(0) }))
+}
+
+fn limit(spec: &Spec) -> io::Result<()> {
+    process::limit(libc::RLIMIT_CORE, 0)?;
+    process::limit(libc::RLIMIT_NOFILE, 8192)?;
+    process::limit(libc::RLIMIT_MEMLOCK, 1 << 26)?;
+    process::limit(libc::RLIMIT_MSGQUEUE, 0)?;
+    if let Some(bytes) = spec.memory {
+        process::limit(libc::RLIMIT_DATA, bytes)?;
+    }
+    if let Some(count) = spec.processes {
+        // The helper and the first process count too.
+        process::limit(libc::RLIMIT_NPROC, count.saturating_add(2))?;
+    }
+    if let Some(bytes) = spec.disk {
+        process::limit(libc::RLIMIT_FSIZE, bytes)?;
+    }
+    Ok(())
+}
+
+/// The program must still be the file the plan pinned, seen from inside.
+fn check_program(spec: &Spec) -> Result<(), Failure> {
+    let Some((path, pinned)) = spec.programs.iter().find(|(path, _)| *path == spec.real_program)
+    else {
+        // Below `exec_from`, where the command may change files itself.
+        return Ok(());
+    };
+    let root = File::open("/").step("open the root directory")?;
+    let name = c_string(path).step("read the program's path")?;
+    let opened = fd::open_path(root.as_fd(), &name).map_err(|error| {
+        Failure(Message::Replaced { path: path.display().to_string(), detail: error.to_string() })
+    })?;
+    check_identity(opened, pinned, path).map(drop)
+}
+
+/// The rights this kernel's Landlock knows; below the first that can be
+/// relied upon, `None`.
+pub(super) fn usable_abi(version: u32) -> Option<ABI> {
+    match version {
+        0..=2 => None,
+        3 => Some(ABI::V3),
+        4 => Some(ABI::V4),
+        5 => Some(ABI::V5),
+        6 => Some(ABI::V6),
+        _ => Some(ABI::V7),
+    }
+}
+
+fn abi() -> Result<ABI, Failure> {
+    usable_abi(super::landlock_version())
+        .ok_or_else(|| io::Error::other("this kernel has no Landlock of ABI 3 or later"))
+        .step("use Landlock")
+}
+
+fn landlock_error(error: impl std::fmt::Display) -> io::Error {
+    io::Error::other(error.to_string())
+}
+
+/// First layer: where may be read and written.
+fn confine_files(spec: &Spec) -> Result<(), Failure> {
+    let abi = abi()?;
+    let all = AccessFs::from_all(abi) & !BitFlags::from(AccessFs::Execute);
+    let read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
+    // Devices, fifos and sockets of other programs are not for the command to
+    // make or use; IOCTL_DEV stays with the few devices below.
+    let mut write = all & !(AccessFs::MakeChar | AccessFs::MakeBlock);
+    if abi >= ABI::V5 {
+        write &= !BitFlags::from(AccessFs::IoctlDev);
+    }
+    let mut rules: Vec<(&Path, BitFlags<AccessFs>)> = vec![
+        // Directories that lead somewhere can be listed; what they lead to
+        // has rules of its own.
+        (Path::new("/"), AccessFs::ReadDir.into()),
+        (Path::new("/proc"), read),
+        (Path::new("/dev/shm"), write),
+    ];
+    for mount in &spec.mounts {
+        let access = match mount.source {
+            Source::HiddenDirectory | Source::HiddenFile => continue,
+            _ if mount.write => write,
+            _ => read,
+        };
+        rules.push((&mount.target, access));
+    }
+    let devices: Vec<_> = DEVICES.iter().map(|name| Path::new("/dev").join(name)).collect();
+    rules.extend(devices.iter().map(|path| (path.as_path(), all)));
+
+    let build = || -> io::Result<()> {
+        let mut ruleset = Ruleset::default()
+            .set_compatibility(CompatLevel::HardRequirement)
+            .handle_access(all)
+            .map_err(landlock_error)?;
+        if abi >= ABI::V6 {
+            ruleset = ruleset.scope(Scope::from_all(abi)).map_err(landlock_error)?;
+        }
+        let mut ruleset = ruleset.create().map_err(landlock_error)?;
+        for (path, access) in rules {
+            let Ok(place) = PathFd::new(path) else { continue };
+            let directory = path.is_dir();
+            let access = if directory { access } else { access & AccessFs::from_file(abi) };
+            ruleset = ruleset.add_rule(PathBeneath::new(place, access)).map_err(landlock_error)?;
+        }
+        enforce(ruleset)
+    };
+    build().step("confine files with Landlock")
+}
+
+/// Second layer: what may be executed.
+fn confine_execution(spec: &Spec) -> Result<(), Failure> {
+    let build = || -> io::Result<()> {
+        let mut ruleset = Ruleset::default()
+            .set_compatibility(CompatLevel::HardRequirement)
+            .handle_access(AccessFs::Execute)
+            .map_err(landlock_error)?
+            .create()
+            .map_err(landlock_error)?;
+        let files = spec.programs.iter().map(|(path, _)| path);
+        for path in files.chain(&spec.exec_trees) {
+            let place = PathFd::new(path).map_err(landlock_error)?;
+            ruleset = ruleset
+                .add_rule(PathBeneath::new(place, AccessFs::Execute))
+                .map_err(landlock_error)?;
+        }
+        enforce(ruleset)
+    };
+    build().step("confine execution with Landlock")
+}
+
+fn enforce(ruleset: landlock::RulesetCreated) -> io::Result<()> {
+    let status = ruleset.restrict_self().map_err(landlock_error)?;
+    if status.ruleset == RulesetStatus::FullyEnforced {
+        Ok(())
+    } else {
+        Err(io::Error::other("the kernel enforces only a part of it"))
+    }
+}

@@ -1,0 +1,251 @@
+//! The helper: the program's second life, with one thread.
+//!
+//! It enters new namespaces and forks the first process of the sandbox, which
+//! builds the root directory and starts the command. The helper itself stays
+//! outside only to wait for that first process, whose end the kernel gives to
+//! nobody else.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::init;
+use super::message::Message;
+use super::spec::{Mount, Source, Spec};
+use super::sys::process::Fork;
+use super::sys::{c_string, caps, fd, mount, namespace, process};
+
+/// First word of the helper's argv.
+pub(super) const MARKER: &str = "katachi-sandbox-helper";
+
+/// Whether `run_if_requested` was called, so that a helper would be one.
+static INSTALLED: AtomicBool = AtomicBool::new(false);
+
+pub(super) fn is_installed() -> bool {
+    INSTALLED.load(Ordering::Relaxed)
+}
+
+/// See [`crate::helper::run_if_requested`].
+pub(crate) fn run_helper_if_requested() {
+    INSTALLED.store(true, Ordering::Relaxed);
+    let mut words = std::env::args_os();
+    if words.next().as_deref() != Some(OsStr::new(MARKER)) {
+        return;
+    }
+    let numbers: Vec<RawFd> =
+        words.filter_map(|word| word.to_str().and_then(|word| word.parse().ok())).collect();
+    let [spec, status, control] = numbers.as_slice() else {
+        eprintln!("{MARKER}: started without its descriptors; it is started by katachi-sandbox only");
+        process::exit(125);
+    };
+    let (Some(spec), Some(status), Some(control)) =
+        (fd::inherited(*spec), fd::inherited(*status), fd::inherited(*control))
+    else {
+        eprintln!("{MARKER}: its descriptors are not open; it is started by katachi-sandbox only");
+        process::exit(125);
+    };
+    let mut status = File::from(status);
+    let failure = match run(spec, &status, control) {
+        Ok(never) => match never {},
+        Err(failure) => failure,
+    };
+    // If the caller is gone there is nobody left to tell.
+    let _ = failure.0.send(&mut status);
+    process::exit(125);
+}
+
+/// Ends every step of the helper and the first process.
+#[derive(Debug)]
+pub(super) struct Failure(pub(super) Message);
+
+/// Names the step that failed.
+pub(super) trait Step<T> {
+    fn step(self, step: &str) -> Result<T, Failure>;
+}
+
+impl<T> Step<T> for io::Result<T> {
+    fn step(self, step: &str) -> Result<T, Failure> {
+        self.map_err(|error| {
+            Failure(Message::Failed {
+                step: step.to_owned(),
+                detail: error.to_string(),
+                code: error.raw_os_error().unwrap_or(0),
+            })
+        })
+    }
+}
+
+/// Who the command is inside.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Identities {
+    pub(super) user: u32,
+    pub(super) group: u32,
+    /// Whether the namespace has more than one user, so that groups can be
+    /// dropped and users changed.
+    pub(super) many: bool,
+}
+
+enum Never {}
+
+fn run(spec: OwnedFd, status: &File, control: OwnedFd) -> Result<Never, Failure> {
+    let spec = read_spec(spec)?;
+    close_others(&[status.as_raw_fd(), control.as_raw_fd()]).step("close descriptors")?;
+    process::new_session();
+    let mut gaps = Vec::new();
+    let (trees, identities) = enter_namespaces(&spec, &mut gaps)?;
+    match process::fork().step("fork the first process")? {
+        Fork::Child => {
+            let failure = match init::run(&spec, trees, identities, gaps, status, control) {
+                Ok(never) => match never {},
+                Err(failure) => failure,
+            };
+            let _ = failure.0.send(&mut &*status);
+            process::exit(125)
+        }
+        Fork::Parent(first) => {
+            drop((trees, control));
+            if let Ok(null) = File::open("/dev/null") {
+                let _ = fd::silence(null.as_fd());
+            }
+            let _ = process::wait(first);
+            process::exit(0)
+        }
+    }
+}
+
+fn read_spec(file: OwnedFd) -> Result<Spec, Failure> {
+    if !fd::is_sealed(file.as_fd()) {
+        return Err(io::Error::other("it could still be changed")).step("read the plan");
+    }
+    let mut bytes = Vec::new();
+    File::from(file).read_to_end(&mut bytes).step("read the plan")?;
+    Spec::decode(&bytes).ok_or_else(|| io::Error::other("not a plan")).step("read the plan")
+}
+
+fn close_others(keep: &[RawFd]) -> io::Result<()> {
+    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.cast_unsigned()).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for fd in keep {
+        if first < fd {
+            fd::close_range(first, fd - 1, false)?;
+        }
+        first = fd + 1;
+    }
+    fd::close_range(first, u32::MAX, false)
+}
+
+/// Where the users of a sandbox started by root lie outside: above all ranges
+/// that distributions and systemd hand out.
+const BASE: u32 = 0x7000_0000;
+const RANGE: u32 = 65536;
+
+/// Opened mount trees, one for each mount that comes from the host.
+pub(super) type Trees = Vec<Option<OwnedFd>>;
+
+fn enter_namespaces(
+    spec: &Spec,
+    gaps: &mut Vec<(String, String)>,
+) -> Result<(Trees, Identities), Failure> {
+    const CAP_SETGID: u32 = 6;
+    const CAP_SETUID: u32 = 7;
+    const CAP_SYS_ADMIN: u32 = 21;
+    let (user, group) = namespace::user();
+    if user == 0 && caps::holds(&[CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN]) {
+        return enter_as_root(spec, gaps);
+    }
+    namespace::unshare(libc::CLONE_NEWUSER).step("create a user namespace")?;
+    std::fs::write("/proc/self/setgroups", "deny").step("give up group changes")?;
+    std::fs::write("/proc/self/uid_map", format!("{user} {user} 1")).step("map the user")?;
+    std::fs::write("/proc/self/gid_map", format!("{group} {group} 1")).step("map the group")?;
+    namespace::unshare(namespace::ALL_BUT_USER).step("create namespaces")?;
+    mount::make_private().step("detach mounts")?;
+    let trees = open_trees(spec, None)?;
+    if user == 0 {
+        gaps.push((
+            "privileges".to_owned(),
+            "the command runs as root of a namespace that is root outside, with no capabilities".to_owned(),
+        ));
+    }
+    Ok((trees, Identities { user, group, many: false }))
+}
+
+/// Root can do better than a user: the command gets a user of its own that
+/// owns nothing outside, and sees the workspace through a mount that maps
+/// owners. Where a file system cannot be mapped it stays root, without
+/// capabilities.
+fn enter_as_root(
+    spec: &Spec,
+    gaps: &mut Vec<(String, String)>,
+) -> Result<(Trees, Identities), Failure> {
+    let mapped = user_namespace(&format!("0 {BASE} {RANGE}")).step("create a user namespace")?;
+    let within = |id: u32| if id < RANGE { id } else { 0 };
+    let (namespace_fd, identities, trees) = match open_trees(spec, Some(mapped.as_fd())) {
+        Ok(trees) => {
+            let (user, group) = (within(spec.owner.0), within(spec.owner.1));
+            (mapped, Identities { user, group, many: true }, trees)
+        }
+        Err(Failure(Message::Failed { code, .. })) if code == libc::EINVAL || code == libc::EPERM => {
+            gaps.push((
+                "privileges".to_owned(),
+                "a file system here cannot map owners, so the command keeps the caller's user outside, with no capabilities".to_owned(),
+            ));
+            let plain = user_namespace("0 0 1").step("create a user namespace")?;
+            (plain, Identities { user: 0, group: 0, many: true }, open_trees(spec, None)?)
+        }
+        Err(failure) => return Err(failure),
+    };
+    namespace::enter_user(namespace_fd.as_fd()).step("enter the user namespace")?;
+    namespace::become_user(0, 0, true).step("become the namespace's user")?;
+    namespace::unshare(namespace::ALL_BUT_USER).step("create namespaces")?;
+    mount::make_private().step("detach mounts")?;
+    Ok((trees, identities))
+}
+
+/// A user namespace with this map for users and groups.
+fn user_namespace(map: &str) -> io::Result<OwnedFd> {
+    let parked = namespace::park_in_user_namespace()?;
+    let opened = (|| {
+        let directory = format!("/proc/{parked}");
+        std::fs::write(format!("{directory}/uid_map"), map)?;
+        std::fs::write(format!("{directory}/gid_map"), map)?;
+        File::open(format!("{directory}/ns/user"))
+    })();
+    process::kill(parked);
+    let _ = process::wait(parked);
+    opened.map(OwnedFd::from)
+}
+
+/// Opens every host path again, compares it with what the plan pinned, and
+/// takes a copy of its mount with the wanted restrictions.
+fn open_trees(spec: &Spec, map: Option<BorrowedFd<'_>>) -> Result<Trees, Failure> {
+    let root = File::open("/").step("open the root directory")?;
+    spec.mounts.iter().map(|mount| open_tree(&root, mount, map)).collect()
+}
+
+fn open_tree(
+    root: &File,
+    place: &Mount,
+    map: Option<BorrowedFd<'_>>,
+) -> Result<Option<OwnedFd>, Failure> {
+    let Source::Host(pinned) = place.source else { return Ok(None) };
+    let shown = place.target.display();
+    let path = c_string(&place.target).step("read a path")?;
+    let opened = fd::open_path(root.as_fd(), &path).map_err(|error| {
+        Failure(Message::Replaced { path: shown.to_string(), detail: error.to_string() })
+    })?;
+    let opened = init::check_identity(opened, &pinned, &place.target)?;
+    let tree = mount::clone_tree(opened.as_fd()).step(&format!("take the mount of {shown}"))?;
+    let mut attributes = mount::NOSUID | mount::NODEV;
+    if !place.write {
+        attributes |= mount::RDONLY;
+    }
+    if !place.load {
+        attributes |= mount::NOEXEC;
+    }
+    mount::restrict(tree.as_fd(), attributes, map, true)
+        .step(&format!("restrict the mount of {shown}"))?;
+    Ok(Some(tree))
+}

@@ -1,0 +1,170 @@
+//! The first process of the sandbox.
+//!
+//! It builds the root directory, starts the command, collects every process
+//! that loses its parent, and watches the limits. When the command ends, when
+//! a limit is passed, or when the caller lets go of the control pipe, it
+//! ends, and the kernel kills whatever is left in its namespace.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::confine;
+use super::helper::{Failure, Identities, Step as _, Trees};
+use super::message::{End, Message};
+use super::root;
+use super::spec::{Identity, Spec};
+use super::sys::process::{Ended, Fork};
+use super::sys::{fd, namespace, process};
+
+/// How often limits that the kernel does not keep are looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+pub(super) enum Never {}
+
+/// Builds everything and stays until the end.
+pub(super) fn run(
+    spec: &Spec,
+    trees: Trees,
+    who: Identities,
+    mut gaps: Vec<(String, String)>,
+    status: &File,
+    control: OwnedFd,
+) -> Result<Never, Failure> {
+    process::die_with_parent().step("tie the sandbox to the helper")?;
+    process::set_umask(0o022);
+    root::build(spec, &trees, who, &mut gaps)?;
+    drop(trees);
+    namespace::loopback_up().step("start the loopback device")?;
+    namespace::set_host_name("sandbox").step("set the host name")?;
+    process::hide_memory().step("hide the first process")?;
+    let signals = process::child_signals().step("watch child processes")?;
+    let started = Instant::now();
+
+    let (mut running, mut ready) = io::pipe().step("create a pipe")?;
+    let command = match process::fork().step("fork the command")? {
+        Fork::Child => {
+            drop((running, control, signals));
+            let failure = match confine::become_command(spec, who) {
+                Ok(never) => match never {},
+                Err(failure) => failure,
+            };
+            let _ = failure.0.send(&mut &*status);
+            let _ = ready.write_all(b"x");
+            process::exit(125)
+        }
+        Fork::Parent(pid) => pid,
+    };
+    drop(ready);
+    let null = File::open("/dev/null").step("open /dev/null")?;
+    fd::silence(null.as_fd()).step("let go of the command's pipes")?;
+
+    // The pipe closes when the command is executed, and has a byte in it when
+    // that failed, in which case the reason is already on its way.
+    if running.read(&mut [0; 1]).step("wait for the command")? > 0 {
+        process::exit(125);
+    }
+    drop(running);
+    Message::Started(gaps).send(&mut &*status).step("report the start")?;
+    let end = watch(spec, command, started, control, signals);
+    if let Some(end) = end {
+        let _ = Message::Ended(end).send(&mut &*status);
+    }
+    process::exit(0)
+}
+
+/// Waits for the end. `None` if the caller let go.
+fn watch(
+    spec: &Spec,
+    command: libc::pid_t,
+    started: Instant,
+    control: OwnedFd,
+    signals: OwnedFd,
+) -> Option<End> {
+    let deadline = spec.wall_time_ms.map(|time| started + Duration::from_millis(time));
+    let counted = spec.memory.is_some() || spec.processes.is_some();
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let sleep = match (left, counted) {
+            (Some(left), true) => Some(left.min(LOOK)),
+            (Some(left), false) => Some(left),
+            (None, true) => Some(LOOK),
+            (None, false) => None,
+        };
+        let timeout = sleep.map_or(-1, |sleep| i32::try_from(sleep.as_millis() + 1).unwrap_or(i32::MAX));
+        let Ok([control, child]) = fd::poll([control.as_fd(), signals.as_fd()], timeout) else {
+            return None;
+        };
+        if control.closed || control.readable {
+            return None;
+        }
+        if child.readable {
+            process::drain(signals.as_fd());
+            while let Some((pid, ended)) = process::reap() {
+                if pid == command {
+                    return Some(match ended {
+                        Ended::Code(code) => End::Code(code),
+                        Ended::Signal(signal) => End::Signal(signal),
+                    });
+                }
+            }
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Some(End::TimedOut);
+        }
+        if counted && let Some(limit) = passed_limit(spec) {
+            return Some(End::Limit(limit.to_owned()));
+        }
+    }
+}
+
+/// Sums up the namespace's processes.
+fn passed_limit(spec: &Spec) -> Option<&'static str> {
+    let mut pages = 0;
+    let mut threads = 0;
+    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        if pid == 1 {
+            continue;
+        }
+        if let Ok(statm) = std::fs::read_to_string(format!("/proc/{pid}/statm")) {
+            let mut fields = statm.split(' ').skip(1).map(|field| field.parse().unwrap_or(0_u64));
+            let (resident, shared) = (fields.next().unwrap_or(0), fields.next().unwrap_or(0));
+            pages += resident.saturating_sub(shared);
+        }
+        if let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+            // Fields are counted after the name, which may hold anything.
+            let after = stat.rsplit_once(") ").map_or("", |(_, after)| after);
+            threads += after.split(' ').nth(17).and_then(|count| count.parse().ok()).unwrap_or(1_u64);
+        }
+    }
+    if spec.memory.is_some_and(|limit| pages * 4096 > limit) {
+        return Some("memory");
+    }
+    spec.processes.is_some_and(|limit| threads > limit).then_some("processes")
+}
+
+/// Compares an opened file or directory with what the plan pinned.
+pub(super) fn check_identity(
+    opened: OwnedFd,
+    pinned: &Identity,
+    path: &Path,
+) -> Result<OwnedFd, Failure> {
+    let replaced = |detail: &str| {
+        Failure(Message::Replaced { path: path.display().to_string(), detail: detail.to_owned() })
+    };
+    let file = File::from(opened);
+    let metadata = file.metadata().step(&format!("look at {}", path.display()))?;
+    if (metadata.dev(), metadata.ino()) != (pinned.device, pinned.inode) {
+        return Err(replaced("another file or directory lies there"));
+    }
+    let stamp = [i64::try_from(metadata.size()).unwrap_or(i64::MAX), metadata.mtime(), metadata.mtime_nsec()];
+    if !pinned.directory && pinned.stamp != [0; 3] && pinned.stamp != stamp {
+        return Err(replaced("its content changed"));
+    }
+    Ok(file.into())
+}

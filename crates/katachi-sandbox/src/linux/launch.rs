@@ -1,0 +1,293 @@
+//! The caller's side of a start.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Seek as _, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::helper::{MARKER, is_installed};
+use super::message::Message;
+use super::running::{Killer, Running, Traces};
+use super::spec::{Identity, Mount, Source, Spec};
+use super::sys::fd;
+use super::{confine, landlock_version};
+use crate::child::Child;
+use crate::command::Command;
+use crate::error::SpawnError;
+use crate::plan::{Decision, Gate, Inner, Kind, Pin, covering, protected_names_in};
+
+pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {
+    if !is_installed() {
+        return Err(SpawnError::HelperNotInstalled);
+    }
+    check_machine()?;
+    let inner = command.plan.0.clone();
+    let directory = directory(&inner, command.current_dir.as_deref())?;
+    let decided = inner.decide(&command.argv, &directory, command.approved);
+    let (program, real, rule) = match decided {
+        Decision::Run { program, real, rule } => (program, real, rule),
+        Decision::Denied(violation) => return Err(SpawnError::Denied(Box::new(violation))),
+    };
+    let mut traces = Traces::default();
+    for root in &inner.watched {
+        traces.before.push((root.clone(), protected_names_in(root)));
+    }
+    let mut spec = plan_spec(&inner, rule, &mut traces)?;
+    spec.program = program;
+    spec.real_program = real.clone();
+    spec.argv = command.argv.clone();
+    spec.environment = environment(&inner, &command.env)?;
+    spec.directory = directory;
+    start(command, &spec, traces, &real)
+}
+
+/// Starts the helper with a finished specification.
+pub(super) fn start(
+    command: Command,
+    spec: &Spec,
+    traces: Traces,
+    program: &Path,
+) -> Result<Child, SpawnError> {
+    let started = Instant::now();
+    let mut plan = File::from(fd::memory_file(c"katachi-sandbox-plan")?);
+    plan.write_all(&spec.encode())?;
+    plan.rewind()?;
+    fd::seal(plan.as_fd())?;
+    let (mut status, status_end) = std::io::pipe()?;
+    let (control_end, control) = std::io::pipe()?;
+    let fds = vec![plan.as_raw_fd(), status_end.as_raw_fd(), control_end.as_raw_fd()];
+    let mut helper = std::process::Command::new("/proc/self/exe");
+    helper
+        .arg0(MARKER)
+        .args(fds.iter().map(ToString::to_string))
+        .env_clear()
+        .current_dir("/")
+        .stdin(command.stdin)
+        .stdout(command.stdout)
+        .stderr(command.stderr);
+    fd::pass_on(&mut helper, fds);
+    let mut helper = helper.spawn()?;
+    drop((plan, status_end, control_end));
+    let killer = Killer::new(control);
+
+    let answer = Message::receive(&mut status);
+    let gaps = match answer {
+        Ok(Some(Message::Started(gaps))) => gaps,
+        other => {
+            killer.kill();
+            let ended = helper.wait();
+            return Err(match other {
+                Ok(Some(message)) => refused(message, program),
+                Ok(None) => SpawnError::Helper(
+                    ended.map_or_else(|error| error.to_string(), |status| status.to_string()),
+                ),
+                Err(error) => SpawnError::Io(error),
+            });
+        }
+    };
+    let mut enforcement = command.plan.enforcement();
+    for (control, reason) in &gaps {
+        enforcement.add_gap(control, reason);
+    }
+    Ok(Child {
+        stdin: helper.stdin.take(),
+        stdout: helper.stdout.take(),
+        stderr: helper.stderr.take(),
+        enforcement,
+        running: Running::new(helper, status, killer, started, traces),
+    })
+}
+
+fn check_machine() -> Result<(), SpawnError> {
+    let version = landlock_version();
+    if confine::usable_abi(version).is_some() {
+        return Ok(());
+    }
+    Err(SpawnError::Machine {
+        step: "use Landlock".to_owned(),
+        detail: format!("its version here is {version}, and 3 is needed"),
+        next_step: "use Linux 6.2 or later with `landlock` in the kernel's lsm= list".to_owned(),
+    })
+}
+
+/// Where the command starts: inside, and never more than the plan shows.
+fn directory(plan: &Inner, wanted: Option<&Path>) -> Result<PathBuf, SpawnError> {
+    let Some(wanted) = wanted else {
+        let shown = plan.entries.iter().any(|entry| {
+            plan.workspace.starts_with(&entry.target) || entry.target.starts_with(&plan.workspace)
+        });
+        // A workspace that no rule opens is not there; the root always is.
+        return Ok(if shown { plan.workspace.clone() } else { PathBuf::from("/") });
+    };
+    let request = |problem: String| SpawnError::Request {
+        problem,
+        next_step: "start in the workspace, or open the directory in the policy".to_owned(),
+    };
+    let place = plan.workspace.join(wanted);
+    let inside = |path: &Path| covering(&plan.entries, path).is_some_and(|entry| !entry.is_hidden());
+    let real = std::fs::canonicalize(&place)
+        .map_err(|error| request(format!("{}: {error}", place.display())))?;
+    if inside(&real) {
+        Ok(real)
+    } else {
+        Err(request(format!("the policy does not open {}", real.display())))
+    }
+}
+
+fn identity(pin: &Pin) -> Identity {
+    Identity {
+        device: pin.device,
+        inode: pin.inode,
+        directory: pin.directory,
+        stamp: pin.stamp,
+    }
+}
+
+/// Everything that comes from the plan, for a start under `rule`.
+pub(super) fn plan_spec(
+    plan: &Inner,
+    rule: Option<usize>,
+    traces: &mut Traces,
+) -> Result<Spec, SpawnError> {
+    let opens = |gate: &Gate| match rule {
+        Some(rule) => gate.opens_for(rule),
+        None => *gate == Gate::Always,
+    };
+    let (open, closed): (Vec<_>, Vec<_>) =
+        plan.programs.iter().partition(|program| opens(&program.gate));
+    let mut mounts = Vec::with_capacity(plan.entries.len());
+    for entry in &plan.entries {
+        if closed.iter().any(|program| program.path == entry.target) {
+            continue;
+        }
+        let source = match &entry.kind {
+            Kind::Host(pin) => {
+                let mut identity = identity(pin);
+                // Only programs are pinned to their content; other files may
+                // be rewritten between planning and starting.
+                if !plan.programs.iter().any(|program| program.path == entry.target) {
+                    identity.stamp = [0; 3];
+                }
+                Source::Host(identity)
+            }
+            Kind::Placeholder => Source::Host(placeholder(&entry.target, traces)?),
+            Kind::Private => Source::Private,
+            Kind::HiddenDirectory => Source::HiddenDirectory,
+            Kind::HiddenFile => Source::HiddenFile,
+        };
+        mounts.push(Mount {
+            target: entry.target.clone(),
+            source,
+            write: entry.access.write,
+            load: entry.access.load,
+        });
+    }
+    let limits = &plan.policy.limits;
+    Ok(Spec {
+        mounts,
+        links: plan.links.iter().map(|(place, target)| (place.clone(), target.clone())).collect(),
+        programs: open
+            .into_iter()
+            .map(|program| (program.path.clone(), identity(&program.pin)))
+            .collect(),
+        exec_trees: plan.exec_trees.iter().map(|(tree, _)| tree.clone()).collect(),
+        home: plan.home.clone(),
+        owner: owner(plan),
+        unix_sockets: !plan.sockets.is_empty(),
+        memory: limits.memory.map(crate::policy::ByteSize::bytes),
+        processes: limits.processes.map(u64::from),
+        disk: limits.disk.map(crate::policy::ByteSize::bytes),
+        wall_time_ms: limits
+            .wall_time
+            .map(|time| u64::try_from(time.duration().as_millis()).unwrap_or(u64::MAX)),
+        ..Spec::default()
+    })
+}
+
+/// Makes the empty directory that keeps the command from making one.
+fn placeholder(path: &Path, traces: &mut Traces) -> Result<Identity, SpawnError> {
+    match std::fs::create_dir(path) {
+        Ok(()) => traces.placeholders.push(path.to_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(SpawnError::Io(error)),
+    }
+    Ok(identity(&Pin::new(path)?))
+}
+
+/// Who owns the workspace: a command started by root works as them.
+fn owner(plan: &Inner) -> (u32, u32) {
+    let root = plan.watched.first().unwrap_or(&plan.workspace);
+    std::fs::metadata(root).map_or((0, 0), |metadata| (metadata.uid(), metadata.gid()))
+}
+
+fn environment(
+    plan: &Inner,
+    extra: &BTreeMap<OsString, OsString>,
+) -> Result<Vec<OsString>, SpawnError> {
+    let path = if plan.search_path.is_empty() {
+        OsString::from("/usr/bin:/bin")
+    } else {
+        std::env::join_paths(&plan.search_path).map_err(|error| SpawnError::Request {
+            problem: format!("the search path cannot be written as one variable: {error}"),
+            next_step: "leave out directories with a colon in their name".to_owned(),
+        })?
+    };
+    let mut variables: BTreeMap<OsString, OsString> = BTreeMap::from([
+        ("PATH".into(), path),
+        ("HOME".into(), plan.home.clone().into()),
+        ("TMPDIR".into(), "/tmp".into()),
+        ("LANG".into(), "C.UTF-8".into()),
+    ]);
+    for name in &plan.policy.env.pass {
+        if let Some(value) = std::env::var_os(name) {
+            variables.insert(name.into(), value);
+        }
+    }
+    for (name, value) in &plan.policy.env.set {
+        variables.insert(name.into(), value.into());
+    }
+    variables.extend(extra.iter().map(|(name, value)| (name.clone(), value.clone())));
+    Ok(variables
+        .into_iter()
+        .map(|(mut name, value)| {
+            name.push("=");
+            name.push(value);
+            name
+        })
+        .collect())
+}
+
+fn refused(message: Message, program: &Path) -> SpawnError {
+    match message {
+        Message::Replaced { path, detail } => SpawnError::Replaced { path: path.into(), detail },
+        Message::NotExecuted { code } => SpawnError::Exec {
+            path: program.to_owned(),
+            source: std::io::Error::from_raw_os_error(code),
+        },
+        Message::Failed { step, detail, code } => {
+            let next_step = next_step(&step, code);
+            SpawnError::Machine { step, detail, next_step }
+        }
+        Message::Started(_) | Message::Ended(_) => {
+            SpawnError::Helper("it answered out of order".to_owned())
+        }
+    }
+}
+
+fn next_step(step: &str, code: i32) -> String {
+    let namespaces = step.contains("namespace") || step.contains("map the");
+    match code {
+        libc::EPERM | libc::EACCES if namespaces => {
+            "allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, or kernel.apparmor_restrict_unprivileged_userns=0 on Ubuntu, or a container that permits them)"
+        }
+        libc::ENOSPC if namespaces => "raise sysctl user.max_user_namespaces",
+        libc::ENOSYS => "use Linux 6.2 or later",
+        _ => "nothing was started; `doctor::probe` tries each step by itself",
+    }
+    .to_owned()
+}

@@ -1,0 +1,148 @@
+//! What the helper tells the caller, through one pipe.
+
+use std::io::{self, Read, Write};
+
+use crate::codec::{Reader, Writer};
+
+/// One message. Written with a single call, so that messages of several
+/// processes do not mix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Message {
+    /// The command runs, fully confined, with these gaps: control and reason.
+    Started(Vec<(String, String)>),
+    /// A step failed and nothing was started.
+    Failed { step: String, detail: String, code: i32 },
+    /// A file is not the one the plan pinned.
+    Replaced { path: String, detail: String },
+    /// The command could not be executed.
+    NotExecuted { code: i32 },
+    /// The command ended.
+    Ended(End),
+}
+
+/// How the command ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Code(i32),
+    Signal(i32),
+    TimedOut,
+    Limit(String),
+}
+
+/// Longest message that pipes keep in one piece.
+const LIMIT: usize = 4096;
+
+impl Message {
+    pub(super) fn send(&self, pipe: &mut impl Write) -> io::Result<()> {
+        let mut writer = Writer::default();
+        let shorten = |text: &str| text.chars().take(400).collect::<String>();
+        match self {
+            Self::Started(gaps) => {
+                writer.number(0).list(gaps.iter().take(4), |writer, (control, reason)| {
+                    writer.bytes(control.as_bytes()).bytes(shorten(reason).as_bytes());
+                });
+            }
+            Self::Failed { step, detail, code } => {
+                writer.number(1).bytes(shorten(step).as_bytes()).bytes(shorten(detail).as_bytes());
+                writer.number(u64::from(code.cast_unsigned()));
+            }
+            Self::Replaced { path, detail } => {
+                writer.number(2).bytes(shorten(path).as_bytes()).bytes(shorten(detail).as_bytes());
+            }
+            Self::NotExecuted { code } => {
+                writer.number(3).number(u64::from(code.cast_unsigned()));
+            }
+            Self::Ended(end) => {
+                writer.number(4);
+                match end {
+                    End::Code(code) => writer.number(0).number(u64::from(code.cast_unsigned())),
+                    End::Signal(signal) => {
+                        writer.number(1).number(u64::from(signal.cast_unsigned()))
+                    }
+                    End::TimedOut => writer.number(2),
+                    End::Limit(name) => writer.number(3).bytes(name.as_bytes()),
+                };
+            }
+        }
+        let body = writer.finish();
+        let mut whole = Writer::default();
+        whole.bytes(&body);
+        let whole = whole.finish();
+        debug_assert!(whole.len() <= LIMIT);
+        pipe.write_all(&whole)
+    }
+
+    /// The next message, `None` at the end of the pipe.
+    pub(super) fn receive(pipe: &mut impl Read) -> io::Result<Option<Self>> {
+        let mut length = [0; 8];
+        match pipe.read_exact(&mut length) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let length = usize::try_from(u64::from_le_bytes(length)).unwrap_or(usize::MAX);
+        if length > LIMIT {
+            return Err(io::Error::other("a message of impossible length"));
+        }
+        let mut body = vec![0; length];
+        pipe.read_exact(&mut body)?;
+        Self::decode(&body).map(Some).ok_or_else(|| io::Error::other("an unreadable message"))
+    }
+
+    fn decode(body: &[u8]) -> Option<Self> {
+        let reader = &mut Reader::new(body);
+        let text = |reader: &mut Reader<'_>| {
+            Some(String::from_utf8_lossy(reader.bytes()?).into_owned())
+        };
+        let integer = |reader: &mut Reader<'_>| {
+            Some(u32::try_from(reader.number()?).ok()?.cast_signed())
+        };
+        let message = match reader.number()? {
+            0 => Self::Started(reader.list(|reader| Some((text(reader)?, text(reader)?)))?),
+            1 => Self::Failed {
+                step: text(reader)?,
+                detail: text(reader)?,
+                code: integer(reader)?,
+            },
+            2 => Self::Replaced { path: text(reader)?, detail: text(reader)? },
+            3 => Self::NotExecuted { code: integer(reader)? },
+            4 => Self::Ended(match reader.number()? {
+                0 => End::Code(integer(reader)?),
+                1 => End::Signal(integer(reader)?),
+                2 => End::TimedOut,
+                3 => End::Limit(text(reader)?),
+                _ => return None,
+            }),
+            _ => return None,
+        };
+        reader.at_end().then_some(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_message_arrives_as_it_was_sent() {
+        let messages = [
+            Message::Started(vec![("files".into(), "why".into())]),
+            Message::Failed { step: "mount".into(), detail: "no".into(), code: 1 },
+            Message::Replaced { path: "/x".into(), detail: "inode".into() },
+            Message::NotExecuted { code: 13 },
+            Message::Ended(End::Code(-1)),
+            Message::Ended(End::Signal(9)),
+            Message::Ended(End::TimedOut),
+            Message::Ended(End::Limit("memory".into())),
+        ];
+        let mut pipe = Vec::new();
+        for message in &messages {
+            message.send(&mut pipe).unwrap();
+        }
+        let mut pipe = pipe.as_slice();
+        for message in messages {
+            assert_eq!(Message::receive(&mut pipe).unwrap(), Some(message));
+        }
+        assert_eq!(Message::receive(&mut pipe).unwrap(), None);
+    }
+}

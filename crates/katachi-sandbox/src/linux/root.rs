@@ -1,0 +1,267 @@
+//! The command's root directory, built from nothing.
+//!
+//! A file system in memory holds the directories that lead to what the plan
+//! names; everything else is mounted into it by descriptor, from shallow to
+//! deep, so that what is mounted later lies on top. It is made read-only last.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use super::helper::{Failure, Identities, Step as _, Trees};
+use super::init::check_identity;
+use super::spec::{Mount, Source, Spec};
+use super::sys::mount::{NODEV, NOEXEC, NOSUID, RDONLY};
+use super::sys::{c_string, fd, mount};
+
+/// Devices every command gets.
+pub(super) const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
+/// Parts of `/proc` through which the kernel is told things.
+const PROC_READ_ONLY: &[&str] = &["sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi", "tty", "driver"];
+/// Parts of `/proc` that tell about the machine and other users.
+const PROC_HIDDEN: &[&str] = &[
+    "kcore", "keys", "key-users", "kmsg", "timer_list", "latency_stats", "kallsyms", "kpagecgroup",
+    "kpagecount", "kpageflags", "vmallocinfo", "slabinfo", "pagetypeinfo", "sched_debug",
+];
+/// Stands in for hidden files while they are mounted.
+const NOTHING: &str = ".hidden";
+/// Private directories are this large where the policy sets no limit.
+const PRIVATE_SIZE: u64 = 1 << 30;
+
+struct Root<'a> {
+    fd: OwnedFd,
+    spec: &'a Spec,
+    who: Identities,
+}
+
+/// Builds the root and enters it.
+pub(super) fn build(
+    spec: &Spec,
+    trees: &Trees,
+    who: Identities,
+    gaps: &mut Vec<(String, String)>,
+) -> Result<(), Failure> {
+    let fd = memory(&[(c"mode", "755"), (c"size", "4m")], NODEV | NOSUID)
+        .step("create the root directory")?;
+    let stand = ["/tmp", "/mnt", "/proc"]
+        .into_iter()
+        .find_map(|path| File::open(path).ok())
+        .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+        .step("find a place for the root directory")?;
+    // The devices have to be opened while the old root is still there.
+    let devices: Vec<(&str, File)> = DEVICES
+        .iter()
+        .filter_map(|name| {
+            let path = c_string(format!("/dev/{name}")).ok()?;
+            let root = File::open("/").ok()?;
+            Some((*name, File::from(fd::open_path(root.as_fd(), &path).ok()?)))
+        })
+        .collect();
+    mount::attach(fd.as_fd(), stand.as_fd()).step("place the root directory")?;
+    let root = Root { fd, spec, who };
+
+    fd::make_file(root.fd.as_fd(), &name(NOTHING)?, 0).step("create the empty file")?;
+    root.proc(gaps)?;
+    root.devices(&devices)?;
+    for (place, tree) in spec.mounts.iter().zip(trees) {
+        root.place(place, tree.as_ref())?;
+    }
+    for (place, target) in &spec.links {
+        root.link(place, target)?;
+    }
+    fd::unlink(root.fd.as_fd(), &name(NOTHING)?).step("remove the empty file")?;
+    mount::restrict(root.fd.as_fd(), RDONLY | NOSUID | NODEV, None, false)
+        .step("make the root directory read-only")?;
+    mount::enter_root(root.fd.as_fd()).step("enter the root directory")
+}
+
+fn name(path: impl AsRef<Path>) -> Result<CString, Failure> {
+    let relative = path.as_ref().strip_prefix("/").unwrap_or(path.as_ref());
+    c_string(if relative.as_os_str().is_empty() { Path::new(".") } else { relative })
+        .step("read a path")
+}
+
+fn memory(options: &[(&std::ffi::CStr, &str)], attributes: u64) -> io::Result<OwnedFd> {
+    let values: Vec<CString> =
+        options.iter().map(|(_, value)| c_string(value)).collect::<io::Result<_>>()?;
+    let options: Vec<_> = options
+        .iter()
+        .zip(&values)
+        .map(|((key, _), value)| (*key, value.as_c_str()))
+        .collect();
+    mount::file_system(c"tmpfs", &options, attributes)
+}
+
+impl Root<'_> {
+    fn open(&self, path: &Path) -> Result<io::Result<OwnedFd>, Failure> {
+        Ok(fd::open_path(self.fd.as_fd(), &name(path)?))
+    }
+
+    /// Opens a directory inside the new root, making it and its parents.
+    fn directory(&self, path: &Path) -> Result<OwnedFd, Failure> {
+        let step = || format!("create {}", path.display());
+        match self.open(path)? {
+            Ok(fd) => return Ok(fd),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).step(&step()),
+        }
+        if let Some(parent) = path.parent() {
+            self.directory(parent)?;
+        }
+        fd::make_directory(self.fd.as_fd(), &name(path)?, 0o755).step(&step())?;
+        self.open(path)?.step(&step())
+    }
+
+    /// Opens the place a mount goes to.
+    fn target(&self, path: &Path, directory: bool) -> Result<OwnedFd, Failure> {
+        if directory {
+            return self.directory(path);
+        }
+        match self.open(path)? {
+            Ok(fd) => return Ok(fd),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).step(&format!("open {}", path.display())),
+        }
+        if let Some(parent) = path.parent() {
+            self.directory(parent)?;
+        }
+        let step = format!("create {}", path.display());
+        fd::make_file(self.fd.as_fd(), &name(path)?, 0o644).step(&step)?;
+        self.open(path)?.step(&step)
+    }
+
+    fn attach(&self, tree: BorrowedFd<'_>, place: &OwnedFd, path: &Path) -> Result<(), Failure> {
+        mount::attach(tree, place.as_fd()).step(&format!("mount {}", path.display()))
+    }
+
+    fn place(&self, mount: &Mount, tree: Option<&OwnedFd>) -> Result<(), Failure> {
+        let path = &mount.target;
+        match (mount.source, tree) {
+            (Source::Host(pinned), Some(tree)) => {
+                let place = self.target(path, pinned.directory)?;
+                self.attach(tree.as_fd(), &place, path)?;
+                // What is there now must be what was pinned, whatever was
+                // swapped in between.
+                let seen = self.open(path)?.step(&format!("open {}", path.display()))?;
+                check_identity(seen, &pinned, path).map(drop)
+            }
+            (Source::Host(_), None) => {
+                Err(io::Error::other("it was not opened")).step(&format!("mount {}", path.display()))
+            }
+            (Source::Private, _) => self.private(path),
+            (Source::HiddenDirectory, _) => {
+                let tree = memory(
+                    &[(c"mode", "0"), (c"size", "4k")],
+                    RDONLY | NOSUID | NODEV | NOEXEC,
+                )
+                .step("create an empty directory")?;
+                let place = self.target(path, true)?;
+                self.attach(tree.as_fd(), &place, path)
+            }
+            (Source::HiddenFile, _) => self.hide_file(path),
+        }
+    }
+
+    fn hide_file(&self, path: &Path) -> Result<(), Failure> {
+        let nothing = self.open(Path::new(NOTHING))?.step("open the empty file")?;
+        let tree = mount::clone_tree(nothing.as_fd()).step("take the empty file")?;
+        mount::restrict(tree.as_fd(), RDONLY | NOSUID | NODEV | NOEXEC, None, true)
+            .step("restrict the empty file")?;
+        let place = self.target(path, false)?;
+        self.attach(tree.as_fd(), &place, path)
+    }
+
+    fn private(&self, path: &Path) -> Result<(), Failure> {
+        let size = self.spec.disk.unwrap_or(PRIVATE_SIZE).to_string();
+        let (user, group) = (self.who.user.to_string(), self.who.group.to_string());
+        let shared = path == Path::new("/tmp") || path == Path::new("/dev/shm");
+        let options = [
+            (c"mode", if shared { "1777" } else { "700" }),
+            (c"size", size.as_str()),
+            (c"nr_inodes", "200000"),
+            (c"uid", user.as_str()),
+            (c"gid", group.as_str()),
+        ];
+        let tree = memory(&options, NOSUID | NODEV | NOEXEC)
+            .step(&format!("create {}", path.display()))?;
+        let place = self.target(path, true)?;
+        self.attach(tree.as_fd(), &place, path)
+    }
+
+    fn link(&self, place: &Path, target: &Path) -> Result<(), Failure> {
+        let step = format!("create the link {}", place.display());
+        if let Some(parent) = place.parent() {
+            self.directory(parent)?;
+        }
+        let target = c_string(target).step(&step)?;
+        match fd::make_link(&target, self.fd.as_fd(), &name(place)?) {
+            // A mount brought it along.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EEXIST | libc::EROFS)) => Ok(()),
+            made => made.step(&step),
+        }
+    }
+
+    fn proc(&self, gaps: &mut Vec<(String, String)>) -> Result<(), Failure> {
+        let path = Path::new("/proc");
+        let place = self.directory(path)?;
+        let tree = match mount::file_system(c"proc", &[], NOSUID | NODEV | NOEXEC) {
+            Ok(tree) => tree,
+            // A container that covers parts of its own /proc must not show
+            // them to us either.
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+                gaps.push((
+                    "processes".to_owned(),
+                    "this container does not let a new /proc be mounted, so there is none inside".to_owned(),
+                ));
+                return Ok(());
+            }
+            Err(error) => return Err(error).step("create /proc"),
+        };
+        self.attach(tree.as_fd(), &place, path)?;
+        for part in PROC_READ_ONLY {
+            let path = path.join(part);
+            let Ok(place) = self.open(&path)? else { continue };
+            let tree = mount::clone_tree(place.as_fd()).step("take a part of /proc")?;
+            mount::restrict(tree.as_fd(), RDONLY | NOSUID | NODEV | NOEXEC, None, true)
+                .step("make a part of /proc read-only")?;
+            self.attach(tree.as_fd(), &place, &path)?;
+        }
+        for part in PROC_HIDDEN {
+            let path = path.join(part);
+            if self.open(&path)?.is_ok() {
+                self.hide_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn devices(&self, devices: &[(&str, File)]) -> Result<(), Failure> {
+        let path = Path::new("/dev");
+        let place = self.directory(path)?;
+        let tree = memory(&[(c"mode", "755"), (c"size", "64k")], NOSUID | NOEXEC)
+            .step("create /dev")?;
+        self.attach(tree.as_fd(), &place, path)?;
+        for (name, device) in devices {
+            let path: PathBuf = path.join(name);
+            let tree = mount::clone_tree(device.as_fd()).step("take a device")?;
+            // Read-only concerns the file system: the device can be written.
+            mount::restrict(tree.as_fd(), RDONLY | NOSUID | NOEXEC, None, true)
+                .step("restrict a device")?;
+            let place = self.target(&path, false)?;
+            self.attach(tree.as_fd(), &place, &path)?;
+        }
+        for (name, target) in [
+            ("fd", "/proc/self/fd"),
+            ("stdin", "/proc/self/fd/0"),
+            ("stdout", "/proc/self/fd/1"),
+            ("stderr", "/proc/self/fd/2"),
+        ] {
+            self.link(&path.join(name), Path::new(target))?;
+        }
+        self.private(&path.join("shm"))?;
+        mount::restrict(tree.as_fd(), RDONLY | NOSUID | NOEXEC, None, false)
+            .step("make /dev read-only")
+    }
+}

@@ -1,0 +1,181 @@
+//! The caller's hold on a running sandbox.
+
+use std::io::{self, PipeReader, PipeWriter};
+use std::path::PathBuf;
+use std::process::Child;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::message::{End, Message};
+use crate::child::{Ending, Outcome};
+use crate::plan::protected_names_in;
+use crate::report::Violation;
+
+/// Everything that has to be let go in the right order.
+pub(crate) struct Running {
+    helper: Child,
+    status: PipeReader,
+    killer: Killer,
+    started: Instant,
+    traces: Traces,
+    outcome: Option<Outcome>,
+}
+
+/// Closing the control pipe ends the sandbox.
+#[derive(Clone, Debug)]
+pub(crate) struct Killer(Arc<Mutex<Option<PipeWriter>>>);
+
+/// What was put into the user's directories for the run, and what was there
+/// before.
+#[derive(Debug, Default)]
+pub(super) struct Traces {
+    /// Empty directories that hold a place.
+    pub(super) placeholders: Vec<PathBuf>,
+    /// Writable directories, with the protected names in them.
+    pub(super) before: Vec<(PathBuf, Vec<PathBuf>)>,
+}
+
+impl Killer {
+    pub(super) fn new(control: PipeWriter) -> Self {
+        Self(Arc::new(Mutex::new(Some(control))))
+    }
+
+    pub(crate) fn kill(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn was_used(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+}
+
+impl Drop for Traces {
+    fn drop(&mut self) {
+        for place in self.placeholders.drain(..).rev() {
+            // Only ever removes an empty directory; whatever is in it now was
+            // put there by somebody outside and stays.
+            let _ = std::fs::remove_dir(place);
+        }
+    }
+}
+
+impl Traces {
+    fn violations(&self) -> Vec<Violation> {
+        let mut found = Vec::new();
+        for (directory, before) in &self.before {
+            for path in protected_names_in(directory) {
+                if !before.contains(&path) {
+                    found.push(Violation {
+                        control: "metadata".to_owned(),
+                        operation: "create".to_owned(),
+                        target: path.display().to_string(),
+                        reason: "the command created a name that programs outside act upon; look at it before you use the directory".to_owned(),
+                        allow_with: None,
+                    });
+                }
+            }
+        }
+        found
+    }
+}
+
+impl Running {
+    pub(super) fn new(
+        helper: Child,
+        status: PipeReader,
+        killer: Killer,
+        started: Instant,
+        traces: Traces,
+    ) -> Self {
+        Self { helper, status, killer, started, traces, outcome: None }
+    }
+
+    pub(crate) fn killer(&self) -> Killer {
+        self.killer.clone()
+    }
+
+    pub(crate) fn violations(&self) -> Vec<Violation> {
+        match &self.outcome {
+            Some(outcome) => outcome.violations.clone(),
+            None => self.traces.violations(),
+        }
+    }
+
+    pub(crate) fn wait(&mut self) -> io::Result<Outcome> {
+        if let Some(outcome) = &self.outcome {
+            return Ok(outcome.clone());
+        }
+        let mut end = None;
+        // The pipe closes when helper and first process are gone, which the
+        // kernel lets happen only after everything in the namespace is.
+        while let Some(message) = Message::receive(&mut self.status)? {
+            if let Message::Ended(seen) = message {
+                end = Some(seen);
+            }
+        }
+        self.helper.wait()?;
+        let ending = match end {
+            Some(End::Code(code)) => Ending::Code(code),
+            Some(End::Signal(signal)) => Ending::Signal(signal),
+            Some(End::TimedOut) => Ending::TimedOut,
+            Some(End::Limit(name)) => Ending::LimitExceeded(name),
+            None if self.killer.was_used() => Ending::Killed,
+            None => return Err(io::Error::other("the sandbox ended without saying how")),
+        };
+        let mut violations = self.traces.violations();
+        violations.extend(violation_of(&ending));
+        std::mem::take(&mut self.traces);
+        let outcome = Outcome { ending, violations, time: self.started.elapsed() };
+        self.outcome = Some(outcome.clone());
+        Ok(outcome)
+    }
+}
+
+fn violation_of(ending: &Ending) -> Option<Violation> {
+    let (control, operation, target, reason, allow_with) = match ending {
+        Ending::Signal(libc::SIGSYS) => (
+            "kernel",
+            "system call",
+            "of a foreign architecture".to_owned(),
+            "the process was killed by the system call filter".to_owned(),
+            None,
+        ),
+        Ending::Signal(libc::SIGXFSZ) => (
+            "limits",
+            "write",
+            "disk".to_owned(),
+            "a file grew past limits.disk".to_owned(),
+            Some("a larger [limits] disk".to_owned()),
+        ),
+        Ending::TimedOut => (
+            "limits",
+            "run",
+            "wall_time".to_owned(),
+            "limits.wall_time was over".to_owned(),
+            Some("a larger [limits] wall_time".to_owned()),
+        ),
+        Ending::LimitExceeded(name) => (
+            "limits",
+            "use",
+            name.clone(),
+            format!("more than limits.{name} was used"),
+            Some(format!("a larger [limits] {name}")),
+        ),
+        _ => return None,
+    };
+    Some(Violation {
+        control: control.to_owned(),
+        operation: operation.to_owned(),
+        target,
+        reason,
+        allow_with,
+    })
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.killer.kill();
+        // An error here means that the helper is gone already.
+        let _ = self.wait();
+    }
+}

@@ -1,0 +1,213 @@
+//! What the caller's process tells the helper: one plan and one command, with
+//! everything decided.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::codec::{Reader, Writer};
+
+/// First bytes of a specification. Caller and helper are one program, so a
+/// mismatch means that the descriptor is not ours.
+const MAGIC: &[u8] = b"katachi-sandbox launch 1";
+
+/// One start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Spec {
+    /// By depth.
+    pub(super) mounts: Vec<Mount>,
+    /// Place and target.
+    pub(super) links: Vec<(PathBuf, PathBuf)>,
+    /// Files that can be executed.
+    pub(super) programs: Vec<(PathBuf, Identity)>,
+    /// Directories whose files can be executed.
+    pub(super) exec_trees: Vec<PathBuf>,
+    /// The program to start, as found, and where it really lies.
+    pub(super) program: PathBuf,
+    pub(super) real_program: PathBuf,
+    pub(super) argv: Vec<OsString>,
+    /// `NAME=value`.
+    pub(super) environment: Vec<OsString>,
+    pub(super) directory: PathBuf,
+    pub(super) home: PathBuf,
+    /// User and group that own the workspace.
+    pub(super) owner: (u32, u32),
+    pub(super) unix_sockets: bool,
+    pub(super) memory: Option<u64>,
+    pub(super) processes: Option<u64>,
+    pub(super) disk: Option<u64>,
+    pub(super) wall_time_ms: Option<u64>,
+}
+
+/// One place in the new root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mount {
+    pub(super) target: PathBuf,
+    pub(super) source: Source,
+    pub(super) write: bool,
+    pub(super) load: bool,
+}
+
+/// Where its content comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The same path outside, if it still is this file or directory.
+    Host(Identity),
+    Private,
+    HiddenDirectory,
+    HiddenFile,
+}
+
+/// A file or directory, however it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) device: u64,
+    pub(super) inode: u64,
+    pub(super) directory: bool,
+    pub(super) stamp: [i64; 3],
+}
+
+impl Identity {
+    fn write(&self, writer: &mut Writer) {
+        writer.number(self.device).number(self.inode).flag(self.directory);
+        for part in self.stamp {
+            writer.number(part.cast_unsigned());
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let (device, inode, directory) = (reader.number()?, reader.number()?, reader.flag()?);
+        let mut stamp = [0; 3];
+        for part in &mut stamp {
+            *part = reader.number()?.cast_signed();
+        }
+        Some(Self { device, inode, directory, stamp })
+    }
+}
+
+fn write_option(writer: &mut Writer, value: Option<u64>) {
+    writer.flag(value.is_some()).number(value.unwrap_or(0));
+}
+
+fn read_option(reader: &mut Reader<'_>) -> Option<Option<u64>> {
+    let (some, value) = (reader.flag()?, reader.number()?);
+    Some(some.then_some(value))
+}
+
+impl Spec {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        writer.bytes(MAGIC);
+        writer.list(self.mounts.iter(), |writer, mount| {
+            writer.path(&mount.target).flag(mount.write).flag(mount.load);
+            match &mount.source {
+                Source::Host(identity) => identity.write(writer.number(0)),
+                Source::Private => {
+                    writer.number(1);
+                }
+                Source::HiddenDirectory => {
+                    writer.number(2);
+                }
+                Source::HiddenFile => {
+                    writer.number(3);
+                }
+            }
+        });
+        writer.list(self.links.iter(), |writer, (place, target)| {
+            writer.path(place).path(target);
+        });
+        writer.list(self.programs.iter(), |writer, (path, identity)| {
+            identity.write(writer.path(path));
+        });
+        writer.list(self.exec_trees.iter(), |writer, path| {
+            writer.path(path);
+        });
+        writer.path(&self.program).path(&self.real_program);
+        writer.list(self.argv.iter(), |writer, word| {
+            writer.text(word);
+        });
+        writer.list(self.environment.iter(), |writer, word| {
+            writer.text(word);
+        });
+        writer.path(&self.directory).path(&self.home);
+        writer.number(self.owner.0.into()).number(self.owner.1.into());
+        writer.flag(self.unix_sockets);
+        for limit in [self.memory, self.processes, self.disk, self.wall_time_ms] {
+            write_option(&mut writer, limit);
+        }
+        writer.finish()
+    }
+
+    /// `None` if the bytes are not exactly one specification.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let reader = &mut Reader::new(bytes);
+        if reader.bytes()? != MAGIC {
+            return None;
+        }
+        let spec = Self {
+            mounts: reader.list(|reader| {
+                let (target, write, load) = (reader.path()?, reader.flag()?, reader.flag()?);
+                let source = match reader.number()? {
+                    0 => Source::Host(Identity::read(reader)?),
+                    1 => Source::Private,
+                    2 => Source::HiddenDirectory,
+                    3 => Source::HiddenFile,
+                    _ => return None,
+                };
+                Some(Mount { target, source, write, load })
+            })?,
+            links: reader.list(|reader| Some((reader.path()?, reader.path()?)))?,
+            programs: reader.list(|reader| Some((reader.path()?, Identity::read(reader)?)))?,
+            exec_trees: reader.list(Reader::path)?,
+            program: reader.path()?,
+            real_program: reader.path()?,
+            argv: reader.list(Reader::text)?,
+            environment: reader.list(Reader::text)?,
+            directory: reader.path()?,
+            home: reader.path()?,
+            owner: (reader.number()?.try_into().ok()?, reader.number()?.try_into().ok()?),
+            unix_sockets: reader.flag()?,
+            memory: read_option(reader)?,
+            processes: read_option(reader)?,
+            disk: read_option(reader)?,
+            wall_time_ms: read_option(reader)?,
+        };
+        reader.at_end().then_some(spec)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decodes_what_it_encodes_and_nothing_shorter() {
+        let identity = Identity { device: 1, inode: 2, directory: false, stamp: [-3, 4, 5] };
+        let mount = |source| Mount { target: "/a".into(), source, write: true, load: false };
+        let spec = Spec {
+            mounts: [Source::Host(identity), Source::Private, Source::HiddenDirectory, Source::HiddenFile]
+                .map(mount)
+                .to_vec(),
+            links: vec![("/bin".into(), "usr/bin".into())],
+            programs: vec![("/usr/bin/ls".into(), identity)],
+            exec_trees: vec!["/t".into()],
+            program: "/bin/ls".into(),
+            real_program: "/usr/bin/ls".into(),
+            argv: vec!["ls".into()],
+            environment: vec!["A=b".into()],
+            directory: "/w".into(),
+            home: "/h".into(),
+            owner: (1000, 100),
+            unix_sockets: true,
+            memory: Some(1),
+            processes: None,
+            disk: Some(0),
+            wall_time_ms: None,
+        };
+        let bytes = spec.encode();
+        assert_eq!(Spec::decode(&bytes), Some(spec));
+        for length in 0..bytes.len() {
+            assert_eq!(Spec::decode(&bytes[..length]), None);
+        }
+        assert_eq!(Spec::decode(&[&bytes[..], b"x"].concat()), None);
+    }
+}

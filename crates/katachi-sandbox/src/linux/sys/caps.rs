@@ -1,0 +1,78 @@
+//! Capabilities: all given up, and checked to be gone.
+
+use std::io;
+
+use super::check;
+
+const VERSION_3: u32 = 0x2008_0522;
+/// Root is nobody special, set-user-id changes nothing, for ever.
+const SECURE_BITS: libc::c_ulong = 0b1110_1111;
+
+#[repr(C)]
+struct Header {
+    version: u32,
+    pid: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Data {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// Empties the bounding set and locks the securebits. Needs CAP_SETPCAP.
+pub(in crate::platform) fn forbid_regaining() -> io::Result<()> {
+    for capability in 0..64 {
+        // SAFETY: integers.
+        let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+        match check(result.into()) {
+            Ok(_) => {}
+            // The first number the kernel does not know.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) && capability > 30 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    // SAFETY: integers.
+    check(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECURE_BITS, 0, 0, 0) }.into())?;
+    Ok(())
+}
+
+/// Gives up every capability and asserts that none is left.
+pub(in crate::platform) fn give_up() -> io::Result<()> {
+    // SAFETY: integers.
+    check(
+        unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) }
+            .into(),
+    )?;
+    let mut header = Header { version: VERSION_3, pid: 0 };
+    let none = [Data::default(); 2];
+    // SAFETY: version 3 reads a header and two data blocks, all of which
+    // outlive the call.
+    check(unsafe { libc::syscall(libc::SYS_capset, &raw mut header, none.as_ptr()) })?;
+    let held = current()?;
+    if held == [Data::default(); 2] {
+        Ok(())
+    } else {
+        Err(io::Error::other("capabilities are left after dropping all of them"))
+    }
+}
+
+/// Whether the process holds these capabilities effectively.
+pub(in crate::platform) fn holds(capabilities: &[u32]) -> bool {
+    current().is_ok_and(|held| {
+        capabilities
+            .iter()
+            .all(|bit| held[(bit / 32) as usize].effective & (1 << (bit % 32)) != 0)
+    })
+}
+
+fn current() -> io::Result<[Data; 2]> {
+    let mut header = Header { version: VERSION_3, pid: 0 };
+    let mut held = [Data::default(); 2];
+    // SAFETY: version 3 reads a header and writes two data blocks, all of
+    // which outlive the call.
+    check(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, held.as_mut_ptr()) })?;
+    Ok(held)
+}

@@ -1,0 +1,176 @@
+//! Processes: forking, waiting, signals, limits, executing.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+
+use super::check;
+
+/// The two sides of a fork.
+pub(in crate::platform) enum Fork {
+    Parent(libc::pid_t),
+    Child,
+}
+
+/// Splits the process in two.
+pub(in crate::platform) fn fork() -> io::Result<Fork> {
+    // SAFETY: only the helper calls this, and it has one thread, so the child
+    // finds no lock held by a thread that no longer exists.
+    match check(unsafe { libc::fork() }.into())? {
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(pid as libc::pid_t)),
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::platform) enum Ended {
+    Code(i32),
+    Signal(i32),
+}
+
+/// Waits for this child.
+pub(in crate::platform) fn wait(pid: libc::pid_t) -> io::Result<Ended> {
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` outlives the call.
+        match check(unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) }.into()) {
+            Ok(_) => return Ok(ended(status)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Any child that has ended already.
+pub(in crate::platform) fn reap() -> Option<(libc::pid_t, Ended)> {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::__WALL) };
+    (pid > 0).then(|| (pid, ended(status)))
+}
+
+fn ended(status: libc::c_int) -> Ended {
+    if libc::WIFSIGNALED(status) {
+        Ended::Signal(libc::WTERMSIG(status))
+    } else {
+        Ended::Code(libc::WEXITSTATUS(status))
+    }
+}
+
+/// Kills one process.
+pub(in crate::platform) fn kill(pid: libc::pid_t) {
+    // SAFETY: two integers. A process that is gone is no error here.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+}
+
+/// Leaves the process at once, running no destructor.
+pub(in crate::platform) fn exit(code: i32) -> ! {
+    // SAFETY: never returns; what destructors would do, the kernel does.
+    unsafe { libc::_exit(code) }
+}
+
+/// Starts a session without a terminal.
+pub(in crate::platform) fn new_session() {
+    // SAFETY: no arguments. It fails only for a process that leads its group,
+    // which then has a session of its own already or is about to fork.
+    unsafe { libc::setsid() };
+}
+
+/// Dies with its parent.
+pub(in crate::platform) fn die_with_parent() -> io::Result<()> {
+    // SAFETY: integers.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) }.into())?;
+    Ok(())
+}
+
+/// Keeps other processes of the same user from reading this one's memory.
+pub(in crate::platform) fn hide_memory() -> io::Result<()> {
+    // SAFETY: integers.
+    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }.into())?;
+    Ok(())
+}
+
+/// No program executed from now on gains anything.
+pub(in crate::platform) fn no_new_privileges() -> io::Result<()> {
+    // SAFETY: integers.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into())?;
+    Ok(())
+}
+
+/// A descriptor that can be read when a child ended. The signal itself is
+/// held back.
+pub(in crate::platform) fn child_signals() -> io::Result<OwnedFd> {
+    // SAFETY: `sigset_t` is plain bytes, for which all zeroes is a value.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is a valid set and outlives the calls; the old mask is
+    // not asked for.
+    let fd = check(unsafe {
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+        libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+    }
+    .into())?;
+    // SAFETY: the kernel just gave us this descriptor and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Takes all pending signals from the descriptor.
+pub(in crate::platform) fn drain(signals: BorrowedFd<'_>) {
+    let mut buffer = [0_u8; 1024];
+    // SAFETY: the length passed is the buffer's; the descriptor does not block.
+    while unsafe { libc::read(signals.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) } > 0 {}
+}
+
+/// Every signal as a fresh program expects it: default and not held back.
+pub(in crate::platform) fn default_signals() -> io::Result<()> {
+    for signal in 1..=64 {
+        // SAFETY: two integers. The two signals that cannot be changed, and
+        // the two that libc keeps for itself, are refused and stay default.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: `sigset_t` is plain bytes, for which all zeroes is a value.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` outlives both calls; the old mask is not asked for.
+    check(unsafe {
+        libc::sigemptyset(&raw mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut())
+    }
+    .into())?;
+    Ok(())
+}
+
+/// Sets both values of one limit, never above what is allowed already.
+pub(in crate::platform) fn limit(resource: libc::__rlimit_resource_t, value: u64) -> io::Result<()> {
+    let mut current = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `current` outlives the call.
+    check(unsafe { libc::getrlimit(resource, &raw mut current) }.into())?;
+    let value = value.min(current.rlim_max);
+    let wanted = libc::rlimit { rlim_cur: value, rlim_max: value };
+    // SAFETY: `wanted` outlives the call.
+    check(unsafe { libc::setrlimit(resource, &raw const wanted) }.into())?;
+    Ok(())
+}
+
+/// Which permission bits new files never have.
+pub(in crate::platform) fn set_umask(mask: libc::mode_t) {
+    // SAFETY: one integer, cannot fail.
+    unsafe { libc::umask(mask) };
+}
+
+/// Becomes another program. Returns only the error.
+pub(in crate::platform) fn execute(
+    program: &std::ffi::CStr,
+    argv: &[CString],
+    environment: &[CString],
+) -> io::Error {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (argv, environment) = (pointers(argv), pointers(environment));
+    // SAFETY: both lists end with a null pointer, all strings with a zero
+    // byte, and everything outlives the call.
+    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), environment.as_ptr()) };
+    io::Error::last_os_error()
+}

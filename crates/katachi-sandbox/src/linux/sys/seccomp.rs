@@ -1,0 +1,446 @@
+//! The system call filter: built as plain data, then installed.
+//!
+//! It allows what it does not name, because programs for work use new calls
+//! every year and everything that counts is closed by namespaces, mounts and
+//! Landlock as well. What it names are the ways around those, and the parts
+//! of the kernel nobody needs here.
+//!
+//! Arguments that the kernel reads as 32 bits are compared as 32 bits: their
+//! upper halves are the caller's to fill and mean nothing.
+
+use std::io;
+
+use super::check;
+
+#[cfg(target_arch = "x86_64")]
+const NATIVE: u32 = 0xC000_003E;
+#[cfg(target_arch = "aarch64")]
+const NATIVE: u32 = 0xC000_00B7;
+/// Calls of the x32 variant of x86-64 carry this bit.
+#[cfg(target_arch = "x86_64")]
+const X32: u32 = 0x4000_0000;
+
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
+
+const fn refuse(errno: i32) -> u32 {
+    libc::SECCOMP_RET_ERRNO | errno as u32
+}
+
+/// The low half of an argument in `seccomp_data`, on little-endian machines.
+const fn argument(index: u32) -> u32 {
+    16 + 8 * index
+}
+
+/// What the filter depends on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::platform) struct Choices {
+    /// Unix sockets may be made.
+    pub(in crate::platform) unix_sockets: bool,
+}
+
+/// Calls that are refused whatever their arguments.
+const REFUSED: &[(libc::c_long, i32)] = &[
+    // New namespaces would give capabilities back.
+    (libc::SYS_unshare, libc::EPERM),
+    (libc::SYS_setns, libc::EPERM),
+    // Its flags lie behind a pointer; programs fall back to clone.
+    (libc::SYS_clone3, libc::ENOSYS),
+    // The same for the mode of a new file.
+    (libc::SYS_openat2, libc::ENOSYS),
+    // Mounts.
+    (libc::SYS_mount, libc::EPERM),
+    (libc::SYS_umount2, libc::EPERM),
+    (libc::SYS_pivot_root, libc::EPERM),
+    (libc::SYS_chroot, libc::EPERM),
+    (libc::SYS_open_tree, libc::EPERM),
+    (libc::SYS_move_mount, libc::EPERM),
+    (libc::SYS_fsopen, libc::EPERM),
+    (libc::SYS_fsconfig, libc::EPERM),
+    (libc::SYS_fsmount, libc::EPERM),
+    (libc::SYS_fspick, libc::EPERM),
+    (libc::SYS_mount_setattr, libc::EPERM),
+    // Files without a path.
+    (libc::SYS_open_by_handle_at, libc::EPERM),
+    (libc::SYS_name_to_handle_at, libc::EOPNOTSUPP),
+    // Other processes.
+    (libc::SYS_ptrace, libc::EPERM),
+    (libc::SYS_process_vm_readv, libc::EPERM),
+    (libc::SYS_process_vm_writev, libc::EPERM),
+    (libc::SYS_process_madvise, libc::EPERM),
+    (libc::SYS_pidfd_getfd, libc::EPERM),
+    (libc::SYS_kcmp, libc::EPERM),
+    // A second system call interface that no filter sees.
+    (libc::SYS_io_uring_setup, libc::ENOSYS),
+    (libc::SYS_io_uring_enter, libc::ENOSYS),
+    (libc::SYS_io_uring_register, libc::ENOSYS),
+    // Kernel features with a history and no use here.
+    (libc::SYS_bpf, libc::EPERM),
+    (libc::SYS_perf_event_open, libc::EPERM),
+    (libc::SYS_userfaultfd, libc::EPERM),
+    (libc::SYS_keyctl, libc::EPERM),
+    (libc::SYS_add_key, libc::EPERM),
+    (libc::SYS_request_key, libc::EPERM),
+    (libc::SYS_kexec_load, libc::EPERM),
+    (libc::SYS_init_module, libc::EPERM),
+    (libc::SYS_finit_module, libc::EPERM),
+    (libc::SYS_delete_module, libc::EPERM),
+    (libc::SYS_swapon, libc::EPERM),
+    (libc::SYS_swapoff, libc::EPERM),
+    (libc::SYS_reboot, libc::EPERM),
+    (libc::SYS_acct, libc::EPERM),
+    (libc::SYS_quotactl, libc::EPERM),
+    (libc::SYS_quotactl_fd, libc::EPERM),
+    (libc::SYS_nfsservctl, libc::EPERM),
+    (libc::SYS_vhangup, libc::EPERM),
+    (libc::SYS_syslog, libc::EPERM),
+    (libc::SYS_settimeofday, libc::EPERM),
+    (libc::SYS_clock_settime, libc::EPERM),
+    (libc::SYS_clock_adjtime, libc::EPERM),
+    (libc::SYS_adjtimex, libc::EPERM),
+    (libc::SYS_memfd_secret, libc::ENOSYS),
+    (libc::SYS_fanotify_init, libc::EPERM),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_kexec_file_load, libc::EPERM),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_iopl, libc::EPERM),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_ioperm, libc::EPERM),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_modify_ldt, libc::EPERM),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_uselib, libc::EPERM),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_lookup_dcookie, libc::EPERM),
+];
+
+/// Where each call carries the permission bits of a file, and the flags that
+/// say whether it carries any. A set-user-id file in the workspace would be
+/// one outside too.
+const MODES: &[(libc::c_long, u32, Option<u32>)] = &[
+    (libc::SYS_fchmod, 1, None),
+    (libc::SYS_fchmodat, 2, None),
+    (452, 2, None), // fchmodat2
+    (libc::SYS_openat, 3, Some(2)),
+    (libc::SYS_mknodat, 2, None),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_chmod, 1, None),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_open, 2, Some(1)),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_creat, 1, None),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_mknod, 1, None),
+];
+
+/// Flags with which opening makes a file.
+const MAKES_FILE: u32 = libc::O_CREAT as u32 | (libc::O_TMPFILE & !libc::O_DIRECTORY) as u32;
+
+/// Where each call carries its send flags.
+const SENDS: &[(libc::c_long, u32)] =
+    &[(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)];
+
+/// Builds the filter.
+pub(in crate::platform) fn filter(choices: Choices) -> Vec<libc::sock_filter> {
+    let mut program = Program::default();
+    program.load(ARCHITECTURE);
+    program.unless_equal(NATIVE, KILL);
+    program.load(NUMBER);
+    #[cfg(target_arch = "x86_64")]
+    program.if_at_least(X32, refuse(libc::ENOSYS));
+    for (call, errno) in REFUSED {
+        program.if_equal(*call as u32, refuse(*errno));
+    }
+
+    program.call(libc::SYS_clone, |block| {
+        const NEW: i32 = libc::CLONE_NEWNS
+            | libc::CLONE_NEWCGROUP
+            | libc::CLONE_NEWUTS
+            | libc::CLONE_NEWIPC
+            | libc::CLONE_NEWUSER
+            | libc::CLONE_NEWPID
+            | libc::CLONE_NEWNET
+            | 0x80; // CLONE_NEWTIME
+        // The low byte is the exit signal here, which 0x80 cannot be part of.
+        block.load(argument(0));
+        block.if_any_bit(NEW as u32, refuse(libc::EPERM));
+    });
+    program.call(libc::SYS_ioctl, |block| {
+        block.load(argument(1));
+        block.if_equal(libc::TIOCSTI as u32, refuse(libc::EPERM));
+        block.if_equal(libc::TIOCLINUX as u32, refuse(libc::EPERM));
+    });
+    program.call(libc::SYS_personality, |block| {
+        block.load(argument(0));
+        block.if_equal(0, ALLOW);
+        block.if_equal(u32::MAX, ALLOW);
+        block.give(refuse(libc::EPERM));
+    });
+    program.call(libc::SYS_memfd_create, |block| {
+        const MFD_NOEXEC_SEAL: u32 = 8;
+        block.load(argument(1));
+        block.if_any_bit(MFD_NOEXEC_SEAL, ALLOW);
+        block.give(refuse(libc::ENOSYS));
+    });
+    for (call, index, flags) in MODES {
+        program.call(*call, |block| {
+            if let Some(flags) = flags {
+                block.load(argument(*flags));
+                block.0.push(jump(libc::BPF_JSET, MAKES_FILE, 1, 0));
+                block.give(ALLOW);
+            }
+            block.load(argument(*index));
+            block.if_any_bit(libc::S_ISUID | libc::S_ISGID, refuse(libc::EPERM));
+        });
+    }
+    for (call, index) in SENDS {
+        program.call(*call, |block| {
+            block.load(argument(*index));
+            block.if_any_bit(libc::MSG_FASTOPEN as u32, refuse(libc::EPERM));
+        });
+    }
+    program.call(libc::SYS_setsockopt, |block| {
+        const TCP_FASTOPEN_CONNECT: u32 = 30;
+        block.load(argument(1));
+        block.unless_equal(libc::IPPROTO_TCP as u32, ALLOW);
+        block.load(argument(2));
+        block.if_equal(TCP_FASTOPEN_CONNECT, refuse(libc::EPERM));
+    });
+    program.call(libc::SYS_socketpair, |block| {
+        block.load(argument(0));
+        block.unless_equal(libc::AF_UNIX as u32, refuse(libc::EAFNOSUPPORT));
+    });
+    socket(&mut program, choices);
+    program.give(ALLOW);
+    program.0
+}
+
+/// TCP, UDP and, if chosen, unix sockets; nothing else.
+fn socket(program: &mut Program, choices: Choices) {
+    let families = [libc::AF_INET as u32, libc::AF_INET6 as u32];
+    if choices.unix_sockets {
+        program.call(libc::SYS_socket, |block| {
+            block.load(argument(0));
+            block.if_equal(libc::AF_UNIX as u32, ALLOW);
+        });
+    }
+    program.call(libc::SYS_socket, |block| {
+        block.load(argument(0));
+        let [v4, v6] = families;
+        // Falls through to the next check for either family.
+        block.0.push(jump(libc::BPF_JEQ, v4, 2, 0));
+        block.0.push(jump(libc::BPF_JEQ, v6, 1, 0));
+        block.give(refuse(libc::EAFNOSUPPORT));
+        block.load(argument(1));
+        // The upper bits are SOCK_CLOEXEC and SOCK_NONBLOCK.
+        block.0.push(statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0xf));
+        block.0.push(jump(libc::BPF_JEQ, libc::SOCK_STREAM as u32, 2, 0));
+        block.0.push(jump(libc::BPF_JEQ, libc::SOCK_DGRAM as u32, 7, 0));
+        block.give(refuse(libc::EAFNOSUPPORT));
+        block.load(argument(2));
+        block.if_equal(0, ALLOW);
+        block.if_equal(libc::IPPROTO_TCP as u32, ALLOW);
+        // The jump for datagrams leads past the four checks and this.
+        block.give(refuse(libc::EPROTONOSUPPORT));
+        block.load(argument(2));
+        block.if_equal(0, ALLOW);
+        block.if_equal(libc::IPPROTO_UDP as u32, ALLOW);
+        block.give(refuse(libc::EPROTONOSUPPORT));
+    });
+}
+
+#[derive(Default)]
+struct Program(Vec<libc::sock_filter>);
+
+const fn statement(code: u32, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt: 0, jf: 0, k }
+}
+
+const fn jump(test: u32, k: u32, yes: u8, no: u8) -> libc::sock_filter {
+    libc::sock_filter { code: (libc::BPF_JMP | test | libc::BPF_K) as u16, jt: yes, jf: no, k }
+}
+
+impl Program {
+    fn load(&mut self, offset: u32) {
+        self.0.push(statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset));
+    }
+
+    fn give(&mut self, action: u32) {
+        self.0.push(statement(libc::BPF_RET | libc::BPF_K, action));
+    }
+
+    fn if_equal(&mut self, value: u32, action: u32) {
+        self.0.push(jump(libc::BPF_JEQ, value, 0, 1));
+        self.give(action);
+    }
+
+    fn unless_equal(&mut self, value: u32, action: u32) {
+        self.0.push(jump(libc::BPF_JEQ, value, 1, 0));
+        self.give(action);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn if_at_least(&mut self, value: u32, action: u32) {
+        self.0.push(jump(libc::BPF_JGE, value, 0, 1));
+        self.give(action);
+    }
+
+    fn if_any_bit(&mut self, bits: u32, action: u32) {
+        self.0.push(jump(libc::BPF_JSET, bits, 0, 1));
+        self.give(action);
+    }
+
+    /// A block for one call. What falls through it goes on with the number
+    /// loaded again.
+    fn call(&mut self, number: libc::c_long, build: impl FnOnce(&mut Self)) {
+        let mut block = Self::default();
+        build(&mut block);
+        block.load(NUMBER);
+        let length = u8::try_from(block.0.len()).expect("no block is near 255 instructions long");
+        self.0.push(jump(libc::BPF_JEQ, number as u32, 0, length));
+        self.0.append(&mut block.0);
+    }
+}
+
+/// Installs the filter on this thread, for ever. Needs no_new_privs.
+pub(in crate::platform) fn install(filter: &mut [libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(filter.len()).map_err(io::Error::other)?,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: `program` and the instructions it points to outlive the call,
+    // and the length is theirs.
+    check(unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
+    })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel's interpreter for the instructions used here.
+    fn run(filter: &[libc::sock_filter], architecture: u32, number: i64, arguments: [u64; 6]) -> u32 {
+        let load = |offset: u32| match offset {
+            NUMBER => number as u32,
+            ARCHITECTURE => architecture,
+            other => arguments[((other - 16) / 8) as usize] as u32,
+        };
+        let (mut at, mut accumulator) = (0, 0);
+        loop {
+            let instruction = filter[at];
+            at += 1;
+            let code = u32::from(instruction.code);
+            let k = instruction.k;
+            if code == libc::BPF_RET | libc::BPF_K {
+                return k;
+            } else if code == libc::BPF_LD | libc::BPF_W | libc::BPF_ABS {
+                accumulator = load(k);
+            } else if code == libc::BPF_ALU | libc::BPF_AND | libc::BPF_K {
+                accumulator &= k;
+            } else {
+                let yes = match code & 0xf0 {
+                    libc::BPF_JEQ => accumulator == k,
+                    libc::BPF_JGE => accumulator >= k,
+                    libc::BPF_JSET => accumulator & k != 0,
+                    other => panic!("instruction {other:#x}"),
+                };
+                at += usize::from(if yes { instruction.jt } else { instruction.jf });
+            }
+        }
+    }
+
+    fn verdict(choices: Choices, number: i64, arguments: [u64; 6]) -> u32 {
+        run(&filter(choices), NATIVE, number, arguments)
+    }
+
+    #[test]
+    fn a_foreign_architecture_is_fatal() {
+        assert_eq!(run(&filter(Choices::default()), 0x4000_0003, 1, [0; 6]), KILL);
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn x32_calls_do_not_exist() {
+        let number = i64::from(X32) | libc::SYS_read;
+        assert_eq!(verdict(Choices::default(), number, [0; 6]), refuse(libc::ENOSYS));
+    }
+
+    #[test]
+    fn sockets_are_tcp_and_udp() {
+        let socket = |domain: i32, kind: i32, protocol: i32, unix_sockets| {
+            let arguments = [domain as u64, kind as u64, protocol as u64, 0, 0, 0];
+            verdict(Choices { unix_sockets }, libc::SYS_socket, arguments)
+        };
+        let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            for (kind, protocol) in [(libc::SOCK_STREAM, 0), (libc::SOCK_STREAM, libc::IPPROTO_TCP), (libc::SOCK_DGRAM, 0), (libc::SOCK_DGRAM, libc::IPPROTO_UDP)] {
+                assert_eq!(socket(family, kind | flags, protocol, false), ALLOW);
+            }
+            for (kind, protocol) in [(libc::SOCK_STREAM, libc::IPPROTO_MPTCP), (libc::SOCK_STREAM, libc::IPPROTO_SCTP), (libc::SOCK_DGRAM, libc::IPPROTO_TCP), (libc::SOCK_DGRAM, libc::IPPROTO_ICMP)] {
+                assert_eq!(socket(family, kind, protocol, true), refuse(libc::EPROTONOSUPPORT));
+            }
+            assert_eq!(socket(family, libc::SOCK_RAW, 0, true), refuse(libc::EAFNOSUPPORT));
+        }
+        for family in [libc::AF_NETLINK, libc::AF_PACKET, libc::AF_VSOCK, libc::AF_ALG, libc::AF_BLUETOOTH, libc::AF_XDP] {
+            assert_eq!(socket(family, libc::SOCK_DGRAM, 0, true), refuse(libc::EAFNOSUPPORT));
+        }
+        assert_eq!(socket(libc::AF_UNIX, libc::SOCK_STREAM, 0, false), refuse(libc::EAFNOSUPPORT));
+        assert_eq!(socket(libc::AF_UNIX, libc::SOCK_STREAM, 0, true), ALLOW);
+    }
+
+    #[test]
+    fn upper_halves_of_arguments_change_nothing() {
+        let upper = 0xdead_beef_0000_0000;
+        let number = libc::SYS_ioctl;
+        let verdict_for = |value: u64| verdict(Choices::default(), number, [0, value, 0, 0, 0, 0]);
+        assert_eq!(verdict_for(upper | libc::TIOCSTI), refuse(libc::EPERM));
+        assert_eq!(verdict_for(libc::TIOCLINUX as u64), refuse(libc::EPERM));
+        assert_eq!(verdict_for(upper | libc::TIOCGWINSZ), ALLOW);
+    }
+
+    #[test]
+    fn threads_can_be_made_and_namespaces_cannot() {
+        let clone = |flags: i32| {
+            verdict(Choices::default(), libc::SYS_clone, [flags as u64, 0, 0, 0, 0, 0])
+        };
+        assert_eq!(clone(libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND), ALLOW);
+        assert_eq!(clone(libc::SIGCHLD), ALLOW);
+        assert_eq!(clone(libc::CLONE_NEWUSER | libc::SIGCHLD), refuse(libc::EPERM));
+        assert_eq!(clone(libc::CLONE_NEWNS), refuse(libc::EPERM));
+    }
+
+    #[test]
+    fn only_memory_files_that_can_never_be_executed_are_made() {
+        let memfd = |flags: u64| {
+            verdict(Choices::default(), libc::SYS_memfd_create, [0, flags, 0, 0, 0, 0])
+        };
+        assert_eq!(memfd(1), refuse(libc::ENOSYS));
+        assert_eq!(memfd(0x10), refuse(libc::ENOSYS));
+        assert_eq!(memfd(1 | 8), ALLOW);
+    }
+
+    #[test]
+    fn no_file_gets_a_set_user_id_bit() {
+        for (call, index, flags) in MODES {
+            let mut arguments = [0; 6];
+            if let Some(flags) = flags {
+                arguments[*flags as usize] = libc::O_CREAT as u64;
+            }
+            arguments[*index as usize] = 0o4755;
+            assert_eq!(verdict(Choices::default(), *call, arguments), refuse(libc::EPERM));
+            arguments[*index as usize] = 0o755;
+            assert_eq!(verdict(Choices::default(), *call, arguments), ALLOW);
+        }
+    }
+
+    #[test]
+    fn ordinary_calls_pass() {
+        for number in [libc::SYS_read, libc::SYS_execve, libc::SYS_futex, libc::SYS_connect, libc::SYS_getrandom] {
+            assert_eq!(verdict(Choices::default(), number, [0; 6]), ALLOW);
+        }
+    }
+}

@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 
 pub use mounts::{Mount, mount_holding};
 pub use published::{PublishError, publish};
+#[cfg(feature = "testing")]
+pub(crate) use published::{parse_published, print_published};
 
 use crate::component::Component;
 use crate::observation::{Observation, Value};

@@ -24,9 +24,10 @@ pub fn mount_holding(mountinfo: &str, path: &str) -> Option<Mount> {
         let Some((point, mount)) = entry(line) else {
             continue;
         };
-        let deeper = found.as_ref().is_none_or(|(len, _)| point.len() >= *len);
+        let depth = point.trim_end_matches('/').len();
+        let deeper = found.as_ref().is_none_or(|(before, _)| depth >= *before);
         if deeper && contains(&point, path) {
-            found = Some((point.len(), mount));
+            found = Some((depth, mount));
         }
     }
     found.map(|(_, mount)| mount)

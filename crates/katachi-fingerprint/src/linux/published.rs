@@ -9,12 +9,10 @@
 //! every copied image, and the board's serial number would be worth nothing
 //! against whoever took the copy.
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use katachi_crypto::kdf::{self, Label};
-use zeroize::Zeroizing;
 
 use super::Tree;
 use crate::component::Component;
@@ -77,21 +75,14 @@ pub enum PublishError {
 pub fn publish(root: &Path, application: &str) -> Result<PathBuf, PublishError> {
     let path = root.join(file_of(application).ok_or(PublishError::Name)?);
     let tree = Tree { root };
-    let mut text = String::new();
-    for (component, name, source) in PUBLISHED {
-        let reading = tree
-            .text(source)
-            .and_then(|text| parse::value(component, &text));
-        if let Some(value) = reading {
-            let digest = digest(component, &value, application);
-            let hex = digest.iter().fold(String::new(), |mut hex, byte| {
-                // Writing to a string cannot fail.
-                let _ = write!(hex, "{byte:02x}");
-                hex
-            });
-            text.push_str(&format!("{name} {} {hex}\n", value.bits));
-        }
-    }
+    let found: Vec<(Component, Value)> = PUBLISHED
+        .into_iter()
+        .filter_map(|(component, _, source)| {
+            let value = parse::value(component, &tree.text(source)?)?;
+            Some((component, digest(component, &value, application)))
+        })
+        .collect();
+    let text = print_published(&found);
     if text.is_empty() {
         return Err(PublishError::NothingToPublish);
     }
@@ -134,7 +125,7 @@ pub(super) fn observe(tree: &Tree<'_>, application: &str, seen: &mut Observation
 }
 
 /// Reads a published file: lines of name, bits and digest.
-fn parse_published(text: &str) -> impl Iterator<Item = (Component, Value)> + '_ {
+pub(crate) fn parse_published(text: &str) -> impl Iterator<Item = (Component, Value)> + '_ {
     text.lines().filter_map(|line| {
         let mut words = line.split(' ');
         let name = words.next()?;
@@ -151,11 +142,30 @@ fn parse_published(text: &str) -> impl Iterator<Item = (Component, Value)> + '_ 
     })
 }
 
-fn digest(component: Component, value: &Value, application: &str) -> Zeroizing<[u8; 32]> {
+/// Prints what [`parse_published`] reads.
+pub(crate) fn print_published(found: &[(Component, Value)]) -> String {
+    let mut text = String::new();
+    for (component, digest) in found {
+        let known = PUBLISHED.into_iter().find(|(known, ..)| known == component);
+        if let Some((_, name, _)) = known {
+            let hex = String::from_utf8_lossy(&digest.bytes);
+            text.push_str(&format!("{name} {} {hex}\n", digest.bits));
+        }
+    }
+    text
+}
+
+/// The digest of a reading, as 64 hexadecimal digits that stand for it.
+fn digest(component: Component, value: &Value, application: &str) -> Value {
     let label = Label::new("katachi/v1/fingerprint/published")
         .field(application.as_bytes())
         .field(&[component.tag()]);
-    Zeroizing::new(*kdf::derive::<32>(&[&value.bytes], &[], &label).expose_secret())
+    let digest = kdf::derive::<32>(&[&value.bytes], &[], &label);
+    let mut hex = String::new();
+    for byte in digest.expose_secret() {
+        hex.push_str(&format!("{byte:02x}"));
+    }
+    Value::new(hex, value.bits)
 }
 
 fn file_of(application: &str) -> Option<PathBuf> {

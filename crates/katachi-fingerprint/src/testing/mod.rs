@@ -22,6 +22,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
+pub mod laws;
+
 /// A fake machine: files and symbolic links by absolute path.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Machine {
@@ -39,38 +41,38 @@ impl Machine {
     /// interface, Thunderbolt and USB interfaces, containers, bridge and VPN.
     #[must_use]
     pub fn laptop() -> Self {
-        Self::parse(include_str!("../testdata/machines/laptop.tree"))
+        Self::parse(include_str!("../../testdata/machines/laptop.tree"))
     }
 
     /// A server: two bonded interfaces in a bridge, virtual functions, two
     /// SATA drives in an array under a logical volume.
     #[must_use]
     pub fn server() -> Self {
-        Self::parse(include_str!("../testdata/machines/server.tree"))
+        Self::parse(include_str!("../../testdata/machines/server.tree"))
     }
 
     /// A container: no machine id, overlay file system, one virtual interface.
     #[must_use]
     pub fn container() -> Self {
-        Self::parse(include_str!("../testdata/machines/container.tree"))
+        Self::parse(include_str!("../../testdata/machines/container.tree"))
     }
 
     /// A cloud machine with a network drive and software-made addresses.
     #[must_use]
     pub fn cloud() -> Self {
-        Self::parse(include_str!("../testdata/machines/cloud.tree"))
+        Self::parse(include_str!("../../testdata/machines/cloud.tree"))
     }
 
     /// A microVM without firmware tables.
     #[must_use]
     pub fn microvm() -> Self {
-        Self::parse(include_str!("../testdata/machines/microvm.tree"))
+        Self::parse(include_str!("../../testdata/machines/microvm.tree"))
     }
 
     /// A single-board computer with a device tree and a memory card.
     #[must_use]
     pub fn single_board() -> Self {
-        Self::parse(include_str!("../testdata/machines/single-board.tree"))
+        Self::parse(include_str!("../../testdata/machines/single-board.tree"))
     }
 
     /// Reads a description: a line that begins with `/` names a file, or a

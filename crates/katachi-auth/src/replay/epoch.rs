@@ -67,6 +67,10 @@ impl Epoch {
     }
 
     /// The text as it stands in the epoch header.
+    ///
+    /// # Panics
+    ///
+    /// Never: 16 bytes always fill the text.
     #[must_use]
     pub fn encode(&self) -> [u8; Self::TEXT_LEN] {
         let mut text = [0; Self::TEXT_LEN];

@@ -104,12 +104,16 @@ impl Shard {
     ) -> Spend {
         self.drop_old_buckets();
         let index = created / Bucket::SECONDS;
-        let found = self.buckets.iter().position(|bucket| bucket.index == index);
-        if found.is_some_and(|at| self.buckets[at].contains(fingerprint)) {
-            return Spend::Replayed;
-        }
+        let mut found = None;
         let (mut all, mut of_group) = (0, 0);
-        for bucket in &self.buckets {
+        for (at, bucket) in self.buckets.iter().enumerate() {
+            // In every bucket: a nonce used again with another time is no less spent.
+            if bucket.contains(fingerprint) {
+                return Spend::Replayed;
+            }
+            if bucket.index == index {
+                found = Some(at);
+            }
             all += bucket.len();
             of_group += bucket.group(key);
         }

@@ -2,8 +2,10 @@
 //!
 //! # The guarantee
 //!
-//! For one key and one nonce, [`ReplayStore::spend`] answers [`Spend::Fresh`] at
-//! most once. In detail, for [`MemoryReplay`]:
+//! One signed request is accepted at most once: of all copies of it, at any time and
+//! anywhere, [`ReplayStore::spend`] answers [`Spend::Fresh`] to one. (A client that
+//! breaks the rules and signs *another* request with the same nonce is refused too,
+//! as long as the first could still be accepted.) In detail, for [`MemoryReplay`]:
 //!
 //! 1. *Concurrency.* Of any number of copies at once, one is fresh.
 //! 2. *Clock steps.* A request is fresh only if it was created at or after a floor
@@ -73,8 +75,8 @@ pub enum Spend {
 ///
 /// # Security
 ///
-/// Answering [`Spend::Fresh`] twice for one key and nonce lets an attacker replay
-/// a request. Any other answer for a fresh nonce only costs the caller a retry, so
+/// Answering [`Spend::Fresh`] twice for one key, nonce and time of creation lets an
+/// attacker replay a request. Any other answer for a fresh nonce only costs the caller a retry, so
 /// an implementation that is unsure never answers `Fresh`. Compare the epoch in the
 /// same atomic step that records the nonce.
 pub trait ReplayStore: Send + Sync {

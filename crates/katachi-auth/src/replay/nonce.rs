@@ -81,6 +81,10 @@ impl Nonce {
     }
 
     /// The text as it stands in the `nonce` parameter.
+    ///
+    /// # Panics
+    ///
+    /// Never: 16 bytes always fill the text.
     #[must_use]
     pub fn encode(&self) -> [u8; Self::TEXT_LEN] {
         let (prefix, bytes) = match self {

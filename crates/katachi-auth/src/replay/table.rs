@@ -269,8 +269,9 @@ pub(super) struct Bucket {
 const GROUPS: usize = 256;
 
 impl Bucket {
-    /// Seconds that share a bucket.
-    pub(super) const SECONDS: u64 = 5;
+    /// Seconds that share a bucket. Longer buckets are fewer to search, and keep each
+    /// entry as much longer than needed.
+    pub(super) const SECONDS: u64 = 20;
 
     pub(super) fn new(index: u64) -> Self {
         Self {

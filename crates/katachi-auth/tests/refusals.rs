@@ -1,5 +1,7 @@
 //! Every way in which a signed request can be wrong, one test each.
 
+#![allow(clippy::unwrap_used, reason = "tests may fail loudly")]
+
 mod support;
 
 use katachi_auth::replay::Epoch;

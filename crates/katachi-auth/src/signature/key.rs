@@ -93,6 +93,10 @@ pub enum SigningKey {
 
 impl SigningKey {
     /// An Ed25519 key from its 32-byte seed.
+    ///
+    /// # Panics
+    ///
+    /// Never: every seed is a key.
     #[must_use]
     pub fn ed25519(seed: &Secret<32>) -> Self {
         let pair = Ed25519KeyPair::from_seed_unchecked(seed.expose_secret())

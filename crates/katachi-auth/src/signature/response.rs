@@ -72,7 +72,6 @@ pub enum ResponseError {
 
 /// A response that was signed by the server's key for this very request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[must_use = "its time corrects the clock"]
 pub struct VerifiedResponse {
     created: u64,
 }

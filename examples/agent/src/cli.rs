@@ -283,21 +283,8 @@ pub(crate) struct Doctor {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Relay {
-    /// Serve
-    Serve(RelayServe),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct RelayServe {
-    #[arg(long)]
-    pub(crate) listen: std::net::SocketAddr,
-    #[arg(long)]
-    pub(crate) state_dir: PathBuf,
-    #[arg(long)]
-    pub(crate) public_url: Option<String>,
-    /// Print one line of JSON once it listens, and end with standard input
-    #[arg(long)]
-    pub(crate) ready_json: bool,
+    /// Serve until standard input ends
+    Serve(katachi_relay::cli::Serve),
 }
 
 #[cfg(test)]

@@ -2,8 +2,10 @@
 //! the encrypted database.
 
 use anyhow::Context as _;
-use katachi_crypto::SecretString;
-use katachi_store::binding::FingerprintBinding;
+use katachi_crypto::{Secret, SecretString};
+use katachi_store::binding::{
+    BindingError, Enrolled, FingerprintBinding, MachineBinding, Recovered, Unbound,
+};
 use katachi_store::credentials::{CredentialError, Credentials, Name};
 use katachi_store::database::{Database, DatabaseKey, Options, Profile};
 use katachi_store::keychain::SystemKeychain;
@@ -13,9 +15,6 @@ use crate::config::{Config, KeychainUse};
 use crate::mistake::Mistake;
 use crate::output::{QUIET, WEAK, note, paint};
 use crate::paths::Paths;
-
-/// Service name of the vault's item in the keychain.
-const KEYCHAIN_SERVICE: &str = "katachi-agent";
 
 /// Name of the database's key in the vault.
 const DATABASE_NAME: &str = "katachi-agent/database";
@@ -94,7 +93,7 @@ impl Home {
     /// Returns an error if it cannot be opened with this vault.
     pub(crate) fn database(&self) -> anyhow::Result<Database> {
         let path = self.paths.database();
-        let key = DatabaseKey::from_secret(self.vault.derive(DATABASE_NAME));
+        let key = DatabaseKey::from_vault(&self.vault, DATABASE_NAME)?;
         Database::open(&path, &key, database_options())
             .with_context(|| format!("the database {}", path.display()))
     }
@@ -136,11 +135,43 @@ pub(crate) fn slot_line(vault: &Vault) -> String {
 /// The vault's means on this machine.
 pub(crate) fn builder(paths: &Paths, keychain: KeychainUse) -> Builder {
     let builder = Vault::builder(paths.vault())
-        .binding(FingerprintBinding::system_with_volume_of(paths.vault()))
+        .binding(AsFarAsPossible(FingerprintBinding::system_with_volume_of(paths.vault())))
         .file_slot_if_no_keychain(paths.vault_secret());
     match keychain {
         KeychainUse::Auto => builder.keychain(SystemKeychain::new()),
         KeychainUse::Off => builder,
+    }
+}
+
+/// The machine's fingerprint, or nothing where it has none, as in a container:
+/// the strength is then zero bits, and everything that reports it says so.
+#[derive(Debug)]
+struct AsFarAsPossible<B>(B);
+
+impl<B: MachineBinding> MachineBinding for AsFarAsPossible<B> {
+    fn enroll(&self) -> Result<Enrolled, BindingError> {
+        match self.0.enroll() {
+            Err(BindingError::TooWeak { why }) => {
+                note(format_args!(
+                    "{} this machine has nothing to be recognised by ({why}); a copy of the vault \
+                     and its secret opens anywhere",
+                    paint(WEAK, "note:")
+                ));
+                Unbound.enroll()
+            }
+            enrolled => enrolled,
+        }
+    }
+
+    fn recover(
+        &self,
+        state: &[u8],
+        verify: &mut dyn FnMut(&Secret<32>) -> bool,
+    ) -> Result<Recovered, BindingError> {
+        match Unbound.recover(state, verify) {
+            Err(_) => self.0.recover(state, verify),
+            recovered => recovered,
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod audit;
 mod chart;
+mod chat;
 mod cli;
 mod commands;
 mod config;
@@ -19,9 +20,11 @@ mod policy;
 mod progress;
 mod promises;
 mod relay_client;
+mod relay_process;
 mod runner;
 mod signals;
 mod time;
+mod tunnel;
 
 use std::process::ExitCode;
 
@@ -57,7 +60,9 @@ fn main() -> ExitCode {
 fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
     // These two stand apart from whatever is configured on this machine.
     match &cli.command {
-        Command::Demo(_) => {}
+        Command::Relay(cli::Relay::Serve(args)) => {
+            return runtime()?.block_on(commands::relay::serve(args));
+        }
         _ => {}
     }
     let config = Config::load(&cli.options)?;
@@ -65,9 +70,14 @@ fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => commands::run::run(&config, args),
         Command::Why(args) => commands::why::why(&config, args),
         Command::Key(args) => commands::key::key(&config, args),
+        Command::History(args) => commands::history::history(&config, args),
+        Command::Memory(args) => commands::memory::memory(&config, args),
         Command::Audit(args) => commands::audit::audit(&config, args),
         Command::Doctor(args) => runtime()?.block_on(commands::doctor::doctor(&config, args)),
-        _ => Ok(ExitCode::SUCCESS),
+        Command::Login(args) => runtime()?.block_on(commands::login::login(&config, args)),
+        Command::Unregister(args) => runtime()?.block_on(commands::login::unregister(&config, args)),
+        Command::Up(args) => runtime()?.block_on(commands::up::up(&config, args)),
+        Command::Demo(_) | Command::Relay(_) => Ok(ExitCode::SUCCESS),
     }
 }
 

@@ -2,6 +2,11 @@
 
 pub(crate) mod audit;
 pub(crate) mod doctor;
+pub(crate) mod history;
 pub(crate) mod key;
+pub(crate) mod login;
+pub(crate) mod memory;
+pub(crate) mod relay;
 pub(crate) mod run;
+pub(crate) mod up;
 pub(crate) mod why;

@@ -10,6 +10,7 @@ use katachi_auth::signature::{
     KeyId, Profile, RequestBinding, ResponseError, ResponseView, VerifiedResponse, VerifyingKey,
     verify_response,
 };
+use katachi_protocol::device::TokenError;
 use katachi_protocol::problem::Problem;
 
 /// Longest time for one answer.
@@ -55,6 +56,12 @@ impl Answer {
     /// The refusal that it carries, if any.
     pub(crate) fn problem(&self) -> Option<Problem> {
         serde_json::from_slice(&self.body).ok()
+    }
+
+    /// The `error` of a refusal as RFC 6749 writes it.
+    pub(super) fn token_error(&self) -> Option<String> {
+        let error = serde_json::from_slice::<TokenError>(&self.body).ok()?;
+        (!self.status.is_success()).then_some(error.error)
     }
 
     pub(super) fn believed(self) -> Self {

@@ -2,19 +2,27 @@
 //!
 //! A person approves a short code in the browser. Whoever approves can use this
 //! machine, so the terminal shows which account did, and nothing is kept until
-//! the person here agrees.
+//! the person here agrees. Every poll proves possession of a key made for this
+//! flow (RFC 9449), so that a device code read by somebody else is worth nothing.
 
 use std::io::IsTerminal as _;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use katachi_auth::clock::{Clock as _, SystemClock};
+use katachi_auth::device::dpop::ProofKey;
 use katachi_auth::device::{Next, PollAnswer, Polling};
+use katachi_auth::replay::{Epoch, NonceSequence};
+use katachi_crypto::Secret;
 use katachi_protocol::device::{
-    CLIENT_ID, DeviceAuthorizationRequest, DeviceAuthorizationResponse, GRANT_TYPE, TokenError,
-    TokenRequest, TokenResponse,
+    CLIENT_ID, DeviceAuthorizationRequest, DeviceAuthorizationResponse, GRANT_TYPE, TokenRequest,
+    TokenResponse,
 };
 use katachi_protocol::routes;
+use serde::Serialize;
 
+use super::call::{self, Answer};
 use super::{Endpoint, Registration, RelayClient};
 use crate::mistake::Mistake;
 use crate::output::{self, BOLD, note, paint, printable};
@@ -25,8 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// A flow that a person has to approve.
 #[derive(Debug)]
 pub(crate) struct Flow {
-    http: reqwest::Client,
-    endpoint: Endpoint,
+    door: Door,
     codes: DeviceAuthorizationResponse,
     began: Instant,
 }
@@ -38,7 +45,7 @@ impl Flow {
     ///
     /// Returns an error if the relay cannot be reached or refuses.
     pub(crate) async fn begin(endpoint: &Endpoint) -> anyhow::Result<Self> {
-        let http = endpoint.http()?.timeout(PATIENCE).build()?;
+        let door = Door::new(endpoint)?;
         let request = DeviceAuthorizationRequest {
             client_id: CLIENT_ID.to_owned(),
             scope: None,
@@ -46,22 +53,32 @@ impl Flow {
             os: Some(operating_system()),
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         };
-        let response = http
-            .post(format!("{}{}", endpoint.url, routes::DEVICE_AUTHORIZATION))
-            .form(&request)
-            .send()
+        let response = door
+            .post(routes::DEVICE_AUTHORIZATION, &request)
             .await
             .with_context(|| format!("cannot reach the relay {}", endpoint.url))?;
-        let status = response.status();
+        let status = response.status;
         if !status.is_success() {
-            let said = response.text().await.unwrap_or_default();
+            let said = String::from_utf8_lossy(&response.body).into_owned();
             bail!("the relay does not start a login: {status} {}", printable(said.trim()));
         }
         Ok(Self {
-            codes: response.json().await.context("the relay's codes")?,
-            http,
-            endpoint: endpoint.clone(),
+            codes: serde_json::from_slice(&response.body).context("the relay's codes")?,
+            door,
             began: Instant::now(),
+        })
+    }
+
+    /// The same codes in the hands of somebody who read them and lacks the key.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there is no randomness.
+    pub(crate) fn overheard(&self) -> anyhow::Result<Self> {
+        Ok(Self {
+            door: Door::new(&self.door.endpoint)?,
+            codes: self.codes.clone(),
+            began: self.began,
         })
     }
 
@@ -87,27 +104,21 @@ impl Flow {
             device_code: self.codes.device_code.clone(),
             client_id: CLIENT_ID.to_owned(),
         };
-        let sent = self
-            .http
-            .post(format!("{}{}", self.endpoint.url, routes::TOKEN))
-            .form(&request)
-            .send()
-            .await;
-        let response = match sent {
+        let response = match self.door.post(routes::TOKEN, &request).await {
             Ok(response) => response,
             Err(error) => {
-                tracing::debug!("a poll got no answer: {error}");
+                tracing::debug!("a poll got no answer: {error:#}");
                 return Ok(Poll::Answer(PollAnswer::Unreachable));
             }
         };
-        let status = response.status();
-        if status.is_success() {
-            return Ok(Poll::Token(response.json().await.context("the relay's token")?));
+        if response.status.is_success() {
+            let token = serde_json::from_slice(&response.body).context("the relay's token")?;
+            return Ok(Poll::Token(token));
         }
-        let error = response.json::<TokenError>().await.ok();
+        let error = response.token_error();
         Ok(Poll::Answer(PollAnswer::from_status(
-            status.as_u16(),
-            error.as_ref().map(|error| error.error.as_str()),
+            response.status.as_u16(),
+            error.as_deref(),
         )))
     }
 
@@ -136,6 +147,50 @@ impl Flow {
                 told = true;
             }
         }
+    }
+}
+
+/// Requests of one flow, each with a proof of its key.
+#[derive(Debug)]
+struct Door {
+    http: reqwest::Client,
+    endpoint: Endpoint,
+    key: ProofKey,
+    nonces: NonceSequence,
+    /// The nonce that the relay wants to see in proofs.
+    epoch: Mutex<Option<Epoch>>,
+}
+
+impl Door {
+    fn new(endpoint: &Endpoint) -> anyhow::Result<Self> {
+        Ok(Self {
+            http: endpoint.http()?.timeout(PATIENCE).build()?,
+            endpoint: endpoint.clone(),
+            key: ProofKey::from_seed(&Secret::random()?),
+            nonces: NonceSequence::start()?,
+            epoch: Mutex::new(None),
+        })
+    }
+
+    /// Sends a form; once more if the relay asks for another nonce.
+    async fn post(&self, path: &str, form: &impl Serialize) -> anyhow::Result<Answer> {
+        let answer = self.post_once(path, form).await?;
+        if answer.token_error().as_deref() != Some("use_dpop_nonce") {
+            return Ok(answer);
+        }
+        let nonce = answer.headers.get("dpop-nonce");
+        let nonce = nonce.and_then(|nonce| Epoch::parse(nonce.to_str().ok()?).ok());
+        *self.epoch.lock().unwrap_or_else(PoisonError::into_inner) = nonce;
+        self.post_once(path, form).await
+    }
+
+    async fn post_once(&self, path: &str, form: &impl Serialize) -> anyhow::Result<Answer> {
+        let url = format!("{}{path}", self.endpoint.url);
+        let epoch = *self.epoch.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = SystemClock.now();
+        let proof = self.key.prove("POST", &url, now, &self.nonces.draw(), epoch.as_ref());
+        let response = self.http.post(&url).header("dpop", proof).form(form).send().await?;
+        call::read(response).await
     }
 }
 

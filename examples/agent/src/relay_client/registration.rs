@@ -50,6 +50,16 @@ impl Registration {
         }
     }
 
+    /// The same registration with its relay at another address, as an embedded
+    /// one has after each start.
+    pub(crate) fn moved_to(self, endpoint: &Endpoint) -> Self {
+        Self {
+            url: endpoint.url.clone(),
+            ca_pem: endpoint.ca_pem.clone(),
+            ..self
+        }
+    }
+
     /// The relay's address.
     pub(crate) fn endpoint(&self) -> Endpoint {
         Endpoint {

@@ -74,9 +74,20 @@ impl Endpoint {
     /// Returns an error if the certificate authority is not PEM or the
     /// platform has no verifier.
     pub(crate) fn tls(&self) -> anyhow::Result<ClientConfig> {
-        let builder =
-            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_protocol_versions(&[&rustls::version::TLS13])?;
+        self.tls_with(&[&rustls::version::TLS13])
+    }
+
+    /// The same with other versions, to see whether a relay accepts them.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Endpoint::tls`].
+    pub(crate) fn tls_with(
+        &self,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> anyhow::Result<ClientConfig> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions)?;
         let config = match &self.ca_pem {
             None => builder.with_platform_verifier()?.with_no_client_auth(),
             Some(pem) => {

@@ -1,0 +1,137 @@
+//! Conversations with the AI, kept in the encrypted database.
+
+use katachi_protocol::record::HistoryHit;
+use katachi_store::history::{History, NewMessage, Role, SessionId, WorkspaceId};
+
+use crate::home::Home;
+
+/// Longest title taken from a first message, in characters.
+const TITLE: usize = 60;
+
+/// The conversations of one workspace.
+#[derive(Clone, Debug)]
+pub(crate) struct Chat {
+    history: History,
+    workspace: WorkspaceId,
+}
+
+impl Chat {
+    /// Opens the conversations about `workspace`.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the database cannot be opened.
+    pub(crate) fn open(home: &Home, workspace: &std::path::Path) -> anyhow::Result<Self> {
+        let history = History::open(&home.database()?)?;
+        let workspace = history.workspace(&workspace.display().to_string())?;
+        Ok(Self { history, workspace })
+    }
+
+    /// Keeps what the person wrote and names the conversation, a new one
+    /// unless `session` names one of this workspace.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there is no such conversation or it cannot be written.
+    pub(crate) fn hear(&self, session: Option<&str>, text: &str) -> anyhow::Result<String> {
+        let session = match session {
+            None => self.history.start_session(self.workspace, &title(text))?,
+            Some(named) => {
+                let known = self.history.session(session_id(named)?)?;
+                if known.workspace != self.workspace {
+                    anyhow::bail!("session {named} belongs to another workspace");
+                }
+                known.id
+            }
+        };
+        self.history.append(session, &NewMessage::new(Role::User, text))?;
+        Ok(session.to_string())
+    }
+
+    /// Keeps what the AI answered.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if it cannot be written.
+    pub(crate) fn say(&self, session: &str, text: &str) -> anyhow::Result<()> {
+        self.history.append(session_id(session)?, &NewMessage::new(Role::Assistant, text))?;
+        Ok(())
+    }
+
+    /// The messages that fit `words` best, or the newest where there are none.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the database cannot be read.
+    pub(crate) fn find(&self, words: &str, limit: u32) -> anyhow::Result<Vec<HistoryHit>> {
+        if words.trim().is_empty() {
+            return self.newest(limit);
+        }
+        let hits = self.history.search(words, limit)?;
+        Ok(hits
+            .into_iter()
+            .map(|hit| HistoryHit {
+                session: hit.session.to_string(),
+                message: hit.message.to_string(),
+                role: hit.role.to_string(),
+                snippet: hit.snippet,
+                at: seconds(hit.created_ms),
+            })
+            .collect())
+    }
+
+    fn newest(&self, limit: u32) -> anyhow::Result<Vec<HistoryHit>> {
+        let mut found = Vec::new();
+        for session in self.history.list_sessions(None, limit, 0)? {
+            for message in self.history.show(session.id, None, limit)? {
+                found.push(HistoryHit {
+                    session: session.id.to_string(),
+                    message: message.id.to_string(),
+                    role: message.role.to_string(),
+                    snippet: message.text.chars().take(240).collect(),
+                    at: seconds(message.created_ms),
+                });
+            }
+        }
+        found.sort_by_key(|hit| std::cmp::Reverse(hit.at));
+        found.truncate(limit as usize);
+        Ok(found)
+    }
+}
+
+/// Reads the number of a conversation.
+///
+/// # Errors
+///
+/// Returns a mistake if `text` is no number.
+pub(crate) fn session_id(text: &str) -> Result<SessionId, crate::mistake::Mistake> {
+    text.parse().map_err(|_| {
+        crate::mistake::Mistake::new(
+            "session",
+            format!("`{}` is not a number", crate::output::printable(text)),
+            "take one from `katachi-agent history list`",
+        )
+    })
+}
+
+/// Seconds since 1970 of a moment in milliseconds.
+pub(crate) fn seconds(milliseconds: i64) -> Option<u64> {
+    u64::try_from(milliseconds).ok().map(|milliseconds| milliseconds / 1000)
+}
+
+fn title(text: &str) -> String {
+    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("(empty)");
+    line.trim().chars().take(TITLE).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::title;
+
+    #[test]
+    fn a_title_is_the_first_line_with_words() {
+        assert_eq!(title("\n\n  Prune the plums \nand more"), "Prune the plums");
+        assert_eq!(title(" \n"), "(empty)");
+        assert_eq!(title(&"ü".repeat(100)).chars().count(), 60);
+    }
+}

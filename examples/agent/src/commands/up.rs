@@ -1,0 +1,228 @@
+//! `up`: connect and stay.
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use tokio::sync::watch;
+
+use crate::audit::AuditLog;
+use crate::chat::Chat;
+use crate::cli;
+use crate::config::{Config, RelayChoice};
+use crate::home::Home;
+use crate::mistake::Mistake;
+use crate::output::{BOLD, GOOD, QUIET, WEAK, note, paint, printable};
+use crate::relay_client::{Endpoint, Registration, RegistrationFile, RelayClient, login};
+use crate::relay_process::RelayProcess;
+use crate::tunnel::{self, Link, Service};
+
+/// Runs until it is told to stop.
+///
+/// # Errors
+///
+/// Returns an error if the relay cannot be used or nobody approves.
+pub(crate) async fn up(config: &Config, args: &cli::Up) -> anyhow::Result<ExitCode> {
+    let home = Arc::new(Home::open(config)?);
+    let _only = only_one(config)?;
+    let mut relay = match &config.relay {
+        RelayChoice::Embedded(listen) => {
+            let listen = free_or_any(args.listen.unwrap_or(*listen));
+            let state = config.paths.embedded_relay();
+            Some(RelayProcess::start(listen, &state, config.keychain).await?)
+        }
+        RelayChoice::At { .. } => None,
+    };
+    let endpoint = match &relay {
+        Some(relay) => relay.endpoint().clone(),
+        None => chosen_endpoint(config)?,
+    };
+    if let Some(ca) = relay.as_ref().and_then(RelayProcess::ca_file) {
+        note(format_args!(
+            "{}",
+            paint(
+                QUIET,
+                format_args!(
+                    "The browser will ask once about the relay's own certificate; its authority is {}",
+                    ca.display()
+                )
+            )
+        ));
+    }
+
+    let result = connected(config, args, &home, &endpoint, relay.as_mut()).await;
+    if let Some(relay) = relay {
+        relay.stop().await;
+    }
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+async fn connected(
+    config: &Config,
+    args: &cli::Up,
+    home: &Arc<Home>,
+    endpoint: &Endpoint,
+    relay: Option<&mut RelayProcess>,
+) -> anyhow::Result<()> {
+    let embedded = relay.is_some();
+    let stop = crate::signals::asked_to_stop();
+    tokio::pin!(stop);
+    let registration = tokio::select! {
+        registration = registration(config, args, home, endpoint, embedded) => registration?,
+        () = &mut stop => return Ok(()),
+    };
+    let audit = Arc::new(AuditLog::open(&config.paths.audit_log())?);
+    let client = RelayClient::new(&registration, Some(Arc::clone(&audit)))?;
+    let chat = Chat::open(home, &config.workspace)?;
+    let service = Arc::new(Service::new(config, Arc::clone(home), chat, client, audit)?);
+
+    note(format_args!(
+        "Open {} as {}",
+        paint(BOLD, format_args!("{}/", endpoint.url)),
+        paint(BOLD, printable(&registration.account))
+    ));
+    note(format_args!("Commands work in {}", config.workspace.display()));
+    let (link, watcher) = watch::channel(Link::Dialling);
+    let telling = tokio::spawn(tell(watcher));
+    let open = tunnel::keep_open(service, link, stop);
+    let result = match relay {
+        None => open.await,
+        Some(relay) => tokio::select! {
+            result = open => result,
+            ended = relay.ended() => match ended {
+                Ok(status) => Err(anyhow::anyhow!("the embedded relay ended by itself ({status})")),
+                Err(error) => Err(error.into()),
+            },
+        },
+    };
+    telling.abort();
+    note("Stopped.");
+    result
+}
+
+/// The stored registration with this relay, or a new one that a person approves.
+async fn registration(
+    config: &Config,
+    args: &cli::Up,
+    home: &Home,
+    endpoint: &Endpoint,
+    embedded: bool,
+) -> anyhow::Result<Registration> {
+    let file = RegistrationFile::of(&config.paths);
+    if let Some(found) = file.read(&home.vault)? {
+        let found = for_relay(found, endpoint, embedded)?;
+        if let Some(expected) = &args.expect_account
+            && !expected.eq_ignore_ascii_case(&found.account)
+        {
+            bail!(
+                "this machine belongs to {}, not to {expected}; run `katachi-agent unregister` first",
+                printable(&found.account)
+            );
+        }
+        return Ok(found);
+    }
+    let made = login::with_person(endpoint, embedded, args.expect_account.as_deref()).await?;
+    file.write(&home.vault, &made)?;
+    Ok(made)
+}
+
+/// Checks that a stored registration belongs to the relay in use.
+fn for_relay(
+    found: Registration,
+    endpoint: &Endpoint,
+    embedded: bool,
+) -> anyhow::Result<Registration> {
+    if found.embedded != embedded || (!embedded && found.url != endpoint.url) {
+        let place = match found.embedded {
+            true => "the relay on this machine".to_owned(),
+            false => found.url.clone(),
+        };
+        return Err(Mistake::new(
+            "relay.url",
+            format!("this machine is registered with {place}, not with {}", endpoint.url),
+            "run `katachi-agent unregister` first, or use that relay",
+        )
+        .into());
+    }
+    Ok(found.moved_to(endpoint))
+}
+
+/// The relay that the configuration names.
+///
+/// # Errors
+///
+/// Returns an error if none is named or its authority's file cannot be read.
+pub(crate) fn chosen_endpoint(config: &Config) -> anyhow::Result<Endpoint> {
+    let RelayChoice::At { url, ca_file } = &config.relay else {
+        return Err(Mistake::new(
+            "relay.url",
+            "no relay is configured",
+            "give --relay-url, or run `katachi-agent up`, which starts one of its own",
+        )
+        .into());
+    };
+    let ca_pem = match ca_file {
+        None => None,
+        Some(path) => Some(std::fs::read_to_string(path).map_err(|error| {
+            Mistake::new(
+                "--relay-ca (or relay.ca_file)",
+                format!("{}: {error}", path.display()),
+                "give the PEM file of the relay's certificate authority",
+            )
+        })?),
+    };
+    let endpoint = Endpoint {
+        url: url.clone(),
+        ca_pem,
+    };
+    endpoint.tls()?;
+    Ok(endpoint)
+}
+
+/// Holds the lock that keeps a second `up` out of this home.
+fn only_one(config: &Config) -> anyhow::Result<std::fs::File> {
+    let path = config.paths.up_lock();
+    let file = std::fs::File::create(&path)
+        .with_context(|| format!("cannot create {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            bail!("`katachi-agent up` runs already; stop it first, or use another --home")
+        }
+        Err(std::fs::TryLockError::Error(error)) => Err(error.into()),
+    }
+}
+
+/// The address itself if it is free, else any port of it.
+fn free_or_any(listen: SocketAddr) -> SocketAddr {
+    match TcpListener::bind(listen) {
+        Ok(_) => listen,
+        Err(_) => {
+            note(format_args!(
+                "{} {listen} is in use; the relay takes another port",
+                paint(WEAK, "note:")
+            ));
+            SocketAddr::new(listen.ip(), 0)
+        }
+    }
+}
+
+async fn tell(mut link: watch::Receiver<Link>) {
+    let mut last = String::new();
+    while link.changed().await.is_ok() {
+        let text = match &*link.borrow_and_update() {
+            Link::Dialling => continue,
+            Link::Open => paint(GOOD, "Connected."),
+            Link::Waiting { why, wait } => {
+                format!("{} {why}; trying again in {:.1} s", paint(WEAK, "Not connected:"), wait.as_secs_f64())
+            }
+        };
+        // The same trouble is told once.
+        let topic = text.split("; trying").next().unwrap_or_default().to_owned();
+        if topic != last {
+            note(text);
+            last = topic;
+        }
+    }
+}

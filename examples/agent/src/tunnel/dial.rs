@@ -1,0 +1,110 @@
+//! Dialling out: TCP, TLS 1.3, a signed upgrade bound to that TLS connection.
+//!
+//! Nothing listens on this machine. The agent opens the connection, proves who
+//! it is, and then answers requests on it as an HTTP/2 server. The signature
+//! covers a value that only the two ends of this TLS connection know (RFC 9266),
+//! so that nobody in between can pass it on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST, UPGRADE};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use katachi_auth::clock::{Clock as _, SystemClock};
+use katachi_protocol::routes;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::relay_client::{Answer as RelayAnswer, RelayClient};
+
+/// Time for each stage of the dialogue.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest refusal that is read.
+const MAX_REFUSAL: usize = 16 * 1024;
+
+/// Opens a tunnel to the relay of `client`.
+///
+/// # Errors
+///
+/// Returns an error if the relay cannot be reached or believed, or refuses.
+pub(super) async fn dial(client: &RelayClient) -> anyhow::Result<Upgraded> {
+    let mut retried = false;
+    loop {
+        match attempt(client).await? {
+            Answer::Open(connection) => return Ok(connection),
+            // A restarted relay has a new epoch and says so once.
+            Answer::LearnedSomething if !retried => retried = true,
+            Answer::LearnedSomething => bail!("the relay refuses the tunnel's signature twice"),
+        }
+    }
+}
+
+enum Answer {
+    Open(Upgraded),
+    LearnedSomething,
+}
+
+async fn attempt(client: &RelayClient) -> anyhow::Result<Answer> {
+    let endpoint = client.endpoint();
+    let mut config = endpoint.tls()?;
+    // The upgrade is a matter of HTTP/1.1; HTTP/2 comes after it, reversed.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let tcp = connect(&endpoint.addresses().await?).await?;
+    let tls = tokio::time::timeout(
+        PATIENCE,
+        TlsConnector::from(Arc::new(config)).connect(endpoint.server_name()?, tcp),
+    )
+    .await
+    .context("the relay does not finish the TLS handshake")?
+    .with_context(|| format!("no trusted TLS connection to {}", endpoint.url))?;
+
+    let mut exporter = [0; routes::TLS_EXPORTER_LEN];
+    tls.get_ref()
+        .1
+        .export_keying_material(&mut exporter, routes::TLS_EXPORTER_LABEL, Some(&[]))?;
+
+    let mut request = http::Request::get(routes::TUNNEL)
+        .header(HOST, endpoint.authority())
+        .header(CONNECTION, "upgrade")
+        .header(UPGRADE, routes::TUNNEL_PROTOCOL)
+        .body(Empty::<Bytes>::new())?;
+    let sent = SystemClock.now();
+    let binding = client.sign_tunnel(&mut request, &exporter)?;
+
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
+    tokio::spawn(connection.with_upgrades());
+    let mut response = tokio::time::timeout(PATIENCE, sender.send_request(request))
+        .await
+        .context("the relay does not answer the tunnel request")??;
+    if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+        let upgraded = hyper::upgrade::on(&mut response).await?;
+        return Ok(Answer::Open(upgraded));
+    }
+    let (parts, body) = response.into_parts();
+    let body = Limited::new(body, MAX_REFUSAL)
+        .collect()
+        .await
+        .map_err(|error| anyhow::anyhow!("the relay's refusal cannot be read: {error}"))?
+        .to_bytes();
+    client.learn(&RelayAnswer::new(parts.status, parts.headers, body), &binding, sent)?;
+    Ok(Answer::LearnedSomething)
+}
+
+async fn connect(addresses: &[std::net::SocketAddr]) -> anyhow::Result<TcpStream> {
+    let mut last = None;
+    for address in addresses {
+        match tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Ok(Err(error)) => last = Some(format!("{address}: {error}")),
+            Err(_) => last = Some(format!("{address}: no answer within {PATIENCE:?}")),
+        }
+    }
+    bail!("cannot connect to the relay: {}", last.unwrap_or_default())
+}

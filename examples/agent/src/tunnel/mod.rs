@@ -1,0 +1,169 @@
+//! The tunnel: dialled out, authenticated, then served as HTTP/2.
+
+mod backoff;
+mod dial;
+mod service;
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use katachi_protocol::agent::{Activity, ActivityKind, AgentState};
+use tokio::sync::watch;
+
+use backoff::Backoff;
+
+pub(crate) use service::Service;
+
+/// Streams that the relay may have open at once.
+const MAX_STREAMS: u32 = 128;
+/// Time for running requests to end once we were asked to stop.
+const DRAIN: Duration = Duration::from_secs(5);
+/// A connection that held this long was a good one.
+const HELD: Duration = Duration::from_secs(30);
+
+/// What the connection is doing, for whoever watches.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Link {
+    /// Not connected yet.
+    Dialling,
+    /// Open.
+    Open,
+    /// Broken or refused; tried again after the wait.
+    Waiting {
+        why: String,
+        wait: Duration,
+    },
+}
+
+/// Keeps the tunnel open until `stop` completes.
+///
+/// # Errors
+///
+/// Returns an error if the relay took this machine's registration away.
+pub(crate) async fn keep_open(
+    service: Arc<Service>,
+    link: watch::Sender<Link>,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let mut stop = pin!(stop);
+    let mut backoff = Backoff::new();
+    loop {
+        // Nobody has to watch.
+        let _ = link.send(Link::Dialling);
+        let dialled = tokio::select! {
+            dialled = dial::dial(service.client()) => dialled,
+            () = &mut stop => return Ok(()),
+        };
+        let why = match dialled {
+            Ok(connection) => {
+                let _ = link.send(Link::Open);
+                let began = tokio::time::Instant::now();
+                let ended = serve(&service, connection, &mut stop).await;
+                if began.elapsed() > HELD {
+                    backoff.reset();
+                }
+                match ended {
+                    Ended::Stopped => return Ok(()),
+                    Ended::Closed(why) => why,
+                }
+            }
+            Err(error) => format!("{error:#}"),
+        };
+        let wait = backoff.next(random_fraction());
+        let _ = link.send(Link::Waiting { why, wait });
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = &mut stop => return Ok(()),
+        }
+    }
+}
+
+enum Ended {
+    Stopped,
+    Closed(String),
+}
+
+async fn serve(
+    service: &Arc<Service>,
+    connection: Upgraded,
+    mut stop: impl Future<Output = ()> + Unpin,
+) -> Ended {
+    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Duration::from_secs(15))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(256 << 10)
+        .initial_connection_window_size(4 << 20)
+        .max_header_list_size(16 << 10);
+    let router = TowerToHyperService::new(service::router(Arc::clone(service)));
+    let mut connection = pin!(builder.serve_connection(connection, router));
+    let mut beating = pin!(heartbeats(service));
+    tokio::select! {
+        result = connection.as_mut() => Ended::Closed(match result {
+            Ok(()) => "the relay closed the tunnel".to_owned(),
+            Err(error) => format!("the tunnel broke: {error}"),
+        }),
+        error = beating.as_mut() => Ended::Closed(format!("{error:#}")),
+        () = &mut stop => {
+            say_goodbye(service).await;
+            connection.as_mut().graceful_shutdown();
+            // What is still running is killed when the connection is dropped.
+            let _ = tokio::time::timeout(DRAIN, connection).await;
+            Ended::Stopped
+        }
+    }
+}
+
+/// Sends heartbeats as often as the relay asks; returns why it could not.
+async fn heartbeats(service: &Arc<Service>) -> anyhow::Error {
+    let connected = Activity {
+        kind: ActivityKind::Connected,
+        outcome: None,
+        control: None,
+        milliseconds: None,
+    };
+    if let Err(error) = service.client().activity(&connected).await {
+        return error.context("the relay does not take this machine's reports");
+    }
+    loop {
+        let answer = match service.client().heartbeat(service.state()).await {
+            Ok(answer) => answer,
+            Err(error) => return error.context("the relay does not take heartbeats"),
+        };
+        tokio::time::sleep(Duration::from_secs(answer.next_seconds.clamp(5, 300))).await;
+    }
+}
+
+async fn say_goodbye(service: &Arc<Service>) {
+    let goodbye = Activity {
+        kind: ActivityKind::Disconnecting,
+        outcome: None,
+        control: None,
+        milliseconds: None,
+    };
+    let said = async {
+        service.client().heartbeat(AgentState::Draining).await?;
+        service.client().activity(&goodbye).await?;
+        anyhow::Ok(())
+    };
+    let result = tokio::time::timeout(DRAIN, said)
+        .await
+        .context("no answer in time");
+    if let Err(error) | Ok(Err(error)) = result {
+        tracing::debug!("the relay was not told that we stop: {error:#}");
+    }
+}
+
+/// A number from 0 to 1, unpredictable enough to spread reconnections.
+fn random_fraction() -> f64 {
+    let bytes = katachi_crypto::random::bytes::<4>().unwrap_or([0x80, 0, 0, 0]);
+    f64::from(u32::from_be_bytes(bytes)) / f64::from(u32::MAX)
+}

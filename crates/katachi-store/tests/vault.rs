@@ -2,57 +2,14 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test that cannot set up fails loudly")]
 
-use std::path::{Path, PathBuf};
+mod support;
 
 use katachi_store::binding::{BindingError, Unbound};
 use katachi_store::keychain::{Deadline, KeychainError, NoKeychain};
-use katachi_store::testing::{FakeMachine, MemoryKeychain, Mood};
-use katachi_store::vault::{
-    Builder, Healing, KeyStatus, RecoveryCode, SlotFailure, SlotKind, VaultError,
-};
+use katachi_store::testing::{FakeMachine, Mood};
+use katachi_store::vault::{Healing, KeyStatus, RecoveryCode, SlotFailure, SlotKind, VaultError};
 use katachi_store::{SecretString, Vault};
-
-/// A home directory with its machine and its keychain.
-struct Home {
-    directory: tempfile::TempDir,
-    machine: FakeMachine,
-    keychain: MemoryKeychain,
-}
-
-impl Home {
-    fn new() -> Self {
-        Self {
-            directory: tempfile::tempdir().unwrap(),
-            machine: FakeMachine::laptop(),
-            keychain: MemoryKeychain::new(),
-        }
-    }
-
-    fn vault(&self) -> PathBuf {
-        self.directory.path().join("vault")
-    }
-
-    fn secrets(&self) -> PathBuf {
-        self.directory.path().join("secrets")
-    }
-
-    /// With a keychain and a file slot.
-    fn both(&self) -> Builder {
-        self.with_keychain().file_slot(self.secrets())
-    }
-
-    fn with_keychain(&self) -> Builder {
-        Vault::builder(self.vault())
-            .binding(self.machine.clone())
-            .keychain(self.keychain.clone())
-    }
-
-    fn with_file(&self) -> Builder {
-        Vault::builder(self.vault())
-            .binding(self.machine.clone())
-            .file_slot(self.secrets())
-    }
-}
+use support::{Home, copy};
 
 fn passphrase(text: &str) -> SecretString {
     SecretString::new(text.to_owned())
@@ -65,16 +22,6 @@ fn tried(error: VaultError) -> Vec<(SlotKind, SlotFailure)> {
             .map(|slot| (slot.kind, slot.why))
             .collect(),
         other => panic!("expected NoUsableSlot, got {other}"),
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o700)).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
 }
 

@@ -1,0 +1,316 @@
+//! Power cuts, full disks' bigger brother: the process is aborted at every
+//! step of every kind of save, and another process has to find the old vault
+//! or the new one. And several processes save at once.
+//!
+//! A process that aborts runs no destructor and flushes nothing, as if it had
+//! been killed. What the disk itself does with unflushed pages is not tested.
+#![allow(clippy::unwrap_used, reason = "a test that cannot set up fails loudly")]
+
+#[cfg(unix)]
+mod support;
+
+#[cfg(unix)]
+mod unix {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::path::Path;
+    use std::process::{Command, ExitCode};
+
+    use katachi_store::credentials::{Credentials, Name};
+    use katachi_store::file::SealedFile;
+    use katachi_store::testing::{FakeMachine, fault};
+    use katachi_store::vault::{Builder, RecoveryCode, SlotKind, VaultError};
+    use katachi_store::{SecretString, Vault};
+    use libtest_mimic::{Arguments, Failed, Trial};
+
+    use super::support::copy;
+
+    const JOB: &str = "KATACHI_CRASH_JOB";
+    const HOME: &str = "KATACHI_CRASH_HOME";
+    /// More steps than any job has.
+    const TOO_MANY: u64 = 100;
+
+    /// What a process does before, or instead of, dying.
+    type Job = (&'static str, fn(&Path));
+
+    const JOBS: [Job; 11] = [
+        ("create", |home| drop(builder(home).create().unwrap())),
+        ("add a recovery code", |home| {
+            drop(open(home).add_recovery_code().unwrap())
+        }),
+        ("add a file slot", |home| {
+            let _ = open(home).add_file_slot().unwrap();
+        }),
+        ("renew the file slot", |home| {
+            let vault = open(home);
+            vault.rewrap(vault.report().slot.id).unwrap();
+        }),
+        ("remove the recovery slot", |home| {
+            let vault = open(home);
+            let slots = vault.slots();
+            let slot = slots
+                .iter()
+                .find(|slot| slot.kind == SlotKind::RecoveryCode)
+                .unwrap();
+            vault.remove_slot(slot.id).unwrap();
+        }),
+        ("rotate a data key", |home| {
+            drop(open(home).rotate("notes").unwrap())
+        }),
+        ("lock the vault anew", |home| {
+            drop(open(home).rekey(None, None).unwrap())
+        }),
+        ("heal after a changed part", |home| {
+            let machine = FakeMachine::laptop();
+            machine.change("nic", "another");
+            drop(with_machine(home, machine).open().unwrap());
+        }),
+        ("set a credential", |home| {
+            set_credential(&open(home), "new")
+        }),
+        ("rotate the credentials", |home| {
+            Credentials::open(&open(home)).unwrap().rotate().unwrap()
+        }),
+        ("write a sealed file", |home| {
+            sealed_file(home).write(&open(home), b"new").unwrap()
+        }),
+    ];
+
+    pub(super) fn main() -> ExitCode {
+        if let (Ok(job), Ok(home)) = (std::env::var(JOB), std::env::var(HOME)) {
+            do_job(&job, Path::new(&home));
+            return ExitCode::SUCCESS;
+        }
+        let mut trials: Vec<Trial> = JOBS
+            .iter()
+            .map(|&(job, _)| {
+                Trial::test(format!("killed at every step: {job}"), move || {
+                    killed_at_every_step(job)
+                })
+            })
+            .collect();
+        trials.push(Trial::test(
+            "killed at every step: destroy",
+            killed_while_destroying,
+        ));
+        trials.push(Trial::test(
+            "no change is lost when four processes save at once",
+            four_writers,
+        ));
+        libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    }
+
+    fn do_job(job: &str, home: &Path) {
+        match JOBS.iter().find(|(name, _)| *name == job) {
+            Some((_, act)) => act(home),
+            None if job == "destroy" => open(home).destroy().unwrap(),
+            None => {
+                let vault = open(home);
+                for number in 0..10 {
+                    vault.rotate(&format!("{job} {number}")).unwrap();
+                }
+            }
+        }
+    }
+
+    fn with_machine(home: &Path, machine: FakeMachine) -> Builder {
+        Vault::builder(home.join("vault"))
+            .binding(machine)
+            .file_slot(home.join("secrets"))
+    }
+
+    fn builder(home: &Path) -> Builder {
+        with_machine(home, FakeMachine::laptop())
+    }
+
+    fn open(home: &Path) -> Vault {
+        builder(home).open().unwrap()
+    }
+
+    fn set_credential(vault: &Vault, value: &str) {
+        let name = Name::parse("key").unwrap();
+        Credentials::open(vault)
+            .unwrap()
+            .set(&name, &SecretString::new(value.to_owned()))
+            .unwrap();
+    }
+
+    fn sealed_file(home: &Path) -> SealedFile {
+        SealedFile::at(home.join("files/tunnel")).unwrap()
+    }
+
+    fn start(job: &str, home: &Path, abort_at: u64) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .env(JOB, job)
+            .env(HOME, home)
+            .env(fault::ABORT_AT, abort_at.to_string());
+        command
+    }
+
+    /// Runs the job in a process that dies at a step; says whether it got there.
+    fn dies(job: &str, home: &Path, abort_at: u64) -> bool {
+        let output = start(job, home, abort_at).output().unwrap();
+        let was_killed = output.status.signal() == Some(rustix::process::Signal::ABORT.as_raw());
+        assert!(was_killed || output.status.success(), "{job}: {output:?}");
+        was_killed
+    }
+
+    /// A home with something of everything, and a code to it.
+    fn prepare(home: &Path) -> RecoveryCode {
+        let vault = builder(home).create().unwrap();
+        vault.data_key("notes").unwrap();
+        set_credential(&vault, "old");
+        sealed_file(home).write(&vault, b"old").unwrap();
+        vault.add_recovery_code().unwrap()
+    }
+
+    fn duplicate(from: &Path, to: &Path) {
+        for directory in ["vault", "secrets", "files"] {
+            copy(&from.join(directory), &to.join(directory));
+        }
+    }
+
+    #[allow(clippy::unnecessary_wraps, reason = "the shape of a trial")]
+    fn killed_at_every_step(job: &'static str) -> Result<(), Failed> {
+        let template = tempfile::tempdir().unwrap();
+        let code = prepare(template.path()).to_text();
+        let notes = open(template.path()).data_key("notes").unwrap().id();
+        let is_create = job == "create";
+        for step in 1..TOO_MANY {
+            let home = tempfile::tempdir().unwrap();
+            let home = home.path();
+            if !is_create {
+                duplicate(template.path(), home);
+            }
+            let died = dies(job, home, step);
+
+            // The old vault or the new one, by the slot of this machine.
+            match builder(home).open() {
+                Ok(vault) if !is_create => {
+                    vault.data_key_by_id("notes", notes).unwrap();
+                    let value = Credentials::open(&vault)
+                        .unwrap()
+                        .get(&Name::parse("key").unwrap())
+                        .unwrap();
+                    assert!(
+                        ["old", "new"].contains(&value.expose_secret()),
+                        "{job}, step {step}"
+                    );
+                    let content = sealed_file(home).read(&vault).unwrap();
+                    assert!(
+                        [&b"old"[..], b"new"].contains(&content.expose_secret()),
+                        "{job}, step {step}"
+                    );
+                }
+                Ok(_) => {}
+                Err(VaultError::NoVault { .. }) if is_create && died => {}
+                Err(error) => panic!("{job}, killed at step {step}: {error}"),
+            }
+            let closes_code = matches!(
+                job,
+                "create" | "remove the recovery slot" | "lock the vault anew"
+            );
+            if !closes_code {
+                let code = RecoveryCode::parse(code.expose_secret()).unwrap();
+                Vault::builder(home.join("vault"))
+                    .recovery_code(code)
+                    .open()
+                    .unwrap();
+            }
+
+            // The same again succeeds, and leaves no trace of the first time.
+            let repeats = match job {
+                "create" => builder(home).open().is_err(),
+                "remove the recovery slot" => open(home).slots().len() > 1,
+                _ => true,
+            };
+            if repeats {
+                assert!(!dies(job, home, TOO_MANY), "{job}");
+            }
+            open(home).set_mark("tidy", 1).unwrap();
+            check_tidy(job, home, step);
+            if !died {
+                assert!(
+                    step > 6,
+                    "{job} has only {step} steps, so nothing was saved"
+                );
+                return Ok(());
+            }
+        }
+        panic!("{job} never came to its end");
+    }
+
+    /// No temporary file, and one secret file for each slot.
+    fn check_tidy(job: &str, home: &Path, step: u64) {
+        let names = |directory: &str| -> Vec<String> {
+            let entries = std::fs::read_dir(home.join(directory))
+                .into_iter()
+                .flatten();
+            entries
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect()
+        };
+        let is_temporary = |name: &String| name.ends_with(".tmp");
+        for directory in ["vault", "files"] {
+            let left: Vec<_> = names(directory).into_iter().filter(is_temporary).collect();
+            assert!(left.is_empty(), "{job}, step {step}: {left:?}");
+        }
+        // A vault that was never written leaves a secret that opens nothing,
+        // and nobody can tell whose it was.
+        if job != "create" {
+            let slots = open(home).slots();
+            let slots = slots
+                .iter()
+                .filter(|slot| slot.kind == SlotKind::File)
+                .count();
+            assert_eq!(names("secrets").len(), slots, "{job}, step {step}");
+        }
+    }
+
+    #[allow(clippy::unnecessary_wraps, reason = "the shape of a trial")]
+    fn killed_while_destroying() -> Result<(), Failed> {
+        for step in 1..TOO_MANY {
+            let home = tempfile::tempdir().unwrap();
+            prepare(home.path());
+            let died = dies("destroy", home.path(), step);
+            match builder(home.path()).open() {
+                Ok(_) => assert!(died),
+                Err(error) => assert!(matches!(error, VaultError::NoVault { .. }), "{error}"),
+            }
+            if !died {
+                return Ok(());
+            }
+        }
+        panic!("destroying never came to its end");
+    }
+
+    #[allow(clippy::unnecessary_wraps, reason = "the shape of a trial")]
+    fn four_writers() -> Result<(), Failed> {
+        let home = tempfile::tempdir().unwrap();
+        let before = builder(home.path()).create().unwrap().generation();
+        let writers = ["one", "two", "three", "four"];
+        let running: Vec<_> = writers
+            .iter()
+            .map(|name| start(name, home.path(), 1_000_000).spawn().unwrap())
+            .collect();
+        for mut writer in running {
+            assert!(writer.wait().unwrap().success());
+        }
+        let vault = open(home.path());
+        for writer in writers {
+            for number in 0..10 {
+                assert_eq!(vault.data_keys(&format!("{writer} {number}")).len(), 1);
+            }
+        }
+        assert_eq!(vault.generation(), before + 40);
+        Ok(())
+    }
+}
+
+#[cfg(unix)]
+fn main() -> std::process::ExitCode {
+    unix::main()
+}
+
+#[cfg(not(unix))]
+fn main() {}

@@ -12,6 +12,7 @@ mod chat;
 mod cli;
 mod commands;
 mod config;
+mod demo;
 mod home;
 mod mistake;
 mod output;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
 fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
     // These two stand apart from whatever is configured on this machine.
     match &cli.command {
+        Command::Demo(args) => return runtime()?.block_on(demo::demo(args, &cli.options)),
         Command::Relay(cli::Relay::Serve(args)) => {
             return runtime()?.block_on(commands::relay::serve(args));
         }

@@ -1,0 +1,212 @@
+//! The browser's part in the story: the same requests, cookies and headers
+//! that a page of the relay sends, over the same TLS.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use futures_util::StreamExt as _;
+use katachi_protocol::account::{LogIn, Me, SignUp};
+use katachi_protocol::agent::Agents;
+use katachi_protocol::device::{DeviceInfo, UserCodeBody};
+use katachi_protocol::mcp::{McpConfigs, PutMcp, SealedMcp};
+use katachi_protocol::record::{Denials, History};
+use katachi_protocol::run::{MessageRequest, RunEvent, RunRequest};
+use katachi_protocol::{Sensitive, routes};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
+use serde::de::DeserializeOwned;
+
+use crate::relay_client::Endpoint;
+
+/// Longest time for one answer of the relay.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A browser with one cookie jar.
+#[derive(Debug)]
+pub(super) struct Browser {
+    http: Client,
+    origin: String,
+}
+
+impl Browser {
+    /// Opens a browser without cookies.
+    pub(super) fn new(endpoint: &Endpoint) -> anyhow::Result<Self> {
+        Ok(Self {
+            http: endpoint.http()?.cookie_store(true).build()?,
+            origin: endpoint.url.clone(),
+        })
+    }
+
+    /// Loads a page as a typed address does.
+    pub(super) async fn page(&self, path: &str) -> anyhow::Result<Response> {
+        let response = self
+            .http
+            .get(format!("{}{path}", self.origin))
+            .header("sec-fetch-site", "none")
+            .header("sec-fetch-mode", "navigate")
+            .header("sec-fetch-dest", "document")
+            .timeout(PATIENCE)
+            .send()
+            .await?;
+        Ok(response)
+    }
+
+    /// Opens an account and signs in to it.
+    pub(super) async fn sign_up(&self, email: &str, password: &str) -> anyhow::Result<()> {
+        let body = SignUp {
+            email: email.to_owned(),
+            password: Sensitive::new(password),
+        };
+        success(self.post(routes::SIGN_UP).json(&body).send().await?).await?;
+        Ok(())
+    }
+
+    /// Tries to sign in and says what the relay answered.
+    pub(super) async fn sign_in(&self, email: &str, password: &str) -> anyhow::Result<StatusCode> {
+        let body = LogIn {
+            email: email.to_owned(),
+            password: Sensitive::new(password),
+        };
+        Ok(self.post(routes::LOG_IN).json(&body).send().await?.status())
+    }
+
+    pub(super) async fn me(&self) -> anyhow::Result<Me> {
+        self.get(routes::ME).await
+    }
+
+    /// What the page shows to compare before approving.
+    pub(super) async fn device(&self, user_code: &str) -> anyhow::Result<DeviceInfo> {
+        self.get(&format!("{}?user_code={user_code}", routes::DEVICE))
+            .await
+    }
+
+    pub(super) async fn approve(&self, user_code: &str) -> anyhow::Result<()> {
+        let body = UserCodeBody {
+            user_code: user_code.to_owned(),
+        };
+        success(self.post(routes::DEVICE_APPROVE).json(&body).send().await?).await?;
+        Ok(())
+    }
+
+    /// Approves as a page of another site would try to.
+    pub(super) async fn approve_from_elsewhere(&self, user_code: &str) -> anyhow::Result<StatusCode> {
+        let body = UserCodeBody {
+            user_code: user_code.to_owned(),
+        };
+        let response = self
+            .http
+            .post(format!("{}{}", self.origin, routes::DEVICE_APPROVE))
+            .header("sec-fetch-site", "cross-site")
+            .header("origin", "https://elsewhere.example")
+            .timeout(PATIENCE)
+            .json(&body)
+            .send()
+            .await?;
+        Ok(response.status())
+    }
+
+    pub(super) async fn agents(&self) -> anyhow::Result<Agents> {
+        self.get(routes::AGENTS).await
+    }
+
+    pub(super) async fn put_mcp(&self, name: &str, config: &PutMcp) -> anyhow::Result<()> {
+        let request = self.request(Method::PUT, &routes::mcp_one(name));
+        success(request.json(config).send().await?).await?;
+        Ok(())
+    }
+
+    pub(super) async fn mcp(&self) -> anyhow::Result<(McpConfigs, String)> {
+        let text = success(self.request(Method::GET, routes::MCP).send().await?)
+            .await?
+            .text()
+            .await?;
+        Ok((serde_json::from_str(&text)?, text))
+    }
+
+    /// The ciphertext as the relay's database holds it.
+    pub(super) async fn sealed_mcp(&self, name: &str) -> anyhow::Result<SealedMcp> {
+        self.get(&routes::mcp_sealed(name)).await
+    }
+
+    pub(super) async fn history(&self, agent: &str, words: &str) -> anyhow::Result<History> {
+        let path = routes::AGENT_HISTORY.replace("{id}", agent);
+        let request = self.request(Method::GET, &path).query(&[("q", words)]);
+        Ok(success(request.send().await?).await?.json().await?)
+    }
+
+    pub(super) async fn denials(&self, agent: &str) -> anyhow::Result<Denials> {
+        self.get(&routes::AGENT_DENIALS.replace("{id}", agent)).await
+    }
+
+    /// Runs a command on the agent and collects what streams back.
+    pub(super) async fn run(&self, agent: &str, argv: &[&str]) -> anyhow::Result<Vec<RunEvent>> {
+        let body = RunRequest {
+            argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+            cwd: None,
+        };
+        let request = self.post(&routes::agent_run(agent)).json(&body);
+        events(success(request.send().await?).await?).await
+    }
+
+    /// Sends a message to the agent's AI and collects what streams back.
+    pub(super) async fn message(&self, agent: &str, text: &str) -> anyhow::Result<Vec<RunEvent>> {
+        let body = MessageRequest {
+            session: None,
+            text: text.to_owned(),
+        };
+        let request = self.post(&routes::agent_message(agent)).json(&body);
+        events(success(request.send().await?).await?).await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        let response = self.request(Method::GET, path).send().await?;
+        Ok(success(response).await?.json().await?)
+    }
+
+    fn post(&self, path: &str) -> RequestBuilder {
+        self.request(Method::POST, path)
+    }
+
+    /// A request as `fetch` sends it from a page of the relay.
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let is_read = method == Method::GET;
+        let request = self
+            .http
+            .request(method, format!("{}{path}", self.origin))
+            .header("sec-fetch-site", "same-origin")
+            .header("sec-fetch-mode", "cors")
+            .header("sec-fetch-dest", "empty")
+            .timeout(PATIENCE);
+        match is_read {
+            true => request,
+            false => request.header("origin", &self.origin),
+        }
+    }
+}
+
+async fn success(response: Response) -> anyhow::Result<Response> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let path = response.url().path().to_owned();
+    let body = response.text().await.unwrap_or_default();
+    bail!("the relay answered {status} to {path}: {}", body.trim());
+}
+
+async fn events(response: Response) -> anyhow::Result<Vec<RunEvent>> {
+    let mut found = Vec::new();
+    let mut pending = Vec::new();
+    let mut stream = response.bytes_stream();
+    while let Some(piece) = stream.next().await {
+        pending.extend_from_slice(&piece?);
+        while let Some(end) = pending.iter().position(|&byte| byte == b'\n') {
+            let line: Vec<u8> = pending.drain(..=end).collect();
+            let line = std::str::from_utf8(&line).context("the stream is not UTF-8")?;
+            found.push(RunEvent::from_line(line.trim_end())?);
+        }
+    }
+    match found.last().is_some_and(RunEvent::is_last) {
+        true => Ok(found),
+        false => bail!("the stream of the command was cut off"),
+    }
+}

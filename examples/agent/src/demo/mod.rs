@@ -1,0 +1,196 @@
+//! `demo`: the whole story, by itself, in a temporary home.
+//!
+//! The relay is a process of its own on loopback, the browser's side is played
+//! over HTTPS, and everything that is claimed is tried. What was seen goes into
+//! the [`Ledger`]; nothing else decides how a promise stands.
+
+mod account;
+mod browser;
+mod calls;
+mod confine;
+mod mcp;
+mod memory;
+mod relay;
+mod vault;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::sync::oneshot;
+
+use crate::cli;
+use crate::config::{Ai, Config, KeychainUse, RelayChoice};
+use crate::home::Home;
+use crate::output::{BAD, note, paint, print, print_json};
+use crate::paths::{self, Paths};
+use crate::progress::Progress;
+use crate::promises::Ledger;
+use crate::relay_client::Registration;
+use crate::relay_process::RelayProcess;
+use crate::tunnel::Service;
+use browser::Browser;
+
+/// Text that is typed, stored and searched, and must be found in no file.
+const MARKER: &str = "plum-cake-7f3a91";
+
+/// Everything that the chapters share. A chapter that could not finish leaves
+/// its part empty, and later ones that need it are not tried.
+struct Story {
+    progress: Progress,
+    ledger: Ledger,
+    config: Config,
+    /// A directory beside the workspace that no command may touch.
+    outside: PathBuf,
+    relay: Option<RelayProcess>,
+    browser: Option<Browser>,
+    registration: Option<Registration>,
+    home: Option<Arc<Home>>,
+    service: Option<Arc<Service>>,
+    tunnel: Option<Tunnel>,
+}
+
+/// The running tunnel, and how to end it.
+struct Tunnel {
+    stop: oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<anyhow::Result<()>>,
+}
+
+/// Tells the story and prints the promises.
+///
+/// The exit code is 0 if nothing that was tried failed.
+///
+/// # Errors
+///
+/// Returns an error if there is no room for a temporary home.
+pub(crate) async fn demo(args: &cli::Demo, options: &cli::Options) -> anyhow::Result<ExitCode> {
+    let dir = tempfile::Builder::new()
+        .prefix("katachi-demo-")
+        .tempdir()
+        .context("cannot make a temporary home")?;
+    let mut story = Story::begin(dir.path(), options.keychain.unwrap_or_default())?;
+    note(format_args!("A temporary home: {}", dir.path().display()));
+
+    story.progress.step("The relay, as a process of its own");
+    let told = relay::start(&mut story).await;
+    story.told(&[3, 16], told);
+
+    story.progress.step("An account, and this machine approved for it");
+    let told = account::approve(&mut story).await;
+    story.told(&[9, 10], told);
+
+    story.progress.step("The machine's fingerprint, a vault, an API key and a credential");
+    let told = vault::seal(&mut story);
+    story.told(&[5, 6], told);
+
+    story.progress.step("The tunnel, and signed calls");
+    let told = calls::sign(&mut story).await;
+    story.told(&[1, 2, 11], told);
+
+    story.progress.step("Commands in the sandbox");
+    let told = confine::confine(&mut story).await;
+    story.told(&[12, 13, 14], told);
+
+    story.progress.step("History and memory");
+    let told = memory::remember(&mut story).await;
+    story.told(&[7], told);
+
+    story.progress.step("An MCP configuration with a secret");
+    let told = mcp::configure(&mut story).await;
+    story.told(&[8], told);
+
+    story.progress.step("The promises");
+    story.not_built();
+    story.end().await;
+    let report = story.ledger.report(story.progress.seconds());
+    match args.json {
+        true => print_json(&report)?,
+        false => print(&format!("\n{}", report.table(crate::output::columns())))?,
+    }
+    Ok(match story.ledger.any_failure() {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    })
+}
+
+impl Story {
+    fn begin(dir: &Path, keychain: KeychainUse) -> anyhow::Result<Self> {
+        let paths = Paths::resolve(Some(&dir.join("home")))?;
+        let workspace = dir.join("workspace");
+        let outside = dir.join("outside");
+        for dir in [&workspace, &outside] {
+            paths::create_private_dir(dir)?;
+        }
+        paths.create()?;
+        Ok(Self {
+            progress: Progress::new(8),
+            ledger: Ledger::new(),
+            config: Config {
+                file: paths.config_file(),
+                relay: RelayChoice::Embedded(([127, 0, 0, 1], 0).into()),
+                workspace: workspace.canonicalize()?,
+                policy: None,
+                // Stands for any AI that reads a message and writes an answer.
+                ai: Some(Ai {
+                    command: ["sed", "s/^/You asked: /"].map(str::to_owned).to_vec(),
+                    policy: None,
+                    keys: std::collections::BTreeMap::new(),
+                }),
+                keychain,
+                paths,
+            },
+            outside: outside.canonicalize()?,
+            relay: None,
+            browser: None,
+            registration: None,
+            home: None,
+            service: None,
+            tunnel: None,
+        })
+    }
+
+    /// Takes the end of a chapter; one that broke is a failure of its promises.
+    fn told(&mut self, promises: &[usize], told: anyhow::Result<()>) {
+        let Err(error) = told else { return };
+        let text = format!("{error:#}");
+        note(format_args!("            {} {text}", paint(BAD, "✗")));
+        for &id in promises {
+            self.ledger.failed(id, text.clone());
+        }
+    }
+
+    /// Records a check and shows it.
+    fn check(&mut self, id: usize, held: bool, what: impl Into<String>) {
+        let what = what.into();
+        match held {
+            true => self.progress.good(&what),
+            false => note(format_args!("            {} {what}", paint(BAD, "✗"))),
+        }
+        self.ledger.check(id, held, what);
+    }
+
+    /// What no chapter tries, because it is not there to be tried.
+    fn not_built(&mut self) {
+        self.ledger.absent(2, "the Noise channel that hides contents from the relay is not built");
+        self.ledger.absent(4, "supervising cloudflared is not built; the tunnel of our own carries everything");
+        self.ledger.absent(15, "confinement on Windows is not built; commands are refused there, not run unconfined");
+    }
+
+    /// Ends what runs and forgets what lies outside the temporary home.
+    async fn end(&mut self) {
+        if let Some(tunnel) = self.tunnel.take() {
+            let _ = tunnel.stop.send(());
+            let _ = tunnel.task.await;
+        }
+        if let Some(relay) = self.relay.take() {
+            relay.stop().await;
+        }
+        self.service = None;
+        if let Some(Ok(home)) = self.home.take().map(Arc::try_unwrap)
+            && let Err(error) = home.vault.destroy()
+        {
+            tracing::warn!("the demo's vault was not destroyed: {error}");
+        }
+    }
+}

@@ -164,9 +164,13 @@ fn confine_execution(spec: &Spec) -> Result<(), Failure> {
     let build = || -> io::Result<()> {
         let mut ruleset = Ruleset::default()
             .set_compatibility(CompatLevel::HardRequirement)
-            .handle_access(AccessFs::Execute)
+            // Moving files between directories is refused by every layer that
+            // does not name it; where it is allowed the first layer says.
+            .handle_access(AccessFs::Execute | AccessFs::Refer)
             .map_err(landlock_error)?
             .create()
+            .map_err(landlock_error)?
+            .add_rule(PathBeneath::new(PathFd::new("/").map_err(landlock_error)?, AccessFs::Refer))
             .map_err(landlock_error)?;
         let files = spec.programs.iter().map(|(path, _)| path);
         for path in files.chain(&spec.exec_trees) {

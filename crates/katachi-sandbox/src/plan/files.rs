@@ -162,6 +162,12 @@ pub(super) fn private(draft: &mut Draft<'_>) {
         draft.add(home, Kind::Private, Access::WRITE, "always");
     }
     draft.links.insert("/var/tmp".into(), "../tmp".into());
+    // Programs name each other by either spelling.
+    for place in ["/bin", "/sbin"] {
+        if let Ok(target) = std::fs::read_link(place) {
+            draft.links.insert(place.into(), target);
+        }
+    }
 }
 
 pub(super) fn readable(draft: &mut Draft<'_>) -> Result<(), PlanError> {

@@ -23,6 +23,8 @@
 
 mod base;
 mod digest;
+#[cfg(feature = "generic")]
+pub mod generic;
 #[cfg(feature = "http")]
 mod http;
 mod input;

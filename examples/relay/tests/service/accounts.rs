@@ -1,0 +1,261 @@
+//! Sign up, sign in, sign out, and requests that other sites make.
+
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+
+use crate::relay::{PASSWORD, TestRelay, headers};
+
+#[tokio::test]
+async fn a_person_signs_up_out_and_in_again() {
+    let relay = TestRelay::start().await;
+    let browser = relay.browser();
+    assert_eq!(
+        browser.get("/api/me").await.status(),
+        StatusCode::UNAUTHORIZED
+    );
+    let body = json!({"email": "Ana@Example.org", "password": PASSWORD});
+    assert_eq!(
+        browser.post("/api/signup", body.clone()).await.status(),
+        StatusCode::CREATED
+    );
+    assert_eq!(browser.json("/api/me").await["email"], "ana@example.org");
+    assert_eq!(
+        browser
+            .send(Method::POST, "/api/logout", None)
+            .await
+            .status(),
+        StatusCode::NO_CONTENT
+    );
+    assert_eq!(
+        browser.get("/api/me").await.status(),
+        StatusCode::UNAUTHORIZED
+    );
+    assert_eq!(
+        browser.post("/api/login", body.clone()).await.status(),
+        StatusCode::OK
+    );
+    assert_eq!(browser.json("/api/me").await["email"], "ana@example.org");
+    assert_eq!(
+        relay.browser().post("/api/signup", body).await.status(),
+        StatusCode::CONFLICT
+    );
+}
+
+#[tokio::test]
+async fn the_session_cookie_is_bound_to_host_and_transport() {
+    let relay = TestRelay::start().await;
+    let answer = relay
+        .browser()
+        .post(
+            "/api/signup",
+            json!({"email": "a@b.c", "password": PASSWORD}),
+        )
+        .await;
+    let cookie = answer.headers()["set-cookie"].to_str().unwrap();
+    assert!(cookie.starts_with("__Host-katachi="));
+    for part in ["; Secure", "; HttpOnly", "; SameSite=Lax", "; Path=/"] {
+        assert!(cookie.contains(part), "{cookie}");
+    }
+    assert!(!cookie.contains("Domain"));
+}
+
+#[tokio::test]
+async fn signing_out_ends_the_session_on_the_relay_too() {
+    let relay = TestRelay::start().await;
+    let browser = relay.browser();
+    let answer = browser
+        .post(
+            "/api/signup",
+            json!({"email": "a@b.c", "password": PASSWORD}),
+        )
+        .await;
+    let cookie = answer.headers()["set-cookie"]
+        .to_str()
+        .unwrap()
+        .split(';')
+        .next()
+        .unwrap()
+        .to_owned();
+    let with_cookie = || relay.browser();
+    let stolen = with_cookie()
+        .raw(Method::GET, "/api/me", headers(&[("cookie", &cookie)]), "")
+        .await;
+    assert_eq!(stolen.status(), StatusCode::OK);
+    browser.send(Method::POST, "/api/logout", None).await;
+    let stolen = with_cookie()
+        .raw(Method::GET, "/api/me", headers(&[("cookie", &cookie)]), "")
+        .await;
+    assert_eq!(stolen.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_wrong_password_and_an_unknown_address_look_the_same() {
+    let relay = TestRelay::start().await;
+    relay.browser_of("a@b.c").await;
+    let mut answers = Vec::new();
+    for email in ["a@b.c", "nobody@b.c", "not an address"] {
+        let answer = relay
+            .browser()
+            .post(
+                "/api/login",
+                json!({"email": email, "password": "wrong password"}),
+            )
+            .await;
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        assert!(answer.headers().get("set-cookie").is_none());
+        answers.push(answer.text().await.unwrap());
+    }
+    assert!(
+        answers.iter().all(|answer| *answer == answers[0]),
+        "{answers:?}"
+    );
+}
+
+#[tokio::test]
+async fn weak_and_endless_passwords_are_refused_before_hashing() {
+    let relay = TestRelay::start().await;
+    for (password, status) in [
+        ("short".to_owned(), 400),
+        ("x".repeat(1025), 413),
+        ("x".repeat(1024), 201),
+    ] {
+        let answer = relay
+            .browser()
+            .post(
+                "/api/signup",
+                json!({"email": "a@b.c", "password": password}),
+            )
+            .await;
+        assert_eq!(answer.status().as_u16(), status);
+    }
+}
+
+#[tokio::test]
+async fn guessing_a_password_is_slowed_down_for_the_account() {
+    let relay = TestRelay::start().await;
+    relay.browser_of("a@b.c").await;
+    let mut last = StatusCode::OK;
+    for _ in 0..11 {
+        let answer = relay
+            .browser()
+            .post("/api/login", json!({"email": "a@b.c", "password": "wrong"}))
+            .await;
+        last = answer.status();
+        if last == StatusCode::TOO_MANY_REQUESTS {
+            let wait: u64 = answer.headers()["retry-after"]
+                .to_str()
+                .unwrap()
+                .parse()
+                .unwrap();
+            assert!((1..=60).contains(&wait));
+        }
+    }
+    assert_eq!(last, StatusCode::TOO_MANY_REQUESTS);
+    // A forged header does not make another address of it.
+    let forged = headers(&[
+        ("origin", &relay.url),
+        ("content-type", "application/json"),
+        ("x-forwarded-for", "203.0.113.9"),
+        ("forwarded", "for=203.0.113.9"),
+    ]);
+    let body = json!({"email": "a@b.c", "password": PASSWORD}).to_string();
+    let answer = relay
+        .browser()
+        .raw(Method::POST, "/api/login", forged, body)
+        .await;
+    assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
+}
+
+#[tokio::test]
+async fn another_site_cannot_act_with_the_session() {
+    let relay = TestRelay::start().await;
+    let browser = relay.browser_of("a@b.c").await;
+    let origin = relay.url.as_str();
+    let cases: &[(&[(&'static str, &str)], u16)] = &[
+        (&[("origin", origin)], 204),
+        (
+            &[("sec-fetch-site", "same-origin"), ("origin", origin)],
+            204,
+        ),
+        (
+            &[
+                ("sec-fetch-site", "cross-site"),
+                ("origin", "https://attacker.example"),
+            ],
+            403,
+        ),
+        (
+            &[
+                ("sec-fetch-site", "same-site"),
+                ("origin", "https://localhost"),
+            ],
+            403,
+        ),
+        (&[("sec-fetch-site", "none")], 403),
+        (&[("origin", "null")], 403),
+        (&[("origin", "https://katachi.localhost")], 403),
+        (&[], 403),
+    ];
+    for (given, expected) in cases {
+        let answer = browser
+            .raw(Method::DELETE, "/api/mcp/none", headers(given), "")
+            .await;
+        // There is no such configuration: 404 says that the request was let in.
+        let expected = if *expected == 204 { 404 } else { *expected };
+        assert_eq!(answer.status().as_u16(), expected, "{given:?}");
+    }
+    let framed = headers(&[
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-mode", "navigate"),
+        ("sec-fetch-dest", "iframe"),
+    ]);
+    assert_eq!(
+        browser
+            .raw(Method::GET, "/api/me", framed, "")
+            .await
+            .status(),
+        StatusCode::FORBIDDEN
+    );
+}
+
+#[tokio::test]
+async fn accounts_survive_a_restart_and_the_database_is_not_readable() {
+    let relay = TestRelay::start().await;
+    relay.browser_of("canary-address@example.org").await;
+    let state = relay.stop().await;
+    for entry in walk(state.path()) {
+        let bytes = std::fs::read(&entry).unwrap();
+        for plain in [
+            &b"canary-address"[..],
+            b"argon2id",
+            b"SQLite format 3",
+            b"BEGIN PRIVATE KEY",
+        ] {
+            assert!(
+                !bytes.windows(plain.len()).any(|window| window == plain),
+                "{}",
+                entry.display()
+            );
+        }
+    }
+    let relay = TestRelay::start_with(state, |_| {}).await;
+    let body = json!({"email": "canary-address@example.org", "password": PASSWORD});
+    assert_eq!(
+        relay.browser().post("/api/login", body).await.status(),
+        StatusCode::OK
+    );
+}
+
+fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .flat_map(|path| {
+            if path.is_dir() {
+                walk(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,275 @@
+//! A small agent: it is authorized, signs its calls, and serves HTTP/2 on the
+//! connection it opened.
+
+use std::sync::Arc;
+
+use axum::Router;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use katachi_auth::clock::{Clock as _, SystemClock, Timestamp};
+use katachi_auth::replay::{Epoch, NonceSequence};
+use katachi_auth::signature::{
+    Freshness, KeyId, Profile, RequestBinding, Signer, VerifyingKey, derive_key, verify_response,
+};
+use katachi_crypto::Secret;
+use katachi_protocol::device::{CLIENT_ID, GRANT_TYPE};
+use katachi_protocol::routes::{TLS_EXPORTER_LABEL, TUNNEL, TUNNEL_PROTOCOL};
+use reqwest::Response;
+use rustls_pki_types::ServerName;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::relay::{Browser, TestRelay};
+
+/// An agent with a key.
+pub(crate) struct TestAgent {
+    pub(crate) id: String,
+    pub(crate) key_id: KeyId,
+    secret: Secret<32>,
+    epoch: Epoch,
+    nonces: NonceSequence,
+}
+
+/// An answer, and whether its signature holds.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Value,
+    pub(crate) signed: bool,
+}
+
+pub(crate) async fn start_device(relay: &TestRelay) -> Value {
+    let form = [
+        ("client_id", CLIENT_ID),
+        ("host_name", "testbox"),
+        ("os", "Linux"),
+        ("version", "0.1.0"),
+    ];
+    let client = relay.client();
+    let answer = client
+        .post(format!("{}/oauth/device_authorization", relay.url))
+        .form(&form)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    answer.json().await.unwrap()
+}
+
+pub(crate) async fn poll(relay: &TestRelay, device_code: &str) -> Response {
+    let form = [
+        ("grant_type", GRANT_TYPE),
+        ("device_code", device_code),
+        ("client_id", CLIENT_ID),
+    ];
+    relay
+        .client()
+        .post(format!("{}/oauth/token", relay.url))
+        .form(&form)
+        .send()
+        .await
+        .unwrap()
+}
+
+impl TestAgent {
+    /// Goes through the whole device flow.
+    pub(crate) async fn approved(relay: &TestRelay, browser: &Browser) -> Self {
+        let started = start_device(relay).await;
+        let code = json!({"user_code": started["user_code"]});
+        assert_eq!(
+            browser.post("/api/device/approve", code).await.status(),
+            StatusCode::NO_CONTENT
+        );
+        let answer = poll(relay, started["device_code"].as_str().unwrap()).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        Self::from_token(&answer.json().await.unwrap())
+    }
+
+    pub(crate) fn from_token(token: &Value) -> Self {
+        let text = |name: &str| token[name].as_str().unwrap().to_owned();
+        let secret = URL_SAFE_NO_PAD.decode(text("hmac_secret")).unwrap();
+        Self {
+            id: text("agent_id"),
+            key_id: KeyId::parse(&text("key_id")).unwrap(),
+            secret: Secret::from_slice(&secret).unwrap(),
+            epoch: Epoch::parse(&text("epoch")).unwrap(),
+            nonces: NonceSequence::start().unwrap(),
+        }
+    }
+
+    pub(crate) fn set_epoch(&mut self, text: &str) {
+        self.epoch = Epoch::parse(text).unwrap();
+    }
+
+    /// A request to the relay, not signed yet.
+    pub(crate) fn request(
+        relay: &TestRelay,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Request<Bytes> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, authority(relay));
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        request
+            .body(body.map(|body| body.to_string().into()).unwrap_or_default())
+            .unwrap()
+    }
+
+    /// Signs `request` as of now.
+    pub(crate) fn sign(&self, request: &mut Request<Bytes>) -> RequestBinding {
+        self.sign_as(request, Profile::AGENT_REQUEST, SystemClock.now(), None)
+    }
+
+    /// Signs `request` as told.
+    pub(crate) fn sign_as(
+        &self,
+        request: &mut Request<Bytes>,
+        profile: Profile,
+        now: Timestamp,
+        channel: Option<&[u8; 32]>,
+    ) -> RequestBinding {
+        let signer = Signer::new(
+            profile,
+            self.key_id.clone(),
+            derive_key(&self.secret, &self.id, &profile),
+        );
+        let mut freshness = Freshness::new(now, self.nonces.draw(), self.epoch);
+        freshness.channel = channel;
+        let signed = signer.sign(request, &freshness).unwrap();
+        signed.apply(request.headers_mut());
+        signed.binding().clone()
+    }
+
+    /// Sends a request as it is, and checks the signature of its answer.
+    pub(crate) async fn send(
+        &self,
+        relay: &TestRelay,
+        request: Request<Bytes>,
+        binding: &RequestBinding,
+    ) -> Answer {
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(connect(relay).await))
+                .await
+                .unwrap();
+        let connection = tokio::spawn(connection);
+        let answer = sender.send_request(request.map(Full::new)).await.unwrap();
+        let (head, body) = answer.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        connection.abort();
+        let answer = http::Response::from_parts(head, body);
+        let key = derive_key(&self.secret, &self.id, &Profile::RELAY_RESPONSE);
+        let signed = verify_response(
+            &Profile::RELAY_RESPONSE,
+            &self.key_id,
+            &VerifyingKey::from(key),
+            &answer,
+            binding,
+        )
+        .is_ok();
+        Answer {
+            status: answer.status(),
+            body: serde_json::from_slice(answer.body()).unwrap_or(Value::Null),
+            signed,
+        }
+    }
+
+    /// Signs and sends.
+    pub(crate) async fn call(
+        &self,
+        relay: &TestRelay,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Answer {
+        let mut request = Self::request(relay, method, path, body.as_ref());
+        let binding = self.sign(&mut request);
+        self.send(relay, request, &binding).await
+    }
+
+    /// Opens a tunnel and serves `router` on it. `exporter` may replace the
+    /// value of the connection by another.
+    pub(crate) async fn open_tunnel(
+        &self,
+        relay: &TestRelay,
+        router: Router,
+        exporter: Option<[u8; 32]>,
+    ) -> Result<JoinHandle<()>, StatusCode> {
+        let stream = connect(relay).await;
+        let own = stream
+            .get_ref()
+            .1
+            .export_keying_material([0; 32], TLS_EXPORTER_LABEL, None)
+            .unwrap();
+        let mut request = Self::request(relay, Method::GET, TUNNEL, None);
+        self.sign_as(
+            &mut request,
+            Profile::TUNNEL_REQUEST,
+            SystemClock.now(),
+            Some(&exporter.unwrap_or(own)),
+        );
+        request
+            .headers_mut()
+            .insert(CONNECTION, "Upgrade".parse().unwrap());
+        request
+            .headers_mut()
+            .insert(UPGRADE, TUNNEL_PROTOCOL.parse().unwrap());
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        tokio::spawn(connection.with_upgrades());
+        let answer = sender.send_request(request.map(Full::new)).await.unwrap();
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(answer.status());
+        }
+        let upgraded = hyper::upgrade::on(answer).await.unwrap();
+        Ok(tokio::spawn(async move {
+            let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .serve_connection(upgraded, TowerToHyperService::new(router))
+                .await;
+        }))
+    }
+}
+
+/// Waits until the account sees its agent as `online`.
+pub(crate) async fn wait_until_online(browser: &Browser, id: &str, online: bool) {
+    for _ in 0..200 {
+        let list = browser.json("/api/agents").await;
+        let agents = list["agents"].as_array().unwrap();
+        if agents
+            .iter()
+            .any(|agent| agent["id"] == id && agent["online"] == online)
+        {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("the agent did not become online={online}");
+}
+
+fn authority(relay: &TestRelay) -> String {
+    format!("katachi.localhost:{}", relay.address.port())
+}
+
+/// A TLS connection that speaks HTTP/1.1.
+pub(crate) async fn connect(relay: &TestRelay) -> TlsStream<TcpStream> {
+    let connector = TlsConnector::from(Arc::new(relay.tls(&[b"http/1.1"])));
+    let stream = TcpStream::connect(relay.address).await.unwrap();
+    connector
+        .connect(ServerName::try_from("katachi.localhost").unwrap(), stream)
+        .await
+        .unwrap()
+}

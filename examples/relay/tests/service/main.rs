@@ -1,0 +1,11 @@
+//! The running relay, asked as browsers and agents ask it.
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+mod accounts;
+mod agent;
+mod devices;
+mod edge;
+mod mcp;
+mod relay;
+mod signed;
+mod tunnel;

@@ -1,4 +1,17 @@
 #![doc = include_str!("../README.md")]
+//!
+//! ## Map
+//!
+//! | module | question it answers |
+//! |---|---|
+//! | [`signature`] | who made this request, and is it unaltered? |
+//! | [`replay`] | was it accepted before? |
+//! | [`device`] | how does a program without a browser get its key? |
+//! | [`session`] | which person is this browser? |
+//! | [`origin`] | did a page of ours make this request? |
+//! | `password` | is this the person's password? |
+//! | [`clock`] | what time is it? |
+
 #![forbid(unsafe_code)]
 
 pub mod clock;

@@ -35,7 +35,7 @@ const MAX_ENTRIES: usize = 1024;
 const MAX_FILE: usize = 18 << 20;
 
 /// The name of a credential: 1 to 64 of `a-z`, `0-9`, `.`, `_`, `-` and `/`,
-/// beginning with a letter or digit, without `//` and not ending in `/`.
+/// where each part between slashes begins with a letter or digit.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Name(String);
 
@@ -56,20 +56,14 @@ impl Name {
     ///
     /// Returns [`ParseNameError`] for anything else than the form above.
     pub fn parse(text: &str) -> Result<Self, ParseNameError> {
-        let allowed = |byte: u8| {
-            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-/".contains(&byte)
+        let is_alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let part_fits = |part: &str| {
+            part.bytes().next().is_some_and(is_alphanumeric)
+                && part
+                    .bytes()
+                    .all(|byte| is_alphanumeric(byte) || b"._-".contains(&byte))
         };
-        let begins_well = text
-            .bytes()
-            .next()
-            .is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-        let length_fits = text.len() <= Self::MAX_LEN;
-        if !begins_well
-            || !length_fits
-            || !text.bytes().all(allowed)
-            || text.ends_with('/')
-            || text.contains("//")
-        {
+        if text.len() > Self::MAX_LEN || !text.split('/').all(part_fits) {
             return Err(ParseNameError);
         }
         Ok(Self(text.to_owned()))
@@ -328,4 +322,17 @@ fn parse(bytes: &[u8]) -> Option<Entries> {
         entries.insert(name, Entry { updated, value });
     }
     Some(entries)
+}
+
+/// See [`testing::laws::credentials`](crate::testing::laws::credentials).
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn check_law(bytes: &[u8]) {
+    if let Some(entries) = parse(bytes) {
+        let again = print(&entries);
+        assert_eq!(
+            &again[..],
+            bytes,
+            "credentials were read that are written differently"
+        );
+    }
 }

@@ -12,6 +12,7 @@ use crate::binding::{BindingError, Enrolled, MachineBinding, Recovered, Strength
 use crate::keychain::{Deadline, ItemId, Keychain, KeychainError, KeychainStatus};
 
 pub mod fault;
+pub mod laws;
 
 /// A machine of named parts, of which one may be missing or changed.
 ///

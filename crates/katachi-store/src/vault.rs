@@ -60,9 +60,10 @@ pub use builder::Builder;
 pub use error::VaultError;
 pub(crate) use format::Reader;
 #[cfg(any(test, feature = "testing"))]
-#[doc(hidden)]
-pub use format::check_format_law;
+pub(crate) use format::check_law as check_file_law;
 pub use format::{FormatError, SlotId, SlotKind, VaultId};
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use keys::check_law as check_ring_law;
 pub use keys::{KeyInfo, KeyStatus};
 pub use manage::Rekeyed;
 pub use recovery::{ParseRecoveryCodeError, RecoveryCode};

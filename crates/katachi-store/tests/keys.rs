@@ -253,6 +253,8 @@ fn credential_names_have_one_spelling() {
         "ä",
         "a=b",
         "../a",
+        "a/../b",
+        "a/.b",
         "a\0",
         &"x".repeat(65),
     ] {

@@ -350,14 +350,9 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The law of the format, for tests and fuzzing: what is read is written back
-/// byte by byte.
-///
-/// # Panics
-///
-/// Panics if the law is broken.
+/// See [`testing::laws::vault_file`](crate::testing::laws::vault_file).
 #[cfg(any(test, feature = "testing"))]
-pub fn check_format_law(bytes: &[u8]) {
+pub(crate) fn check_law(bytes: &[u8]) {
     let Ok((file, mac)) = VaultFile::parse(bytes) else {
         return;
     };
@@ -418,8 +413,8 @@ mod tests {
 
         #[test]
         fn keeps_its_law_on_arbitrary_bytes(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-            check_format_law(&bytes);
-            check_format_law(&[b"KTV\x01".to_vec(), bytes].concat());
+            check_law(&bytes);
+            check_law(&[b"KTV\x01".to_vec(), bytes].concat());
         }
 
         #[test]
@@ -427,7 +422,7 @@ mod tests {
             let mut bytes = written(&file);
             let place = place.index(bytes.len());
             bytes[place] = value;
-            check_format_law(&bytes);
+            check_law(&bytes);
         }
     }
 

@@ -298,3 +298,16 @@ fn read_name(reader: &mut Reader<'_>) -> Option<String> {
 fn context(vault: VaultId) -> Context {
     Context::new("katachi/v1/vault/key-ring").bytes(1, &vault.0)
 }
+
+/// See [`testing::laws::key_ring`](crate::testing::laws::key_ring).
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn check_law(bytes: &[u8]) {
+    if let Some(ring) = KeyRing::from_bytes(bytes) {
+        let again = ring.to_bytes();
+        assert_eq!(
+            again.expose_secret(),
+            bytes,
+            "a key ring was read that is written differently"
+        );
+    }
+}

@@ -341,5 +341,6 @@ pub(crate) fn step(_name: &'static str) -> io::Result<()> {
     Ok(())
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests;

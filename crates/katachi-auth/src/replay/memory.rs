@@ -104,28 +104,31 @@ impl Shard {
     ) -> Spend {
         self.drop_old_buckets();
         let index = created / Bucket::SECONDS;
-        let mut found = None;
+        let mut home = None;
         let (mut all, mut of_group) = (0, 0);
         for (at, bucket) in self.buckets.iter().enumerate() {
-            // In every bucket: a nonce used again with another time is no less spent.
-            if bucket.contains(fingerprint) {
-                return Spend::Replayed;
-            }
             if bucket.index == index {
-                found = Some(at);
+                home = Some(at);
+            } else if bucket.contains(fingerprint) {
+                // A nonce used again with another time is no less spent.
+                return Spend::Replayed;
             }
             all += bucket.len();
             of_group += bucket.group(key);
         }
         if all >= limits.entries.div_ceil(SHARDS) || of_group >= limits.entries_per_key {
-            return Spend::Full;
+            let spent = home.is_some_and(|at| self.buckets[at].contains(fingerprint));
+            return if spent { Spend::Replayed } else { Spend::Full };
         }
-        let at = found.unwrap_or_else(|| {
+        let at = home.unwrap_or_else(|| {
             self.buckets.push(Bucket::new(index));
             self.buckets.len() - 1
         });
-        self.buckets[at].insert(key, fingerprint);
-        Spend::Fresh
+        if self.buckets[at].insert(key, fingerprint) {
+            Spend::Fresh
+        } else {
+            Spend::Replayed
+        }
     }
 }
 
@@ -256,7 +259,7 @@ impl ReplayStore for MemoryReplay {
                 })
             }
             Nonce::Random(bytes) => {
-                let fingerprint = self.fingerprint(key_id, &bytes);
+                let fingerprint = self.fingerprint(key, bytes);
                 Ok(shard.spend_random(key, fingerprint, created, &self.limits))
             }
         }
@@ -265,11 +268,9 @@ impl ReplayStore for MemoryReplay {
 
 impl MemoryReplay {
     /// A keyed fingerprint, never zero. Two nonces that share one only cost a retry.
-    fn fingerprint(&self, key_id: &str, nonce: &[u8; 16]) -> u128 {
-        let [high, low] = self
-            .hashers
-            .each_ref()
-            .map(|hasher| hasher.hash_one((key_id, nonce)));
+    fn fingerprint(&self, key: u64, nonce: [u8; 16]) -> u128 {
+        let whole = (key, u128::from_ne_bytes(nonce));
+        let [high, low] = self.hashers.each_ref().map(|hasher| hasher.hash_one(whole));
         (u128::from(high) << 64 | u128::from(low)).max(1)
     }
 }

@@ -294,25 +294,39 @@ impl Bucket {
         !self.slots.is_empty() && self.slots[self.find(fingerprint)] != 0
     }
 
-    /// Adds a fingerprint that is not in it.
-    pub(super) fn insert(&mut self, key: u64, fingerprint: u128) {
-        // 0.85 full at most, and growing by a quarter: at least 0.68 full when grown.
-        if (self.len + 1) * 20 > self.slots.len() * 17 {
-            let grown = (self.slots.len() * 5 / 4).max(16);
-            let mut old = Vec::new();
-            old.reserve_exact(grown);
-            old.resize(grown, 0);
-            std::mem::swap(&mut old, &mut self.slots);
-            for fingerprint in old.into_iter().filter(|&slot| slot != 0) {
-                let slot = self.find(fingerprint);
-                self.slots[slot] = fingerprint;
-            }
+    /// Adds a fingerprint. Returns whether it is new.
+    pub(super) fn insert(&mut self, key: u64, fingerprint: u128) -> bool {
+        if self.slots.is_empty() {
+            self.grow();
         }
-        let slot = self.find(fingerprint);
+        let mut slot = self.find(fingerprint);
+        if self.slots[slot] != 0 {
+            return false;
+        }
+        // 0.82 full at most, and growing by a fifth: at least 0.68 full when grown.
+        if (self.len + 1) * 50 > self.slots.len() * 41 {
+            self.grow();
+            slot = self.find(fingerprint);
+        }
         self.slots[slot] = fingerprint;
         self.len += 1;
         let group = &mut self.groups[group(key)];
         *group = group.saturating_add(1);
+        true
+    }
+
+    /// Moves to a larger table. Places follow the fingerprints' order, so both tables
+    /// are walked from front to back.
+    fn grow(&mut self) {
+        let length = (self.slots.len() * 6 / 5).max(16);
+        let mut old = Vec::new();
+        old.reserve_exact(length);
+        old.resize(length, 0);
+        std::mem::swap(&mut old, &mut self.slots);
+        for fingerprint in old.into_iter().filter(|&slot| slot != 0) {
+            let slot = self.find(fingerprint);
+            self.slots[slot] = fingerprint;
+        }
     }
 
     /// The slot that holds the fingerprint, or the empty one where it belongs.
@@ -376,9 +390,7 @@ mod tests {
                 // Neighbours in the table, and some far away.
                 let fingerprint = fingerprint << (64 + 8 * (fingerprint % 8));
                 prop_assert_eq!(bucket.contains(fingerprint), seen.contains(&fingerprint));
-                if seen.insert(fingerprint) {
-                    bucket.insert(7, fingerprint);
-                }
+                prop_assert_eq!(bucket.insert(7, fingerprint), seen.insert(fingerprint));
                 prop_assert_eq!(bucket.len(), seen.len());
             }
         }

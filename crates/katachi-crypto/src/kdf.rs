@@ -8,6 +8,7 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::Secret;
+use crate::wipe::scrub_stack;
 
 /// Says what a derived key is for.
 ///
@@ -57,11 +58,18 @@ pub fn derive<const N: usize>(ikm: &[&[u8]], salt: &[u8], label: &Label) -> Secr
         material.extend_from_slice(&(part.len() as u64).to_be_bytes());
         material.extend_from_slice(part);
     }
-    let hkdf = Hkdf::<Sha256>::new(Some(salt), &material);
     Secret::fill_with(|out| {
-        hkdf.expand(&label.0, out)
-            .expect("the length is within HKDF's limit of 255 blocks");
+        extract_and_expand(&material, salt, &label.0, out);
+        scrub_stack();
     })
+}
+
+/// HKDF-SHA256 (RFC 5869), extract and expand.
+#[inline(never)]
+fn extract_and_expand(ikm: &[u8], salt: &[u8], info: &[u8], out: &mut [u8]) {
+    Hkdf::<Sha256>::new(Some(salt), ikm)
+        .expand(info, out)
+        .expect("the length is within HKDF's limit of 255 blocks");
 }
 
 #[cfg(test)]

@@ -64,7 +64,6 @@ pub mod random;
 mod secret;
 #[cfg(any(feature = "ring", feature = "rustcrypto"))]
 pub mod stream;
-#[cfg(any(feature = "ring", feature = "rustcrypto"))]
 mod wipe;
 
 pub use blind_index::BlindIndex;

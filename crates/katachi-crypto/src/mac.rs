@@ -8,6 +8,7 @@ use std::fmt;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
+use crate::wipe::{Wiped, scrub_stack};
 use crate::{Error, Secret};
 
 /// A key that makes and checks tags.
@@ -21,7 +22,7 @@ use crate::{Error, Secret};
 /// assert!(key.verify(b"another", tag.as_bytes()).is_err());
 /// # Ok::<(), katachi_crypto::Error>(())
 /// ```
-pub struct HmacKey(Hmac<Sha256>);
+pub struct HmacKey(Wiped<Hmac<Sha256>>);
 
 impl HmacKey {
     /// Prepares a 32-byte key.
@@ -37,7 +38,14 @@ impl HmacKey {
     /// Never: HMAC takes keys of every length.
     #[must_use]
     pub fn from_slice(key: &[u8]) -> Self {
-        Self(Hmac::new_from_slice(key).expect("HMAC takes keys of every length"))
+        let prepared = Self(Self::set_up(key));
+        scrub_stack();
+        prepared
+    }
+
+    #[inline(never)]
+    fn set_up(key: &[u8]) -> Wiped<Hmac<Sha256>> {
+        Wiped::new(Hmac::new_from_slice(key).expect("HMAC takes keys of every length"))
     }
 
     /// Makes the tag of `message`.
@@ -62,7 +70,7 @@ impl HmacKey {
     /// Starts a message that comes in pieces.
     #[must_use]
     pub fn start(&self) -> HmacStream {
-        HmacStream(self.0.clone())
+        HmacStream(self.0.get().clone())
     }
 }
 

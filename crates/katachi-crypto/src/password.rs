@@ -4,8 +4,10 @@
 //! they are read: below the floor a stretched password is too cheap to guess,
 //! above the ceiling a forged header could exhaust the machine's memory.
 
-use argon2::{Algorithm, Argon2, Version};
+use argon2::{Algorithm, Argon2, Block, Version};
+use zeroize::Zeroize;
 
+use crate::wipe::scrub_stack;
 use crate::{Error, Secret};
 
 /// Cost of one stretching.
@@ -152,7 +154,8 @@ fn within(what: &'static str, value: u32, floor: u32, ceiling: u32) -> Result<()
 ///
 /// # Errors
 ///
-/// Returns [`Error::Limit`] if the password is longer than Argon2 takes.
+/// Returns [`Error::Limit`] if the password is longer than Argon2 takes, or the
+/// machine does not have the memory.
 ///
 /// # Panics
 ///
@@ -165,11 +168,22 @@ pub fn stretch(password: &[u8], salt: &[u8; 16], params: &Params) -> Result<Secr
         Some(32),
     )
     .expect("parameters between floor and ceiling are valid");
-    let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, costs);
+    let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, costs.clone());
+    // Ours, so that it can be wiped: its last blocks give the result away.
+    let mut memory = Vec::new();
+    memory
+        .try_reserve_exact(costs.block_count())
+        .map_err(|_| Error::Limit {
+            what: "the memory that this machine has to give, in bytes,",
+            limit: u64::from(params.memory_kib) * 1024,
+        })?;
+    memory.resize(costs.block_count(), Block::default());
     let mut outcome = Ok(());
     let secret = Secret::fill_with(|out| {
-        outcome = argon.hash_password_into(password, salt, out);
+        outcome = argon.hash_password_into_with_memory(password, salt, out, &mut memory);
     });
+    memory.iter_mut().for_each(Zeroize::zeroize);
+    scrub_stack();
     outcome.map_err(|_| Error::Limit {
         what: "the length of a password",
         limit: argon2::MAX_PWD_LEN as u64,

@@ -102,6 +102,10 @@ impl<const N: usize> fmt::Debug for Secret<N> {
 }
 
 /// Secret bytes of any length.
+///
+/// Its memory is wiped to the last byte of its capacity, on drop and whenever it
+/// moves to a larger piece.
+#[derive(Default)]
 pub struct SecretBytes(Zeroizing<Vec<u8>>);
 
 impl SecretBytes {
@@ -127,6 +131,38 @@ impl SecretBytes {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Makes it `length` bytes long, whose content the caller then writes.
+    #[cfg(any(feature = "ring", feature = "rustcrypto"))]
+    pub(crate) fn resize_for_overwrite(&mut self, length: usize) {
+        if self.0.capacity() < length {
+            // The old memory is wiped as it is dropped, and not copied.
+            self.0 = Zeroizing::new(vec![0; length]);
+            return;
+        }
+        if length < self.0.len() {
+            self.0[length..].zeroize();
+        }
+        self.0.resize(length, 0);
+    }
+
+    /// The bytes to write to; they are never pushed to, which could move them.
+    #[cfg(any(feature = "ring", feature = "rustcrypto"))]
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+
+    /// Wipes all but the first `length` bytes.
+    #[cfg(any(feature = "ring", feature = "rustcrypto"))]
+    pub(crate) fn truncate(&mut self, length: usize) {
+        self.0[length..].zeroize();
+        self.0.truncate(length);
+    }
+
+    /// Wipes all bytes, and keeps the memory.
+    pub fn clear(&mut self) {
+        self.0.zeroize();
     }
 
     /// Reads the bytes as UTF-8 text.

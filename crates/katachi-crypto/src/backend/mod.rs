@@ -23,6 +23,7 @@ pub(crate) struct Unauthentic;
 
 /// AES-256-GCM without associated data, under one key.
 pub(crate) trait Aead: Sized {
+    /// Sets the key up. The caller scrubs the stack afterwards.
     fn new(key: &[u8; 32]) -> Self;
 
     /// Encrypts `chunk` in place and returns its tag.

@@ -5,13 +5,12 @@
 //! base nonce and a commitment. Chunk `i` is sealed under the base nonce with
 //! `i` exclusive-ored into its last five bytes; the last chunk is always short.
 
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha512;
 use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
 
+use super::expand::Expander;
 use crate::Error;
 use crate::backend::{Aead, TAG};
+use crate::wipe::scrub_stack;
 
 /// Plaintext bytes of every chunk but the last, which is shorter.
 pub(crate) const CHUNK: usize = 16 * 1024;
@@ -49,15 +48,15 @@ pub(crate) struct Message<A> {
 
 impl<A: Aead> Message<A> {
     /// Derives the keys of the message with `salt` and the parts of its context.
-    pub(crate) fn derive(key: &[u8; 32], salt: &[u8; SALT], context: &[&[u8]]) -> Self {
-        let mut keys = Zeroizing::new([0u8; 128]);
-        expand(key, salt, context, &mut keys);
-        let message = Self::from_keys(&keys);
-        crate::wipe::scrub_stack();
+    pub(crate) fn derive(key: &Expander, salt: &[u8; SALT], context: [&[u8]; 3]) -> Self {
+        let message = Self::expand(key, salt, context);
+        scrub_stack();
         message
     }
 
-    fn from_keys(keys: &[u8; 128]) -> Self {
+    #[inline(never)]
+    fn expand(key: &Expander, salt: &[u8; SALT], [one, two, three]: [&[u8]; 3]) -> Self {
+        let keys = key.expand(&[INFO, salt, one, two, three]);
         let (aead_key, rest) = keys.split_first_chunk::<32>().expect("128 is more than 32");
         let (base_nonce, rest) = rest.split_first_chunk::<12>().expect("96 is more than 12");
         let (commitment, _) = rest
@@ -100,35 +99,47 @@ impl<A: Aead> Message<A> {
             .map_err(|_| Error::Tampered)
     }
 
-    /// Seals all of `plain`, appending to `out`.
-    pub(crate) fn seal_all(&self, plain: &[u8], out: &mut Vec<u8>) {
-        out.reserve_exact(sealed_len(plain.len()));
-        let mut index = 0;
-        let mut rest = plain;
-        loop {
-            let (chunk, after) = rest.split_at(rest.len().min(CHUNK));
-            let start = out.len();
-            out.extend_from_slice(chunk);
-            let tag = self.seal_chunk(index, &mut out[start..]);
-            out.extend_from_slice(&tag);
-            if chunk.len() < CHUNK {
-                return;
-            }
-            rest = after;
-            index += 1;
+    /// Seals `plain` into `out`, which has [`sealed_len`] bytes.
+    pub(crate) fn seal_all(&self, plain: &[u8], out: &mut [u8]) {
+        debug_assert_eq!(out.len(), sealed_len(plain.len()));
+        for (index, sealed) in out.chunks_mut(SEALED_CHUNK).enumerate() {
+            let (body, tag) = sealed
+                .split_last_chunk_mut::<TAG>()
+                .expect("a sealed chunk holds its tag");
+            body.copy_from_slice(&plain[index * CHUNK..][..body.len()]);
+            *tag = self.seal_chunk(index as u64, body);
         }
     }
 
-    /// Opens all of `sealed` into `out`, which has the plaintext's length.
+    /// Opens `sealed` into `out`, which has [`plain_len`] bytes. After an error
+    /// `out` may hold part of the plaintext, which the caller wipes.
     pub(crate) fn open_all(&self, sealed: &[u8], out: &mut [u8]) -> Result<(), Error> {
-        for (index, (sealed, out)) in sealed
-            .chunks(SEALED_CHUNK)
-            .zip(chunks_or_empty(out))
-            .enumerate()
-        {
+        for (index, sealed) in sealed.chunks(SEALED_CHUNK).enumerate() {
             let (body, tag) = sealed.split_last_chunk::<TAG>().ok_or(Error::Truncated)?;
+            let out = &mut out[index * CHUNK..][..body.len()];
             out.copy_from_slice(body);
             self.open_chunk(index as u64, out, tag)?;
+        }
+        Ok(())
+    }
+
+    /// Opens the chunks in `buffer` from `start` on to its front, where the
+    /// plaintext has [`plain_len`] bytes then. After an error the caller wipes.
+    pub(crate) fn open_within(&self, buffer: &mut [u8], start: usize) -> Result<(), Error> {
+        let (mut from, mut to) = (start, 0);
+        for index in 0.. {
+            let length = (buffer.len() - from).min(SEALED_CHUNK);
+            let body = length.checked_sub(TAG).ok_or(Error::Truncated)?;
+            let tag = *buffer[from + body..]
+                .first_chunk::<TAG>()
+                .ok_or(Error::Truncated)?;
+            buffer.copy_within(from..from + body, to);
+            self.open_chunk(index, &mut buffer[to..to + body], &tag)?;
+            if length < SEALED_CHUNK {
+                break;
+            }
+            from += length;
+            to += body;
         }
         Ok(())
     }
@@ -141,30 +152,4 @@ impl<A: Aead> Message<A> {
         }
         nonce
     }
-}
-
-/// The chunks of a plaintext, with the empty last one that follows full chunks.
-fn chunks_or_empty(out: &mut [u8]) -> impl Iterator<Item = &mut [u8]> {
-    let ends_full = out.len().is_multiple_of(CHUNK);
-    let empty: Option<&mut [u8]> = ends_full.then_some(&mut []);
-    out.chunks_mut(CHUNK).chain(empty)
-}
-
-/// HKDF-Expand-SHA512 (RFC 5869, section 2.3) of two blocks, with the 32-byte
-/// key as the pseudorandom key, which the `hkdf` crate refuses as too short.
-#[inline(never)]
-fn expand(key: &[u8; 32], salt: &[u8; SALT], context: &[&[u8]], out: &mut [u8; 128]) {
-    let keyed = Hmac::<Sha512>::new_from_slice(key).expect("HMAC takes keys of every length");
-    let (first, second) = out.split_at_mut(64);
-    let block = |previous: &[u8], number: u8, out: &mut [u8]| {
-        let mut mac = keyed.clone();
-        mac.update(previous);
-        mac.update(INFO);
-        mac.update(salt);
-        context.iter().for_each(|part| mac.update(part));
-        mac.update(&[number]);
-        out.copy_from_slice(&mac.finalize().into_bytes());
-    };
-    block(&[], 1, first);
-    block(first, 2, second);
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::expand::Expander;
 use crate::{Error, Secret, random};
 
 /// Names a key. Random, and not derived from the key.
@@ -79,6 +80,7 @@ impl fmt::Display for KeyId {
 pub struct DataKey {
     id: KeyId,
     key: Secret<32>,
+    expander: Expander,
 }
 
 impl DataKey {
@@ -88,23 +90,25 @@ impl DataKey {
     ///
     /// Returns [`Error::Randomness`] if the operating system gives none.
     pub fn generate() -> Result<Self, Error> {
-        Ok(Self {
-            id: KeyId::random()?,
-            key: Secret::random()?,
-        })
+        Ok(Self::from_parts(KeyId::random()?, Secret::random()?))
     }
 
     /// Puts a key together from its parts. The key has to be uniformly random
     /// or derived by [`kdf`](crate::kdf).
     #[must_use]
     pub fn from_parts(id: KeyId, key: Secret<32>) -> Self {
-        Self { id, key }
+        let expander = Expander::new(key.expose_secret());
+        Self { id, key, expander }
     }
 
     /// The identifier.
     #[must_use]
     pub fn id(&self) -> KeyId {
         self.id
+    }
+
+    pub(super) fn expander(&self) -> &Expander {
+        &self.expander
     }
 
     /// The key itself.

@@ -18,6 +18,7 @@
 
 mod chunked;
 mod context;
+mod expand;
 mod header;
 mod key;
 mod seal;

@@ -1,7 +1,5 @@
 //! Sealing a value into an envelope, and opening it again.
 
-use zeroize::Zeroize;
-
 use super::chunked::{COMMITMENT, Message, SALT, plain_len, sealed_len};
 use super::header::{HEADER, Header};
 use super::{Context, DataKey, Kind, Sealed};
@@ -31,8 +29,50 @@ impl DataKey {
     /// [`MAX_PLAINTEXT`], and [`Error::Randomness`] if the operating system
     /// gives none.
     pub fn seal(&self, kind: Kind, context: &Context, plaintext: &[u8]) -> Result<Sealed, Error> {
-        let salt = random::bytes()?;
-        seal_with::<backend::Default>(self, kind, context, plaintext, &salt)
+        let mut bytes = Vec::new();
+        let header = seal_with::<backend::Default>(
+            self,
+            kind,
+            context,
+            plaintext,
+            &random::bytes()?,
+            &mut bytes,
+        )?;
+        Ok(Sealed { header, bytes })
+    }
+
+    /// Seals as [`DataKey::seal`] does, in place of what `out` held.
+    ///
+    /// For many or large values: `out` keeps its allocation, and fresh memory
+    /// costs more than sealing into it.
+    ///
+    /// ```
+    /// use katachi_crypto::SecretBytes;
+    /// use katachi_crypto::envelope::{Context, DataKey, Kind};
+    ///
+    /// let key = DataKey::generate()?;
+    /// let (mut envelope, mut value) = (Vec::new(), SecretBytes::default());
+    /// for (row, text) in [b"first", b"other"].into_iter().enumerate() {
+    ///     let context = Context::new("note").version(row as u64);
+    ///     key.seal_into(Kind::Record, &context, text, &mut envelope)?;
+    ///     key.open_into(&context, &envelope, &mut value)?;
+    ///     assert_eq!(value.expose_secret(), text);
+    /// }
+    /// # Ok::<(), katachi_crypto::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`DataKey::seal`]; `out` is unchanged then.
+    pub fn seal_into(
+        &self,
+        kind: Kind,
+        context: &Context,
+        plaintext: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), Error> {
+        seal_with::<backend::Default>(self, kind, context, plaintext, &random::bytes()?, out)?;
+        Ok(())
     }
 
     /// Opens what was sealed with this key for `context`.
@@ -43,7 +83,38 @@ impl DataKey {
     /// changed header, and [`Error::Tampered`] for changed content. Nothing of
     /// the plaintext is left behind then.
     pub fn open(&self, context: &Context, sealed: &Sealed) -> Result<SecretBytes, Error> {
-        open_with::<backend::Default>(self, context, sealed)
+        let mut plaintext = SecretBytes::default();
+        open_with::<backend::Default>(self, context, sealed.as_bytes(), &mut plaintext)?;
+        Ok(plaintext)
+    }
+
+    /// Opens an envelope's bytes into `out`, in place of what it held.
+    ///
+    /// # Errors
+    ///
+    /// Returns what [`Sealed::parse`] and [`DataKey::open`] return; `out` is
+    /// wiped and empty then.
+    pub fn open_into(
+        &self,
+        context: &Context,
+        envelope: &[u8],
+        out: &mut SecretBytes,
+    ) -> Result<(), Error> {
+        open_with::<backend::Default>(self, context, envelope, out)
+    }
+
+    /// Opens in the envelope's own memory, without another allocation.
+    ///
+    /// # Errors
+    ///
+    /// As [`DataKey::open`]; the envelope is gone and its memory wiped then.
+    pub fn open_in_place(&self, context: &Context, sealed: Sealed) -> Result<SecretBytes, Error> {
+        let mut bytes = SecretBytes::new(sealed.into_bytes());
+        let message = opening::<backend::Default>(self, context, bytes.expose_secret())?.0;
+        let length = plain_len(bytes.len() - PREFIX)?;
+        message.open_within(bytes.as_mut_slice(), PREFIX)?;
+        bytes.truncate(length);
+        Ok(bytes)
     }
 }
 
@@ -54,20 +125,17 @@ pub(crate) fn message<A: Aead>(
     salt: &[u8; SALT],
     context: &Context,
 ) -> Message<A> {
-    Message::derive(
-        key.expose_secret(),
-        salt,
-        &[DOMAIN, header, context.as_bytes()],
-    )
+    Message::derive(key.expander(), salt, [DOMAIN, header, context.as_bytes()])
 }
 
-pub(crate) fn seal_with<A: Aead>(
+fn seal_with<A: Aead>(
     key: &DataKey,
     kind: Kind,
     context: &Context,
     plaintext: &[u8],
     salt: &[u8; SALT],
-) -> Result<Sealed, Error> {
+    out: &mut Vec<u8>,
+) -> Result<Header, Error> {
     if plaintext.len() > MAX_PLAINTEXT {
         return Err(Error::Limit {
             what: "the length of a value",
@@ -80,24 +148,30 @@ pub(crate) fn seal_with<A: Aead>(
     };
     let fixed = header.to_bytes();
     let message = message::<A>(key, &fixed, salt, context);
-    let mut out = Vec::with_capacity(PREFIX + sealed_len(plaintext.len()));
-    out.extend_from_slice(&fixed);
-    out.extend_from_slice(salt);
-    out.extend_from_slice(message.commitment());
-    message.seal_all(plaintext, &mut out);
-    Ok(Sealed { header, bytes: out })
+    let total = PREFIX + sealed_len(plaintext.len());
+    if out.capacity() < total {
+        // Not grown: what it held need not be copied.
+        *out = vec![0; total];
+    } else {
+        out.resize(total, 0);
+    }
+    out[..HEADER].copy_from_slice(&fixed);
+    out[HEADER..][..SALT].copy_from_slice(salt);
+    out[HEADER + SALT..PREFIX].copy_from_slice(message.commitment());
+    message.seal_all(plaintext, &mut out[PREFIX..]);
+    Ok(header)
 }
 
-pub(crate) fn open_with<A: Aead>(
+/// Checks an envelope up to its commitment; gives its keys and its chunks.
+fn opening<'a, A: Aead>(
     key: &DataKey,
     context: &Context,
-    sealed: &Sealed,
-) -> Result<SecretBytes, Error> {
-    if sealed.header.key != key.id() {
+    envelope: &'a [u8],
+) -> Result<(Message<A>, &'a [u8]), Error> {
+    if Sealed::check(envelope)?.key != key.id() {
         return Err(Error::KeyMismatch);
     }
-    let (fixed, rest) = sealed
-        .bytes
+    let (fixed, rest) = envelope
         .split_first_chunk::<HEADER>()
         .ok_or(Error::Truncated)?;
     let (salt, rest) = rest.split_first_chunk::<SALT>().ok_or(Error::Truncated)?;
@@ -106,12 +180,23 @@ pub(crate) fn open_with<A: Aead>(
         .ok_or(Error::Truncated)?;
     let message = message::<A>(key, fixed, salt, context);
     message.check(commitment)?;
-    let mut plaintext = vec![0; plain_len(chunks.len())?];
-    if let Err(error) = message.open_all(chunks, &mut plaintext) {
-        plaintext.zeroize();
-        return Err(error);
+    Ok((message, chunks))
+}
+
+fn open_with<A: Aead>(
+    key: &DataKey,
+    context: &Context,
+    envelope: &[u8],
+    out: &mut SecretBytes,
+) -> Result<(), Error> {
+    let opened = opening::<A>(key, context, envelope).and_then(|(message, chunks)| {
+        out.resize_for_overwrite(plain_len(chunks.len())?);
+        message.open_all(chunks, out.as_mut_slice())
+    });
+    if opened.is_err() {
+        out.clear();
     }
-    Ok(SecretBytes::new(plaintext))
+    opened
 }
 
 #[cfg(all(test, feature = "ring", feature = "rustcrypto"))]
@@ -119,22 +204,36 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{open_with, seal_with};
-    use crate::backend::{ring, rustcrypto};
+    use crate::SecretBytes;
+    use crate::backend::{Aead, ring, rustcrypto};
     use crate::envelope::{Context, DataKey, Kind};
 
+    fn seal<A: Aead>(key: &DataKey, plaintext: &[u8], salt: &[u8; 24]) -> Vec<u8> {
+        let (mut out, context) = (Vec::new(), Context::new("both"));
+        seal_with::<A>(key, Kind::Record, &context, plaintext, salt, &mut out).unwrap();
+        out
+    }
+
+    fn open<A: Aead>(key: &DataKey, envelope: &[u8]) -> SecretBytes {
+        let mut out = SecretBytes::default();
+        open_with::<A>(key, &Context::new("both"), envelope, &mut out).unwrap();
+        out
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn both_backends_seal_the_same_bytes_and_open_each_others(
             plaintext in proptest::collection::vec(any::<u8>(), 0..40_000),
             salt: [u8; 24],
         ) {
-            let (key, context) = (DataKey::generate().unwrap(), Context::new("both"));
-            let one = seal_with::<ring::Cipher>(&key, Kind::Record, &context, &plaintext, &salt).unwrap();
-            let two = seal_with::<rustcrypto::Cipher>(&key, Kind::Record, &context, &plaintext, &salt).unwrap();
+            let key = DataKey::generate().unwrap();
+            let one = seal::<ring::Cipher>(&key, &plaintext, &salt);
+            let two = seal::<rustcrypto::Cipher>(&key, &plaintext, &salt);
             prop_assert_eq!(&one, &two);
-            let opened = open_with::<rustcrypto::Cipher>(&key, &context, &one).unwrap();
+            let opened = open::<rustcrypto::Cipher>(&key, &one);
             prop_assert_eq!(opened.expose_secret(), &plaintext[..]);
-            let opened = open_with::<ring::Cipher>(&key, &context, &two).unwrap();
+            let opened = open::<ring::Cipher>(&key, &two);
             prop_assert_eq!(opened.expose_secret(), &plaintext[..]);
         }
     }

@@ -85,7 +85,7 @@ impl Sealed {
         })
     }
 
-    fn check(bytes: &[u8]) -> Result<Header, Error> {
+    pub(super) fn check(bytes: &[u8]) -> Result<Header, Error> {
         let fixed = bytes.first_chunk::<HEADER>().ok_or(Error::Truncated)?;
         let header = Header::parse(fixed)?;
         if bytes.len() < MIN_LEN {

@@ -16,9 +16,10 @@ use crate::envelope::{
 pub struct OpenReader<R: Read> {
     inner: R,
     message: Message<Backend>,
+    /// As long as a sealed chunk; its opened part is `at..end`.
     chunk: Zeroizing<Vec<u8>>,
-    /// Where the unread part of `chunk` starts.
     at: usize,
+    end: usize,
     index: u64,
     state: State,
 }
@@ -60,12 +61,13 @@ impl<R: Read> OpenReader<R> {
         }
         let message: Message<Backend> = envelope::message(key, header, salt, context);
         message.check(commitment).map_err(io_error)?;
-        let chunk = Zeroizing::new(Vec::with_capacity(SEALED_CHUNK));
+        let chunk = Zeroizing::new(vec![0; SEALED_CHUNK]);
         Ok(Self {
             inner,
             message,
             chunk,
             at: 0,
+            end: 0,
             index: 0,
             state: State::Reading,
         })
@@ -73,23 +75,25 @@ impl<R: Read> OpenReader<R> {
 
     /// Reads and opens the next chunk into `self.chunk`.
     fn next_chunk(&mut self) -> io::Result<()> {
-        self.chunk.resize(SEALED_CHUNK, 0);
-        self.at = 0;
+        (self.at, self.end) = (0, 0);
         let length = match read_full(&mut self.inner, &mut self.chunk) {
             Ok(length) => length,
             Err(error) => {
                 // Part of a chunk may be lost: what follows cannot be trusted.
-                self.chunk.zeroize();
-                self.state = State::Failed(Error::Truncated);
+                self.fail(Error::Truncated);
                 return Err(error);
             }
         };
         let opened = self.open_chunk(length);
         if let Err(error) = &opened {
-            self.chunk.zeroize();
-            self.state = State::Failed(error.clone());
+            self.fail(error.clone());
         }
         opened.map_err(io_error)
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.chunk.as_mut_slice().zeroize();
+        self.state = State::Failed(error);
     }
 
     fn open_chunk(&mut self, length: usize) -> Result<(), Error> {
@@ -106,7 +110,7 @@ impl<R: Read> OpenReader<R> {
         let tag = *tag;
         let plain = body.len();
         self.message.open_chunk(self.index, body, &tag)?;
-        self.chunk.truncate(plain);
+        self.end = plain;
         self.index += 1;
         if last {
             self.state = State::Ended;
@@ -120,14 +124,14 @@ impl<R: Read> Read for OpenReader<R> {
         if out.is_empty() {
             return Ok(0);
         }
-        while self.at == self.chunk.len() {
+        while self.at == self.end {
             match &self.state {
                 State::Ended => return Ok(0),
                 State::Failed(error) => return Err(io_error(error.clone())),
                 State::Reading => self.next_chunk()?,
             }
         }
-        let unread = &self.chunk[self.at..];
+        let unread = &self.chunk[self.at..self.end];
         let count = unread.len().min(out.len());
         out[..count].copy_from_slice(&unread[..count]);
         self.at += count;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::{MAX_FULL_CHUNKS, MAX_PLAINTEXT, io_error};
 use crate::backend::Default as Backend;
@@ -93,7 +93,8 @@ impl<W: Write> SealWriter<W> {
         self.chunk.extend_from_slice(&tag);
         self.inner.write_all(&self.chunk)?;
         self.index += 1;
-        self.chunk.zeroize();
+        // What it holds is sealed by now.
+        self.chunk.clear();
         self.broken = false;
         Ok(())
     }

@@ -202,3 +202,48 @@ fn name(common: &str) -> DistinguishedName {
     name.push(DnType::CommonName, common);
     name
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rcgen::{CertificateParams, Issuer, KeyPair};
+    use rustls::RootCertStore;
+    use rustls::client::WebPkiServerVerifier;
+    use rustls::client::danger::ServerCertVerifier as _;
+    use rustls_pki_types::{ServerName, UnixTime};
+
+    use super::authority_params;
+
+    /// Whether a client that trusts the authority believes its leaf for `name`.
+    fn believed(name: &str) -> bool {
+        let key = KeyPair::generate().unwrap();
+        let authority = authority_params().self_signed(&key).unwrap();
+        let issuer = Issuer::new(authority_params(), key);
+        let leaf_key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new(vec![name.to_owned()])
+            .unwrap()
+            .signed_by(&leaf_key, &issuer)
+            .unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        verifier
+            .verify_server_cert(leaf.der(), &[], &name, &[], UnixTime::now())
+            .is_ok()
+    }
+
+    #[test]
+    fn the_self_made_authority_speaks_for_this_computer_alone() {
+        for local in ["localhost", "katachi.localhost", "127.0.0.1"] {
+            assert!(believed(local), "{local}");
+        }
+        for foreign in ["relay.example", "localhost.example", "192.0.2.1"] {
+            assert!(!believed(foreign), "{foreign}");
+        }
+    }
+}

@@ -55,7 +55,7 @@ function edit(config, agents) {
   const secrets = pairs("secret", "Secrets", "password", (config?.secret_names ?? []).map((name) => [name, ""]));
   const quote = (word) => /[\s"'\\]/.test(word) || word === "" ? `"${word.replace(/["\\]/g, "\\$&")}"` : word;
   const form = h("form", { class: "card stack" },
-    field("Name", { name: "name", required: true, maxlength: 64, pattern: "[a-z0-9][a-z0-9-]*", value: config?.name ?? "", readonly: !!config, autocomplete: "off" }, "Small letters, digits and hyphens."),
+    field("Name", { name: "name", required: true, maxlength: 64, pattern: "[a-z0-9][a-z0-9\\-]*", value: config?.name ?? "", readonly: !!config, autocomplete: "off" }, "Small letters, digits and hyphens."),
     field("Command", { name: "command", required: true, value: (config?.command ?? []).map(quote).join(" "), class: "mono", autocomplete: "off", placeholder: "npx -y @modelcontextprotocol/server-github" }, "Program and arguments; no shell."),
     env.element, secrets.element,
     config?.secret_names.length ? h("p", { class: "hint" }, "Stored secrets cannot be read back: enter each again, or remove its row.") : null,

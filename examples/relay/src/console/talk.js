@@ -44,7 +44,7 @@ export function talk(agent, signal) {
   const input = h("textarea", { rows: 2, "aria-label": "Command or message", spellcheck: "false", class: "mono", enterkeyhint: "send" });
   const send = h("button", { type: "submit" }, "Run");
   const stop = h("button", { type: "button", class: "danger", hidden: true, onclick: () => running?.abort() }, "Stop");
-  const hint = h("span", { class: "muted small grow" });
+  const hint = h("span", { class: "muted small grow hint-keys" }, "Enter sends, Shift+Enter breaks the line, Esc stops");
   const mode = (value, label, checked) => h("label", {},
     h("input", { type: "radio", name: "mode", value, checked, onchange: adapt }), h("span", {}, label));
   const modes = h("fieldset", { class: "segments", "aria-label": "What to send" },
@@ -58,7 +58,6 @@ export function talk(agent, signal) {
     input.classList.toggle("mono", isRun);
     input.placeholder = isRun ? "ls -l" : "Ask the AI on this machine";
     send.textContent = isRun ? "Run" : "Send";
-    hint.textContent = matchMedia("(max-width: 640px)").matches ? "" : "Enter sends, Shift+Enter breaks the line, Esc stops";
   }
   adapt();
 
@@ -87,7 +86,7 @@ export function talk(agent, signal) {
     }
     const card = runCard(input.value.trim(), !isRun);
     log.append(card.element);
-    card.element.scrollIntoView({ block: "nearest" });
+    scrollTo({ top: document.documentElement.scrollHeight });
     running = new AbortController();
     send.disabled = true;
     stop.hidden = false;
@@ -129,10 +128,13 @@ function runCard(title, isAnswer) {
   // Many small pieces come in bursts: they are written once a frame.
   let waiting = [];
   const flush = () => {
+    const root = document.documentElement;
     const atEnd = output.scrollTop + output.clientHeight >= output.scrollHeight - 8;
+    const pageAtEnd = root.scrollTop + root.clientHeight >= root.scrollHeight - 48;
     output.append(...waiting);
     waiting = [];
     if (atEnd) output.scrollTop = output.scrollHeight;
+    if (pageAtEnd) root.scrollTop = root.scrollHeight;
   };
   const write = (node) => {
     if (waiting.length === 0) requestAnimationFrame(flush);

@@ -126,14 +126,18 @@ impl App {
             hosts,
             records,
         }));
-        app.load_keys()?;
+        app.load_keys(None)?;
         Ok(app)
     }
 
-    fn load_keys(&self) -> Result<(), StartError> {
+    /// Derives the keys of one agent, or of all.
+    fn load_keys(&self, agent_id: Option<&str>) -> Result<(), StartError> {
         let records = self.records.clone();
         let opened = records.read_now(|tx| {
-            let rows = rows::keys(tx)?;
+            let rows = match agent_id {
+                Some(id) => rows::keys_of(tx, id)?,
+                None => rows::keys(tx)?,
+            };
             rows.into_iter()
                 .map(|row| Ok((records.open_agent_key(tx, &row)?, row)))
                 .collect::<Result<Vec<_>, RecordsError>>()
@@ -150,8 +154,8 @@ impl App {
     /// Takes up what the database now says about the keys of one agent.
     async fn reload_keys_of(&self, agent_id: &str) -> Result<(), StartError> {
         self.gate.keys.remove_agent(agent_id);
-        let app = self.clone();
-        match tokio::task::spawn_blocking(move || app.load_keys()).await {
+        let (app, agent) = (self.clone(), agent_id.to_owned());
+        match tokio::task::spawn_blocking(move || app.load_keys(Some(&agent))).await {
             Ok(loaded) => loaded,
             Err(error) => Err(RecordsError::from(error).into()),
         }

@@ -143,15 +143,26 @@ pub(crate) fn keys(tx: &ReadTx<'_>) -> Result<Vec<KeyRow>, DatabaseError> {
     tx.query(
         "SELECT id, agent_id, user_id, version, sealed, revoked FROM agent_keys",
         [],
-        |row| {
-            Ok(KeyRow {
-                id: row.get(0)?,
-                agent_id: row.get(1)?,
-                user_id: row.get(2)?,
-                version: uint(row, 3)?,
-                sealed: row.get(4)?,
-                revoked: row.get(5)?,
-            })
-        },
+        read_key,
     )
+}
+
+/// The signing keys of one agent.
+pub(crate) fn keys_of(tx: &ReadTx<'_>, agent_id: &str) -> Result<Vec<KeyRow>, DatabaseError> {
+    tx.query(
+        "SELECT id, agent_id, user_id, version, sealed, revoked FROM agent_keys WHERE agent_id = ?1",
+        [agent_id],
+        read_key,
+    )
+}
+
+fn read_key(row: &Row<'_>) -> RowResult<KeyRow> {
+    Ok(KeyRow {
+        id: row.get(0)?,
+        agent_id: row.get(1)?,
+        user_id: row.get(2)?,
+        version: uint(row, 3)?,
+        sealed: row.get(4)?,
+        revoked: row.get(5)?,
+    })
 }

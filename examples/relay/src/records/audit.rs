@@ -162,3 +162,90 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
             text
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use katachi_crypto::Secret;
+    use katachi_crypto::mac::HmacKey;
+    use katachi_store::database::{Database, DatabaseError, DatabaseKey, Options, params};
+
+    use super::super::schema::MIGRATIONS;
+    use super::{Event, SHOWN, append, newest};
+
+    fn log(entries: u64) -> (tempfile::TempDir, Database, HmacKey) {
+        let dir = tempfile::tempdir().unwrap();
+        let key = DatabaseKey::generate().unwrap();
+        let options = Options::new().migrations(MIGRATIONS);
+        let database = Database::open(dir.path().join("db"), &key, options).unwrap();
+        let chain = HmacKey::new(&Secret::new([1; 32]));
+        database
+            .write(|tx| {
+                tx.execute("INSERT INTO users VALUES ('u', 'e', 'p', x'00', 0)", [])?;
+                for at in 0..entries {
+                    let event = Event {
+                        at,
+                        agent_id: None,
+                        action: "signed_in",
+                        detail: String::new(),
+                    };
+                    append(tx, &chain, "u", &event)?;
+                }
+                Ok::<_, DatabaseError>(())
+            })
+            .unwrap();
+        (dir, database, chain)
+    }
+
+    fn is_intact(database: &Database, key: &HmacKey) -> bool {
+        database.read(|tx| newest(tx, key, "u")).unwrap().1
+    }
+
+    #[test]
+    fn a_chain_of_any_length_is_intact_and_shows_its_newest() {
+        for entries in [
+            0,
+            1,
+            2,
+            u64::from(SHOWN),
+            u64::from(SHOWN) + 1,
+            u64::from(SHOWN) + 30,
+        ] {
+            let (_dir, database, key) = log(entries);
+            let (shown, intact) = database.read(|tx| newest(tx, &key, "u")).unwrap();
+            assert!(intact, "{entries}");
+            assert_eq!(shown.len() as u64, entries.min(u64::from(SHOWN)));
+            assert_eq!(shown.first().map_or(0, |entry| entry.sequence), entries);
+        }
+    }
+
+    #[test]
+    fn whoever_changes_an_entry_breaks_the_chain() {
+        for tampering in [
+            "UPDATE audit SET action = 'nothing' WHERE sequence = 2",
+            "UPDATE audit SET at = 99 WHERE sequence = 1",
+            "UPDATE audit SET agent_id = 'x' WHERE sequence = 3",
+            "UPDATE audit SET detail = 'x' WHERE sequence = 5",
+            "DELETE FROM audit WHERE sequence = 3",
+            "DELETE FROM audit WHERE sequence = 1",
+            "UPDATE audit SET sequence = 6 WHERE sequence = 5",
+        ] {
+            let (_dir, database, key) = log(5);
+            assert!(is_intact(&database, &key));
+            database.write(|tx| tx.execute(tampering, [])).unwrap();
+            assert!(!is_intact(&database, &key), "{tampering}");
+        }
+    }
+
+    #[test]
+    fn entries_of_another_key_are_not_ours() {
+        let (_dir, database, _) = log(3);
+        assert!(!is_intact(&database, &HmacKey::new(&Secret::new([2; 32]))));
+        let moved = database.write(|tx| {
+            tx.execute("INSERT INTO users VALUES ('v', 'f', 'p', x'00', 0)", [])?;
+            tx.execute("UPDATE audit SET user_id = ?1", params!["v"])
+        });
+        moved.unwrap();
+        let key = HmacKey::new(&Secret::new([1; 32]));
+        assert!(!database.read(|tx| newest(tx, &key, "v")).unwrap().1);
+    }
+}

@@ -1,0 +1,166 @@
+// Plays a person at the console. Speaks with the test by lines: "approved"
+// out, "connected" in.
+const { chromium } = require("playwright-core");
+const assert = require("node:assert/strict");
+const readline = require("node:readline");
+
+const { RELAY, USER_CODE, SHOTS, CHROMIUM } = process.env;
+const lines = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+const complaints = [];
+const foreign = [];
+
+async function main() {
+  const browser = await chromium.launch({ executablePath: CHROMIUM, args: ["--no-sandbox"] });
+  const context = await browser.newContext({ ignoreHTTPSErrors: true, viewport: { width: 1200, height: 820 } });
+  const page = await context.newPage();
+  page.setDefaultTimeout(10000);
+  page.on("console", (message) => {
+    // The first question, whether there is a session, is answered by 401.
+    const expected = message.text().includes("401");
+    if (["error", "warning"].includes(message.type()) && !expected) complaints.push(message.text());
+  });
+  page.on("pageerror", (error) => complaints.push(String(error)));
+  page.on("request", (request) => {
+    if (!request.url().startsWith(RELAY) && !request.url().startsWith("data:")) foreign.push(request.url());
+  });
+  const shot = (name) => page.screenshot({ path: `${SHOTS}/${name}.png`, fullPage: false });
+  const say = (text) => process.stdout.write(`${text}\n`);
+
+  say("sign up, with the code in the link");
+  await page.goto(`${RELAY}/device?user_code=${USER_CODE}`);
+  await shot("01-sign-in");
+  await page.getByRole("link", { name: "Create an account" }).click();
+  await page.getByLabel("E-mail").fill("ana@example.org");
+  await page.getByLabel("Password").fill("correct horse battery");
+  await page.keyboard.press("Enter");
+
+  say("compare and approve the device");
+  await page.getByText(USER_CODE, { exact: true }).waitFor();
+  await page.getByText("testbox").waitFor();
+  await shot("02-device");
+  await page.getByRole("button", { name: "The codes match" }).click();
+  await page.getByRole("heading", { name: "Approved" }).waitFor();
+  say("approved");
+  assert.equal((await lines.next()).value, "connected");
+
+  say("the agent is online");
+  await page.getByRole("link", { name: "See your agents" }).click();
+  await page.getByText("Online").waitFor();
+  await shot("03-agents");
+  await page.getByRole("link", { name: /testbox/ }).click();
+  await page.getByText("workspace atlas").waitFor();
+
+  say("run a command by keyboard alone");
+  const input = page.getByLabel("Command or message");
+  await input.fill("ls -l");
+  await input.press("Enter");
+  await page.getByText("line 3").waitFor();
+  await page.getByText(/^Exit 0/).waitFor();
+  assert.equal(await page.title(), "testbox · Katachi", "what a machine printed is text");
+  assert.equal(await page.locator("img").count(), 0);
+
+  say("an action is denied, with the line that would allow it");
+  await input.fill("cat /etc/shadow");
+  await input.press("Enter");
+  await page.getByText('filesystem.read = ["/etc/shadow"]').waitFor();
+  await page.getByText(/^Exit 1/).waitFor();
+
+  say("a long command is stopped");
+  await input.fill("sleep 60");
+  await input.press("Enter");
+  await page.getByText("tick 2").waitFor();
+  await input.press("Escape");
+  await page.getByText("Stopped").waitFor();
+
+  say("a message is answered piece by piece");
+  await page.getByRole("radio", { name: "Message" }).check();
+  await input.fill("hello there");
+  await page.getByRole("button", { name: "Send" }).click();
+  await page.getByText("You wrote: hello there").waitFor();
+  await page.getByText(/^Answered/).waitFor();
+  await shot("04-work");
+
+  say("denials, history and settings, by arrow keys");
+  await page.getByRole("tab", { name: "Work" }).focus();
+  await page.keyboard.press("ArrowRight");
+  await page.getByText("outside what the policy lets be read").waitFor();
+  await shot("05-denied");
+  await page.keyboard.press("ArrowRight");
+  await page.getByLabel("Search the history").fill("plums");
+  await page.keyboard.press("Enter");
+  await page.locator("mark").first().waitFor();
+  await shot("06-history");
+  await page.getByRole("tab", { name: "Settings" }).click();
+  await page.getByText("Identifier").waitFor();
+
+  say("an MCP configuration with a secret");
+  await page.getByRole("link", { name: "MCP" }).click();
+  await page.getByRole("button", { name: "Add", exact: true }).click();
+  await page.getByLabel("Name", { exact: true }).fill("github");
+  await page.getByLabel("Command").fill('npx -y "@modelcontextprotocol/server-github"');
+  await page.getByRole("button", { name: "Add a secret" }).click();
+  await page.getByLabel("Secrets: name").fill("GITHUB_TOKEN");
+  await page.getByLabel("Secrets: value").fill("canary-token");
+  await page.getByLabel("testbox").check();
+  await shot("07-mcp-form");
+  await page.getByRole("button", { name: "Save" }).click();
+  await page.getByText("Released to testbox").waitFor();
+  await page.getByRole("button", { name: "What the database holds" }).click();
+  await page.getByText(/^S1RD/).waitFor();
+  assert.ok(!(await page.content()).includes("canary-token"));
+  await shot("08-mcp");
+
+  say("the activity");
+  await page.getByRole("link", { name: "Activity" }).click();
+  await page.getByText("Chain intact").waitFor();
+  await page.getByText("agent connected").waitFor();
+  await shot("09-activity");
+
+  say("dark, and a phone");
+  const before = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  await page.getByRole("button", { name: "Change colours" }).click();
+  const after = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  assert.notEqual(before, after);
+  await shot("10-activity-dark");
+  await page.getByRole("link", { name: "Agents" }).click();
+  await page.getByRole("link", { name: /testbox/ }).click();
+  await page.getByLabel("Command or message").fill("cat /etc/shadow");
+  await page.keyboard.press("Enter");
+  await page.getByText(/^Exit 1/).waitFor();
+  await shot("11-work-dark");
+  await page.setViewportSize({ width: 375, height: 740 });
+  await shot("12-work-phone");
+  for (const view of ["agents", "mcp", "activity"]) {
+    await page.goto(`${RELAY}/#${view}`);
+    await page.getByRole("heading", { level: 1 }).waitFor();
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
+    assert.ok(!wide, `${view} is wider than a phone`);
+  }
+  await shot("13-activity-phone");
+
+  say("reload keeps the session, sign out ends it");
+  await page.reload();
+  await page.getByRole("button", { name: "Sign out" }).click();
+  await page.getByRole("heading", { name: "Sign in" }).waitFor();
+  assert.equal(await page.evaluate(async () => (await fetch("/api/me")).status), 401);
+
+  say("another site can neither frame nor act");
+  const attacker = await context.newPage();
+  await attacker.setContent(`<iframe src="${RELAY}/"></iframe>`);
+  await attacker.waitForTimeout(500);
+  const framed = attacker.frames().find((frame) => frame !== attacker.mainFrame());
+  const inside = await framed.evaluate(() => document.body?.innerText ?? "").catch(() => "");
+  assert.ok(!inside.includes("Sign in"), "the console was framed");
+
+  await browser.close();
+  assert.deepEqual(foreign, [], "asked somebody else");
+  assert.deepEqual(complaints, [], "the browser complained");
+  say("done");
+  // The open standard input would keep it alive.
+  process.exit(0);
+}
+
+main().catch((error) => {
+  process.stdout.write(`${error.stack}\n`);
+  process.exit(1);
+});

@@ -1,0 +1,289 @@
+//! The console in a real browser: every flow, both themes, a phone, and no
+//! complaint of the browser. Screenshots are kept in `target/console`.
+//!
+//! Needs Chromium, node and playwright-core (`NODE_PATH`); without them the
+//! test is reported as ignored, and fails where `KATACHI_REQUIRE_ALL=1`.
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+#![allow(
+    dead_code,
+    reason = "the helpers are shared with the tests of the service"
+)]
+
+#[path = "../service/agent.rs"]
+mod agent;
+#[path = "../service/relay.rs"]
+mod relay;
+
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Json;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use katachi_protocol::agent::{AgentState, AgentStatus};
+use katachi_protocol::record::{Denial, Denials, History, HistoryHit};
+use katachi_protocol::run::{MessageRequest, OutputStream, RunEvent, RunRequest};
+use libtest_mimic::{Arguments, Failed, Trial};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+
+use agent::{TestAgent, poll, start_device};
+use relay::TestRelay;
+
+fn main() -> std::process::ExitCode {
+    let missing = missing();
+    let required = std::env::var_os("KATACHI_REQUIRE_ALL").is_some_and(|value| value == "1");
+    let name = match &missing {
+        Some(what) => format!("a_person_does_everything_in_the_console (needs {what})"),
+        None => "a_person_does_everything_in_the_console".to_owned(),
+    };
+    let trial = Trial::test(name, move || match missing {
+        Some(what) => Err(Failed::from(format!(
+            "{what} is missing, and KATACHI_REQUIRE_ALL=1"
+        ))),
+        None => tokio::runtime::Runtime::new().unwrap().block_on(browse()),
+    });
+    let ignored = self::missing().is_some() && !required;
+    libtest_mimic::run(
+        &Arguments::from_args(),
+        vec![trial.with_ignored_flag(ignored)],
+    )
+    .exit_code()
+}
+
+/// What the test needs and this machine does not have.
+fn missing() -> Option<String> {
+    if chromium().is_none() {
+        return Some("chromium".to_owned());
+    }
+    if !on_path("node") {
+        return Some("node".to_owned());
+    }
+    if node_path().is_none() {
+        return Some("playwright-core in NODE_PATH".to_owned());
+    }
+    None
+}
+
+fn chromium() -> Option<PathBuf> {
+    let given = std::env::var_os("KATACHI_CHROMIUM").map(PathBuf::from);
+    given
+        .or_else(|| find("chromium"))
+        .or_else(|| find("chromium-browser"))
+        .or_else(|| find("google-chrome"))
+}
+
+fn node_path() -> Option<PathBuf> {
+    let given = std::env::var_os("NODE_PATH").map(PathBuf::from);
+    let local = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/node/node_modules");
+    [given, Some(local)]
+        .into_iter()
+        .flatten()
+        .find(|dir| dir.join("playwright-core").is_dir())
+}
+
+fn on_path(program: &str) -> bool {
+    find(program).is_some()
+}
+
+fn find(program: &str) -> Option<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH")?)
+        .map(|dir| dir.join(program))
+        .find(|path| path.is_file())
+}
+
+async fn browse() -> Result<(), Failed> {
+    let relay = TestRelay::start().await;
+    let started = start_device(&relay).await;
+    let shots = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .parent()
+        .unwrap()
+        .join("console");
+    std::fs::create_dir_all(&shots)?;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/console/console.cjs");
+    let mut child = tokio::process::Command::new("node")
+        .arg(script)
+        .env("NODE_PATH", node_path().unwrap())
+        .env("CHROMIUM", chromium().unwrap())
+        .env("RELAY", &relay.url)
+        .env("USER_CODE", started["user_code"].as_str().unwrap())
+        .env("SHOTS", &shots)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut answers = child.stdin.take().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut said = Vec::new();
+    // The page waits where the machine has to act.
+    while let Some(line) =
+        tokio::time::timeout(Duration::from_secs(60), lines.next_line()).await??
+    {
+        if line == "approved" {
+            let answer = poll(&relay, started["device_code"].as_str().unwrap()).await;
+            let agent = TestAgent::from_token(&answer.json().await?);
+            agent
+                .open_tunnel(&relay, router(), None)
+                .await
+                .map_err(|status| format!("tunnel: {status}"))?;
+            answers.write_all(b"connected\n").await?;
+        }
+        said.push(line);
+    }
+    let status = child.wait().await?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(said.join("\n").into())
+    }
+}
+
+fn router() -> Router {
+    Router::new()
+        .route(
+            "/v1/run",
+            post(|Json(request): Json<RunRequest>| async move { run(request) }),
+        )
+        .route(
+            "/v1/message",
+            post(|Json(request): Json<MessageRequest>| async move { message(request) }),
+        )
+        .route("/v1/status", get(|| async { Json(status()) }))
+        .route(
+            "/v1/denials",
+            get(|| async {
+                Json(Denials {
+                    denials: vec![denial()],
+                })
+            }),
+        )
+        .route("/v1/history", get(|| async { Json(history()) }))
+}
+
+fn stream(events: Vec<RunEvent>) -> Response {
+    let lines = futures_util::stream::unfold(events.into_iter(), |mut events| async move {
+        let event = events.next()?;
+        tokio::time::sleep(Duration::from_millis(120)).await;
+        Some((Ok::<_, Infallible>(Bytes::from(event.to_line())), events))
+    });
+    Body::from_stream(lines).into_response()
+}
+
+fn output(stream: OutputStream, data: &str) -> RunEvent {
+    RunEvent::Output {
+        stream,
+        data: data.to_owned(),
+    }
+}
+
+fn started(argv: &[String], session: Option<&str>) -> RunEvent {
+    RunEvent::Started {
+        id: "r1".to_owned(),
+        argv: argv.to_vec(),
+        plan_hash: "8f2c61d0a4b7".to_owned(),
+        session: session.map(str::to_owned),
+    }
+}
+
+fn run(request: RunRequest) -> Response {
+    let mut events = vec![started(&request.argv, None)];
+    match request.argv[0].as_str() {
+        "cat" => {
+            let denial = denial();
+            events.push(output(
+                OutputStream::Stderr,
+                "cat: /etc/shadow: Permission denied\n",
+            ));
+            events.push(RunEvent::Denied {
+                control: denial.control,
+                operation: denial.operation,
+                target: denial.target,
+                reason: denial.reason,
+                allow_with: denial.allow_with,
+            });
+            events.push(RunEvent::Exit {
+                code: Some(1),
+                signal: None,
+                seconds: 0.02,
+            });
+        }
+        "sleep" => {
+            let ticks = (0..600).map(|n| output(OutputStream::Stdout, &format!("tick {n}\n")));
+            events.extend(ticks);
+        }
+        _ => {
+            // A page that parsed this as HTML would run it.
+            events.push(output(
+                OutputStream::Stdout,
+                "<img src=x onerror=\"document.title='owned'\">\n",
+            ));
+            events.extend((1..4).map(|n| output(OutputStream::Stdout, &format!("line {n}\n"))));
+            events.push(RunEvent::Exit {
+                code: Some(0),
+                signal: None,
+                seconds: 0.4,
+            });
+        }
+    }
+    stream(events)
+}
+
+fn message(request: MessageRequest) -> Response {
+    let answer = format!("You wrote: {}", request.text);
+    let mut events = vec![started(&["assistant".to_owned()], Some("s1"))];
+    events.extend(
+        answer
+            .split_inclusive(' ')
+            .map(|word| output(OutputStream::Stdout, word)),
+    );
+    events.push(RunEvent::Exit {
+        code: Some(0),
+        signal: None,
+        seconds: 1.2,
+    });
+    stream(events)
+}
+
+fn status() -> AgentStatus {
+    AgentStatus {
+        version: "0.1.0".to_owned(),
+        schema: 1,
+        host_name: "testbox".to_owned(),
+        workspace: "atlas".to_owned(),
+        state: AgentState::Idle,
+        sandbox: "full".to_owned(),
+        vault: "keychain".to_owned(),
+    }
+}
+
+fn denial() -> Denial {
+    Denial {
+        at: 1_790_000_000,
+        argv: vec!["cat".to_owned(), "/etc/shadow".to_owned()],
+        control: "read".to_owned(),
+        operation: "read".to_owned(),
+        target: "/etc/shadow".to_owned(),
+        reason: "it lies outside what the policy lets be read".to_owned(),
+        allow_with: Some("filesystem.read = [\"/etc/shadow\"]".to_owned()),
+    }
+}
+
+fn history() -> History {
+    let hit = |role: &str, snippet: &str| HistoryHit {
+        session: "s1".to_owned(),
+        message: "m1".to_owned(),
+        role: role.to_owned(),
+        snippet: snippet.to_owned(),
+        at: Some(1_790_000_000),
+    };
+    History {
+        hits: vec![
+            hit("user", "where is the parser for plums?"),
+            hit("assistant", "The plums parser is in src/parse.rs"),
+        ],
+    }
+}

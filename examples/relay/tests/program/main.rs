@@ -1,0 +1,203 @@
+//! The program itself: how it starts, what it says, how it stops.
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::TcpStream;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_katachi-relay"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("KATACHI_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn failing(arguments: &[&str]) -> (Output, String) {
+    let output = program().args(arguments).output().unwrap();
+    assert!(!output.status.success(), "{arguments:?}");
+    let said = String::from_utf8(output.stderr.clone()).unwrap();
+    (output, said)
+}
+
+#[test]
+fn it_says_where_it_listens_serves_and_stops_when_told() {
+    let state = tempfile::tempdir().unwrap();
+    let mut child = program()
+        .args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--no-keychain",
+            "--ready-json",
+            "--state-dir",
+        ])
+        .arg(state.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let ready: Value = serde_json::from_str(&line).unwrap();
+    let address = ready["listening"].as_str().unwrap();
+    assert!(address.starts_with("127.0.0.1:") && !address.ends_with(":0"));
+    let port = address.rsplit(':').next().unwrap();
+    assert_eq!(
+        ready["public_url"],
+        format!("https://katachi.localhost:{port}")
+    );
+    let pem = std::fs::read_to_string(ready["ca"].as_str().unwrap()).unwrap();
+    assert!(pem.starts_with("-----BEGIN CERTIFICATE-----"));
+    TcpStream::connect(address).unwrap();
+
+    #[cfg(unix)]
+    {
+        let told = Instant::now();
+        let pid = child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(told.elapsed() < Duration::from_secs(10), "it did not stop");
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        assert!(status.success());
+        let mut log = String::new();
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut log)
+            .unwrap();
+        for line in log.lines() {
+            assert!(
+                serde_json::from_str::<Value>(line).is_ok(),
+                "not one JSON object: {line}"
+            );
+        }
+        assert!(log.contains("stopped"));
+    }
+    #[cfg(not(unix))]
+    child.kill().unwrap();
+}
+
+#[test]
+fn a_database_that_is_not_supported_is_named_with_the_next_step() {
+    let (_, said) = failing(&[
+        "serve",
+        "--database",
+        "postgres://user:hunter2@localhost/katachi",
+    ]);
+    assert!(
+        said.contains(
+            "--database: PostgreSQL is not supported by this version; leave the option out"
+        ),
+        "{said}"
+    );
+    assert!(!said.contains("hunter2"));
+    let (_, said) = failing(&["serve", "--database", "mysql://x"]);
+    assert!(
+        said.contains("`mysql` is not a kind of database that is known"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_mistake_in_the_arguments_names_the_option() {
+    for (arguments, expected) in [
+        (&["serve", "--listen", "nowhere"][..], "--listen"),
+        (
+            &["serve", "--public-url", "http://relay.example"],
+            "not an https origin",
+        ),
+        (&["serve", "--listen", "0.0.0.0:0"], "--public-url"),
+        (
+            &["serve", "--public-url", "https://relay.example"],
+            "--tls-cert",
+        ),
+        (&["serve", "--tls-cert", "a.pem"], "--tls-key"),
+        (&["server"], "serve"),
+    ] {
+        let (_, said) = failing(arguments);
+        assert!(said.contains(expected), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn a_certificate_that_is_none_is_named_and_nothing_listens() {
+    let state = tempfile::tempdir().unwrap();
+    let file = state.path().join("cert.pem");
+    std::fs::write(&file, "not a certificate").unwrap();
+    let (file, dir) = (file.to_str().unwrap(), state.path().to_str().unwrap());
+    let arguments = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--no-keychain",
+        "--state-dir",
+        dir,
+        "--tls-cert",
+        file,
+        "--tls-key",
+        file,
+    ];
+    let (_, said) = failing(&arguments);
+    assert!(
+        said.contains("cert.pem") && said.contains("--tls-cert"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let state = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let dir = state.path().to_str().unwrap();
+    let (_, said) = failing(&[
+        "serve",
+        "--listen",
+        &address,
+        "--no-keychain",
+        "--state-dir",
+        dir,
+    ]);
+    assert!(
+        said.contains(&format!("cannot listen on {address}")),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_help_names_every_option_and_its_variable() {
+    let output = program().args(["serve", "--help"]).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    for name in [
+        "LISTEN",
+        "PUBLIC_URL",
+        "DATABASE",
+        "TLS_CERT",
+        "TLS_KEY",
+        "STATE_DIR",
+        "SECURITY_CONTACT",
+        "NO_KEYCHAIN",
+    ] {
+        assert!(help.contains(&format!("KATACHI_RELAY_{name}")), "{name}");
+    }
+    assert!(help.contains("--ready-json"));
+}

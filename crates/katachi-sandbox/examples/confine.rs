@@ -40,7 +40,11 @@ fn run(
     if std::env::var_os("KATACHI_SHOW_PLAN").is_some() {
         eprint!("{plan}");
     }
-    let mut child = match plan.command(argv).stdin(std::process::Stdio::inherit()).spawn() {
+    let mut child = match plan
+        .command(argv)
+        .stdin(std::process::Stdio::inherit())
+        .spawn()
+    {
         Ok(child) => child,
         Err(error) if error.denial().is_some() => {
             eprintln!("confine: {error}");

@@ -142,15 +142,23 @@ impl Child {
             if let Some(mut pipe) = out {
                 pipe.read_to_end(&mut stdout)?;
             }
-            errors.join().unwrap_or_else(|_| Err(std::io::Error::other("a reader panicked")))
+            errors
+                .join()
+                .unwrap_or_else(|_| Err(std::io::Error::other("a reader panicked")))
         })?;
-        Ok(Output { outcome: self.running.wait()?, stdout, stderr })
+        Ok(Output {
+            outcome: self.running.wait()?,
+            stdout,
+            stderr,
+        })
     }
 }
 
 impl fmt::Debug for Child {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Child").field("plan", &self.enforcement.plan_hash).finish_non_exhaustive()
+        f.debug_struct("Child")
+            .field("plan", &self.enforcement.plan_hash)
+            .finish_non_exhaustive()
     }
 }
 

@@ -60,7 +60,8 @@ impl Command {
     /// Sets a variable beyond those of the policy.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        self.env.insert(name.as_ref().to_owned(), value.as_ref().to_owned());
+        self.env
+            .insert(name.as_ref().to_owned(), value.as_ref().to_owned());
         self
     }
 
@@ -97,6 +98,10 @@ impl Command {
     ///
     /// As for [`Command::spawn`].
     pub fn output(self) -> Result<Output, SpawnError> {
-        Ok(self.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?.wait_with_output()?)
+        Ok(self
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?
+            .wait_with_output()?)
     }
 }

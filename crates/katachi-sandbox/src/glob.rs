@@ -34,7 +34,10 @@ impl Glob {
     #[must_use]
     pub fn new(pattern: &str) -> Self {
         let mut components: Vec<Component> = Vec::new();
-        for part in pattern.split('/').filter(|part| !part.is_empty() && *part != ".") {
+        for part in pattern
+            .split('/')
+            .filter(|part| !part.is_empty() && *part != ".")
+        {
             match part {
                 // Two in a row mean what one means.
                 "**" if components.last() == Some(&Component::AnyDepth) => {}
@@ -98,12 +101,16 @@ fn matches_components(pattern: &[Component], names: &[&[u8]]) -> bool {
             }
             _ => {}
         }
-        let Some((after, from)) = retry else { return false };
+        let Some((after, from)) = retry else {
+            return false;
+        };
         retry = Some((after, from + 1));
         p = after;
         n = from + 1;
     }
-    pattern[p..].iter().all(|component| *component == Component::AnyDepth)
+    pattern[p..]
+        .iter()
+        .all(|component| *component == Component::AnyDepth)
 }
 
 /// The same within one component, for `*` and `?`.
@@ -124,7 +131,9 @@ fn matches_name(pattern: &[u8], name: &[u8]) -> bool {
             }
             _ => {}
         }
-        let Some((after, from)) = retry else { return false };
+        let Some((after, from)) = retry else {
+            return false;
+        };
         retry = Some((after, from + 1));
         p = after;
         n = from + 1;
@@ -159,7 +168,10 @@ pub fn naive_matches(pattern: &str, path: &str) -> bool {
         }
     }
     let split = |text: &str| -> Vec<String> {
-        text.split('/').filter(|p| !p.is_empty() && *p != ".").map(str::to_owned).collect()
+        text.split('/')
+            .filter(|p| !p.is_empty() && *p != ".")
+            .map(str::to_owned)
+            .collect()
     };
     let (pattern, path) = (split(pattern), split(path));
     whole(
@@ -190,7 +202,11 @@ mod tests {
             ("[ab]", "a", false),
             ("[ab]", "[ab]", true),
         ] {
-            assert_eq!(Glob::new(pattern).matches(path), expected, "{pattern} {path}");
+            assert_eq!(
+                Glob::new(pattern).matches(path),
+                expected,
+                "{pattern} {path}"
+            );
         }
     }
 

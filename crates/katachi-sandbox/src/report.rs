@@ -94,13 +94,19 @@ impl Enforcement {
     /// Whether every control is enforced as requested.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.controls.iter().all(|control| control.enforced == Enforced::Full)
+        self.controls
+            .iter()
+            .all(|control| control.enforced == Enforced::Full)
     }
 }
 
 impl fmt::Display for Enforcement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "tier {}, kernel {}, Landlock ABI {}", self.tier, self.kernel, self.landlock_abi)?;
+        writeln!(
+            f,
+            "tier {}, kernel {}, Landlock ABI {}",
+            self.tier, self.kernel, self.landlock_abi
+        )?;
         for control in &self.controls {
             let (state, reason) = match &control.enforced {
                 Enforced::Full => ("full", ""),
@@ -108,7 +114,11 @@ impl fmt::Display for Enforcement {
                 Enforced::Off(reason) => ("off", reason.as_str()),
             };
             let witnessed = if control.witnessed { ", witnessed" } else { "" };
-            writeln!(f, "  {:<12} {state}{witnessed}: {} ({})", control.id, control.requested, control.mechanism)?;
+            writeln!(
+                f,
+                "  {:<12} {state}{witnessed}: {} ({})",
+                control.id, control.requested, control.mechanism
+            )?;
             if !reason.is_empty() {
                 writeln!(f, "               gap: {reason}")?;
             }
@@ -138,7 +148,11 @@ pub struct Violation {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {} denied by {}: {}", self.operation, self.target, self.control, self.reason)?;
+        write!(
+            f,
+            "{} of {} denied by {}: {}",
+            self.operation, self.target, self.control, self.reason
+        )?;
         match &self.allow_with {
             Some(line) => write!(f, "; to allow it: {line}"),
             None => Ok(()),

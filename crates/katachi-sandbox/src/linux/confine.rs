@@ -46,12 +46,20 @@ pub(super) fn become_command(spec: &Spec, who: Identities) -> Result<Never, Fail
     };
     let argv = strings(&spec.argv).step("read the arguments")?;
     let environment = strings(&spec.environment).step("read the environment")?;
-    let mut filter = seccomp::filter(Choices { unix_sockets: spec.unix_sockets });
+    let mut filter = seccomp::filter(Choices {
+        unix_sockets: spec.unix_sockets,
+    });
     process::default_signals().step("reset signals")?;
     fd::close_range(3, u32::MAX, true).step("close descriptors")?;
     seccomp::install(&mut filter).step("install the system call filter")?;
+    if let Some(attempts) = &spec.attempts {
+        attempts.run();
+        process::exit(0);
+    }
     let error = process::execute(&program, &argv, &environment);
-    Err(Failure(Message::NotExecuted { code: error.raw_os_error().unwrap_or(0) }))
+    Err(Failure(Message::NotExecuted {
+        code: error.raw_os_error().unwrap_or(0),
+    }))
 }
 
 fn limit(spec: &Spec) -> io::Result<()> {
@@ -74,7 +82,10 @@ fn limit(spec: &Spec) -> io::Result<()> {
 
 /// The program must still be the file the plan pinned, seen from inside.
 fn check_program(spec: &Spec) -> Result<(), Failure> {
-    let Some((path, pinned)) = spec.programs.iter().find(|(path, _)| *path == spec.real_program)
+    let Some((path, pinned)) = spec
+        .programs
+        .iter()
+        .find(|(path, _)| *path == spec.real_program)
     else {
         // Below `exec_from`, where the command may change files itself.
         return Ok(());
@@ -82,7 +93,10 @@ fn check_program(spec: &Spec) -> Result<(), Failure> {
     let root = File::open("/").step("open the root directory")?;
     let name = c_string(path).step("read the program's path")?;
     let opened = fd::open_path(root.as_fd(), &name).map_err(|error| {
-        Failure(Message::Replaced { path: path.display().to_string(), detail: error.to_string() })
+        Failure(Message::Replaced {
+            path: path.display().to_string(),
+            detail: error.to_string(),
+        })
     })?;
     check_identity(opened, pinned, path).map(drop)
 }
@@ -136,7 +150,10 @@ fn confine_files(spec: &Spec) -> Result<(), Failure> {
         };
         rules.push((&mount.target, access));
     }
-    let devices: Vec<_> = DEVICES.iter().map(|name| Path::new("/dev").join(name)).collect();
+    let devices: Vec<_> = DEVICES
+        .iter()
+        .map(|name| Path::new("/dev").join(name))
+        .collect();
     rules.extend(devices.iter().map(|path| (path.as_path(), all)));
 
     let build = || -> io::Result<()> {
@@ -145,14 +162,24 @@ fn confine_files(spec: &Spec) -> Result<(), Failure> {
             .handle_access(all)
             .map_err(landlock_error)?;
         if abi >= ABI::V6 {
-            ruleset = ruleset.scope(Scope::from_all(abi)).map_err(landlock_error)?;
+            ruleset = ruleset
+                .scope(Scope::from_all(abi))
+                .map_err(landlock_error)?;
         }
         let mut ruleset = ruleset.create().map_err(landlock_error)?;
         for (path, access) in rules {
-            let Ok(place) = PathFd::new(path) else { continue };
+            let Ok(place) = PathFd::new(path) else {
+                continue;
+            };
             let directory = path.is_dir();
-            let access = if directory { access } else { access & AccessFs::from_file(abi) };
-            ruleset = ruleset.add_rule(PathBeneath::new(place, access)).map_err(landlock_error)?;
+            let access = if directory {
+                access
+            } else {
+                access & AccessFs::from_file(abi)
+            };
+            ruleset = ruleset
+                .add_rule(PathBeneath::new(place, access))
+                .map_err(landlock_error)?;
         }
         enforce(ruleset)
     };
@@ -170,7 +197,10 @@ fn confine_execution(spec: &Spec) -> Result<(), Failure> {
             .map_err(landlock_error)?
             .create()
             .map_err(landlock_error)?
-            .add_rule(PathBeneath::new(PathFd::new("/").map_err(landlock_error)?, AccessFs::Refer))
+            .add_rule(PathBeneath::new(
+                PathFd::new("/").map_err(landlock_error)?,
+                AccessFs::Refer,
+            ))
             .map_err(landlock_error)?;
         let files = spec.programs.iter().map(|(path, _)| path);
         for path in files.chain(&spec.exec_trees) {

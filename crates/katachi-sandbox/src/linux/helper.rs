@@ -34,15 +34,20 @@ pub(crate) fn run_helper_if_requested() {
     if words.next().as_deref() != Some(OsStr::new(MARKER)) {
         return;
     }
-    let numbers: Vec<RawFd> =
-        words.filter_map(|word| word.to_str().and_then(|word| word.parse().ok())).collect();
+    let numbers: Vec<RawFd> = words
+        .filter_map(|word| word.to_str().and_then(|word| word.parse().ok()))
+        .collect();
     let [spec, status, control] = numbers.as_slice() else {
-        eprintln!("{MARKER}: started without its descriptors; it is started by katachi-sandbox only");
+        eprintln!(
+            "{MARKER}: started without its descriptors; it is started by katachi-sandbox only"
+        );
         process::exit(125);
     };
-    let (Some(spec), Some(status), Some(control)) =
-        (fd::inherited(*spec), fd::inherited(*status), fd::inherited(*control))
-    else {
+    let (Some(spec), Some(status), Some(control)) = (
+        fd::inherited(*spec),
+        fd::inherited(*status),
+        fd::inherited(*control),
+    ) else {
         eprintln!("{MARKER}: its descriptors are not open; it is started by katachi-sandbox only");
         process::exit(125);
     };
@@ -120,8 +125,12 @@ fn read_spec(file: OwnedFd) -> Result<Spec, Failure> {
         return Err(io::Error::other("it could still be changed")).step("read the plan");
     }
     let mut bytes = Vec::new();
-    File::from(file).read_to_end(&mut bytes).step("read the plan")?;
-    Spec::decode(&bytes).ok_or_else(|| io::Error::other("not a plan")).step("read the plan")
+    File::from(file)
+        .read_to_end(&mut bytes)
+        .step("read the plan")?;
+    Spec::decode(&bytes)
+        .ok_or_else(|| io::Error::other("not a plan"))
+        .step("read the plan")
 }
 
 fn close_others(keep: &[RawFd]) -> io::Result<()> {
@@ -166,10 +175,18 @@ fn enter_namespaces(
     if user == 0 {
         gaps.push((
             "privileges".to_owned(),
-            "the command runs as root of a namespace that is root outside, with no capabilities".to_owned(),
+            "the command runs as root of a namespace that is root outside, with no capabilities"
+                .to_owned(),
         ));
     }
-    Ok((trees, Identities { user, group, many: false }))
+    Ok((
+        trees,
+        Identities {
+            user,
+            group,
+            many: false,
+        },
+    ))
 }
 
 /// Root can do better than a user: the command gets a user of its own that
@@ -185,15 +202,33 @@ fn enter_as_root(
     let (namespace_fd, identities, trees) = match open_trees(spec, Some(mapped.as_fd())) {
         Ok(trees) => {
             let (user, group) = (within(spec.owner.0), within(spec.owner.1));
-            (mapped, Identities { user, group, many: true }, trees)
+            (
+                mapped,
+                Identities {
+                    user,
+                    group,
+                    many: true,
+                },
+                trees,
+            )
         }
-        Err(Failure(Message::Failed { code, .. })) if code == libc::EINVAL || code == libc::EPERM => {
+        Err(Failure(Message::Failed { code, .. }))
+            if code == libc::EINVAL || code == libc::EPERM =>
+        {
             gaps.push((
                 "privileges".to_owned(),
                 "a file system here cannot map owners, so the command keeps the caller's user outside, with no capabilities".to_owned(),
             ));
             let plain = user_namespace("0 0 1").step("create a user namespace")?;
-            (plain, Identities { user: 0, group: 0, many: true }, open_trees(spec, None)?)
+            (
+                plain,
+                Identities {
+                    user: 0,
+                    group: 0,
+                    many: true,
+                },
+                open_trees(spec, None)?,
+            )
         }
         Err(failure) => return Err(failure),
     };
@@ -222,7 +257,10 @@ fn user_namespace(map: &str) -> io::Result<OwnedFd> {
 /// takes a copy of its mount with the wanted restrictions.
 fn open_trees(spec: &Spec, map: Option<BorrowedFd<'_>>) -> Result<Trees, Failure> {
     let root = File::open("/").step("open the root directory")?;
-    spec.mounts.iter().map(|mount| open_tree(&root, mount, map)).collect()
+    spec.mounts
+        .iter()
+        .map(|mount| open_tree(&root, mount, map))
+        .collect()
 }
 
 fn open_tree(
@@ -230,11 +268,16 @@ fn open_tree(
     place: &Mount,
     map: Option<BorrowedFd<'_>>,
 ) -> Result<Option<OwnedFd>, Failure> {
-    let Source::Host(pinned) = place.source else { return Ok(None) };
+    let Source::Host(pinned) = place.source else {
+        return Ok(None);
+    };
     let shown = place.target.display();
     let path = c_string(&place.target).step("read a path")?;
     let opened = fd::open_path(root.as_fd(), &path).map_err(|error| {
-        Failure(Message::Replaced { path: shown.to_string(), detail: error.to_string() })
+        Failure(Message::Replaced {
+            path: shown.to_string(),
+            detail: error.to_string(),
+        })
     })?;
     let opened = init::check_identity(opened, &pinned, &place.target)?;
     let tree = mount::clone_tree(opened.as_fd()).step(&format!("take the mount of {shown}"))?;

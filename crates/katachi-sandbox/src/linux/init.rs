@@ -68,7 +68,9 @@ pub(super) fn run(
         process::exit(125);
     }
     drop(running);
-    Message::Started(gaps).send(&mut &*status).step("report the start")?;
+    Message::Started(gaps)
+        .send(&mut &*status)
+        .step("report the start")?;
     let end = watch(spec, command, started, control, signals);
     if let Some(end) = end {
         let _ = Message::Ended(end).send(&mut &*status);
@@ -84,7 +86,9 @@ fn watch(
     control: OwnedFd,
     signals: OwnedFd,
 ) -> Option<End> {
-    let deadline = spec.wall_time_ms.map(|time| started + Duration::from_millis(time));
+    let deadline = spec
+        .wall_time_ms
+        .map(|time| started + Duration::from_millis(time));
     let counted = spec.memory.is_some() || spec.processes.is_some();
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -94,7 +98,9 @@ fn watch(
             (None, true) => Some(LOOK),
             (None, false) => None,
         };
-        let timeout = sleep.map_or(-1, |sleep| i32::try_from(sleep.as_millis() + 1).unwrap_or(i32::MAX));
+        let timeout = sleep.map_or(-1, |sleep| {
+            i32::try_from(sleep.as_millis() + 1).unwrap_or(i32::MAX)
+        });
         let Ok([control, child]) = fd::poll([control.as_fd(), signals.as_fd()], timeout) else {
             return None;
         };
@@ -127,25 +133,36 @@ fn passed_limit(spec: &Spec) -> Option<&'static str> {
     let mut threads = 0;
     for entry in std::fs::read_dir("/proc").ok()?.flatten() {
         let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
         if pid == 1 {
             continue;
         }
         if let Ok(statm) = std::fs::read_to_string(format!("/proc/{pid}/statm")) {
-            let mut fields = statm.split(' ').skip(1).map(|field| field.parse().unwrap_or(0_u64));
+            let mut fields = statm
+                .split(' ')
+                .skip(1)
+                .map(|field| field.parse().unwrap_or(0_u64));
             let (resident, shared) = (fields.next().unwrap_or(0), fields.next().unwrap_or(0));
             pages += resident.saturating_sub(shared);
         }
         if let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) {
             // Fields are counted after the name, which may hold anything.
             let after = stat.rsplit_once(") ").map_or("", |(_, after)| after);
-            threads += after.split(' ').nth(17).and_then(|count| count.parse().ok()).unwrap_or(1_u64);
+            threads += after
+                .split(' ')
+                .nth(17)
+                .and_then(|count| count.parse().ok())
+                .unwrap_or(1_u64);
         }
     }
     if spec.memory.is_some_and(|limit| pages * 4096 > limit) {
         return Some("memory");
     }
-    spec.processes.is_some_and(|limit| threads > limit).then_some("processes")
+    spec.processes
+        .is_some_and(|limit| threads > limit)
+        .then_some("processes")
 }
 
 /// Compares an opened file or directory with what the plan pinned.
@@ -155,14 +172,23 @@ pub(super) fn check_identity(
     path: &Path,
 ) -> Result<OwnedFd, Failure> {
     let replaced = |detail: &str| {
-        Failure(Message::Replaced { path: path.display().to_string(), detail: detail.to_owned() })
+        Failure(Message::Replaced {
+            path: path.display().to_string(),
+            detail: detail.to_owned(),
+        })
     };
     let file = File::from(opened);
-    let metadata = file.metadata().step(&format!("look at {}", path.display()))?;
+    let metadata = file
+        .metadata()
+        .step(&format!("look at {}", path.display()))?;
     if (metadata.dev(), metadata.ino()) != (pinned.device, pinned.inode) {
         return Err(replaced("another file or directory lies there"));
     }
-    let stamp = [i64::try_from(metadata.size()).unwrap_or(i64::MAX), metadata.mtime(), metadata.mtime_nsec()];
+    let stamp = [
+        i64::try_from(metadata.size()).unwrap_or(i64::MAX),
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+    ];
     if !pinned.directory && pinned.stamp != [0; 3] && pinned.stamp != stamp {
         return Err(replaced("its content changed"));
     }

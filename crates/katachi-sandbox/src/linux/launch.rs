@@ -30,7 +30,11 @@ pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {
     let directory = directory(&inner, command.current_dir.as_deref())?;
     let decided = inner.decide(&command.argv, &directory, command.approved);
     let (program, real, rule) = match decided {
-        Decision::Run { program, real, rule } => (program, real, rule),
+        Decision::Run {
+            program,
+            real,
+            rule,
+        } => (program, real, rule),
         Decision::Denied(violation) => return Err(SpawnError::Denied(Box::new(violation))),
     };
     let mut traces = Traces::default();
@@ -60,7 +64,11 @@ pub(super) fn start(
     fd::seal(plan.as_fd())?;
     let (mut status, status_end) = std::io::pipe()?;
     let (control_end, control) = std::io::pipe()?;
-    let fds = vec![plan.as_raw_fd(), status_end.as_raw_fd(), control_end.as_raw_fd()];
+    let fds = vec![
+        plan.as_raw_fd(),
+        status_end.as_raw_fd(),
+        control_end.as_raw_fd(),
+    ];
     let mut helper = std::process::Command::new("/proc/self/exe");
     helper
         .arg0(MARKER)
@@ -122,20 +130,34 @@ fn directory(plan: &Inner, wanted: Option<&Path>) -> Result<PathBuf, SpawnError>
             plan.workspace.starts_with(&entry.target) || entry.target.starts_with(&plan.workspace)
         });
         // A workspace that no rule opens is not there; the root always is.
-        return Ok(if shown { plan.workspace.clone() } else { PathBuf::from("/") });
+        return Ok(if shown {
+            plan.workspace.clone()
+        } else {
+            PathBuf::from("/")
+        });
     };
     let request = |problem: String| SpawnError::Request {
         problem,
         next_step: "start in the workspace, or open the directory in the policy".to_owned(),
     };
     let place = plan.workspace.join(wanted);
-    let inside = |path: &Path| covering(&plan.entries, path).is_some_and(|entry| !entry.is_hidden());
+    // Below a private directory, what exists outside does not exist inside.
+    let inside = |path: &Path| {
+        covering(&plan.entries, path).is_some_and(|entry| match entry.kind {
+            Kind::Host(_) => true,
+            Kind::Private => entry.target == path,
+            _ => false,
+        })
+    };
     let real = std::fs::canonicalize(&place)
         .map_err(|error| request(format!("{}: {error}", place.display())))?;
     if inside(&real) {
         Ok(real)
     } else {
-        Err(request(format!("the policy does not open {}", real.display())))
+        Err(request(format!(
+            "the policy does not open {}",
+            real.display()
+        )))
     }
 }
 
@@ -158,8 +180,10 @@ pub(super) fn plan_spec(
         Some(rule) => gate.opens_for(rule),
         None => *gate == Gate::Always,
     };
-    let (open, closed): (Vec<_>, Vec<_>) =
-        plan.programs.iter().partition(|program| opens(&program.gate));
+    let (open, closed): (Vec<_>, Vec<_>) = plan
+        .programs
+        .iter()
+        .partition(|program| opens(&program.gate));
     let mut mounts = Vec::with_capacity(plan.entries.len());
     for entry in &plan.entries {
         if closed.iter().any(|program| program.path == entry.target) {
@@ -170,7 +194,11 @@ pub(super) fn plan_spec(
                 let mut identity = identity(pin);
                 // Only programs are pinned to their content; other files may
                 // be rewritten between planning and starting.
-                if !plan.programs.iter().any(|program| program.path == entry.target) {
+                if !plan
+                    .programs
+                    .iter()
+                    .any(|program| program.path == entry.target)
+                {
                     identity.stamp = [0; 3];
                 }
                 Source::Host(identity)
@@ -190,12 +218,20 @@ pub(super) fn plan_spec(
     let limits = &plan.policy.limits;
     Ok(Spec {
         mounts,
-        links: plan.links.iter().map(|(place, target)| (place.clone(), target.clone())).collect(),
+        links: plan
+            .links
+            .iter()
+            .map(|(place, target)| (place.clone(), target.clone()))
+            .collect(),
         programs: open
             .into_iter()
             .map(|program| (program.path.clone(), identity(&program.pin)))
             .collect(),
-        exec_trees: plan.exec_trees.iter().map(|(tree, _)| tree.clone()).collect(),
+        exec_trees: plan
+            .exec_trees
+            .iter()
+            .map(|(tree, _)| tree.clone())
+            .collect(),
         home: plan.home.clone(),
         owner: owner(plan),
         unix_sockets: !plan.sockets.is_empty(),
@@ -251,7 +287,11 @@ fn environment(
     for (name, value) in &plan.policy.env.set {
         variables.insert(name.into(), value.into());
     }
-    variables.extend(extra.iter().map(|(name, value)| (name.clone(), value.clone())));
+    variables.extend(
+        extra
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone())),
+    );
     Ok(variables
         .into_iter()
         .map(|(mut name, value)| {
@@ -264,14 +304,21 @@ fn environment(
 
 fn refused(message: Message, program: &Path) -> SpawnError {
     match message {
-        Message::Replaced { path, detail } => SpawnError::Replaced { path: path.into(), detail },
+        Message::Replaced { path, detail } => SpawnError::Replaced {
+            path: path.into(),
+            detail,
+        },
         Message::NotExecuted { code } => SpawnError::Exec {
             path: program.to_owned(),
             source: std::io::Error::from_raw_os_error(code),
         },
         Message::Failed { step, detail, code } => {
             let next_step = next_step(&step, code);
-            SpawnError::Machine { step, detail, next_step }
+            SpawnError::Machine {
+                step,
+                detail,
+                next_step,
+            }
         }
         Message::Started(_) | Message::Ended(_) => {
             SpawnError::Helper("it answered out of order".to_owned())

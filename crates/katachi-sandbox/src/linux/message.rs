@@ -11,7 +11,11 @@ pub(super) enum Message {
     /// The command runs, fully confined, with these gaps: control and reason.
     Started(Vec<(String, String)>),
     /// A step failed and nothing was started.
-    Failed { step: String, detail: String, code: i32 },
+    Failed {
+        step: String,
+        detail: String,
+        code: i32,
+    },
     /// A file is not the one the plan pinned.
     Replaced { path: String, detail: String },
     /// The command could not be executed.
@@ -38,16 +42,26 @@ impl Message {
         let shorten = |text: &str| text.chars().take(400).collect::<String>();
         match self {
             Self::Started(gaps) => {
-                writer.number(0).list(gaps.iter().take(4), |writer, (control, reason)| {
-                    writer.bytes(control.as_bytes()).bytes(shorten(reason).as_bytes());
-                });
+                writer
+                    .number(0)
+                    .list(gaps.iter().take(4), |writer, (control, reason)| {
+                        writer
+                            .bytes(control.as_bytes())
+                            .bytes(shorten(reason).as_bytes());
+                    });
             }
             Self::Failed { step, detail, code } => {
-                writer.number(1).bytes(shorten(step).as_bytes()).bytes(shorten(detail).as_bytes());
+                writer
+                    .number(1)
+                    .bytes(shorten(step).as_bytes())
+                    .bytes(shorten(detail).as_bytes());
                 writer.number(u64::from(code.cast_unsigned()));
             }
             Self::Replaced { path, detail } => {
-                writer.number(2).bytes(shorten(path).as_bytes()).bytes(shorten(detail).as_bytes());
+                writer
+                    .number(2)
+                    .bytes(shorten(path).as_bytes())
+                    .bytes(shorten(detail).as_bytes());
             }
             Self::NotExecuted { code } => {
                 writer.number(3).number(u64::from(code.cast_unsigned()));
@@ -86,17 +100,17 @@ impl Message {
         }
         let mut body = vec![0; length];
         pipe.read_exact(&mut body)?;
-        Self::decode(&body).map(Some).ok_or_else(|| io::Error::other("an unreadable message"))
+        Self::decode(&body)
+            .map(Some)
+            .ok_or_else(|| io::Error::other("an unreadable message"))
     }
 
     fn decode(body: &[u8]) -> Option<Self> {
         let reader = &mut Reader::new(body);
-        let text = |reader: &mut Reader<'_>| {
-            Some(String::from_utf8_lossy(reader.bytes()?).into_owned())
-        };
-        let integer = |reader: &mut Reader<'_>| {
-            Some(u32::try_from(reader.number()?).ok()?.cast_signed())
-        };
+        let text =
+            |reader: &mut Reader<'_>| Some(String::from_utf8_lossy(reader.bytes()?).into_owned());
+        let integer =
+            |reader: &mut Reader<'_>| Some(u32::try_from(reader.number()?).ok()?.cast_signed());
         let message = match reader.number()? {
             0 => Self::Started(reader.list(|reader| Some((text(reader)?, text(reader)?)))?),
             1 => Self::Failed {
@@ -104,8 +118,13 @@ impl Message {
                 detail: text(reader)?,
                 code: integer(reader)?,
             },
-            2 => Self::Replaced { path: text(reader)?, detail: text(reader)? },
-            3 => Self::NotExecuted { code: integer(reader)? },
+            2 => Self::Replaced {
+                path: text(reader)?,
+                detail: text(reader)?,
+            },
+            3 => Self::NotExecuted {
+                code: integer(reader)?,
+            },
             4 => Self::Ended(match reader.number()? {
                 0 => End::Code(integer(reader)?),
                 1 => End::Signal(integer(reader)?),
@@ -127,8 +146,15 @@ mod tests {
     fn every_message_arrives_as_it_was_sent() {
         let messages = [
             Message::Started(vec![("files".into(), "why".into())]),
-            Message::Failed { step: "mount".into(), detail: "no".into(), code: 1 },
-            Message::Replaced { path: "/x".into(), detail: "inode".into() },
+            Message::Failed {
+                step: "mount".into(),
+                detail: "no".into(),
+                code: 1,
+            },
+            Message::Replaced {
+                path: "/x".into(),
+                detail: "inode".into(),
+            },
             Message::NotExecuted { code: 13 },
             Message::Ended(End::Code(-1)),
             Message::Ended(End::Signal(9)),

@@ -11,6 +11,7 @@
 //! program, [`init`] and [`root`] the first process, [`confine`] the last
 //! steps before the command, [`sys`] the calls all of them make.
 
+mod attempts;
 mod confine;
 mod helper;
 mod init;
@@ -37,8 +38,10 @@ fn landlock_version() -> u32 {
 }
 
 fn kernel() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease")
-        .map_or_else(|_| "unknown".to_owned(), |release| release.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").map_or_else(
+        |_| "unknown".to_owned(),
+        |release| release.trim().to_owned(),
+    )
 }
 
 /// Tier, kernel and Landlock version for a report.

@@ -19,11 +19,33 @@ use super::sys::{c_string, fd, mount};
 /// Devices every command gets.
 pub(super) const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
 /// Parts of `/proc` through which the kernel is told things.
-const PROC_READ_ONLY: &[&str] = &["sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi", "tty", "driver"];
+const PROC_READ_ONLY: &[&str] = &[
+    "sys",
+    "sysrq-trigger",
+    "irq",
+    "bus",
+    "fs",
+    "acpi",
+    "scsi",
+    "tty",
+    "driver",
+];
 /// Parts of `/proc` that tell about the machine and other users.
 const PROC_HIDDEN: &[&str] = &[
-    "kcore", "keys", "key-users", "kmsg", "timer_list", "latency_stats", "kallsyms", "kpagecgroup",
-    "kpagecount", "kpageflags", "vmallocinfo", "slabinfo", "pagetypeinfo", "sched_debug",
+    "kcore",
+    "keys",
+    "key-users",
+    "kmsg",
+    "timer_list",
+    "latency_stats",
+    "kallsyms",
+    "kpagecgroup",
+    "kpagecount",
+    "kpageflags",
+    "vmallocinfo",
+    "slabinfo",
+    "pagetypeinfo",
+    "sched_debug",
 ];
 /// Stands in for hidden files while they are mounted.
 const NOTHING: &str = ".hidden";
@@ -79,13 +101,19 @@ pub(super) fn build(
 
 fn name(path: impl AsRef<Path>) -> Result<CString, Failure> {
     let relative = path.as_ref().strip_prefix("/").unwrap_or(path.as_ref());
-    c_string(if relative.as_os_str().is_empty() { Path::new(".") } else { relative })
-        .step("read a path")
+    c_string(if relative.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        relative
+    })
+    .step("read a path")
 }
 
 fn memory(options: &[(&std::ffi::CStr, &str)], attributes: u64) -> io::Result<OwnedFd> {
-    let values: Vec<CString> =
-        options.iter().map(|(_, value)| c_string(value)).collect::<io::Result<_>>()?;
+    let values: Vec<CString> = options
+        .iter()
+        .map(|(_, value)| c_string(value))
+        .collect::<io::Result<_>>()?;
     let options: Vec<_> = options
         .iter()
         .zip(&values)
@@ -147,9 +175,8 @@ impl Root<'_> {
                 let seen = self.open(path)?.step(&format!("open {}", path.display()))?;
                 check_identity(seen, &pinned, path).map(drop)
             }
-            (Source::Host(_), None) => {
-                Err(io::Error::other("it was not opened")).step(&format!("mount {}", path.display()))
-            }
+            (Source::Host(_), None) => Err(io::Error::other("it was not opened"))
+                .step(&format!("mount {}", path.display())),
             (Source::Private, _) => self.private(path),
             (Source::HiddenDirectory, _) => {
                 let tree = memory(
@@ -198,7 +225,9 @@ impl Root<'_> {
         let target = c_string(target).step(&step)?;
         match fd::make_link(&target, self.fd.as_fd(), &name(place)?) {
             // A mount brought it along.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EEXIST | libc::EROFS)) => Ok(()),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EEXIST | libc::EROFS)) => {
+                Ok(())
+            }
             made => made.step(&step),
         }
     }
@@ -213,7 +242,8 @@ impl Root<'_> {
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
                 gaps.push((
                     "processes".to_owned(),
-                    "this container does not let a new /proc be mounted, so there is none inside".to_owned(),
+                    "this container does not let a new /proc be mounted, so there is none inside"
+                        .to_owned(),
                 ));
                 return Ok(());
             }
@@ -222,7 +252,9 @@ impl Root<'_> {
         self.attach(tree.as_fd(), &place, path)?;
         for part in PROC_READ_ONLY {
             let path = path.join(part);
-            let Ok(place) = self.open(&path)? else { continue };
+            let Ok(place) = self.open(&path)? else {
+                continue;
+            };
             let tree = mount::clone_tree(place.as_fd()).step("take a part of /proc")?;
             mount::restrict(tree.as_fd(), RDONLY | NOSUID | NODEV | NOEXEC, None, true)
                 .step("make a part of /proc read-only")?;
@@ -240,8 +272,8 @@ impl Root<'_> {
     fn devices(&self, devices: &[(&str, File)]) -> Result<(), Failure> {
         let path = Path::new("/dev");
         let place = self.directory(path)?;
-        let tree = memory(&[(c"mode", "755"), (c"size", "64k")], NOSUID | NOEXEC)
-            .step("create /dev")?;
+        let tree =
+            memory(&[(c"mode", "755"), (c"size", "64k")], NOSUID | NOEXEC).step("create /dev")?;
         self.attach(tree.as_fd(), &place, path)?;
         for (name, device) in devices {
             let path: PathBuf = path.join(name);

@@ -45,7 +45,10 @@ impl Killer {
     }
 
     fn was_used(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none()
     }
 }
 
@@ -87,7 +90,14 @@ impl Running {
         started: Instant,
         traces: Traces,
     ) -> Self {
-        Self { helper, status, killer, started, traces, outcome: None }
+        Self {
+            helper,
+            status,
+            killer,
+            started,
+            traces,
+            outcome: None,
+        }
     }
 
     pub(crate) fn killer(&self) -> Killer {
@@ -125,7 +135,11 @@ impl Running {
         let mut violations = self.traces.violations();
         violations.extend(violation_of(&ending));
         std::mem::take(&mut self.traces);
-        let outcome = Outcome { ending, violations, time: self.started.elapsed() };
+        let outcome = Outcome {
+            ending,
+            violations,
+            time: self.started.elapsed(),
+        };
         self.outcome = Some(outcome.clone());
         Ok(outcome)
     }

@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use super::attempts::Attempts;
 use crate::codec::{Reader, Writer};
 
 /// First bytes of a specification. Caller and helper are one program, so a
@@ -36,6 +37,8 @@ pub(super) struct Spec {
     pub(super) processes: Option<u64>,
     pub(super) disk: Option<u64>,
     pub(super) wall_time_ms: Option<u64>,
+    /// Instead of a program.
+    pub(super) attempts: Option<Attempts>,
 }
 
 /// One place in the new root.
@@ -68,7 +71,10 @@ pub(super) struct Identity {
 
 impl Identity {
     fn write(&self, writer: &mut Writer) {
-        writer.number(self.device).number(self.inode).flag(self.directory);
+        writer
+            .number(self.device)
+            .number(self.inode)
+            .flag(self.directory);
         for part in self.stamp {
             writer.number(part.cast_unsigned());
         }
@@ -80,7 +86,12 @@ impl Identity {
         for part in &mut stamp {
             *part = reader.number()?.cast_signed();
         }
-        Some(Self { device, inode, directory, stamp })
+        Some(Self {
+            device,
+            inode,
+            directory,
+            stamp,
+        })
     }
 }
 
@@ -98,7 +109,10 @@ impl Spec {
         let mut writer = Writer::default();
         writer.bytes(MAGIC);
         writer.list(self.mounts.iter(), |writer, mount| {
-            writer.path(&mount.target).flag(mount.write).flag(mount.load);
+            writer
+                .path(&mount.target)
+                .flag(mount.write)
+                .flag(mount.load);
             match &mount.source {
                 Source::Host(identity) => identity.write(writer.number(0)),
                 Source::Private => {
@@ -129,11 +143,16 @@ impl Spec {
             writer.text(word);
         });
         writer.path(&self.directory).path(&self.home);
-        writer.number(self.owner.0.into()).number(self.owner.1.into());
+        writer
+            .number(self.owner.0.into())
+            .number(self.owner.1.into());
         writer.flag(self.unix_sockets);
         for limit in [self.memory, self.processes, self.disk, self.wall_time_ms] {
             write_option(&mut writer, limit);
         }
+        writer.list(self.attempts.iter(), |writer, attempts| {
+            attempts.write(writer)
+        });
         writer.finish()
     }
 
@@ -153,7 +172,12 @@ impl Spec {
                     3 => Source::HiddenFile,
                     _ => return None,
                 };
-                Some(Mount { target, source, write, load })
+                Some(Mount {
+                    target,
+                    source,
+                    write,
+                    load,
+                })
             })?,
             links: reader.list(|reader| Some((reader.path()?, reader.path()?)))?,
             programs: reader.list(|reader| Some((reader.path()?, Identity::read(reader)?)))?,
@@ -164,12 +188,16 @@ impl Spec {
             environment: reader.list(Reader::text)?,
             directory: reader.path()?,
             home: reader.path()?,
-            owner: (reader.number()?.try_into().ok()?, reader.number()?.try_into().ok()?),
+            owner: (
+                reader.number()?.try_into().ok()?,
+                reader.number()?.try_into().ok()?,
+            ),
             unix_sockets: reader.flag()?,
             memory: read_option(reader)?,
             processes: read_option(reader)?,
             disk: read_option(reader)?,
             wall_time_ms: read_option(reader)?,
+            attempts: reader.list(Attempts::read)?.pop(),
         };
         reader.at_end().then_some(spec)
     }
@@ -181,12 +209,27 @@ mod tests {
 
     #[test]
     fn decodes_what_it_encodes_and_nothing_shorter() {
-        let identity = Identity { device: 1, inode: 2, directory: false, stamp: [-3, 4, 5] };
-        let mount = |source| Mount { target: "/a".into(), source, write: true, load: false };
+        let identity = Identity {
+            device: 1,
+            inode: 2,
+            directory: false,
+            stamp: [-3, 4, 5],
+        };
+        let mount = |source| Mount {
+            target: "/a".into(),
+            source,
+            write: true,
+            load: false,
+        };
         let spec = Spec {
-            mounts: [Source::Host(identity), Source::Private, Source::HiddenDirectory, Source::HiddenFile]
-                .map(mount)
-                .to_vec(),
+            mounts: [
+                Source::Host(identity),
+                Source::Private,
+                Source::HiddenDirectory,
+                Source::HiddenFile,
+            ]
+            .map(mount)
+            .to_vec(),
             links: vec![("/bin".into(), "usr/bin".into())],
             programs: vec![("/usr/bin/ls".into(), identity)],
             exec_trees: vec!["/t".into()],
@@ -202,6 +245,11 @@ mod tests {
             processes: None,
             disk: Some(0),
             wall_time_ms: None,
+            attempts: Some(Attempts {
+                protected: Some("/p".into()),
+                port: 443,
+                ..Attempts::default()
+            }),
         };
         let bytes = spec.encode();
         assert_eq!(Spec::decode(&bytes), Some(spec));

@@ -1,11 +1,19 @@
 //! Finds out by trying.
 
+use std::collections::BTreeMap;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use super::attempts::{Attempts, WITNESS};
+use super::launch::plan_spec;
+use super::running::Traces;
 use super::{kernel, landlock_version};
 use crate::doctor::{Capabilities, Check};
 use crate::error::SpawnError;
 use crate::plan::{Plan, PlanOptions};
 use crate::policy::Policy;
-use crate::report::{Enforcement, Tier};
+use crate::report::{Enforced, Enforcement, Tier};
 
 /// Starts `true` in a full sandbox.
 pub(crate) fn probe() -> Result<Capabilities, SpawnError> {
@@ -31,7 +39,11 @@ pub(crate) fn probe() -> Result<Capabilities, SpawnError> {
         },
     });
     Ok(Capabilities {
-        tier: if tried.is_ok() { Tier::Namespaces } else { Tier::None },
+        tier: if tried.is_ok() {
+            Tier::Namespaces
+        } else {
+            Tier::None
+        },
         kernel: format!("Linux {}", kernel()),
         landlock_abi: version,
         checks,
@@ -52,10 +64,111 @@ fn try_once() -> Result<(), SpawnError> {
     if outcome.success() {
         Ok(())
     } else {
-        Err(SpawnError::Helper(format!("`true` ended with {:?}", outcome.ending)))
+        Err(SpawnError::Helper(format!(
+            "`true` ended with {:?}",
+            outcome.ending
+        )))
     }
 }
 
+/// Starts the self-test under the plan, after showing that each attempt works
+/// outside.
 pub(crate) fn witness(plan: &Plan) -> Result<Enforcement, SpawnError> {
-    Ok(plan.enforcement())
+    if !super::helper::is_installed() {
+        return Err(SpawnError::HelperNotInstalled);
+    }
+    let mut traces = Traces::default();
+    let mut spec = plan_spec(&plan.0, None, &mut traces)?;
+    let outside = Outside::new()?;
+    let protected = plan
+        .0
+        .entries
+        .iter()
+        .find(|entry| entry.protects && !entry.access.write && !entry.is_hidden());
+    spec.attempts = Some(Attempts {
+        secret: outside.secret.clone(),
+        outside: outside.directory.join("written"),
+        protected: protected.map(|entry| match entry.is_directory() {
+            true => entry.target.join(WITNESS),
+            false => entry.target.clone(),
+        }),
+        unlisted: outside.program.clone(),
+        listed: spec.programs.first().map(|(path, _)| path.clone()),
+        port: outside.listener.local_addr()?.port(),
+        unix_sockets: spec.unix_sockets,
+    });
+    spec.directory = "/".into();
+    let command = plan
+        .command(["witness"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let child = super::launch::start(command, &spec, traces, Path::new("witness"))?;
+    let mut enforcement = child.enforcement().clone();
+    let output = child.wait_with_output()?;
+    let seen = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut tried: BTreeMap<&str, bool> = BTreeMap::new();
+    for (control, verdict) in seen.lines().filter_map(|line| line.split_once(' ')) {
+        *tried.entry(control).or_insert(true) &= verdict == "refused";
+    }
+    if outside.directory.join("written").exists() {
+        tried.insert("files", false);
+    }
+    for control in &mut enforcement.controls {
+        match tried.get(control.id.as_str()) {
+            Some(true) => control.witnessed = true,
+            Some(false) => {
+                control.enforced = Enforced::Off(
+                    "the self-test did what it should not have been able to".to_owned(),
+                );
+            }
+            None => {}
+        }
+    }
+    Ok(enforcement)
+}
+
+/// What the self-test tries to reach, shown to work from here.
+struct Outside {
+    directory: PathBuf,
+    secret: PathBuf,
+    program: PathBuf,
+    listener: TcpListener,
+}
+
+impl Outside {
+    fn new() -> std::io::Result<Self> {
+        let mut directory = std::env::temp_dir();
+        directory.push(format!(
+            "katachi-witness-{}-{:x}",
+            std::process::id(),
+            unique()
+        ));
+        std::fs::create_dir(&directory)?;
+        let secret = directory.join("secret");
+        std::fs::write(&secret, "readable from outside")?;
+        std::fs::read(&secret)?;
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        TcpStream::connect(listener.local_addr()?)?;
+        let program = std::env::current_exe()?;
+        Ok(Self {
+            directory,
+            secret,
+            program,
+            listener,
+        })
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        // Left behind, it would be an empty directory and a test text.
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn unique() -> u128 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |time| time.as_nanos())
 }

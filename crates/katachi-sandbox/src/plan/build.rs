@@ -73,10 +73,14 @@ pub(super) fn build(policy: &Policy, options: &PlanOptions) -> Result<Inner, Pla
 }
 
 fn workspace(options: &PlanOptions) -> Result<PathBuf, PlanError> {
-    let path = std::path::absolute(&options.workspace)
-        .map_err(|source| PlanError::Unreadable { path: options.workspace.clone(), source })?;
-    let resolved = resolve::follow(&path)
-        .map_err(|source| PlanError::Unreadable { path: path.clone(), source })?;
+    let path = std::path::absolute(&options.workspace).map_err(|source| PlanError::Unreadable {
+        path: options.workspace.clone(),
+        source,
+    })?;
+    let resolved = resolve::follow(&path).map_err(|source| PlanError::Unreadable {
+        path: path.clone(),
+        source,
+    })?;
     if !resolved.path.is_dir() {
         return Err(PlanError::Missing {
             rule: "workspace".to_owned(),
@@ -149,13 +153,19 @@ fn finish(draft: Draft<'_>) -> Inner {
             .and_then(|parent| super::entry::covering(&entries, parent))
             .is_some_and(|entry| matches!(entry.kind, super::entry::Kind::Host(_)))
     };
-    let links = draft.links.into_iter().filter(|(place, _)| !visible(place)).collect();
+    let links = draft
+        .links
+        .into_iter()
+        .filter(|(place, _)| !visible(place))
+        .collect();
     let search_path = draft
         .search_path
         .into_iter()
         .filter(|directory| {
             let used = |rule: &programs::Rule| {
-                rule.files.iter().any(|file| file.found.parent() == Some(directory))
+                rule.files
+                    .iter()
+                    .any(|file| file.found.parent() == Some(directory))
             };
             draft.rules.iter().any(used)
         })
@@ -216,11 +226,18 @@ fn settle(entries: Vec<Entry>) -> Vec<Entry> {
 
 fn hash(inner: &Inner) -> String {
     let mut writer = Writer::default();
-    writer.bytes(b"katachi-sandbox plan 1").text(inner.policy.to_toml().as_ref());
+    writer
+        .bytes(b"katachi-sandbox plan 1")
+        .text(inner.policy.to_toml().as_ref());
     writer.path(&inner.workspace).path(&inner.home);
     writer.list(inner.entries.iter(), |writer, entry| {
-        writer.path(&entry.target).text(format!("{:?}", std::mem::discriminant(&entry.kind)).as_ref());
-        writer.flag(entry.access.write).flag(entry.access.load).flag(entry.protects);
+        writer
+            .path(&entry.target)
+            .text(format!("{:?}", std::mem::discriminant(&entry.kind)).as_ref());
+        writer
+            .flag(entry.access.write)
+            .flag(entry.access.load)
+            .flag(entry.protects);
         if let super::entry::Kind::Host(pin) = &entry.kind {
             writer.number(pin.device).number(pin.inode);
         }
@@ -229,7 +246,10 @@ fn hash(inner: &Inner) -> String {
         writer.path(place).path(target);
     });
     writer.list(inner.programs.iter(), |writer, program| {
-        writer.path(&program.path).number(program.pin.device).number(program.pin.inode);
+        writer
+            .path(&program.path)
+            .number(program.pin.device)
+            .number(program.pin.inode);
         writer.list(program.pin.stamp.iter(), |writer, part| {
             writer.number(part.cast_unsigned());
         });

@@ -43,9 +43,18 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    pub(crate) const READ: Self = Self { write: false, load: false };
-    pub(crate) const WRITE: Self = Self { write: true, load: false };
-    pub(crate) const LOAD: Self = Self { write: false, load: true };
+    pub(crate) const READ: Self = Self {
+        write: false,
+        load: false,
+    };
+    pub(crate) const WRITE: Self = Self {
+        write: true,
+        load: false,
+    };
+    pub(crate) const LOAD: Self = Self {
+        write: false,
+        load: true,
+    };
 }
 
 impl Entry {
@@ -66,7 +75,10 @@ impl Entry {
 /// The deepest of `entries` at or above `path`. They are sorted by depth, and
 /// of two for one target the later one lies on top.
 pub(crate) fn covering<'a>(entries: &'a [Entry], path: &Path) -> Option<&'a Entry> {
-    entries.iter().filter(|entry| path.starts_with(&entry.target)).max_by_key(|entry| depth(&entry.target))
+    entries
+        .iter()
+        .filter(|entry| path.starts_with(&entry.target))
+        .max_by_key(|entry| depth(&entry.target))
 }
 
 /// Components of an absolute path.

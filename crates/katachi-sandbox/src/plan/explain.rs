@@ -63,7 +63,11 @@ impl Answer {
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = if self.allowed { "allowed" } else { "denied" };
-        write!(f, "{} {}: {verdict} ({})", self.operation, self.target, self.rule)?;
+        write!(
+            f,
+            "{} {}: {verdict} ({})",
+            self.operation, self.target, self.rule
+        )?;
         match &self.allow_with {
             Some(line) => write!(f, "; to allow it: {line}"),
             None => Ok(()),
@@ -85,17 +89,25 @@ fn file(plan: &Inner, path: &Path, write: bool) -> Answer {
         .unwrap_or_else(|| path.to_owned());
     // A private directory hides what the host has there, links included.
     let place = match covering(&plan.entries, &asked) {
-        Some(Entry { kind: Kind::Private, .. }) => asked,
+        Some(Entry {
+            kind: Kind::Private,
+            ..
+        }) => asked,
         _ => resolve::follow_existing(&asked),
     };
     let (allowed, rule) = decide_file(plan, &place, write);
-    let directory = if place.is_dir() { Some(place.as_path()) } else { place.parent() };
+    let directory = if place.is_dir() {
+        Some(place.as_path())
+    } else {
+        place.parent()
+    };
     let key = if write { "write" } else { "read" };
     let allow_with = match covering(&plan.entries, &place) {
         _ if allowed => None,
         Some(above) if above.is_hidden() => Some(format!("remove {}", above.rule)),
         Some(above) if above.protects => None,
-        _ => directory.map(|directory| format!("[filesystem] {key} = [{:?}]", shorten(plan, directory))),
+        _ => directory
+            .map(|directory| format!("[filesystem] {key} = [{:?}]", shorten(plan, directory))),
     };
     Answer {
         allowed,
@@ -108,7 +120,9 @@ fn file(plan: &Inner, path: &Path, write: bool) -> Answer {
 
 /// The decision for a resolved path, from the entries alone.
 fn decide_file(plan: &Inner, place: &Path, write: bool) -> (bool, String) {
-    let kernel = ["/proc", "/sys", "/dev"].iter().find(|tree| place.starts_with(tree));
+    let kernel = ["/proc", "/sys", "/dev"]
+        .iter()
+        .find(|tree| place.starts_with(tree));
     if let Some(tree) = kernel {
         return kernel_file(place, tree, write);
     }
@@ -117,17 +131,34 @@ fn decide_file(plan: &Inner, place: &Path, write: bool) -> (bool, String) {
         Some(above) if write && !above.access.write => {
             (false, format!("{} makes it readable only", above.rule))
         }
-        Some(Entry { kind: Kind::Private, target, .. }) => (
+        Some(Entry {
+            kind: Kind::Private,
+            target,
+            ..
+        }) => (
             true,
-            format!("{} is a private directory in memory, empty at the start", target.display()),
+            format!(
+                "{} is a private directory in memory, empty at the start",
+                target.display()
+            ),
         ),
         Some(above) => (true, above.rule.clone()),
         None => {
-            let leads = plan.entries.iter().any(|entry| entry.target.starts_with(place));
+            let leads = plan
+                .entries
+                .iter()
+                .any(|entry| entry.target.starts_with(place));
             if leads && !write {
-                (true, "it leads to allowed directories; only those are listed".to_owned())
+                (
+                    true,
+                    "it leads to allowed directories; only those are listed".to_owned(),
+                )
             } else {
-                let key = if write { "filesystem.write" } else { "filesystem.read" };
+                let key = if write {
+                    "filesystem.write"
+                } else {
+                    "filesystem.read"
+                };
                 (false, format!("no rule of {key} covers it"))
             }
         }
@@ -135,26 +166,43 @@ fn decide_file(plan: &Inner, place: &Path, write: bool) -> (bool, String) {
 }
 
 fn kernel_file(place: &Path, tree: &str, write: bool) -> (bool, String) {
-    const DEVICES: &[&str] =
-        &["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
+    const DEVICES: &[&str] = &[
+        "/dev/null",
+        "/dev/zero",
+        "/dev/full",
+        "/dev/random",
+        "/dev/urandom",
+        "/dev/tty",
+    ];
     match tree {
         "/sys" => (false, "/sys does not exist inside".to_owned()),
         "/proc" if write => (false, "/proc is never writable".to_owned()),
-        "/proc" => (true, "a /proc that knows the command's own processes only".to_owned()),
-        _ if place.starts_with("/dev/shm") => {
-            (true, "/dev/shm is a private directory in memory, empty at the start".to_owned())
-        }
+        "/proc" => (
+            true,
+            "a /proc that knows the command's own processes only".to_owned(),
+        ),
+        _ if place.starts_with("/dev/shm") => (
+            true,
+            "/dev/shm is a private directory in memory, empty at the start".to_owned(),
+        ),
         _ if DEVICES.iter().any(|device| place == Path::new(device)) => {
             (true, "one of the few devices every command has".to_owned())
         }
         _ if place == Path::new("/dev") && !write => (true, "a minimal /dev".to_owned()),
-        _ => (false, "/dev holds null, zero, full, random, urandom and tty only".to_owned()),
+        _ => (
+            false,
+            "/dev holds null, zero, full, random, urandom and tty only".to_owned(),
+        ),
     }
 }
 
 fn shorten(plan: &Inner, path: &Path) -> String {
     if let Ok(rest) = path.strip_prefix(&plan.workspace) {
-        return if rest.as_os_str().is_empty() { ".".to_owned() } else { rest.display().to_string() };
+        return if rest.as_os_str().is_empty() {
+            ".".to_owned()
+        } else {
+            rest.display().to_string()
+        };
     }
     match path.strip_prefix(&plan.home) {
         Ok(rest) => format!("~/{}", rest.display()),
@@ -165,7 +213,10 @@ fn shorten(plan: &Inner, path: &Path) -> String {
 fn exec(plan: &Inner, argv: &[OsString]) -> Answer {
     let (allowed, target, rule, allow_with) = match plan.decide(argv, &plan.workspace, false) {
         Decision::Run { real, rule, .. } => {
-            let tree = plan.exec_trees.iter().find(|(tree, _)| real.starts_with(tree));
+            let tree = plan
+                .exec_trees
+                .iter()
+                .find(|(tree, _)| real.starts_with(tree));
             let rule = match (rule, tree) {
                 (Some(index), _) => plan.rules[index].text.clone(),
                 (None, Some((_, rule))) => rule.clone(),
@@ -173,11 +224,20 @@ fn exec(plan: &Inner, argv: &[OsString]) -> Answer {
             };
             (true, real.display().to_string(), rule, None)
         }
-        Decision::Denied(violation) => {
-            (false, violation.target, violation.reason, violation.allow_with)
-        }
+        Decision::Denied(violation) => (
+            false,
+            violation.target,
+            violation.reason,
+            violation.allow_with,
+        ),
     };
-    Answer { allowed, operation: "exec".to_owned(), target, rule, allow_with }
+    Answer {
+        allowed,
+        operation: "exec".to_owned(),
+        target,
+        rule,
+        allow_with,
+    }
 }
 
 fn connect(plan: &Inner, target: &str) -> Answer {
@@ -204,5 +264,9 @@ fn connect(plan: &Inner, target: &str) -> Answer {
             None,
         );
     }
-    answer(false, "network.allow is empty, so there is no network", None)
+    answer(
+        false,
+        "network.allow is empty, so there is no network",
+        None,
+    )
 }

@@ -14,21 +14,38 @@ use crate::suggest::closest;
 
 /// Directories nothing may be read from as a whole: they hold other people's
 /// secrets, sockets or the kernel's own interfaces.
-const NEVER_READ: &[&str] = &["/", "/etc", "/var", "/run", "/tmp", "/home", "/mnt", "/media", "/var/run", "/var/tmp", "/var/lib"];
+const NEVER_READ: &[&str] = &[
+    "/", "/etc", "/var", "/run", "/tmp", "/home", "/mnt", "/media", "/var/run", "/var/tmp",
+    "/var/lib",
+];
 /// Trees that belong to the kernel or to the sandbox itself.
 const KERNEL: &[&str] = &["/proc", "/sys", "/dev"];
 /// Trees in which nothing may be written: programs and libraries are trusted
 /// by path.
-const NEVER_WRITE: &[&str] =
-    &["/usr", "/etc", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/boot", "/run", "/nix", "/gnu"];
+const NEVER_WRITE: &[&str] = &[
+    "/usr", "/etc", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/boot", "/run",
+    "/nix", "/gnu",
+];
 
 impl Draft<'_> {
     pub(super) fn add(&mut self, target: PathBuf, kind: Kind, access: Access, rule: &str) {
-        self.entries.push(Entry { target, kind, access, protects: false, rule: rule.to_owned() });
+        self.entries.push(Entry {
+            target,
+            kind,
+            access,
+            protects: false,
+            rule: rule.to_owned(),
+        });
     }
 
     pub(super) fn protect(&mut self, target: PathBuf, kind: Kind, access: Access, rule: &str) {
-        self.entries.push(Entry { target, kind, access, protects: true, rule: rule.to_owned() });
+        self.entries.push(Entry {
+            target,
+            kind,
+            access,
+            protects: true,
+            rule: rule.to_owned(),
+        });
     }
 
     pub(super) fn absolute(&self, text: &str, rule: &str) -> Result<PathBuf, PlanError> {
@@ -43,8 +60,15 @@ impl Draft<'_> {
 
     /// Opens an existing path and the links that lead to it. `false` if there
     /// is none.
-    pub(super) fn open(&mut self, path: &Path, access: Access, rule: &str) -> Result<bool, PlanError> {
-        let Ok(resolved) = resolve::follow(path) else { return Ok(false) };
+    pub(super) fn open(
+        &mut self,
+        path: &Path,
+        access: Access,
+        rule: &str,
+    ) -> Result<bool, PlanError> {
+        let Ok(resolved) = resolve::follow(path) else {
+            return Ok(false);
+        };
         let pin = pin(&resolved.path)?;
         self.links.extend(resolved.links);
         self.add(resolved.path, Kind::Host(pin), access, rule);
@@ -53,7 +77,11 @@ impl Draft<'_> {
 
     /// Opens what a bundle names, as far as it exists.
     pub(super) fn open_bundle(&mut self, bundle: &Bundle, rule: &str) -> Result<(), PlanError> {
-        let lists = [(bundle.read, Access::READ), (bundle.libraries, Access::LOAD), (bundle.execute, Access::LOAD)];
+        let lists = [
+            (bundle.read, Access::READ),
+            (bundle.libraries, Access::LOAD),
+            (bundle.execute, Access::LOAD),
+        ];
         for (paths, access) in lists {
             for text in paths {
                 let Some(path) = resolve::absolute(text, &self.workspace, self.home.as_deref())
@@ -74,7 +102,11 @@ impl Draft<'_> {
 
     fn refuse_too_wide(&self, path: &Path, rule: &str, write: bool) -> Result<(), PlanError> {
         let too_wide = |problem: String, next_step: &str| {
-            Err(PlanError::TooWide { rule: rule.to_owned(), problem, next_step: next_step.to_owned() })
+            Err(PlanError::TooWide {
+                rule: rule.to_owned(),
+                problem,
+                next_step: next_step.to_owned(),
+            })
         };
         let shown = path.display();
         let below = |trees: &[&str]| trees.iter().any(|tree| path.starts_with(tree));
@@ -96,7 +128,11 @@ impl Draft<'_> {
                 "name the directories below it that are needed, or use \"@system\"",
             );
         }
-        if self.home.as_deref().is_some_and(|home| home.starts_with(path)) {
+        if self
+            .home
+            .as_deref()
+            .is_some_and(|home| home.starts_with(path))
+        {
             return too_wide(
                 format!("{shown} is, or contains, the home directory with its keys and settings"),
                 "name a directory inside it",
@@ -126,7 +162,11 @@ impl Draft<'_> {
         };
         self.refuse_too_wide(&resolved.path, &rule, write)?;
         let access = if write { Access::WRITE } else { Access::READ };
-        let roots = if write { &mut self.write_roots } else { &mut self.read_roots };
+        let roots = if write {
+            &mut self.write_roots
+        } else {
+            &mut self.read_roots
+        };
         roots.push((resolved.path, rule.clone()));
         self.open(&path, access, &rule)?;
         Ok(())
@@ -135,24 +175,37 @@ impl Draft<'_> {
 
 fn missing(rule: &str, path: &Path) -> PlanError {
     let shown = path.display();
-    let near = path.parent().and_then(|parent| std::fs::read_dir(parent).ok()).and_then(|list| {
-        let names: Vec<String> =
-            list.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        let name = path.file_name()?.to_str()?;
-        closest(name, names.iter().map(String::as_str)).map(str::to_owned)
-    });
+    let near = path
+        .parent()
+        .and_then(|parent| std::fs::read_dir(parent).ok())
+        .and_then(|list| {
+            let names: Vec<String> = list
+                .flatten()
+                .filter_map(|entry| entry.file_name().into_string().ok())
+                .collect();
+            let name = path.file_name()?.to_str()?;
+            closest(name, names.iter().map(String::as_str)).map(str::to_owned)
+        });
     PlanError::Missing {
         rule: rule.to_owned(),
         problem: format!("{shown} does not exist"),
         next_step: near.map_or_else(
             || format!("create it (mkdir -p {shown}) or remove the rule"),
-            |near| format!("write {:?}, create it, or remove the rule", path.with_file_name(near)),
+            |near| {
+                format!(
+                    "write {:?}, create it, or remove the rule",
+                    path.with_file_name(near)
+                )
+            },
         ),
     }
 }
 
 pub(super) fn pin(path: &Path) -> Result<Pin, PlanError> {
-    Pin::new(path).map_err(|source| PlanError::Unreadable { path: path.to_owned(), source })
+    Pin::new(path).map_err(|source| PlanError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Private directories every command gets.
@@ -237,10 +290,15 @@ pub(super) fn executable(draft: &mut Draft<'_>) -> Result<(), PlanError> {
             if !above.access.write {
                 return Err(missing(&rule, &place));
             }
-            std::fs::create_dir_all(&place)
-                .map_err(|source| PlanError::Unreadable { path: place.clone(), source })?;
+            std::fs::create_dir_all(&place).map_err(|source| PlanError::Unreadable {
+                path: place.clone(),
+                source,
+            })?;
         }
-        let access = Access { write: above.access.write, load: true };
+        let access = Access {
+            write: above.access.write,
+            load: true,
+        };
         draft.open(&path, access, &rule)?;
         draft.exec_trees.push((place, rule));
     }
@@ -251,7 +309,9 @@ pub(super) fn sockets(draft: &mut Draft<'_>) -> Result<(), PlanError> {
     for text in &draft.policy.network.unix {
         let rule = format!("network.unix = {text:?}");
         let path = draft.absolute(text, &rule)?;
-        let Ok(resolved) = resolve::follow(&path) else { return Err(missing(&rule, &path)) };
+        let Ok(resolved) = resolve::follow(&path) else {
+            return Err(missing(&rule, &path));
+        };
         draft.sockets.push(resolved.path);
         draft.open(&path, Access::WRITE, &rule)?;
     }
@@ -268,7 +328,9 @@ pub(super) fn denied(draft: &mut Draft<'_>) -> Result<(), PlanError> {
         }
         let place = resolve::follow_existing(&draft.absolute(text, &rule)?);
         let roots = draft.read_roots.iter().chain(&draft.write_roots);
-        let opened = roots.chain(&draft.exec_trees).find(|(root, _)| root.starts_with(&place));
+        let opened = roots
+            .chain(&draft.exec_trees)
+            .find(|(root, _)| root.starts_with(&place));
         if let Some((root, other)) = opened {
             return Err(PlanError::Contradiction {
                 rule,
@@ -290,7 +352,11 @@ fn hide(draft: &mut Draft<'_>, place: PathBuf, rule: &str) -> Result<(), PlanErr
     if !matches!(above.kind, Kind::Host(_)) {
         return Ok(());
     }
-    if let Some(program) = draft.programs.iter().find(|program| program.path.starts_with(&place)) {
+    if let Some(program) = draft
+        .programs
+        .iter()
+        .find(|program| program.path.starts_with(&place))
+    {
         return Err(PlanError::Contradiction {
             rule: rule.to_owned(),
             other: program.rule.clone(),

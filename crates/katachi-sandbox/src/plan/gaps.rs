@@ -5,19 +5,55 @@ use crate::report::{Control, Enforced, Enforcement};
 
 /// Controls every command has, with what holds them.
 const CONTROLS: &[(&str, &str, &str)] = &[
-    ("files", "only what filesystem.read and write name", "mount namespace, pinned directories, Landlock"),
-    ("metadata", "repositories and tool configuration stay as they are", "read-only mounts, comparison afterwards"),
-    ("exec", "only programs of commands.allow and filesystem.exec_from", "Landlock execute list, noexec mounts, seccomp on memfd"),
+    (
+        "files",
+        "only what filesystem.read and write name",
+        "mount namespace, pinned directories, Landlock",
+    ),
+    (
+        "metadata",
+        "repositories and tool configuration stay as they are",
+        "read-only mounts, comparison afterwards",
+    ),
+    (
+        "exec",
+        "only programs of commands.allow and filesystem.exec_from",
+        "Landlock execute list, noexec mounts, seccomp on memfd",
+    ),
     ("argv", "arguments as the rules want", "check before start"),
-    ("network", "none", "network namespace without a route, seccomp"),
-    ("unix", "only sockets of network.unix", "seccomp, mount namespace"),
-    ("processes", "only the command's own are seen or reached", "pid namespace, Landlock scope, seccomp"),
-    ("kernel", "no dangerous system calls, one architecture", "seccomp"),
-    ("privileges", "no capabilities, nothing to gain", "user namespace, capability sets, no_new_privs"),
+    (
+        "network",
+        "none",
+        "network namespace without a route, seccomp",
+    ),
+    (
+        "unix",
+        "only sockets of network.unix",
+        "seccomp, mount namespace",
+    ),
+    (
+        "processes",
+        "only the command's own are seen or reached",
+        "pid namespace, Landlock scope, seccomp",
+    ),
+    (
+        "kernel",
+        "no dangerous system calls, one architecture",
+        "seccomp",
+    ),
+    (
+        "privileges",
+        "no capabilities, nothing to gain",
+        "user namespace, capability sets, no_new_privs",
+    ),
     ("environment", "only named variables", "built from nothing"),
     ("descriptors", "only the three standard ones", "close_range"),
     ("lifetime", "nothing outlives the command", "pid namespace"),
-    ("limits", "as the policy says", "rlimits, a watchdog in the namespace"),
+    (
+        "limits",
+        "as the policy says",
+        "rlimits, a watchdog in the namespace",
+    ),
 ];
 
 pub(super) fn enforcement(plan: &Plan) -> Enforcement {
@@ -28,8 +64,11 @@ pub(super) fn enforcement(plan: &Plan) -> Enforcement {
     let controls = CONTROLS
         .iter()
         .map(|(id, requested, mechanism)| {
-            let reasons: Vec<&str> =
-                gaps.iter().filter(|(gap, _)| gap == id).map(|(_, reason)| reason.as_str()).collect();
+            let reasons: Vec<&str> = gaps
+                .iter()
+                .filter(|(gap, _)| gap == id)
+                .map(|(_, reason)| reason.as_str())
+                .collect();
             let enforced = if tier == crate::report::Tier::None {
                 Enforced::Off("commands are not started on this machine".to_owned())
             } else if reasons.is_empty() {
@@ -75,7 +114,11 @@ impl super::Inner {
 fn standing_gaps(plan: &Plan, landlock_abi: u32) -> Vec<(&'static str, String)> {
     let inner = &plan.0;
     let mut gaps = Vec::new();
-    if inner.entries.iter().any(|entry| entry.access.load && entry.is_directory()) {
+    if inner
+        .entries
+        .iter()
+        .any(|entry| entry.access.load && entry.is_directory())
+    {
         gaps.push((
             "exec",
             "the dynamic loader, called by name, can start a program file that lies in a library directory; it is then confined like the command".to_owned(),
@@ -84,11 +127,15 @@ fn standing_gaps(plan: &Plan, landlock_abi: u32) -> Vec<(&'static str, String)> 
     if !inner.sockets.is_empty() {
         gaps.push((
             "unix",
-            "with one socket allowed, other sockets in visible directories can be reached too".to_owned(),
+            "with one socket allowed, other sockets in visible directories can be reached too"
+                .to_owned(),
         ));
     }
     if landlock_abi < 6 {
-        gaps.push(("processes", "this kernel's Landlock does not scope signals".to_owned()));
+        gaps.push((
+            "processes",
+            "this kernel's Landlock does not scope signals".to_owned(),
+        ));
     }
     let limits = &inner.policy.limits;
     if limits.disk.is_some() {
@@ -103,7 +150,11 @@ fn standing_gaps(plan: &Plan, landlock_abi: u32) -> Vec<(&'static str, String)> 
             "memory and processes are summed up ten times a second, so a peak between two looks can pass them".to_owned(),
         ));
     }
-    if inner.entries.iter().any(|entry| entry.is_hidden() && !entry.is_directory()) {
+    if inner
+        .entries
+        .iter()
+        .any(|entry| entry.is_hidden() && !entry.is_directory())
+    {
         gaps.push((
             "files",
             "a hidden file becomes visible if the host replaces it while a command runs".to_owned(),

@@ -39,7 +39,11 @@ impl Pin {
             stamp: if directory {
                 [0; 3]
             } else {
-                [i64::try_from(metadata.size()).unwrap_or(i64::MAX), metadata.mtime(), metadata.mtime_nsec()]
+                [
+                    i64::try_from(metadata.size()).unwrap_or(i64::MAX),
+                    metadata.mtime(),
+                    metadata.mtime_nsec(),
+                ]
             },
             _held: directory.then(|| Arc::new(file)),
         })

@@ -99,7 +99,11 @@ pub(super) fn resolve(draft: &mut Draft<'_>) -> Result<(), PlanError> {
             });
         }
         let index = draft.rules.len();
-        let gate = if ask || limited { Gate::Rules(vec![index]) } else { Gate::Always };
+        let gate = if ask || limited {
+            Gate::Rules(vec![index])
+        } else {
+            Gate::Always
+        };
         let files = match rule {
             CommandRule::Name(name) if name.starts_with('@') => bundle(draft, name, &text)?,
             CommandRule::File { path, sha256 } => {
@@ -119,7 +123,12 @@ pub(super) fn resolve(draft: &mut Draft<'_>) -> Result<(), PlanError> {
                 format!("{text}: the arguments of the command itself are checked, those of programs it starts are not"),
             ));
         }
-        draft.rules.push(Rule { rule: rule.clone(), text, ask, files });
+        draft.rules.push(Rule {
+            rule: rule.clone(),
+            text,
+            ask,
+            files,
+        });
     }
     Ok(())
 }
@@ -127,9 +136,16 @@ pub(super) fn resolve(draft: &mut Draft<'_>) -> Result<(), PlanError> {
 fn bundle(draft: &mut Draft<'_>, name: &str, text: &str) -> Result<Vec<Found>, PlanError> {
     let bundle = find_bundle(name, text)?;
     draft.open_bundle(bundle, text)?;
-    let files: Vec<Found> =
-        bundle.programs.iter().filter_map(|name| search(&draft.search_path, name)).collect();
-    let writable: Vec<PathBuf> = draft.write_roots.iter().map(|(root, _)| root.clone()).collect();
+    let files: Vec<Found> = bundle
+        .programs
+        .iter()
+        .filter_map(|name| search(&draft.search_path, name))
+        .collect();
+    let writable: Vec<PathBuf> = draft
+        .write_roots
+        .iter()
+        .map(|(root, _)| root.clone())
+        .collect();
     let files: Vec<Found> = files
         .into_iter()
         .filter(|file| !writable.iter().any(|root| file.real.starts_with(root)))
@@ -137,7 +153,10 @@ fn bundle(draft: &mut Draft<'_>, name: &str, text: &str) -> Result<Vec<Found>, P
     if files.is_empty() {
         return Err(PlanError::Missing {
             rule: text.to_owned(),
-            problem: format!("none of its programs ({}) is installed", bundle.programs.join(", ")),
+            problem: format!(
+                "none of its programs ({}) is installed",
+                bundle.programs.join(", ")
+            ),
             next_step: "install what it is about, or remove the rule".to_owned(),
         });
     }
@@ -168,9 +187,10 @@ fn lookup(draft: &Draft<'_>, name: &str, text: &str) -> Result<Found, PlanError>
 
 fn at(path: &Path, text: &str) -> Result<Found, PlanError> {
     match resolve::follow(path) {
-        Ok(resolved) if is_executable(&resolved.path) => {
-            Ok(Found { found: path.to_owned(), real: resolved.path })
-        }
+        Ok(resolved) if is_executable(&resolved.path) => Ok(Found {
+            found: path.to_owned(),
+            real: resolved.path,
+        }),
         Ok(_) => Err(PlanError::Missing {
             rule: text.to_owned(),
             problem: format!("{} is not an executable file", path.display()),
@@ -206,8 +226,10 @@ fn is_executable(path: &Path) -> bool {
 
 fn check_digest(path: &Path, wanted: Option<&str>, text: &str) -> Result<(), PlanError> {
     let Some(wanted) = wanted else { return Ok(()) };
-    let content = std::fs::read(path)
-        .map_err(|source| PlanError::Unreadable { path: path.to_owned(), source })?;
+    let content = std::fs::read(path).map_err(|source| PlanError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
     let seen = crate::digest::hex(&content);
     if seen.eq_ignore_ascii_case(wanted) {
         return Ok(());
@@ -221,12 +243,26 @@ fn check_digest(path: &Path, wanted: Option<&str>, text: &str) -> Result<(), Pla
 }
 
 /// Makes one program executable, with its interpreter.
-fn admit(draft: &mut Draft<'_>, path: &Path, gate: &Gate, rule: &str, depth: u8) -> Result<(), PlanError> {
-    let resolved = resolve::follow(path)
-        .map_err(|source| PlanError::Unreadable { path: path.to_owned(), source })?;
+fn admit(
+    draft: &mut Draft<'_>,
+    path: &Path,
+    gate: &Gate,
+    rule: &str,
+    depth: u8,
+) -> Result<(), PlanError> {
+    let resolved = resolve::follow(path).map_err(|source| PlanError::Unreadable {
+        path: path.to_owned(),
+        source,
+    })?;
     let real = resolved.path;
-    let writable = draft.write_roots.iter().find(|(root, _)| real.starts_with(root));
-    let may_be_written = draft.exec_trees.iter().any(|(tree, _)| real.starts_with(tree));
+    let writable = draft
+        .write_roots
+        .iter()
+        .find(|(root, _)| real.starts_with(root));
+    let may_be_written = draft
+        .exec_trees
+        .iter()
+        .any(|(tree, _)| real.starts_with(tree));
     if let Some((_, other)) = writable.filter(|_| !may_be_written) {
         return Err(PlanError::Contradiction {
             rule: rule.to_owned(),
@@ -238,7 +274,11 @@ fn admit(draft: &mut Draft<'_>, path: &Path, gate: &Gate, rule: &str, depth: u8)
         });
     }
     draft.links.extend(resolved.links);
-    if let Some(known) = draft.programs.iter_mut().find(|program| program.path == real) {
+    if let Some(known) = draft
+        .programs
+        .iter_mut()
+        .find(|program| program.path == real)
+    {
         known.gate.widen(gate);
     } else {
         let pin = pin(&real)?;
@@ -258,7 +298,10 @@ fn admit(draft: &mut Draft<'_>, path: &Path, gate: &Gate, rule: &str, depth: u8)
         return Ok(());
     }
     match Image::read(&real) {
-        Image::Script { interpreter, argument } => {
+        Image::Script {
+            interpreter,
+            argument,
+        } => {
             let reason = format!("{rule}, as the interpreter of {}", real.display());
             if !interpreter.exists() {
                 return Err(PlanError::Missing {
@@ -283,7 +326,10 @@ fn admit(draft: &mut Draft<'_>, path: &Path, gate: &Gate, rule: &str, depth: u8)
         Image::Dynamic { loader } => {
             if let Ok(resolved) = resolve::follow(&loader) {
                 draft.links.extend(resolved.links);
-                let known = draft.programs.iter().any(|program| program.path == resolved.path);
+                let known = draft
+                    .programs
+                    .iter()
+                    .any(|program| program.path == resolved.path);
                 if !known {
                     draft.programs.push(Program {
                         pin: pin(&resolved.path)?,

@@ -22,10 +22,34 @@ const LINKED_FILES: usize = 200;
 /// Names that editors, shells, agents and build tools act upon when somebody
 /// opens the directory outside the sandbox.
 pub(crate) const PROTECTED_NAMES: &[&str] = &[
-    ".envrc", ".vscode", ".idea", ".zed", ".claude", ".codex", ".cursor", ".agents", ".gemini",
-    ".aider.conf.yml", ".mcp.json", ".cargo", ".npmrc", ".yarnrc", ".yarnrc.yml", ".pnpmfile.cjs",
-    ".gitmodules", ".gitconfig", ".bashrc", ".bash_profile", ".bash_login", ".profile", ".zshrc",
-    ".zshenv", ".zprofile", ".husky", ".devcontainer", ".pre-commit-config.yaml",
+    ".envrc",
+    ".vscode",
+    ".idea",
+    ".zed",
+    ".claude",
+    ".codex",
+    ".cursor",
+    ".agents",
+    ".gemini",
+    ".aider.conf.yml",
+    ".mcp.json",
+    ".cargo",
+    ".npmrc",
+    ".yarnrc",
+    ".yarnrc.yml",
+    ".pnpmfile.cjs",
+    ".gitmodules",
+    ".gitconfig",
+    ".bashrc",
+    ".bash_profile",
+    ".bash_login",
+    ".profile",
+    ".zshrc",
+    ".zshenv",
+    ".zprofile",
+    ".husky",
+    ".devcontainer",
+    ".pre-commit-config.yaml",
 ];
 
 /// Parts of a repository's directory that stay as they are when commits can
@@ -52,12 +76,18 @@ pub(super) fn walk(
     let mut pending = vec![root.to_owned()];
     while let Some(directory) = pending.pop() {
         // What the caller cannot list, the command cannot either.
-        for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
+        for entry in std::fs::read_dir(&directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             *seen += 1;
             if *seen > WALK_LIMIT {
                 return false;
             }
-            let Ok(kind) = entry.file_type() else { continue };
+            let Ok(kind) = entry.file_type() else {
+                continue;
+            };
             let path = entry.path();
             if visit(&path, kind) && kind.is_dir() {
                 pending.push(path);
@@ -80,7 +110,11 @@ pub(super) fn protect(draft: &mut Draft<'_>) -> Result<(), PlanError> {
     let mut found = Found::default();
     let mut seen = 0;
     let mut complete = true;
-    let writable: Vec<PathBuf> = draft.write_roots.iter().map(|(root, _)| root.clone()).collect();
+    let writable: Vec<PathBuf> = draft
+        .write_roots
+        .iter()
+        .map(|(root, _)| root.clone())
+        .collect();
     for root in &writable {
         complete &= look(root, &mut seen, git, true, &mut found);
     }
@@ -124,7 +158,10 @@ pub(super) fn protect(draft: &mut Draft<'_>) -> Result<(), PlanError> {
 
 fn look(root: &Path, seen: &mut usize, git: GitAccess, writable: bool, found: &mut Found) -> bool {
     walk(root, seen, &mut |path, kind| {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("");
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or("");
         if name == ".git" && !kind.is_symlink() {
             found.repositories.push(path.to_owned());
             return git == GitAccess::Full || git == GitAccess::Commit;
@@ -146,10 +183,15 @@ fn look(root: &Path, seen: &mut usize, git: GitAccess, writable: bool, found: &m
 #[cfg(unix)]
 fn note_links(path: &Path, found: &mut Found) {
     use std::os::unix::fs::MetadataExt as _;
-    let Ok(metadata) = std::fs::symlink_metadata(path) else { return };
+    let Ok(metadata) = std::fs::symlink_metadata(path) else {
+        return;
+    };
     if metadata.nlink() > 1 {
         let key = (metadata.dev(), metadata.ino());
-        let entry = found.linked.entry(key).or_insert_with(|| (metadata.nlink(), Vec::new()));
+        let entry = found
+            .linked
+            .entry(key)
+            .or_insert_with(|| (metadata.nlink(), Vec::new()));
         entry.1.push(path.to_owned());
     }
 }
@@ -164,7 +206,11 @@ fn guard_repository(draft: &mut Draft<'_>, path: &Path, git: GitAccess) -> Resul
         GitAccess::Full => {}
         GitAccess::Hidden => {
             pin_parents(draft, path)?;
-            let kind = if is_directory { Kind::HiddenDirectory } else { Kind::HiddenFile };
+            let kind = if is_directory {
+                Kind::HiddenDirectory
+            } else {
+                Kind::HiddenFile
+            };
             draft.protect(path.to_owned(), kind, Access::READ, &rule);
         }
         // A file points to a directory elsewhere, and stays as it is.
@@ -174,10 +220,18 @@ fn guard_repository(draft: &mut Draft<'_>, path: &Path, git: GitAccess) -> Resul
         }
         GitAccess::Read | GitAccess::Commit => {
             pin_parents(draft, path)?;
-            draft.protect(path.to_owned(), Kind::Host(pin(path)?), Access::WRITE, &rule);
+            draft.protect(
+                path.to_owned(),
+                Kind::Host(pin(path)?),
+                Access::WRITE,
+                &rule,
+            );
             for (name, directory) in FROZEN_IN_GIT {
                 let part = path.join(name);
-                if part.symlink_metadata().is_ok_and(|metadata| !metadata.is_symlink()) {
+                if part
+                    .symlink_metadata()
+                    .is_ok_and(|metadata| !metadata.is_symlink())
+                {
                     let pin = pin(&part)?;
                     draft.protect(part, Kind::Host(pin), Access::READ, &rule);
                 } else if *directory && part.symlink_metadata().is_err() {
@@ -195,14 +249,18 @@ fn pin_parents(draft: &mut Draft<'_>, path: &Path) -> Result<(), PlanError> {
     let entries = sorted(&draft.entries);
     let mut parents: Vec<PathBuf> = Vec::new();
     for parent in path.ancestors().skip(1) {
-        let Some(above) = covering(&entries, parent) else { break };
+        let Some(above) = covering(&entries, parent) else {
+            break;
+        };
         if above.target == parent || !above.access.write {
             break;
         }
         parents.push(parent.to_owned());
     }
     for parent in parents.into_iter().rev() {
-        let Some(above) = covering(&entries, &parent) else { continue };
+        let Some(above) = covering(&entries, &parent) else {
+            continue;
+        };
         let (access, rule) = (above.access, above.rule.clone());
         let pin = pin(&parent)?;
         draft.protect(parent, Kind::Host(pin), access, &rule);
@@ -225,16 +283,26 @@ fn linked_files(draft: &mut Draft<'_>, found: &Found) -> Result<(), PlanError> {
             let Some(above) = covering(&entries, path).filter(|above| above.access.write) else {
                 continue;
             };
-            let access = Access { write: false, load: above.access.load };
+            let access = Access {
+                write: false,
+                load: above.access.load,
+            };
             draft.protect(path.clone(), Kind::Host(pin(path)?), access, rule);
         }
         return Ok(());
     }
     let mut directories: Vec<PathBuf> = Vec::new();
     for path in outside {
-        let root = draft.write_roots.iter().map(|(root, _)| root).find(|root| path.starts_with(root));
+        let root = draft
+            .write_roots
+            .iter()
+            .map(|(root, _)| root)
+            .find(|root| path.starts_with(root));
         let Some(root) = root else { continue };
-        let below = path.strip_prefix(root).ok().and_then(|rest| rest.components().next());
+        let below = path
+            .strip_prefix(root)
+            .ok()
+            .and_then(|rest| rest.components().next());
         let top = below.map_or_else(|| root.clone(), |name| root.join(name));
         if !directories.contains(&top) {
             directories.push(top);
@@ -250,7 +318,12 @@ fn linked_files(draft: &mut Draft<'_>, found: &Found) -> Result<(), PlanError> {
         ));
         let pin = pin(&directory)?;
         let load = draft.exec_trees.iter().any(|(tree, _)| *tree == directory);
-        draft.protect(directory, Kind::Host(pin), Access { write: false, load }, rule);
+        draft.protect(
+            directory,
+            Kind::Host(pin),
+            Access { write: false, load },
+            rule,
+        );
     }
     Ok(())
 }

@@ -18,8 +18,11 @@ pub(crate) struct Resolved {
 /// Returns the system's error for a missing component, and `ELOOP`'s
 /// equivalent after forty links.
 pub(crate) fn follow(path: &Path) -> io::Result<Resolved> {
-    let mut pending: Vec<OsString> =
-        path.components().rev().map(|part| part.as_os_str().to_owned()).collect();
+    let mut pending: Vec<OsString> = path
+        .components()
+        .rev()
+        .map(|part| part.as_os_str().to_owned())
+        .collect();
     let mut resolved = Resolved::default();
     while let Some(part) = pending.pop() {
         match Path::new(&part).components().next() {
@@ -41,7 +44,10 @@ pub(crate) fn follow(path: &Path) -> io::Result<Resolved> {
                 }
                 let target = std::fs::read_link(&place)?;
                 pending.extend(
-                    target.components().rev().map(|part| part.as_os_str().to_owned()),
+                    target
+                        .components()
+                        .rev()
+                        .map(|part| part.as_os_str().to_owned()),
                 );
                 resolved.links.push((place, target));
             }
@@ -57,7 +63,10 @@ pub(crate) fn follow_existing(path: &Path) -> PathBuf {
     let mut at = path;
     loop {
         if let Ok(resolved) = follow(at) {
-            return missing.iter().rev().fold(resolved.path, |path, part| path.join(part));
+            return missing
+                .iter()
+                .rev()
+                .fold(resolved.path, |path, part| path.join(part));
         }
         let (Some(parent), Some(name)) = (at.parent(), at.file_name()) else {
             return path.to_owned();
@@ -95,7 +104,10 @@ mod tests {
         let resolved = follow(&root.join("link/again")).unwrap();
         assert_eq!(resolved.path, root.join("real/file"));
         assert_eq!(resolved.links.len(), 3);
-        assert_eq!(follow_existing(&root.join("link/not/there")), root.join("real/not/there"));
+        assert_eq!(
+            follow_existing(&root.join("link/not/there")),
+            root.join("real/not/there")
+        );
         symlink("round", root.join("round")).unwrap();
         assert!(follow(&root.join("round")).is_err());
     }

@@ -22,10 +22,21 @@ impl fmt::Display for Plan {
                 (_, true, false) => "write",
                 (_, true, true) => "write, load",
             };
-            writeln!(f, "  {access:<11} {}  ({})", entry.target.display(), entry.rule)?;
+            writeln!(
+                f,
+                "  {access:<11} {}  ({})",
+                entry.target.display(),
+                entry.rule
+            )?;
         }
         for (place, target) in &plan.links {
-            writeln!(f, "  {:<11} {} -> {}", "link", place.display(), target.display())?;
+            writeln!(
+                f,
+                "  {:<11} {} -> {}",
+                "link",
+                place.display(),
+                target.display()
+            )?;
         }
         writeln!(f, "programs")?;
         for program in &plan.programs {
@@ -44,7 +55,12 @@ impl fmt::Display for Plan {
             writeln!(f, "  unix socket {}", socket.display())?;
         }
         writeln!(f, "environment")?;
-        let named = plan.policy.env.pass.iter().chain(plan.policy.env.set.keys());
+        let named = plan
+            .policy
+            .env
+            .pass
+            .iter()
+            .chain(plan.policy.env.set.keys());
         let names: Vec<&str> = ["PATH", "HOME", "TMPDIR", "LANG"]
             .into_iter()
             .chain(named.map(String::as_str))

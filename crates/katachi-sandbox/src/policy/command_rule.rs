@@ -60,7 +60,10 @@ impl fmt::Display for CommandRule {
             Self::Name(name) => write!(f, "{name:?}"),
             Self::Argv(words) => write!(f, "{words:?}"),
             Self::File { path, sha256: None } => write!(f, "{{ path = {path:?} }}"),
-            Self::File { path, sha256: Some(digest) } => {
+            Self::File {
+                path,
+                sha256: Some(digest),
+            } => {
                 write!(f, "{{ path = {path:?}, sha256 = {digest:?} }}")
             }
         }
@@ -98,9 +101,11 @@ impl Serialize for CommandRule {
         match self {
             Self::Name(name) => serializer.serialize_str(name),
             Self::Argv(words) => words.serialize(serializer),
-            Self::File { path, sha256 } => {
-                FileRule { path: path.clone(), sha256: sha256.clone() }.serialize(serializer)
+            Self::File { path, sha256 } => FileRule {
+                path: path.clone(),
+                sha256: sha256.clone(),
             }
+            .serialize(serializer),
         }
     }
 }

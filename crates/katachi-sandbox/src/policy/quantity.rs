@@ -31,8 +31,14 @@ pub struct ParseQuantityError {
     expected: &'static str,
 }
 
-const SIZES: &[(&str, u64)] =
-    &[("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1), ("", 1)];
+const SIZES: &[(&str, u64)] = &[
+    ("TiB", 1 << 40),
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("B", 1),
+    ("", 1),
+];
 const TIMES: &[(&str, u64)] = &[("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 const A_SIZE: &str = "a size such as \"512MiB\" or \"2GiB\"";
 const A_TIME: &str = "a time such as \"500ms\", \"30s\", \"10m\" or \"1h\"";
@@ -76,7 +82,10 @@ fn parse(
         .iter()
         .find(|(name, _)| *name == unit)
         .and_then(|(_, factor)| number.parse::<u64>().ok()?.checked_mul(*factor))
-        .ok_or_else(|| ParseQuantityError { text: text.to_owned(), expected })
+        .ok_or_else(|| ParseQuantityError {
+            text: text.to_owned(),
+            expected,
+        })
 }
 
 fn print(f: &mut fmt::Formatter<'_>, value: u64, units: &[(&str, u64)]) -> fmt::Result {
@@ -151,7 +160,16 @@ mod tests {
 
     #[test]
     fn refuses_what_is_no_quantity() {
-        for text in ["", "GiB", "2 GiB", "2gb", "-1", "1.5GiB", "99999999999999999999", "9999999999TiB"] {
+        for text in [
+            "",
+            "GiB",
+            "2 GiB",
+            "2gb",
+            "-1",
+            "1.5GiB",
+            "99999999999999999999",
+            "9999999999TiB",
+        ] {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
         for text in ["", "10", "m", "10 m", "10min"] {

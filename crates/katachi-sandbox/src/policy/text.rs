@@ -53,12 +53,25 @@ fn describe(text: &str, file: &str, error: &toml::de::Error) -> PolicyError {
     let span = error.span();
     let line = span.as_ref().map(|span| {
         let end = span.start.min(text.len());
-        text.as_bytes()[..end].iter().filter(|byte| **byte == b'\n').count() + 1
+        text.as_bytes()[..end]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count()
+            + 1
     });
-    let message = error.message().lines().next().unwrap_or("unreadable").to_owned();
+    let message = error
+        .message()
+        .lines()
+        .next()
+        .unwrap_or("unreadable")
+        .to_owned();
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     if message.starts_with("unknown field") || message.starts_with("unknown variant") {
-        let kind = if message.starts_with("unknown field") { "key" } else { "value" };
+        let kind = if message.starts_with("unknown field") {
+            "key"
+        } else {
+            "value"
+        };
         let (wrong, known) = quoted.split_first().unwrap_or((&"", &[]));
         let next_step = match closest(wrong, known.iter().copied()) {
             Some(right) => format!("write `{right}`"),
@@ -71,7 +84,10 @@ fn describe(text: &str, file: &str, error: &toml::de::Error) -> PolicyError {
             next_step,
         };
     }
-    let written = span.and_then(|span| text.get(span)).map(str::trim).unwrap_or_default();
+    let written = span
+        .and_then(|span| text.get(span))
+        .map(str::trim)
+        .unwrap_or_default();
     let problem = if written.is_empty() || written.len() > 60 || written.contains('\n') {
         message
     } else {
@@ -124,10 +140,19 @@ wall_time = "10m"
         let policy = Policy::from_toml(WHOLE, "policy.toml").unwrap();
         assert_eq!(policy.filesystem.git, GitAccess::Commit);
         assert_eq!(policy.commands.allow.len(), 6);
-        assert_eq!(policy.commands.allow[3], CommandRule::from(["git", "status"]));
+        assert_eq!(
+            policy.commands.allow[3],
+            CommandRule::from(["git", "status"])
+        );
         assert_eq!(policy.limits.memory, Some(ByteSize::new(2 << 30)));
-        assert_eq!(policy.limits.wall_time, Some(WallTime::new(Duration::from_secs(600))));
-        assert_eq!(Policy::from_toml(&policy.to_toml(), "again").unwrap(), policy);
+        assert_eq!(
+            policy.limits.wall_time,
+            Some(WallTime::new(Duration::from_secs(600)))
+        );
+        assert_eq!(
+            Policy::from_toml(&policy.to_toml(), "again").unwrap(),
+            policy
+        );
     }
 
     #[test]
@@ -139,11 +164,20 @@ wall_time = "10m"
     #[test]
     fn a_typo_names_the_line_and_the_right_key() {
         let error = Policy::from_toml("[filesystem]\nraed = ['.']\n", "my.toml").unwrap_err();
-        assert_eq!(error.to_string(), "my.toml:2: unknown key `raed`; write `read`");
+        assert_eq!(
+            error.to_string(),
+            "my.toml:2: unknown key `raed`; write `read`"
+        );
         let error = Policy::from_toml("[comands]\n", "my.toml").unwrap_err();
-        assert_eq!(error.to_string(), "my.toml:1: unknown key `comands`; write `commands`");
+        assert_eq!(
+            error.to_string(),
+            "my.toml:1: unknown key `comands`; write `commands`"
+        );
         let error = Policy::from_toml("[filesystem]\ngit = 'comit'\n", "my.toml").unwrap_err();
-        assert_eq!(error.to_string(), "my.toml:2: unknown value `comit`; write `commit`");
+        assert_eq!(
+            error.to_string(),
+            "my.toml:2: unknown value `comit`; write `commit`"
+        );
     }
 
     #[test]
@@ -151,9 +185,17 @@ wall_time = "10m"
         for (text, line, part) in [
             ("[limits]\nmemory = '2 gigs'", 2, "a size such as"),
             ("[limits]\nwall_time = '10'", 2, "a time such as"),
-            ("[commands]\nallow = ['git status']", 2, "[\"git\", \"status\"]"),
+            (
+                "[commands]\nallow = ['git status']",
+                2,
+                "[\"git\", \"status\"]",
+            ),
             ("[commands]\nallow = [[]]", 2, "starts with a program name"),
-            ("[commands]\nallow = [{ path = '/x', sha256 = 'zz' }]", 2, "sha256sum"),
+            (
+                "[commands]\nallow = [{ path = '/x', sha256 = 'zz' }]",
+                2,
+                "sha256sum",
+            ),
             ("[filesystem]\nread = '.'", 2, "expected a sequence"),
             ("[filesystem\n", 1, "]"),
         ] {
@@ -167,8 +209,12 @@ wall_time = "10m"
         prop_oneof![
             "[a-z@/][a-z0-9_./-]{0,12}".prop_map(CommandRule::Name),
             proptest::collection::vec("[ -~]{1,8}", 1..4).prop_map(CommandRule::Argv),
-            ("/[a-z]{1,8}", proptest::option::of("[0-9a-f]{64}"))
-                .prop_map(|(path, sha256)| CommandRule::File { path: path.into(), sha256 }),
+            ("/[a-z]{1,8}", proptest::option::of("[0-9a-f]{64}")).prop_map(|(path, sha256)| {
+                CommandRule::File {
+                    path: path.into(),
+                    sha256,
+                }
+            }),
         ]
     }
 

@@ -43,10 +43,21 @@ pub(in crate::platform) fn forbid_regaining() -> io::Result<()> {
 pub(in crate::platform) fn give_up() -> io::Result<()> {
     // SAFETY: integers.
     check(
-        unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) }
-            .into(),
+        unsafe {
+            libc::prctl(
+                libc::PR_CAP_AMBIENT,
+                libc::PR_CAP_AMBIENT_CLEAR_ALL,
+                0,
+                0,
+                0,
+            )
+        }
+        .into(),
     )?;
-    let mut header = Header { version: VERSION_3, pid: 0 };
+    let mut header = Header {
+        version: VERSION_3,
+        pid: 0,
+    };
     let none = [Data::default(); 2];
     // SAFETY: version 3 reads a header and two data blocks, all of which
     // outlive the call.
@@ -55,7 +66,9 @@ pub(in crate::platform) fn give_up() -> io::Result<()> {
     if held == [Data::default(); 2] {
         Ok(())
     } else {
-        Err(io::Error::other("capabilities are left after dropping all of them"))
+        Err(io::Error::other(
+            "capabilities are left after dropping all of them",
+        ))
     }
 }
 
@@ -69,10 +82,18 @@ pub(in crate::platform) fn holds(capabilities: &[u32]) -> bool {
 }
 
 fn current() -> io::Result<[Data; 2]> {
-    let mut header = Header { version: VERSION_3, pid: 0 };
+    let mut header = Header {
+        version: VERSION_3,
+        pid: 0,
+    };
     let mut held = [Data::default(); 2];
     // SAFETY: version 3 reads a header and writes two data blocks, all of
     // which outlive the call.
     check(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, held.as_mut_ptr()) })?;
     Ok(held)
+}
+
+/// Whether the process holds any capability at all, or cannot tell.
+pub(in crate::platform) fn holds_any() -> bool {
+    current().map_or(true, |held| held != [Data::default(); 2])
 }

@@ -47,8 +47,15 @@ pub(in crate::platform) fn make_file(
     let flags = libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY | libc::O_CLOEXEC | libc::O_NOFOLLOW;
     // SAFETY: `path` ends with a zero byte; with O_CREAT the mode is passed.
     let fd = check(
-        unsafe { libc::openat(root.as_raw_fd(), path.as_ptr(), flags, libc::c_uint::from(mode)) }
-            .into(),
+        unsafe {
+            libc::openat(
+                root.as_raw_fd(),
+                path.as_ptr(),
+                flags,
+                libc::c_uint::from(mode),
+            )
+        }
+        .into(),
     )?;
     // SAFETY: the kernel just gave us this descriptor; it is closed at once.
     drop(unsafe { OwnedFd::from_raw_fd(fd as RawFd) });
@@ -111,7 +118,11 @@ pub(in crate::platform) fn inherited(fd: RawFd) -> Option<OwnedFd> {
 /// Closes everything from `first` to `last`, or marks it to be closed when a
 /// program is executed.
 pub(in crate::platform) fn close_range(first: u32, last: u32, on_exec: bool) -> io::Result<()> {
-    let flags = if on_exec { libc::CLOSE_RANGE_CLOEXEC } else { 0 };
+    let flags = if on_exec {
+        libc::CLOSE_RANGE_CLOEXEC
+    } else {
+        0
+    };
     // SAFETY: three integers. Callers name only ranges in which no owned
     // descriptor of this process lies, or the flag that closes nothing yet.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) })?;
@@ -156,8 +167,11 @@ pub(in crate::platform) fn poll<const N: usize>(
     fds: [BorrowedFd<'_>; N],
     timeout: i32,
 ) -> io::Result<[Ready; N]> {
-    let mut polled =
-        fds.map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 });
+    let mut polled = fds.map(|fd| libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    });
     // SAFETY: `polled` outlives the call and its true length is passed.
     let result = unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, timeout) };
     match check(result.into()) {

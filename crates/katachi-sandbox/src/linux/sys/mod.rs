@@ -18,7 +18,11 @@ use std::os::unix::ffi::OsStrExt as _;
 
 /// The result of a call that returns -1 on failure.
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
-    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 /// A path or argument for the kernel, which ends at the first zero byte.
@@ -33,7 +37,12 @@ pub(super) fn landlock_version() -> u32 {
     let nothing = std::ptr::null::<u8>();
     // SAFETY: with this flag the kernel wants a null pointer and size zero.
     let version = unsafe {
-        libc::syscall(libc::SYS_landlock_create_ruleset, nothing, 0_usize, CREATE_RULESET_VERSION)
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            nothing,
+            0_usize,
+            CREATE_RULESET_VERSION,
+        )
     };
     u32::try_from(version).unwrap_or(0)
 }

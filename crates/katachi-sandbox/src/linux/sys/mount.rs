@@ -43,10 +43,8 @@ pub(in crate::platform) fn clone_tree(place: BorrowedFd<'_>) -> io::Result<Owned
         | AT_RECURSIVE
         | libc::AT_EMPTY_PATH as libc::c_uint;
     // SAFETY: the empty path is a constant with a zero byte at its end.
-    check(unsafe {
-        libc::syscall(libc::SYS_open_tree, place.as_raw_fd(), c"".as_ptr(), flags)
-    })
-    .map(owned)
+    check(unsafe { libc::syscall(libc::SYS_open_tree, place.as_raw_fd(), c"".as_ptr(), flags) })
+        .map(owned)
 }
 
 /// Sets attributes on a mount and everything mounted below it. With a user
@@ -63,8 +61,7 @@ pub(in crate::platform) fn restrict(
         propagation: 0,
         userns_fd: map.map_or(0, |map| map.as_raw_fd() as u64),
     };
-    let flags =
-        libc::AT_EMPTY_PATH as libc::c_uint | if recursive { AT_RECURSIVE } else { 0 };
+    let flags = libc::AT_EMPTY_PATH as libc::c_uint | if recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: `attr` has the kernel's layout, outlives the call and its true
     // size is passed; the path is a constant with a zero byte at its end.
     check(unsafe {
@@ -103,8 +100,9 @@ pub(in crate::platform) fn file_system(
     attributes: u64,
 ) -> io::Result<OwnedFd> {
     // SAFETY: `kind` ends with a zero byte.
-    let context =
-        owned(check(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC) })?);
+    let context = owned(check(unsafe {
+        libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC)
+    })?);
     for (key, value) in options {
         // SAFETY: both strings end with a zero byte.
         check(unsafe {
@@ -132,7 +130,12 @@ pub(in crate::platform) fn file_system(
     })?;
     // SAFETY: three integers.
     check(unsafe {
-        libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, attributes)
+        libc::syscall(
+            libc::SYS_fsmount,
+            context.as_raw_fd(),
+            FSMOUNT_CLOEXEC,
+            attributes,
+        )
     })
     .map(owned)
 }

@@ -105,13 +105,15 @@ pub(in crate::platform) fn child_signals() -> io::Result<OwnedFd> {
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: `set` is a valid set and outlives the calls; the old mask is
     // not asked for.
-    let fd = check(unsafe {
-        libc::sigemptyset(&raw mut set);
-        libc::sigaddset(&raw mut set, libc::SIGCHLD);
-        libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
-        libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
-    }
-    .into())?;
+    let fd = check(
+        unsafe {
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, libc::SIGCHLD);
+            libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+            libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+        }
+        .into(),
+    )?;
     // SAFETY: the kernel just gave us this descriptor and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
@@ -120,7 +122,14 @@ pub(in crate::platform) fn child_signals() -> io::Result<OwnedFd> {
 pub(in crate::platform) fn drain(signals: BorrowedFd<'_>) {
     let mut buffer = [0_u8; 1024];
     // SAFETY: the length passed is the buffer's; the descriptor does not block.
-    while unsafe { libc::read(signals.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) } > 0 {}
+    while unsafe {
+        libc::read(
+            signals.as_raw_fd(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+        )
+    } > 0
+    {}
 }
 
 /// Every signal as a fresh program expects it: default and not held back.
@@ -133,21 +142,32 @@ pub(in crate::platform) fn default_signals() -> io::Result<()> {
     // SAFETY: `sigset_t` is plain bytes, for which all zeroes is a value.
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: `set` outlives both calls; the old mask is not asked for.
-    check(unsafe {
-        libc::sigemptyset(&raw mut set);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut())
-    }
-    .into())?;
+    check(
+        unsafe {
+            libc::sigemptyset(&raw mut set);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut())
+        }
+        .into(),
+    )?;
     Ok(())
 }
 
 /// Sets both values of one limit, never above what is allowed already.
-pub(in crate::platform) fn limit(resource: libc::__rlimit_resource_t, value: u64) -> io::Result<()> {
-    let mut current = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+pub(in crate::platform) fn limit(
+    resource: libc::__rlimit_resource_t,
+    value: u64,
+) -> io::Result<()> {
+    let mut current = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: `current` outlives the call.
     check(unsafe { libc::getrlimit(resource, &raw mut current) }.into())?;
     let value = value.min(current.rlim_max);
-    let wanted = libc::rlimit { rlim_cur: value, rlim_max: value };
+    let wanted = libc::rlimit {
+        rlim_cur: value,
+        rlim_max: value,
+    };
     // SAFETY: `wanted` outlives the call.
     check(unsafe { libc::setrlimit(resource, &raw const wanted) }.into())?;
     Ok(())
@@ -166,7 +186,11 @@ pub(in crate::platform) fn execute(
     environment: &[CString],
 ) -> io::Error {
     let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
-        strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+        strings
+            .iter()
+            .map(|string| string.as_ptr())
+            .chain([std::ptr::null()])
+            .collect()
     };
     let (argv, environment) = (pointers(argv), pointers(environment));
     // SAFETY: both lists end with a null pointer, all strings with a zero

@@ -139,8 +139,11 @@ const MODES: &[(libc::c_long, u32, Option<u32>)] = &[
 const MAKES_FILE: u32 = libc::O_CREAT as u32 | (libc::O_TMPFILE & !libc::O_DIRECTORY) as u32;
 
 /// Where each call carries its send flags.
-const SENDS: &[(libc::c_long, u32)] =
-    &[(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)];
+const SENDS: &[(libc::c_long, u32)] = &[
+    (libc::SYS_sendto, 3),
+    (libc::SYS_sendmsg, 2),
+    (libc::SYS_sendmmsg, 3),
+];
 
 /// Builds the filter.
 pub(in crate::platform) fn filter(choices: Choices) -> Vec<libc::sock_filter> {
@@ -235,9 +238,15 @@ fn socket(program: &mut Program, choices: Choices) {
         block.give(refuse(libc::EAFNOSUPPORT));
         block.load(argument(1));
         // The upper bits are SOCK_CLOEXEC and SOCK_NONBLOCK.
-        block.0.push(statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0xf));
-        block.0.push(jump(libc::BPF_JEQ, libc::SOCK_STREAM as u32, 2, 0));
-        block.0.push(jump(libc::BPF_JEQ, libc::SOCK_DGRAM as u32, 7, 0));
+        block
+            .0
+            .push(statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0xf));
+        block
+            .0
+            .push(jump(libc::BPF_JEQ, libc::SOCK_STREAM as u32, 2, 0));
+        block
+            .0
+            .push(jump(libc::BPF_JEQ, libc::SOCK_DGRAM as u32, 7, 0));
         block.give(refuse(libc::EAFNOSUPPORT));
         block.load(argument(2));
         block.if_equal(0, ALLOW);
@@ -255,16 +264,29 @@ fn socket(program: &mut Program, choices: Choices) {
 struct Program(Vec<libc::sock_filter>);
 
 const fn statement(code: u32, k: u32) -> libc::sock_filter {
-    libc::sock_filter { code: code as u16, jt: 0, jf: 0, k }
+    libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf: 0,
+        k,
+    }
 }
 
 const fn jump(test: u32, k: u32, yes: u8, no: u8) -> libc::sock_filter {
-    libc::sock_filter { code: (libc::BPF_JMP | test | libc::BPF_K) as u16, jt: yes, jf: no, k }
+    libc::sock_filter {
+        code: (libc::BPF_JMP | test | libc::BPF_K) as u16,
+        jt: yes,
+        jf: no,
+        k,
+    }
 }
 
 impl Program {
     fn load(&mut self, offset: u32) {
-        self.0.push(statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset));
+        self.0.push(statement(
+            libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+            offset,
+        ));
     }
 
     fn give(&mut self, action: u32) {
@@ -313,7 +335,12 @@ pub(in crate::platform) fn install(filter: &mut [libc::sock_filter]) -> io::Resu
     // SAFETY: `program` and the instructions it points to outlive the call,
     // and the length is theirs.
     check(unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0,
+            &raw const program,
+        )
     })?;
     Ok(())
 }
@@ -323,7 +350,12 @@ mod tests {
     use super::*;
 
     /// The kernel's interpreter for the instructions used here.
-    fn run(filter: &[libc::sock_filter], architecture: u32, number: i64, arguments: [u64; 6]) -> u32 {
+    fn run(
+        filter: &[libc::sock_filter],
+        architecture: u32,
+        number: i64,
+        arguments: [u64; 6],
+    ) -> u32 {
         let load = |offset: u32| match offset {
             NUMBER => number as u32,
             ARCHITECTURE => architecture,
@@ -359,14 +391,20 @@ mod tests {
 
     #[test]
     fn a_foreign_architecture_is_fatal() {
-        assert_eq!(run(&filter(Choices::default()), 0x4000_0003, 1, [0; 6]), KILL);
+        assert_eq!(
+            run(&filter(Choices::default()), 0x4000_0003, 1, [0; 6]),
+            KILL
+        );
     }
 
     #[test]
     #[cfg(target_arch = "x86_64")]
     fn x32_calls_do_not_exist() {
         let number = i64::from(X32) | libc::SYS_read;
-        assert_eq!(verdict(Choices::default(), number, [0; 6]), refuse(libc::ENOSYS));
+        assert_eq!(
+            verdict(Choices::default(), number, [0; 6]),
+            refuse(libc::ENOSYS)
+        );
     }
 
     #[test]
@@ -377,18 +415,47 @@ mod tests {
         };
         let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         for family in [libc::AF_INET, libc::AF_INET6] {
-            for (kind, protocol) in [(libc::SOCK_STREAM, 0), (libc::SOCK_STREAM, libc::IPPROTO_TCP), (libc::SOCK_DGRAM, 0), (libc::SOCK_DGRAM, libc::IPPROTO_UDP)] {
+            for (kind, protocol) in [
+                (libc::SOCK_STREAM, 0),
+                (libc::SOCK_STREAM, libc::IPPROTO_TCP),
+                (libc::SOCK_DGRAM, 0),
+                (libc::SOCK_DGRAM, libc::IPPROTO_UDP),
+            ] {
                 assert_eq!(socket(family, kind | flags, protocol, false), ALLOW);
             }
-            for (kind, protocol) in [(libc::SOCK_STREAM, libc::IPPROTO_MPTCP), (libc::SOCK_STREAM, libc::IPPROTO_SCTP), (libc::SOCK_DGRAM, libc::IPPROTO_TCP), (libc::SOCK_DGRAM, libc::IPPROTO_ICMP)] {
-                assert_eq!(socket(family, kind, protocol, true), refuse(libc::EPROTONOSUPPORT));
+            for (kind, protocol) in [
+                (libc::SOCK_STREAM, libc::IPPROTO_MPTCP),
+                (libc::SOCK_STREAM, libc::IPPROTO_SCTP),
+                (libc::SOCK_DGRAM, libc::IPPROTO_TCP),
+                (libc::SOCK_DGRAM, libc::IPPROTO_ICMP),
+            ] {
+                assert_eq!(
+                    socket(family, kind, protocol, true),
+                    refuse(libc::EPROTONOSUPPORT)
+                );
             }
-            assert_eq!(socket(family, libc::SOCK_RAW, 0, true), refuse(libc::EAFNOSUPPORT));
+            assert_eq!(
+                socket(family, libc::SOCK_RAW, 0, true),
+                refuse(libc::EAFNOSUPPORT)
+            );
         }
-        for family in [libc::AF_NETLINK, libc::AF_PACKET, libc::AF_VSOCK, libc::AF_ALG, libc::AF_BLUETOOTH, libc::AF_XDP] {
-            assert_eq!(socket(family, libc::SOCK_DGRAM, 0, true), refuse(libc::EAFNOSUPPORT));
+        for family in [
+            libc::AF_NETLINK,
+            libc::AF_PACKET,
+            libc::AF_VSOCK,
+            libc::AF_ALG,
+            libc::AF_BLUETOOTH,
+            libc::AF_XDP,
+        ] {
+            assert_eq!(
+                socket(family, libc::SOCK_DGRAM, 0, true),
+                refuse(libc::EAFNOSUPPORT)
+            );
         }
-        assert_eq!(socket(libc::AF_UNIX, libc::SOCK_STREAM, 0, false), refuse(libc::EAFNOSUPPORT));
+        assert_eq!(
+            socket(libc::AF_UNIX, libc::SOCK_STREAM, 0, false),
+            refuse(libc::EAFNOSUPPORT)
+        );
         assert_eq!(socket(libc::AF_UNIX, libc::SOCK_STREAM, 0, true), ALLOW);
     }
 
@@ -405,18 +472,32 @@ mod tests {
     #[test]
     fn threads_can_be_made_and_namespaces_cannot() {
         let clone = |flags: i32| {
-            verdict(Choices::default(), libc::SYS_clone, [flags as u64, 0, 0, 0, 0, 0])
+            verdict(
+                Choices::default(),
+                libc::SYS_clone,
+                [flags as u64, 0, 0, 0, 0, 0],
+            )
         };
-        assert_eq!(clone(libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND), ALLOW);
+        assert_eq!(
+            clone(libc::CLONE_VM | libc::CLONE_THREAD | libc::CLONE_SIGHAND),
+            ALLOW
+        );
         assert_eq!(clone(libc::SIGCHLD), ALLOW);
-        assert_eq!(clone(libc::CLONE_NEWUSER | libc::SIGCHLD), refuse(libc::EPERM));
+        assert_eq!(
+            clone(libc::CLONE_NEWUSER | libc::SIGCHLD),
+            refuse(libc::EPERM)
+        );
         assert_eq!(clone(libc::CLONE_NEWNS), refuse(libc::EPERM));
     }
 
     #[test]
     fn only_memory_files_that_can_never_be_executed_are_made() {
         let memfd = |flags: u64| {
-            verdict(Choices::default(), libc::SYS_memfd_create, [0, flags, 0, 0, 0, 0])
+            verdict(
+                Choices::default(),
+                libc::SYS_memfd_create,
+                [0, flags, 0, 0, 0, 0],
+            )
         };
         assert_eq!(memfd(1), refuse(libc::ENOSYS));
         assert_eq!(memfd(0x10), refuse(libc::ENOSYS));
@@ -431,7 +512,10 @@ mod tests {
                 arguments[*flags as usize] = libc::O_CREAT as u64;
             }
             arguments[*index as usize] = 0o4755;
-            assert_eq!(verdict(Choices::default(), *call, arguments), refuse(libc::EPERM));
+            assert_eq!(
+                verdict(Choices::default(), *call, arguments),
+                refuse(libc::EPERM)
+            );
             arguments[*index as usize] = 0o755;
             assert_eq!(verdict(Choices::default(), *call, arguments), ALLOW);
         }
@@ -439,7 +523,13 @@ mod tests {
 
     #[test]
     fn ordinary_calls_pass() {
-        for number in [libc::SYS_read, libc::SYS_execve, libc::SYS_futex, libc::SYS_connect, libc::SYS_getrandom] {
+        for number in [
+            libc::SYS_read,
+            libc::SYS_execve,
+            libc::SYS_futex,
+            libc::SYS_connect,
+            libc::SYS_getrandom,
+        ] {
             assert_eq!(verdict(Choices::default(), number, [0; 6]), ALLOW);
         }
     }

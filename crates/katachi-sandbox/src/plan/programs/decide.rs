@@ -34,40 +34,75 @@ impl Inner {
         let Some(found) = self.find(word, directory) else {
             return self.denied(
                 &shown,
-                format!("there is no program {shown:?} in the search path, or it is not executable"),
+                format!(
+                    "there is no program {shown:?} in the search path, or it is not executable"
+                ),
                 None,
             );
         };
         // Asking comes first: a rule to ask about is narrower than the rule
         // that allows.
         let named = |rule: &&super::Rule| rule.files.iter().any(|file| same(file, &found));
-        let by_name = self.rules.iter().enumerate().filter(|(_, rule)| named(rule));
+        let by_name = self
+            .rules
+            .iter()
+            .enumerate()
+            .filter(|(_, rule)| named(rule));
         let fits = |rule: &super::Rule| rule.rule.matches_arguments(&argv[1..]);
         let mut ask = by_name.clone().filter(|(_, rule)| rule.ask);
         if let Some((index, rule)) = ask.find(|(_, rule)| fits(rule)) {
             if approved {
-                return Decision::Run { program: found.found, real: found.real, rule: Some(index) };
+                return Decision::Run {
+                    program: found.found,
+                    real: found.real,
+                    rule: Some(index),
+                };
             }
-            let reason = format!("{} needs approval for each start, and nobody gave it", rule.text);
+            let reason = format!(
+                "{} needs approval for each start, and nobody gave it",
+                rule.text
+            );
             return self.denied(&command_line(argv), reason, None);
         }
         let mut allow = by_name.clone().filter(|(_, rule)| !rule.ask);
         if let Some((index, _)) = allow.find(|(_, rule)| fits(rule)) {
-            return Decision::Run { program: found.found, real: found.real, rule: Some(index) };
+            return Decision::Run {
+                program: found.found,
+                real: found.real,
+                rule: Some(index),
+            };
         }
-        if self.exec_trees.iter().any(|(tree, _)| found.real.starts_with(tree)) {
-            return Decision::Run { program: found.found, real: found.real, rule: None };
+        if self
+            .exec_trees
+            .iter()
+            .any(|(tree, _)| found.real.starts_with(tree))
+        {
+            return Decision::Run {
+                program: found.found,
+                real: found.real,
+                rule: None,
+            };
         }
-        let near: Vec<&str> =
-            by_name.filter(|(_, rule)| !rule.ask).map(|(_, rule)| rule.text.as_str()).collect();
+        let near: Vec<&str> = by_name
+            .filter(|(_, rule)| !rule.ask)
+            .map(|(_, rule)| rule.text.as_str())
+            .collect();
         if near.is_empty() {
             let reason = format!("no rule of commands.allow names {}", found.real.display());
             let allow_with = format!("[commands] allow = [{shown:?}]");
             return self.denied(&shown, reason, Some(allow_with));
         }
         let reason = format!("the arguments do not start as {} wants", near.join(" or "));
-        let words: Vec<_> = argv.iter().take(2).map(|word| word.to_string_lossy()).collect();
-        self.denied(&command_line(argv), reason, Some(format!("[commands] allow = [{words:?}]")))
+        let words: Vec<_> = argv
+            .iter()
+            .take(2)
+            .map(|word| word.to_string_lossy())
+            .collect();
+        self.denied(
+            &command_line(argv),
+            reason,
+            Some(format!("[commands] allow = [{words:?}]")),
+        )
     }
 
     fn find(&self, word: &OsString, directory: &Path) -> Option<Found> {
@@ -105,5 +140,8 @@ fn same(rule: &Found, asked: &Found) -> bool {
 }
 
 fn command_line(argv: &[OsString]) -> String {
-    argv.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    argv.iter()
+        .map(|word| word.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
 }

@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Image {
     /// A text that begins with `#!`.
-    Script { interpreter: PathBuf, argument: Option<String> },
+    Script {
+        interpreter: PathBuf,
+        argument: Option<String>,
+    },
     /// An ELF file that names its loader.
     Dynamic { loader: PathBuf },
     /// Anything else, a static program for instance.
@@ -36,7 +39,9 @@ impl Image {
 
 fn script(line: &[u8]) -> Option<Image> {
     let line = line.split(|byte| *byte == b'\n').next()?;
-    let text = std::str::from_utf8(line).ok()?.trim_matches([' ', '\t', '\r']);
+    let text = std::str::from_utf8(line)
+        .ok()?
+        .trim_matches([' ', '\t', '\r']);
     let (interpreter, rest) = text.split_once([' ', '\t']).unwrap_or((text, ""));
     if !interpreter.starts_with('/') {
         return None;
@@ -46,7 +51,10 @@ fn script(line: &[u8]) -> Option<Image> {
         .split([' ', '\t'])
         .find(|word| !word.is_empty() && !word.starts_with('-') && !word.contains('='))
         .map(str::to_owned);
-    Some(Image::Script { interpreter: interpreter.into(), argument })
+    Some(Image::Script {
+        interpreter: interpreter.into(),
+        argument,
+    })
 }
 
 /// The `PT_INTERP` segment of a 64-bit little-endian ELF file.
@@ -58,17 +66,22 @@ fn loader(head: &[u8]) -> Option<PathBuf> {
     let at = |offset: usize, length: usize| head.get(offset..offset.checked_add(length)?);
     let u16_at = |offset| Some(u16::from_le_bytes(at(offset, 2)?.try_into().ok()?));
     let u32_at = |offset| Some(u32::from_le_bytes(at(offset, 4)?.try_into().ok()?));
-    let u64_at =
-        |offset| usize::try_from(u64::from_le_bytes(at(offset, 8)?.try_into().ok()?)).ok();
+    let u64_at = |offset| usize::try_from(u64::from_le_bytes(at(offset, 8)?.try_into().ok()?)).ok();
     let table = u64_at(32)?;
     let size = usize::from(u16_at(54)?);
     let count = usize::from(u16_at(56)?);
     for index in 0..count {
         let header = table.checked_add(index.checked_mul(size)?)?;
         if u32_at(header)? == PT_INTERP {
-            let bytes = at(u64_at(header.checked_add(8)?)?, u64_at(header.checked_add(32)?)?)?;
+            let bytes = at(
+                u64_at(header.checked_add(8)?)?,
+                u64_at(header.checked_add(32)?)?,
+            )?;
             let name = bytes.split(|byte| *byte == 0).next()?;
-            return std::str::from_utf8(name).ok().filter(|name| name.starts_with('/')).map(Into::into);
+            return std::str::from_utf8(name)
+                .ok()
+                .filter(|name| name.starts_with('/'))
+                .map(Into::into);
         }
     }
     None
@@ -86,7 +99,10 @@ mod tests {
             argument: argument.map(str::to_owned),
         };
         assert_eq!(Image::parse(b"#!/bin/sh\necho"), script("/bin/sh", None));
-        assert_eq!(Image::parse(b"#! /usr/bin/env  node\n"), script("/usr/bin/env", Some("node")));
+        assert_eq!(
+            Image::parse(b"#! /usr/bin/env  node\n"),
+            script("/usr/bin/env", Some("node"))
+        );
         assert_eq!(
             Image::parse(b"#!/usr/bin/env -S A=1 python3 -u\n"),
             script("/usr/bin/env", Some("python3"))

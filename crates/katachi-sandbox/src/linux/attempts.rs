@@ -1,0 +1,142 @@
+//! The self-test: what the command would try if it were hostile, tried from
+//! its very place, after the last step and instead of a program.
+
+use std::io::Write as _;
+use std::net::{TcpStream, UdpSocket};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::sys::{c_string, namespace, process};
+use crate::codec::{Reader, Writer};
+
+/// Name of a file that the self-test tries to create.
+pub(super) const WITNESS: &str = "katachi-witness";
+
+/// What to try. The caller made sure that each works outside.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Attempts {
+    /// A file that no rule opens.
+    pub(super) secret: PathBuf,
+    /// Files to create: outside, and below what is protected.
+    pub(super) outside: PathBuf,
+    pub(super) protected: Option<PathBuf>,
+    /// An executable that no rule names, and one that a rule does.
+    pub(super) unlisted: PathBuf,
+    pub(super) listed: Option<PathBuf>,
+    /// A port of the host's loopback on which somebody listens.
+    pub(super) port: u16,
+    pub(super) unix_sockets: bool,
+}
+
+impl Attempts {
+    pub(super) fn write(&self, writer: &mut Writer) {
+        writer.path(&self.secret).path(&self.outside);
+        writer.list(self.protected.iter(), |writer, path| {
+            writer.path(path);
+        });
+        writer.path(&self.unlisted);
+        writer.list(self.listed.iter(), |writer, path| {
+            writer.path(path);
+        });
+        writer.number(self.port.into()).flag(self.unix_sockets);
+    }
+
+    pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        Some(Self {
+            secret: reader.path()?,
+            outside: reader.path()?,
+            protected: reader.list(Reader::path)?.pop(),
+            unlisted: reader.path()?,
+            listed: reader.list(Reader::path)?.pop(),
+            port: reader.number()?.try_into().ok()?,
+            unix_sockets: reader.flag()?,
+        })
+    }
+
+    /// Tries everything and prints `control refused` or `control possible`
+    /// for each attempt.
+    pub(super) fn run(&self) {
+        self.files();
+        self.network();
+        self.kernel();
+        // Last, because an execution that works ends this process.
+        self.execution();
+    }
+
+    fn files(&self) {
+        say("files", std::fs::read(&self.secret).is_ok());
+        say("files", std::fs::write(&self.outside, "x").is_ok());
+        say(
+            "files",
+            std::fs::read_dir("/home").is_ok_and(|list| list.count() > 0),
+        );
+        if let Some(path) = &self.protected {
+            // Opened and not written to: should it work, nothing is harmed.
+            let opened = std::fs::File::options()
+                .append(true)
+                .create(true)
+                .open(path)
+                .is_ok();
+            if opened && path.ends_with(WITNESS) {
+                let _ = std::fs::remove_file(path);
+            }
+            say("metadata", opened);
+        }
+    }
+
+    fn network(&self) {
+        let host = std::net::SocketAddr::from(([127, 0, 0, 1], self.port));
+        say(
+            "network",
+            TcpStream::connect_timeout(&host, Duration::from_millis(500)).is_ok(),
+        );
+        // A documentation address: a datagram to it harms nobody.
+        let sent =
+            UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.send_to(b"x", ("192.0.2.1", 9)));
+        say("network", sent.is_ok());
+        if !self.unix_sockets {
+            say("unix", UnixListener::bind("/tmp/witness").is_ok());
+        }
+    }
+
+    fn kernel(&self) {
+        say("kernel", namespace::unshare(libc::CLONE_NEWUSER).is_ok());
+        say("privileges", namespace::set_host_name("witness").is_ok());
+        say("privileges", super::sys::caps::holds_any());
+        if let Ok(list) = std::fs::read_dir("/proc") {
+            let processes = list
+                .flatten()
+                .filter(|entry| {
+                    entry
+                        .file_name()
+                        .to_str()
+                        .is_some_and(|name| name.parse::<u32>().is_ok())
+                })
+                .count();
+            say("processes", processes > 2);
+        }
+    }
+
+    fn execution(&self) {
+        let mut copy = None;
+        if let Some(listed) = &self.listed
+            && std::fs::copy(listed, "/tmp/copy").is_ok()
+        {
+            copy = Some(PathBuf::from("/tmp/copy"));
+        }
+        for program in [Some(self.unlisted.clone()), copy].into_iter().flatten() {
+            if let Ok(name) = c_string(&program) {
+                // It returns only when it failed.
+                let _ = process::execute(&name, &[name.clone()], &[]);
+                say("exec", false);
+            }
+        }
+    }
+}
+
+fn say(control: &str, possible: bool) {
+    let verdict = if possible { "possible" } else { "refused" };
+    // Nobody reads it if this fails, and then nothing counts as witnessed.
+    let _ = writeln!(std::io::stdout(), "{control} {verdict}");
+}

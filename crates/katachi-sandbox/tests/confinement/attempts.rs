@@ -1,0 +1,349 @@
+//! What a hostile command tries, one attempt for each process.
+//!
+//! An attempt succeeds with exit code 0 when it had its effect, and ends with
+//! 1 when it was refused. The same code runs confined and unconfined.
+
+use std::ffi::CString;
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::net::{TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::raw;
+
+/// Runs the named attempt and ends the process.
+pub(crate) fn run(name: &str, arguments: &[String]) -> ! {
+    let result = attempt(name, arguments);
+    let code = match result {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("{name}: {error}");
+            1
+        }
+    };
+    std::process::exit(code)
+}
+
+fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
+    let text = |index: usize| arguments.get(index).map_or("", String::as_str);
+    let number = |index: usize| text(index).parse::<u64>().unwrap_or(0);
+    let path = |index: usize| Path::new(arguments.get(index).map_or("", String::as_str));
+    match name {
+        "read" => fs::read(path(0)).map(drop),
+        "list" => fs::read_dir(path(0))?.next().ok_or_else(nothing)?.map(drop),
+        "append" => fs::File::options()
+            .append(true)
+            .open(path(0))?
+            .write_all(b"+"),
+        "create" => fs::File::create_new(path(0)).map(drop),
+        "open-write" => fs::File::options().write(true).open(path(0)).map(drop),
+        "make-directory" => fs::create_dir(path(0)),
+        "make-directories-and-file" => {
+            fs::create_dir_all(path(0).parent().ok_or_else(nothing)?)?;
+            fs::write(path(0), "x")
+        }
+        "truncate" => fs::File::options()
+            .write(true)
+            .truncate(true)
+            .open(path(0))
+            .map(drop),
+        "mode" => fs::set_permissions(path(0), fs::Permissions::from_mode(0o777)),
+        "set-user-id" => fs::set_permissions(path(0), fs::Permissions::from_mode(0o4755)),
+        "create-set-user-id" => {
+            let file = fs::File::options()
+                .create_new(true)
+                .write(true)
+                .mode(0o4755)
+                .open(path(0))?;
+            let mode = file.metadata()?.permissions().mode();
+            if mode & 0o4000 == 0 {
+                Err(nothing())
+            } else {
+                Ok(())
+            }
+        }
+        "times" => fs::File::open(path(0))?.set_modified(std::time::UNIX_EPOCH),
+        "attribute" => {
+            let (file, key) = (c_string(path(0)), c"user.katachi");
+            let value = raw::address(b"1");
+            raw::call(
+                libc::SYS_setxattr,
+                &[
+                    raw::address(file.as_bytes()),
+                    raw::address(key.to_bytes()),
+                    value,
+                    1,
+                    0,
+                ],
+            )
+            .map(drop)
+        }
+        "hard-link" => fs::hard_link(path(0), path(1)),
+        "rename" => fs::rename(path(0), path(1)),
+        "write-through-link" => {
+            std::os::unix::fs::symlink(path(0), path(1))?;
+            fs::write(path(1).join("new"), "x")
+        }
+        "device" => {
+            let file = c_string(path(0));
+            raw::call(
+                libc::SYS_mknodat,
+                &[
+                    libc::AT_FDCWD as u64,
+                    raw::address(file.as_bytes()),
+                    u64::from(libc::S_IFBLK | 0o600),
+                    0xfd00,
+                ],
+            )
+            .map(drop)
+        }
+        "execute" => execute(path(0), &arguments[1..]),
+        "execute-copy" => {
+            fs::copy(path(0), path(1))?;
+            fs::set_permissions(path(1), fs::Permissions::from_mode(0o755))?;
+            execute(path(1), &arguments[2..])
+        }
+        "execute-script" => {
+            fs::write(path(0), format!("#!{}\n", text(1)))?;
+            fs::set_permissions(path(0), fs::Permissions::from_mode(0o755))?;
+            execute(path(0), &[])
+        }
+        "execute-memory" => execute_memory(path(0)),
+        "tcp" => {
+            let address = text(0).parse().map_err(io::Error::other)?;
+            TcpStream::connect_timeout(&address, Duration::from_secs(2)).map(drop)
+        }
+        "udp" => UdpSocket::bind("0.0.0.0:0")?
+            .send_to(b"x", text(0))
+            .map(drop),
+        "tcp-fast-open" => fast_open(text(0), libc::IPPROTO_TCP),
+        "mptcp" => raw::call(
+            libc::SYS_socket,
+            &[
+                libc::AF_INET as u64,
+                libc::SOCK_STREAM as u64,
+                libc::IPPROTO_MPTCP as u64,
+            ],
+        )
+        .map(drop),
+        "resolve" => {
+            use std::net::ToSocketAddrs as _;
+            (text(0), 443)
+                .to_socket_addrs()?
+                .next()
+                .ok_or_else(nothing)
+                .map(drop)
+        }
+        "unix-connect" => UnixStream::connect(path(0)).map(drop),
+        "unix-listen" => UnixListener::bind(path(0)).map(drop),
+        "abstract-connect" => {
+            use std::os::linux::net::SocketAddrExt as _;
+            let address = std::os::unix::net::SocketAddr::from_abstract_name(text(0))?;
+            UnixStream::connect_addr(&address).map(drop)
+        }
+        "loopback" => {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+            TcpStream::connect(listener.local_addr()?).map(drop)
+        }
+        "socket" => raw::call(libc::SYS_socket, &[number(0), number(1), number(2)]).map(drop),
+        "call" => raw::call(
+            number(0) as libc::c_long,
+            &[number(1), number(2), number(3), number(4), number(5)],
+        )
+        .map(drop),
+        "io-uring" => {
+            let parameters = [0_u8; 120];
+            raw::call(libc::SYS_io_uring_setup, &[1, raw::address(&parameters)]).map(drop)
+        }
+        "new-namespace" => raw::call(libc::SYS_unshare, &[number(0)]).map(drop),
+        "clone-namespace" => {
+            let flags = libc::CLONE_NEWUSER as u64 | libc::SIGCHLD as u64;
+            if raw::call(libc::SYS_clone, &[flags])? == 0 {
+                std::process::exit(0);
+            }
+            Ok(())
+        }
+        #[cfg(target_arch = "x86_64")]
+        "call-32-bit" => {
+            // 20 is getpid there.
+            if raw::call_32bit(20) > 0 {
+                Ok(())
+            } else {
+                Err(nothing())
+            }
+        }
+        "call-x32" => raw::call(libc::SYS_getpid | 0x4000_0000, &[]).map(drop),
+        "signal" => raw::call(libc::SYS_kill, &[number(0), 0]).map(drop),
+        "trace" => {
+            const SEIZE: u64 = 0x4206;
+            raw::call(libc::SYS_ptrace, &[SEIZE, number(0), 0, 0]).map(drop)
+        }
+        "environment-of" => {
+            let mut content = Vec::new();
+            fs::File::open(format!("/proc/{}/environ", text(0)))?.read_to_end(&mut content)?;
+            found(
+                content
+                    .windows(text(1).len())
+                    .any(|window| window == text(1).as_bytes()),
+            )
+        }
+        "variable" => found(std::env::var_os(text(0)).is_some()),
+        "descriptor" => {
+            let mut byte = [0];
+            raw::call(libc::SYS_read, &[number(0), raw::address(&mut byte[..]), 1])
+                .and_then(|read| found(read == 1))
+        }
+        "capability" => {
+            let status = fs::read_to_string("/proc/self/status")?;
+            let any = status.lines().any(|line| {
+                ["CapPrm:", "CapEff:", "CapBnd:"].iter().any(|name| {
+                    line.strip_prefix(name)
+                        .is_some_and(|set| set.trim().bytes().any(|digit| digit != b'0'))
+                })
+            });
+            found(any)
+        }
+        "outside-root" => {
+            // As the first user of everything: what kernel files go by.
+            let map = fs::read_to_string("/proc/self/uid_map")?;
+            let mut fields = map.split_whitespace();
+            found(fields.nth(1) == Some("0"))
+        }
+        "survive" => survive(path(0)),
+        "fork-bomb" => loop {
+            if raw::call(libc::SYS_clone, &[libc::SIGCHLD as u64])? == 0 {
+                std::thread::sleep(Duration::from_secs(20));
+                std::process::exit(0);
+            }
+        },
+        "eat-memory" => {
+            let mut held: Vec<Vec<u8>> = Vec::new();
+            for _ in 0..number(0) {
+                let mut block = Vec::new();
+                block.try_reserve_exact(1 << 20).map_err(io::Error::other)?;
+                block.resize(1 << 20, 1);
+                held.push(block);
+            }
+            std::thread::sleep(Duration::from_millis(400));
+            found(held.len() as u64 == number(0))
+        }
+        "fill" => {
+            let mut file = fs::File::create(path(0))?;
+            for _ in 0..number(1) {
+                file.write_all(&[1; 1 << 16])?;
+            }
+            Ok(())
+        }
+        "sleep" => {
+            std::thread::sleep(Duration::from_secs(number(0)));
+            Ok(())
+        }
+        other => panic!("no attempt is called {other}"),
+    }
+}
+
+fn nothing() -> io::Error {
+    io::Error::other("nothing was seen")
+}
+
+fn found(seen: bool) -> io::Result<()> {
+    if seen { Ok(()) } else { Err(nothing()) }
+}
+
+fn c_string(path: &Path) -> CString {
+    CString::new(path.as_os_str().as_bytes()).unwrap()
+}
+
+/// Executes in a child, so that a program that starts counts whatever it says.
+fn execute(program: &Path, arguments: &[String]) -> io::Result<()> {
+    let status = Command::new(program)
+        .args(arguments)
+        .env("KATACHI_ATTEMPT_RAN", "1")
+        .stdout(std::process::Stdio::null())
+        .status()?;
+    found(status.code().is_some_and(|code| code == 0))
+}
+
+fn execute_memory(program: &Path) -> io::Result<()> {
+    let name = c"program";
+    let fd = raw::call(libc::SYS_memfd_create, &[raw::address(name.to_bytes()), 0])?;
+    let place = format!("/proc/self/fd/{fd}");
+    fs::write(&place, fs::read(program)?)?;
+    let error = Command::new(&place)
+        .stdout(std::process::Stdio::null())
+        .status();
+    found(error?.success())
+}
+
+fn fast_open(target: &str, protocol: i32) -> io::Result<()> {
+    let address: std::net::SocketAddrV4 = target.parse().map_err(io::Error::other)?;
+    let fd = raw::call(
+        libc::SYS_socket,
+        &[
+            libc::AF_INET as u64,
+            libc::SOCK_STREAM as u64,
+            protocol as u64,
+        ],
+    )?;
+    let mut name = [0_u8; 16];
+    name[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+    name[2..4].copy_from_slice(&address.port().to_be_bytes());
+    name[4..8].copy_from_slice(&address.ip().octets());
+    raw::call(
+        libc::SYS_sendto,
+        &[
+            fd as u64,
+            raw::address(b"x"),
+            1,
+            libc::MSG_FASTOPEN as u64,
+            raw::address(&name),
+            16,
+        ],
+    )
+    .map(drop)
+}
+
+/// Leaves a process behind that wants to stay: its own session, all signals
+/// ignored, no parent. It keeps a file growing for as long as it lives.
+fn survive(heartbeat: &Path) -> io::Result<()> {
+    if raw::fork() {
+        let _ = raw::call(libc::SYS_setsid, &[]);
+        if raw::fork() {
+            raw::ignore_signals();
+            let _ = raw::call(libc::SYS_prctl, &[libc::PR_SET_PDEATHSIG as u64, 0]);
+            for _ in 0..600 {
+                let file = fs::File::options()
+                    .append(true)
+                    .create(true)
+                    .open(heartbeat);
+                if let Ok(mut file) = file {
+                    let _ = file.write_all(b".");
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        std::process::exit(0);
+    }
+    // Until it beats.
+    for _ in 0..200 {
+        if heartbeat.exists() {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Err(nothing())
+}
+
+/// Only to be found in this file's name space: a descriptor that stays open.
+pub(crate) fn keep_open(file: &fs::File) -> i32 {
+    let fd = file.as_raw_fd();
+    // Cleared, so that every program started from now on inherits it.
+    raw::call(libc::SYS_fcntl, &[fd as u64, libc::F_SETFD as u64, 0]).unwrap();
+    fd
+}

@@ -1,0 +1,161 @@
+//! What a case works with: a workspace, a directory outside it, and two ways
+//! to run an attempt.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use katachi_sandbox::policy::CommandRule;
+use katachi_sandbox::{Outcome, Plan, PlanOptions, Policy};
+
+/// One case's directories, gone with it.
+pub(crate) struct Bed {
+    _kept: tempfile::TempDir,
+    pub(crate) workspace: PathBuf,
+    pub(crate) outside: PathBuf,
+}
+
+pub(crate) type Verdict = Result<(), String>;
+
+impl Bed {
+    pub(crate) fn new() -> Self {
+        let kept = tempfile::tempdir().unwrap();
+        let base = kept.path().canonicalize().unwrap();
+        let (workspace, outside) = (base.join("workspace"), base.join("outside"));
+        std::fs::create_dir(&workspace).unwrap();
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::write(outside.join("secret"), "secret").unwrap();
+        std::fs::write(outside.join("victim"), "victim").unwrap();
+        Self {
+            _kept: kept,
+            workspace,
+            outside,
+        }
+    }
+
+    /// This very program, which makes the attempts.
+    pub(crate) fn program() -> PathBuf {
+        std::env::current_exe().unwrap()
+    }
+
+    /// The workspace writable, and this program.
+    pub(crate) fn policy(&self) -> Policy {
+        let mut policy = Policy::default().read("@system").write(".");
+        policy.commands.allow.push(CommandRule::File {
+            path: Self::program(),
+            sha256: None,
+        });
+        policy
+    }
+
+    pub(crate) fn plan(&self, policy: &Policy) -> Result<Plan, String> {
+        policy
+            .plan(&PlanOptions::new(&self.workspace))
+            .map_err(|error| error.to_string())
+    }
+
+    /// The attempt must have its effect unconfined.
+    pub(crate) fn control(&self, attempt: &[&str]) -> Verdict {
+        if self.possible_outside(attempt) {
+            Ok(())
+        } else {
+            Err(format!(
+                "the control shows nothing: {attempt:?} fails unconfined too"
+            ))
+        }
+    }
+
+    /// Whether the attempt has its effect unconfined, where that depends on
+    /// the machine.
+    pub(crate) fn possible_outside(&self, attempt: &[&str]) -> bool {
+        let status = Command::new(Self::program())
+            .arg("--attempt")
+            .args(attempt)
+            .current_dir(&self.workspace)
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        status.code() == Some(0)
+    }
+
+    pub(crate) fn argv(attempt: &[&str]) -> Vec<std::ffi::OsString> {
+        let mut argv = vec![Self::program().into_os_string(), "--attempt".into()];
+        argv.extend(attempt.iter().map(Into::into));
+        argv
+    }
+
+    pub(crate) fn run(&self, plan: &Plan, attempt: &[&str]) -> Result<Outcome, String> {
+        let mut child = plan
+            .command(Self::argv(attempt))
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| format!("{attempt:?} did not start: {error}"))?;
+        child.wait().map_err(|error| error.to_string())
+    }
+
+    /// The attempt must be refused under `plan`.
+    pub(crate) fn denied_by(&self, plan: &Plan, attempt: &[&str]) -> Verdict {
+        match self.run(plan, attempt)?.exit_code() {
+            1 => Ok(()),
+            0 => Err(format!("{attempt:?} had its effect inside the sandbox")),
+            other => Err(format!(
+                "{attempt:?} ended with {other}, which is no verdict"
+            )),
+        }
+    }
+
+    /// The attempt must be refused under the usual policy.
+    pub(crate) fn denied(&self, attempt: &[&str]) -> Verdict {
+        self.denied_by(&self.plan(&self.policy())?, attempt)
+    }
+
+    /// The same attempt: possible outside, refused inside.
+    pub(crate) fn only_outside(&self, attempt: &[&str]) -> Verdict {
+        self.control(attempt)?;
+        self.denied(attempt)
+    }
+
+    /// The attempt must have its effect under `plan`: what the policy allows
+    /// keeps working.
+    pub(crate) fn allowed_by(&self, plan: &Plan, attempt: &[&str]) -> Verdict {
+        match self.run(plan, attempt)?.exit_code() {
+            0 => Ok(()),
+            other => Err(format!(
+                "{attempt:?} should work inside and ended with {other}"
+            )),
+        }
+    }
+
+    /// A path in the workspace, as text.
+    pub(crate) fn inside(&self, name: &str) -> String {
+        text(&self.workspace.join(name))
+    }
+
+    /// A path outside the workspace, as text.
+    pub(crate) fn out(&self, name: &str) -> String {
+        text(&self.outside.join(name))
+    }
+
+    /// A repository in a directory of the workspace.
+    pub(crate) fn repository(&self, directory: &str) -> PathBuf {
+        let git = self.workspace.join(directory).join(".git");
+        for part in ["objects", "refs/heads"] {
+            std::fs::create_dir_all(git.join(part)).unwrap();
+        }
+        std::fs::write(git.join("HEAD"), "ref: refs/heads/main\n").unwrap();
+        std::fs::write(git.join("config"), "[core]\n").unwrap();
+        git
+    }
+}
+
+pub(crate) fn text(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+/// Fails with the message unless the condition holds.
+pub(crate) fn must(condition: bool, message: &str) -> Verdict {
+    if condition {
+        Ok(())
+    } else {
+        Err(message.to_owned())
+    }
+}

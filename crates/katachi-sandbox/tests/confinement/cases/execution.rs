@@ -1,0 +1,372 @@
+//! Running programs that no rule names.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::Stdio;
+
+use katachi_sandbox::plan::ArgvRules;
+use katachi_sandbox::policy::CommandRule;
+use katachi_sandbox::{PlanOptions, SpawnError};
+
+use super::Case;
+use crate::bed::{Bed, Verdict, must, text};
+
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "a command that no rule names is refused with the reason",
+        run: not_listed,
+        needs: &[],
+    },
+    Case {
+        name: "programs that no rule names cannot be started by others",
+        run: by_others,
+        needs: &[],
+    },
+    Case {
+        name: "interpreters cannot start what no rule names",
+        run: by_interpreters,
+        needs: &[],
+    },
+    Case {
+        name: "a copy of a program cannot be executed",
+        run: copies,
+        needs: &[],
+    },
+    Case {
+        name: "the loader does not run a copy",
+        run: loader,
+        needs: &[],
+    },
+    Case {
+        name: "a file in memory cannot be executed",
+        run: memory,
+        needs: &[],
+    },
+    Case {
+        name: "a script for a listed interpreter in the workspace does not run by itself",
+        run: script,
+        needs: &[],
+    },
+    Case {
+        name: "exec_from makes a directory executable and no other",
+        run: exec_from,
+        needs: &[],
+    },
+    Case {
+        name: "a program the command could replace is refused",
+        run: writable_program,
+        needs: &[],
+    },
+    Case {
+        name: "a program changed after planning is refused",
+        run: changed_program,
+        needs: &[],
+    },
+    Case {
+        name: "a digest that does not fit is refused",
+        run: digest,
+        needs: &[],
+    },
+    Case {
+        name: "argument rules are refused or kept for the first process",
+        run: arguments,
+        needs: &[],
+    },
+    Case {
+        name: "asking comes before allowing",
+        run: asking,
+        needs: &[],
+    },
+    Case {
+        name: "a library in the workspace is not loaded",
+        run: preload,
+        needs: &[],
+    },
+];
+
+fn not_listed(bed: &Bed) -> Verdict {
+    let plan = bed.plan(&bed.policy())?;
+    for program in ["tail", "/usr/bin/tail", "no-such-program"] {
+        let error = plan.command([program]).spawn().err().ok_or("it started")?;
+        let violation = error.denial().ok_or("not a denial")?;
+        must(violation.control == "exec", "another control")?;
+        must(
+            violation.reason.contains("commands.allow") || program == "no-such-program",
+            &violation.reason,
+        )?;
+    }
+    Ok(())
+}
+
+fn by_others(bed: &Bed) -> Verdict {
+    bed.only_outside(&["execute", "/usr/bin/true"])?;
+    bed.only_outside(&["execute", "/proc/self/root/usr/bin/true"])?;
+    let plan = bed.plan(&bed.policy().allow("true"))?;
+    bed.allowed_by(&plan, &["execute", "/usr/bin/true"])
+}
+
+/// A shell, `env`, `xargs`, `find` and Python, as far as they are installed.
+fn by_interpreters(bed: &Bed) -> Verdict {
+    let marker = bed.inside("marker");
+    let tail = "/usr/bin/touch";
+    let python = format!("import os; os.execv('{tail}', ['touch', '{marker}'])");
+    let ways: &[(&str, Vec<String>)] = &[
+        ("sh", vec!["-c".into(), format!("{tail} {marker}")]),
+        ("env", vec![tail.into(), marker.clone()]),
+        ("xargs", vec![tail.into(), marker.clone()]),
+        (
+            "find",
+            vec![
+                ".".into(),
+                "-exec".into(),
+                tail.into(),
+                marker.clone(),
+                ";".into(),
+            ],
+        ),
+        ("python3", vec!["-c".into(), python]),
+        (
+            "awk",
+            vec![format!("BEGIN {{ exit system(\"{tail} {marker}\") }}")],
+        ),
+    ];
+    for (program, arguments) in ways {
+        if !Path::new("/usr/bin").join(program).exists() {
+            continue;
+        }
+        let path = format!("/usr/bin/{program}");
+        let control = std::process::Command::new(&path)
+            .args(arguments)
+            .current_dir(&bed.workspace)
+            .stdin(Stdio::null())
+            .status()
+            .unwrap();
+        must(
+            control.success() && Path::new(&marker).exists(),
+            "the control shows nothing",
+        )?;
+        std::fs::remove_file(&marker).unwrap();
+        let mut argv: Vec<OsString> = vec![path.clone().into()];
+        argv.extend(arguments.iter().map(OsString::from));
+        let plan = bed.plan(&bed.policy().allow(path.as_str()))?;
+        let mut child = plan
+            .command(argv)
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        child.wait().unwrap();
+        must(!Path::new(&marker).exists(), program)?;
+    }
+    Ok(())
+}
+
+fn copies(bed: &Bed) -> Verdict {
+    let program = text(&Bed::program());
+    let control = bed.inside("control");
+    bed.control(&["execute-copy", &program, &control, "--attempt", "loopback"])?;
+    let inside = bed.inside("copy");
+    for place in [inside.as_str(), "/tmp/copy", "/dev/shm/copy"] {
+        bed.denied(&["execute-copy", &program, place, "--attempt", "loopback"])?;
+    }
+    Ok(())
+}
+
+fn loader(bed: &Bed) -> Verdict {
+    let loader = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"]
+        .into_iter()
+        .find(|path| Path::new(path).exists());
+    let Some(loader) = loader else { return Ok(()) };
+    std::fs::copy("/usr/bin/true", bed.workspace.join("copy")).unwrap();
+    bed.only_outside(&["execute", loader, &bed.inside("copy")])?;
+    bed.only_outside(&["execute", loader, "/usr/bin/true"])
+}
+
+fn memory(bed: &Bed) -> Verdict {
+    bed.control(&["execute-memory", "/usr/bin/true"])?;
+    let plan = bed.plan(&bed.policy().allow("true"))?;
+    bed.allowed_by(&plan, &["execute", "/usr/bin/true"])?;
+    bed.denied_by(&plan, &["execute-memory", "/usr/bin/true"])
+}
+
+fn script(bed: &Bed) -> Verdict {
+    bed.control(&["execute-script", &bed.inside("control"), "/usr/bin/true"])?;
+    let plan = bed.plan(&bed.policy().allow("true"))?;
+    bed.denied_by(
+        &plan,
+        &["execute-script", &bed.inside("script"), "/usr/bin/true"],
+    )
+}
+
+fn exec_from(bed: &Bed) -> Verdict {
+    let program = text(&Bed::program());
+    std::fs::create_dir(bed.workspace.join("target")).unwrap();
+    let plan = bed.plan(&bed.policy().exec_from("target"))?;
+    let attempt = |place: &str| -> Vec<String> {
+        [
+            "execute-copy",
+            program.as_str(),
+            place,
+            "--attempt",
+            "loopback",
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    };
+    let run = |place: &str| attempt(&bed.inside(place));
+    let words = run("target/copy");
+    bed.allowed_by(&plan, &words.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let words = run("copy");
+    bed.denied_by(&plan, &words.iter().map(String::as_str).collect::<Vec<_>>())?;
+    // As the command itself, too.
+    let outcome = plan
+        .command([
+            bed.inside("target/copy"),
+            "--attempt".into(),
+            "loopback".into(),
+        ])
+        .spawn()
+        .and_then(|mut child| Ok(child.wait()?))
+        .map_err(|error| error.to_string())?;
+    must(outcome.success(), "a program below exec_from did not start")
+}
+
+fn own_program(bed: &Bed, name: &str) -> std::path::PathBuf {
+    let place = bed.outside.join(name);
+    std::fs::copy("/usr/bin/true", &place).unwrap();
+    place
+}
+
+fn writable_program(bed: &Bed) -> Verdict {
+    std::fs::copy("/usr/bin/true", bed.workspace.join("tool")).unwrap();
+    let policy = bed.policy().allow("./tool");
+    let error = bed.plan(&policy).err().ok_or("it was accepted")?;
+    must(error.contains("could replace"), &error)?;
+    let link = bed.outside.join("link");
+    std::os::unix::fs::symlink(bed.workspace.join("tool"), &link).unwrap();
+    must(
+        bed.plan(&bed.policy().allow(text(&link))).is_err(),
+        "through a link",
+    )
+}
+
+fn changed_program(bed: &Bed) -> Verdict {
+    let place = own_program(bed, "tool");
+    let plan = bed.plan(&bed.policy().allow(text(&place)))?;
+    let start = || {
+        plan.command([&place])
+            .spawn()
+            .and_then(|mut child| Ok(child.wait()?))
+    };
+    must(
+        start().is_ok_and(|outcome| outcome.success()),
+        "it did not start at first",
+    )?;
+    // In place, then by another file.
+    std::fs::OpenOptions::new()
+        .append(true)
+        .open(&place)
+        .and_then(|mut file| std::io::Write::write_all(&mut file, b"x"))
+        .unwrap();
+    must(
+        matches!(start(), Err(SpawnError::Replaced { .. })),
+        "changed content was executed",
+    )?;
+    std::fs::remove_file(&place).unwrap();
+    std::fs::copy("/usr/bin/env", &place).unwrap();
+    must(
+        matches!(start(), Err(SpawnError::Replaced { .. })),
+        "another file was executed",
+    )
+}
+
+fn digest(bed: &Bed) -> Verdict {
+    let place = own_program(bed, "tool");
+    let mut policy = bed.policy();
+    policy.commands.allow.push(CommandRule::File {
+        path: place,
+        sha256: Some("0".repeat(64)),
+    });
+    let error = bed.plan(&policy).err().ok_or("it was accepted")?;
+    must(error.contains("SHA-256"), &error)
+}
+
+fn arguments(bed: &Bed) -> Verdict {
+    let policy = bed.policy().allow(["true", "yes"]);
+    must(
+        bed.plan(&policy).is_err(),
+        "accepted without being able to enforce it",
+    )?;
+    let options = PlanOptions::new(&bed.workspace).argv_rules(ArgvRules::FirstProcess);
+    let plan = policy.plan(&options).map_err(|error| error.to_string())?;
+    let run = |argv: &[&str]| {
+        plan.command(argv.iter().copied())
+            .spawn()
+            .and_then(|mut child| Ok(child.wait()?))
+    };
+    must(
+        run(&["true", "yes", "more"]).is_ok_and(|outcome| outcome.success()),
+        "the allowed form",
+    )?;
+    must(
+        run(&["true", "no"]).is_err_and(|error| error.denial().is_some()),
+        "another argument",
+    )?;
+    must(
+        run(&["true"]).is_err_and(|error| error.denial().is_some()),
+        "no argument",
+    )?;
+    // Started by another command it is not there at all.
+    bed.denied_by(&plan, &["execute", "/usr/bin/true", "yes"])
+}
+
+fn asking(bed: &Bed) -> Verdict {
+    let plan = bed.plan(&bed.policy().ask("true"))?;
+    let refused = plan
+        .command(["true"])
+        .spawn()
+        .err()
+        .ok_or("it started unasked")?;
+    must(
+        refused
+            .denial()
+            .is_some_and(|denial| denial.reason.contains("approval")),
+        "another reason",
+    )?;
+    bed.denied_by(&plan, &["execute", "/usr/bin/true"])?;
+    let outcome = plan
+        .command(["true"])
+        .approved()
+        .spawn()
+        .and_then(|mut child| Ok(child.wait()?));
+    must(
+        outcome.is_ok_and(|outcome| outcome.success()),
+        "it did not start after approval",
+    )
+}
+
+fn preload(bed: &Bed) -> Verdict {
+    let library = [
+        "/lib/x86_64-linux-gnu/libm.so.6",
+        "/lib/aarch64-linux-gnu/libm.so.6",
+        "/usr/lib64/libm.so.6",
+    ]
+    .into_iter()
+    .find(|path| Path::new(path).exists());
+    let Some(library) = library else {
+        return Ok(());
+    };
+    std::fs::copy(library, bed.workspace.join("libattack.so")).unwrap();
+    let place = bed.inside("libattack.so");
+    let loaded = |errors: &[u8]| !String::from_utf8_lossy(errors).contains("cannot be preloaded");
+    let control = std::process::Command::new("/usr/bin/true")
+        .env("LD_PRELOAD", &place)
+        .output()
+        .unwrap();
+    must(loaded(&control.stderr), "the control shows nothing")?;
+    let plan = bed.plan(&bed.policy().allow("true").set_env("LD_PRELOAD", &place))?;
+    let output = plan
+        .command(["true"])
+        .output()
+        .map_err(|error| error.to_string())?;
+    must(!loaded(&output.stderr), "the library was loaded")
+}

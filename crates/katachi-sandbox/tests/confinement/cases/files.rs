@@ -1,0 +1,347 @@
+//! Reading and writing what no rule names.
+
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::process::Stdio;
+
+use super::Case;
+use crate::bed::{Bed, Verdict, must, text};
+
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "files outside cannot be read",
+        run: read_outside,
+        needs: &[],
+    },
+    Case {
+        name: "a link in the workspace does not lead outside",
+        run: read_through_link,
+        needs: &[],
+    },
+    Case {
+        name: "proc offers no way to the outside",
+        run: read_through_proc,
+        needs: &[],
+    },
+    Case {
+        name: "a link made at run time does not lead outside",
+        run: write_through_new_link,
+        needs: &[],
+    },
+    Case {
+        name: "a file with a name outside is read-only",
+        run: old_hard_link,
+        needs: &[],
+    },
+    Case {
+        name: "no name crosses the border of the workspace",
+        run: new_hard_link,
+        needs: &[],
+    },
+    Case {
+        name: "mode, times and attributes outside stay as they are",
+        run: metadata,
+        needs: &[],
+    },
+    Case {
+        name: "files outside cannot be truncated",
+        run: truncate,
+        needs: &[],
+    },
+    Case {
+        name: "the workspace can be read and written",
+        run: workspace_works,
+        needs: &[],
+    },
+    Case {
+        name: "denied files in the workspace are hidden",
+        run: denied_files,
+        needs: &[],
+    },
+    Case {
+        name: "a policy that allows what it denies is refused",
+        run: contradiction,
+        needs: &[],
+    },
+    Case {
+        name: "a workspace replaced after planning is refused",
+        run: replaced_workspace,
+        needs: &[],
+    },
+    Case {
+        name: "a working directory outside is refused",
+        run: foreign_directory,
+        needs: &[],
+    },
+    Case {
+        name: "no device can be made",
+        run: device,
+        needs: &[],
+    },
+    Case {
+        name: "no file becomes set-user-id",
+        run: set_user_id,
+        needs: &[],
+    },
+    Case {
+        name: "kernel settings cannot be changed",
+        run: kernel_settings,
+        needs: &[],
+    },
+    Case {
+        name: "dev holds no dangerous device",
+        run: devices,
+        needs: &[],
+    },
+    Case {
+        name: "temporary files of others are not seen",
+        run: temporary,
+        needs: &[],
+    },
+    Case {
+        name: "a policy cannot open the whole machine",
+        run: too_wide,
+        needs: &[],
+    },
+];
+
+fn read_outside(bed: &Bed) -> Verdict {
+    bed.only_outside(&["read", &bed.out("secret")])?;
+    bed.only_outside(&["list", &bed.out("")])
+}
+
+fn read_through_link(bed: &Bed) -> Verdict {
+    symlink(&bed.outside, bed.workspace.join("link")).unwrap();
+    bed.only_outside(&["read", &bed.inside("link/secret")])
+}
+
+fn read_through_proc(bed: &Bed) -> Verdict {
+    for process in ["self", "1"] {
+        let path = format!("/proc/{process}/root{}", bed.out("secret"));
+        if process == "self" {
+            bed.control(&["read", &path])?;
+        }
+        bed.denied(&["read", &path])?;
+    }
+    let up = "/proc/self/cwd/../outside/secret";
+    bed.control(&["read", up])?;
+    bed.denied(&["read", up])
+}
+
+fn write_through_new_link(bed: &Bed) -> Verdict {
+    bed.control(&["write-through-link", &bed.out(""), &bed.inside("control")])?;
+    must(
+        bed.outside.join("new").exists(),
+        "the control wrote nothing",
+    )?;
+    std::fs::remove_file(bed.outside.join("new")).unwrap();
+    bed.denied(&["write-through-link", &bed.out(""), &bed.inside("link")])?;
+    must(!bed.outside.join("new").exists(), "a file appeared outside")
+}
+
+fn old_hard_link(bed: &Bed) -> Verdict {
+    std::fs::hard_link(bed.outside.join("victim"), bed.workspace.join("shared")).unwrap();
+    bed.control(&["append", &bed.inside("shared")])?;
+    bed.denied(&["append", &bed.inside("shared")])?;
+    let content = std::fs::read_to_string(bed.outside.join("victim")).unwrap();
+    must(content == "victim+", "the file outside changed")
+}
+
+fn new_hard_link(bed: &Bed) -> Verdict {
+    let (victim, secret) = (bed.out("victim"), bed.out("secret"));
+    bed.control(&["hard-link", &secret, &bed.inside("control")])?;
+    std::fs::remove_file(bed.workspace.join("control")).unwrap();
+    bed.denied(&["hard-link", &victim, &bed.inside("linked")])?;
+    bed.denied(&["rename", &victim, &bed.inside("moved")])?;
+    std::fs::write(bed.workspace.join("own"), "").unwrap();
+    bed.denied(&["rename", &bed.inside("own"), &bed.out("moved")])
+}
+
+fn metadata(bed: &Bed) -> Verdict {
+    let read = bed.policy().read(bed.out(""));
+    let plan = bed.plan(&read)?;
+    for attempt in ["mode", "times", "attribute"] {
+        let control = bed.possible_outside(&[attempt, &bed.out("secret")]);
+        must(
+            control || attempt == "attribute",
+            "the control shows nothing",
+        )?;
+        bed.denied_by(&plan, &[attempt, &bed.out("victim")])?;
+        bed.denied(&[attempt, &bed.out("victim")])?;
+    }
+    bed.allowed_by(&plan, &["read", &bed.out("victim")])
+}
+
+fn truncate(bed: &Bed) -> Verdict {
+    bed.control(&["truncate", &bed.out("secret")])?;
+    let plan = bed.plan(&bed.policy().read(bed.out("")))?;
+    bed.denied_by(&plan, &["truncate", &bed.out("victim")])?;
+    bed.denied(&["truncate", &bed.out("victim")])
+}
+
+fn workspace_works(bed: &Bed) -> Verdict {
+    std::fs::write(bed.workspace.join("old"), "x").unwrap();
+    let plan = bed.plan(&bed.policy())?;
+    bed.allowed_by(&plan, &["read", &bed.inside("old")])?;
+    bed.allowed_by(&plan, &["append", &bed.inside("old")])?;
+    bed.allowed_by(&plan, &["create", &bed.inside("new")])?;
+    bed.allowed_by(&plan, &["rename", &bed.inside("new"), &bed.inside("newer")])?;
+    bed.allowed_by(&plan, &["create", "/tmp/private"])?;
+    bed.allowed_by(&plan, &["open-write", "/dev/null"])?;
+    let owner = std::fs::metadata(bed.workspace.join("newer"))
+        .unwrap()
+        .uid();
+    must(
+        owner == std::fs::metadata(&bed.workspace).unwrap().uid(),
+        "the new file has another owner",
+    )
+}
+
+fn denied_files(bed: &Bed) -> Verdict {
+    std::fs::create_dir_all(bed.workspace.join("deep/er")).unwrap();
+    std::fs::create_dir_all(bed.workspace.join("private")).unwrap();
+    for name in [".env", "deep/er/.env", "private/key"] {
+        std::fs::write(bed.workspace.join(name), "secret").unwrap();
+    }
+    let plan = bed.plan(&bed.policy().deny("**/.env").deny("private"))?;
+    for name in [".env", "deep/er/.env", "private/key"] {
+        bed.control(&["read", &bed.inside(name)])?;
+        bed.denied_by(&plan, &["read", &bed.inside(name)])?;
+        bed.denied_by(&plan, &["append", &bed.inside(name)])?;
+    }
+    bed.denied_by(&plan, &["mode", &bed.inside(".env")])?;
+    bed.denied_by(
+        &plan,
+        &["rename", &bed.inside(".env"), &bed.inside("visible")],
+    )
+}
+
+fn contradiction(bed: &Bed) -> Verdict {
+    std::fs::create_dir(bed.workspace.join("kept")).unwrap();
+    let error = bed
+        .plan(&bed.policy().write("kept/").deny("kept"))
+        .err()
+        .ok_or("it was accepted")?;
+    must(
+        error.contains("filesystem.deny") && error.contains("filesystem.write"),
+        &error,
+    )
+}
+
+fn replaced_workspace(bed: &Bed) -> Verdict {
+    let plan = bed.plan(&bed.policy())?;
+    bed.allowed_by(&plan, &["create", &bed.inside("before")])?;
+    std::fs::rename(&bed.workspace, bed.outside.join("moved")).unwrap();
+    symlink(&bed.outside, &bed.workspace).unwrap();
+    let swapped = bed
+        .run(&plan, &["create", &bed.inside("through-link")])
+        .err();
+    must(
+        swapped.is_some_and(|error| error.contains("make the plan again")),
+        "a link was followed",
+    )?;
+    std::fs::remove_file(&bed.workspace).unwrap();
+    std::fs::create_dir(&bed.workspace).unwrap();
+    let fresh = bed.run(&plan, &["create", &bed.inside("in-another")]).err();
+    must(
+        fresh.is_some_and(|error| error.contains("make the plan again")),
+        "another directory was used",
+    )
+}
+
+fn foreign_directory(bed: &Bed) -> Verdict {
+    let plan = bed.plan(&bed.policy())?;
+    let error = plan
+        .command(Bed::argv(&["create", "here"]))
+        .current_dir(&bed.outside)
+        .stderr(Stdio::null())
+        .spawn()
+        .err()
+        .ok_or("it started there")?;
+    must(
+        error.to_string().contains("does not open"),
+        &error.to_string(),
+    )
+}
+
+fn device(bed: &Bed) -> Verdict {
+    // Only root can make one outside.
+    bed.possible_outside(&["device", &bed.out("device")]);
+    bed.denied(&["device", &bed.inside("device")])
+}
+
+fn set_user_id(bed: &Bed) -> Verdict {
+    for name in ["one", "two"] {
+        std::fs::write(bed.workspace.join(name), "").unwrap();
+    }
+    bed.control(&["set-user-id", &bed.inside("one")])?;
+    bed.denied(&["set-user-id", &bed.inside("two")])?;
+    bed.control(&["create-set-user-id", &bed.inside("three")])?;
+    bed.denied(&["create-set-user-id", &bed.inside("four")])
+}
+
+fn kernel_settings(bed: &Bed) -> Verdict {
+    let as_root = std::fs::metadata(&bed.workspace).unwrap().uid() == 0;
+    for path in [
+        "/proc/sys/kernel/core_pattern",
+        "/proc/sys/vm/drop_caches",
+        "/proc/sys/kernel/hostname",
+        "/proc/1/oom_score_adj",
+    ] {
+        if as_root {
+            bed.control(&["open-write", path])?;
+        }
+        bed.denied(&["open-write", path])?;
+    }
+    // Not every kernel has it, and opening it does nothing.
+    bed.possible_outside(&["open-write", "/proc/sysrq-trigger"]);
+    bed.denied(&["open-write", "/proc/sysrq-trigger"])?;
+    bed.denied(&["make-directory", "/sys/fs/cgroup/katachi"])?;
+    bed.denied(&["read", "/proc/kcore"])?;
+    bed.only_outside(&["list", "/sys"])
+}
+
+fn devices(bed: &Bed) -> Verdict {
+    for path in [
+        "/dev/kmsg",
+        "/dev/mem",
+        "/dev/vda",
+        "/dev/sda",
+        "/dev/fuse",
+        "/dev/kvm",
+        "/dev/ptmx",
+        "/dev/pts/0",
+    ] {
+        bed.denied(&["open-write", path])?;
+    }
+    bed.control(&["open-write", "/dev/ptmx"])
+}
+
+fn temporary(bed: &Bed) -> Verdict {
+    let file = tempfile::NamedTempFile::new_in("/tmp").unwrap();
+    bed.only_outside(&["read", &text(file.path())])?;
+    if let Ok(shared) = tempfile::NamedTempFile::new_in("/dev/shm") {
+        bed.only_outside(&["read", &text(shared.path())])?;
+    }
+    Ok(())
+}
+
+fn too_wide(bed: &Bed) -> Verdict {
+    for path in [
+        "/",
+        "/etc",
+        "/proc",
+        "/sys",
+        "/dev",
+        "/run",
+        "/tmp",
+        "/home",
+        "/proc/self",
+    ] {
+        must(bed.plan(&bed.policy().read(path)).is_err(), path)?;
+        must(bed.plan(&bed.policy().write(path)).is_err(), path)?;
+    }
+    for path in ["/usr", "/usr/bin", "/boot", "/etc/ssl"] {
+        must(bed.plan(&bed.policy().write(path)).is_err(), path)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! Every case, by what is attacked.
+
+mod execution;
+mod files;
+mod kernel;
+mod network;
+mod programs;
+mod repositories;
+mod resources;
+
+use crate::bed::{Bed, Verdict};
+
+/// One case. Its name is a sentence about the sandbox.
+#[derive(Clone, Copy)]
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) run: fn(&Bed) -> Verdict,
+    /// Programs without which it shows nothing.
+    pub(crate) needs: &'static [&'static str],
+}
+
+pub(crate) fn all() -> Vec<Case> {
+    [
+        files::CASES,
+        repositories::CASES,
+        execution::CASES,
+        network::CASES,
+        kernel::CASES,
+        resources::CASES,
+        programs::CASES,
+    ]
+    .concat()
+}

@@ -1,0 +1,190 @@
+//! Reaching anything but the sandbox itself.
+
+use std::net::{TcpListener, UdpSocket};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
+
+use super::Case;
+use crate::bed::{Bed, Verdict, must, text};
+
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "the host's loopback is not reached",
+        run: tcp,
+        needs: &[],
+    },
+    Case {
+        name: "no datagram leaves",
+        run: udp,
+        needs: &[],
+    },
+    Case {
+        name: "fast open and multipath are refused",
+        run: variants,
+        needs: &[],
+    },
+    Case {
+        name: "no name is resolved",
+        run: resolve,
+        needs: &[],
+    },
+    Case {
+        name: "unix sockets of the host are not reached",
+        run: unix,
+        needs: &[],
+    },
+    Case {
+        name: "a unix socket in the workspace is not reached",
+        run: unix_in_workspace,
+        needs: &[],
+    },
+    Case {
+        name: "a named unix socket is reached",
+        run: named_socket,
+        needs: &[],
+    },
+    Case {
+        name: "abstract sockets are not reached",
+        run: abstract_socket,
+        needs: &[],
+    },
+    Case {
+        name: "other socket families do not exist",
+        run: families,
+        needs: &[],
+    },
+    Case {
+        name: "servers inside can be reached from inside",
+        run: loopback,
+        needs: &[],
+    },
+    Case {
+        name: "a host allow list is refused until it can be enforced",
+        run: allow_list,
+        needs: &[],
+    },
+];
+
+fn tcp(bed: &Bed) -> Verdict {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    bed.only_outside(&["tcp", &address])?;
+    if let Ok(listener) = TcpListener::bind("[::1]:0") {
+        bed.only_outside(&["tcp", &listener.local_addr().unwrap().to_string()])?;
+    }
+    for address in ["169.254.169.254:80", "192.0.2.1:80", "10.0.0.1:22"] {
+        bed.denied(&["tcp", address])?;
+    }
+    Ok(())
+}
+
+fn udp(bed: &Bed) -> Verdict {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    bed.control(&["udp", &address])?;
+    must(
+        socket.recv(&mut [0; 8]).is_ok(),
+        "the control's datagram did not arrive",
+    )?;
+    // A loopback of its own takes the datagram; nobody outside gets it.
+    bed.run(&bed.plan(&bed.policy())?, &["udp", &address])?;
+    must(
+        socket.recv(&mut [0; 8]).is_err(),
+        "a datagram left the sandbox",
+    )?;
+    bed.denied(&["udp", "192.0.2.1:53"])
+}
+
+fn variants(bed: &Bed) -> Verdict {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    bed.only_outside(&["tcp-fast-open", &address])?;
+    // Not every kernel has it.
+    bed.possible_outside(&["mptcp"]);
+    bed.denied(&["mptcp"])
+}
+
+fn resolve(bed: &Bed) -> Verdict {
+    // Whether this machine could is beside the point; a name of ours never
+    // exists, and the question must not leave.
+    bed.denied(&["resolve", "secret.katachi.invalid"])?;
+    bed.denied(&["udp", "127.0.0.53:53"]).or_else(|_| Ok(()))
+}
+
+fn unix(bed: &Bed) -> Verdict {
+    let place = bed.outside.join("socket");
+    let _listener = UnixListener::bind(&place).unwrap();
+    bed.only_outside(&["unix-connect", &text(&place)])?;
+    std::os::unix::fs::symlink(&place, bed.workspace.join("link")).unwrap();
+    bed.only_outside(&["unix-connect", &bed.inside("link")])
+}
+
+fn unix_in_workspace(bed: &Bed) -> Verdict {
+    let _listener = UnixListener::bind(bed.workspace.join("socket")).unwrap();
+    bed.only_outside(&["unix-connect", &bed.inside("socket")])?;
+    bed.only_outside(&["unix-listen", &bed.inside("other")])
+}
+
+fn named_socket(bed: &Bed) -> Verdict {
+    let place = bed.outside.join("socket");
+    let other = bed.outside.join("other");
+    let _listener = UnixListener::bind(&place).unwrap();
+    let _other = UnixListener::bind(&other).unwrap();
+    let mut policy = bed.policy();
+    policy.network.unix.push(text(&place));
+    let plan = bed.plan(&policy)?;
+    bed.allowed_by(&plan, &["unix-connect", &text(&place)])?;
+    bed.denied_by(&plan, &["unix-connect", &text(&other)])
+}
+
+fn abstract_socket(bed: &Bed) -> Verdict {
+    let name = format!("katachi-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let _listener = UnixListener::bind_addr(&address).unwrap();
+    bed.only_outside(&["abstract-connect", &name])?;
+    // Where unix sockets are allowed, it is another namespace that keeps them.
+    let place = bed.outside.join("socket");
+    let _other = UnixListener::bind(&place).unwrap();
+    let mut policy = bed.policy();
+    policy.network.unix.push(text(&place));
+    bed.denied_by(&bed.plan(&policy)?, &["abstract-connect", &name])
+}
+
+fn families(bed: &Bed) -> Verdict {
+    for (family, kind, protocol) in [
+        (libc::AF_NETLINK, libc::SOCK_RAW, 0),
+        (libc::AF_NETLINK, libc::SOCK_RAW, 15),
+        (libc::AF_PACKET, libc::SOCK_RAW, 0),
+        (libc::AF_VSOCK, libc::SOCK_STREAM, 0),
+        (libc::AF_ALG, libc::SOCK_SEQPACKET, 0),
+        (libc::AF_BLUETOOTH, libc::SOCK_RAW, 1),
+        (libc::AF_XDP, libc::SOCK_RAW, 0),
+        (libc::AF_TIPC, libc::SOCK_STREAM, 0),
+        (libc::AF_RDS, libc::SOCK_SEQPACKET, 0),
+        (libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP),
+        (libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_ICMP),
+        (libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_SCTP),
+        (libc::AF_UNIX, libc::SOCK_STREAM, 0),
+    ] {
+        let words = [family, kind, protocol].map(|number| number.to_string());
+        bed.denied(&["socket", &words[0], &words[1], &words[2]])?;
+    }
+    bed.control(&[
+        "socket",
+        &libc::AF_NETLINK.to_string(),
+        &libc::SOCK_RAW.to_string(),
+        "0",
+    ])
+}
+
+fn loopback(bed: &Bed) -> Verdict {
+    bed.allowed_by(&bed.plan(&bed.policy())?, &["loopback"])
+}
+
+fn allow_list(bed: &Bed) -> Verdict {
+    let mut policy = bed.policy();
+    policy.network.allow.push("example.com:443".into());
+    let error = bed.plan(&policy).err().ok_or("it was accepted")?;
+    must(error.contains("network.allow"), &error)
+}

@@ -1,0 +1,192 @@
+//! What programs outside act upon: repositories and tool configuration.
+
+use super::Case;
+use crate::bed::{Bed, Verdict, must};
+use katachi_sandbox::policy::GitAccess;
+
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "a repository cannot be changed when it is for reading",
+        run: read_mode,
+        needs: &[],
+    },
+    Case {
+        name: "commits can be made and hooks cannot",
+        run: commit_mode,
+        needs: &[],
+    },
+    Case {
+        name: "a hidden repository shows nothing",
+        run: hidden_mode,
+        needs: &[],
+    },
+    Case {
+        name: "a full repository can be changed",
+        run: full_mode,
+        needs: &[],
+    },
+    Case {
+        name: "a repository cannot be swapped for another",
+        run: swapped,
+        needs: &[],
+    },
+    Case {
+        name: "nested repositories are protected too",
+        run: nested,
+        needs: &[],
+    },
+    Case {
+        name: "existing tool configuration is read-only",
+        run: configuration,
+        needs: &[],
+    },
+    Case {
+        name: "new tool configuration is reported and leaves no ghost",
+        run: new_configuration,
+        needs: &[],
+    },
+];
+
+fn read_mode(bed: &Bed) -> Verdict {
+    bed.repository("");
+    let plan = bed.plan(&bed.policy())?;
+    bed.control(&["append", &bed.inside(".git/config")])?;
+    for file in [".git/config", ".git/HEAD"] {
+        bed.denied_by(&plan, &["append", &bed.inside(file)])?;
+    }
+    bed.control(&["make-directories-and-file", &bed.inside(".git/control/x")])?;
+    bed.denied_by(
+        &plan,
+        &[
+            "make-directories-and-file",
+            &bed.inside(".git/hooks/pre-commit"),
+        ],
+    )?;
+    bed.allowed_by(&plan, &["read", &bed.inside(".git/HEAD")])
+}
+
+fn commit_mode(bed: &Bed) -> Verdict {
+    let git = bed.repository("");
+    let plan = bed.plan(&bed.policy().git(GitAccess::Commit))?;
+    for file in [".git/index", ".git/objects/new", ".git/refs/heads/new"] {
+        bed.allowed_by(&plan, &["create", &bed.inside(file)])?;
+    }
+    bed.denied_by(&plan, &["append", &bed.inside(".git/config")])?;
+    bed.denied_by(
+        &plan,
+        &[
+            "rename",
+            &bed.inside(".git/index"),
+            &bed.inside(".git/config"),
+        ],
+    )?;
+    for file in [
+        "hooks/pre-commit",
+        "info/attributes",
+        "modules/x/config",
+        "worktrees/x/gitdir",
+    ] {
+        bed.control(&[
+            "make-directories-and-file",
+            &bed.inside(&format!("control/{file}")),
+        ])?;
+        bed.denied_by(
+            &plan,
+            &[
+                "make-directories-and-file",
+                &bed.inside(&format!(".git/{file}")),
+            ],
+        )?;
+    }
+    for part in ["hooks", "info", "modules", "worktrees"] {
+        must(!git.join(part).exists(), "a placeholder was left behind")?;
+    }
+    Ok(())
+}
+
+fn hidden_mode(bed: &Bed) -> Verdict {
+    bed.repository("");
+    let plan = bed.plan(&bed.policy().git(GitAccess::Hidden))?;
+    bed.control(&["read", &bed.inside(".git/HEAD")])?;
+    bed.denied_by(&plan, &["read", &bed.inside(".git/HEAD")])?;
+    bed.denied_by(&plan, &["create", &bed.inside(".git/new")])
+}
+
+fn full_mode(bed: &Bed) -> Verdict {
+    bed.repository("");
+    let plan = bed.plan(&bed.policy().git(GitAccess::Full))?;
+    bed.allowed_by(&plan, &["append", &bed.inside(".git/config")])
+}
+
+fn swapped(bed: &Bed) -> Verdict {
+    bed.repository("");
+    bed.repository("vendor/sub");
+    bed.control(&["rename", &bed.inside(".git"), &bed.inside("moved")])?;
+    std::fs::rename(bed.workspace.join("moved"), bed.workspace.join(".git")).unwrap();
+    for git in [GitAccess::Read, GitAccess::Commit, GitAccess::Hidden] {
+        let plan = bed.plan(&bed.policy().git(git))?;
+        for name in [".git", "vendor", "vendor/sub", "vendor/sub/.git"] {
+            bed.denied_by(&plan, &["rename", &bed.inside(name), &bed.inside("away")])?;
+        }
+    }
+    Ok(())
+}
+
+fn nested(bed: &Bed) -> Verdict {
+    bed.repository("vendor/deep/er");
+    bed.control(&["append", &bed.inside("vendor/deep/er/.git/config")])?;
+    for git in [GitAccess::Read, GitAccess::Commit] {
+        let plan = bed.plan(&bed.policy().git(git))?;
+        bed.denied_by(
+            &plan,
+            &["append", &bed.inside("vendor/deep/er/.git/config")],
+        )?;
+        let hook = bed.inside("vendor/deep/er/.git/hooks/post-checkout");
+        bed.denied_by(&plan, &["make-directories-and-file", &hook])?;
+        bed.allowed_by(
+            &plan,
+            &["create", &bed.inside(&format!("vendor/deep/er/{git:?}"))],
+        )?;
+    }
+    Ok(())
+}
+
+fn configuration(bed: &Bed) -> Verdict {
+    std::fs::create_dir_all(bed.workspace.join("sub/.vscode")).unwrap();
+    std::fs::write(bed.workspace.join("sub/.vscode/tasks.json"), "{}").unwrap();
+    std::fs::write(bed.workspace.join(".envrc"), "").unwrap();
+    let plan = bed.plan(&bed.policy())?;
+    for name in [".envrc", "sub/.vscode/tasks.json"] {
+        bed.control(&["append", &bed.inside(name)])?;
+        bed.denied_by(&plan, &["append", &bed.inside(name)])?;
+        bed.allowed_by(&plan, &["read", &bed.inside(name)])?;
+    }
+    bed.denied_by(&plan, &["rename", &bed.inside("sub"), &bed.inside("away")])?;
+    bed.denied_by(
+        &plan,
+        &["rename", &bed.inside(".envrc"), &bed.inside("away")],
+    )
+}
+
+fn new_configuration(bed: &Bed) -> Verdict {
+    let plan = bed.plan(&bed.policy())?;
+    let outcome = bed.run(&plan, &["create", &bed.inside("ordinary")])?;
+    must(
+        outcome.violations.is_empty(),
+        "an ordinary file was reported",
+    )?;
+    let left: Vec<_> = std::fs::read_dir(&bed.workspace)
+        .unwrap()
+        .flatten()
+        .collect();
+    must(
+        left.len() == 1,
+        "something was left behind in the workspace",
+    )?;
+    let outcome = bed.run(&plan, &["create", &bed.inside(".envrc")])?;
+    must(outcome.violations.len() == 1, "nothing was reported")?;
+    must(
+        outcome.violations[0].target == bed.inside(".envrc"),
+        "something else was reported",
+    )
+}

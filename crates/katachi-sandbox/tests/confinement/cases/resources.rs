@@ -1,0 +1,282 @@
+//! Time, memory, processes, disk, and what is left afterwards.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use katachi_sandbox::Ending;
+use katachi_sandbox::policy::{ByteSize, Limits, WallTime};
+
+use super::Case;
+use crate::bed::{Bed, Verdict, must};
+
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "nothing outlives the command",
+        run: survivors,
+        needs: &[],
+    },
+    Case {
+        name: "nothing outlives the handle",
+        run: dropped,
+        needs: &[],
+    },
+    Case {
+        name: "a killed command ends at once",
+        run: killed,
+        needs: &[],
+    },
+    Case {
+        name: "wall time ends the command",
+        run: wall_time,
+        needs: &[],
+    },
+    Case {
+        name: "a fork bomb ends at its limit",
+        run: fork_bomb,
+        needs: &[],
+    },
+    Case {
+        name: "a memory hog ends at its limit",
+        run: memory,
+        needs: &[],
+    },
+    Case {
+        name: "a file ends at its limit",
+        run: file_size,
+        needs: &[],
+    },
+    Case {
+        name: "the private directories end at their limit",
+        run: private_size,
+        needs: &[],
+    },
+    Case {
+        name: "the command's own exit code and signal come back",
+        run: exit_codes,
+        needs: &[],
+    },
+    Case {
+        name: "many sandboxes at once do not disturb each other",
+        run: many,
+        needs: &[],
+    },
+];
+
+fn limits(change: impl FnOnce(&mut Limits)) -> Limits {
+    let mut limits = Limits::default();
+    change(&mut limits);
+    limits
+}
+
+/// Whether the heartbeat goes on.
+fn beats(bed: &Bed) -> bool {
+    let size = || std::fs::metadata(bed.workspace.join("beat")).map_or(0, |file| file.len());
+    let before = size();
+    std::thread::sleep(Duration::from_millis(200));
+    size() > before
+}
+
+fn survivors(bed: &Bed) -> Verdict {
+    bed.control(&["survive", &bed.inside("beat")])?;
+    must(beats(bed), "the control does not survive")?;
+    // The control ends by itself once its file cannot be opened.
+    let plan = bed.plan(&bed.policy())?;
+    std::fs::remove_file(bed.workspace.join("beat")).unwrap();
+    std::fs::create_dir(bed.workspace.join("beat")).unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    std::fs::remove_dir(bed.workspace.join("beat")).unwrap();
+    let other = bed.inside("other");
+    let outcome = bed.run(&plan, &["survive", &other])?;
+    must(
+        outcome.success(),
+        "the process that should stay did not start",
+    )?;
+    let size = std::fs::metadata(&other).unwrap().len();
+    std::thread::sleep(Duration::from_millis(200));
+    must(
+        std::fs::metadata(&other).unwrap().len() == size,
+        "a process outlived the command",
+    )
+}
+
+fn dropped(bed: &Bed) -> Verdict {
+    let plan = bed.plan(&bed.policy())?;
+    let child = plan
+        .command(["/bin/sh"])
+        .spawn()
+        .err()
+        .map(|_| {
+            plan.command(Bed::argv(&["sleep", "60"]))
+                .stderr(Stdio::null())
+                .spawn()
+        })
+        .ok_or("sh started although nothing allows it")?
+        .map_err(|error| error.to_string())?;
+    let started = Instant::now();
+    drop(child);
+    must(
+        started.elapsed() < Duration::from_secs(2),
+        "dropping took long",
+    )?;
+    let child = plan
+        .command(Bed::argv(&["survive", &bed.inside("beat")]))
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    for _ in 0..100 {
+        if bed.workspace.join("beat").exists() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    drop(child);
+    must(!beats(bed), "a process outlived the handle")
+}
+
+fn killed(bed: &Bed) -> Verdict {
+    let plan = bed.plan(&bed.policy())?;
+    let mut child = plan
+        .command(Bed::argv(&["sleep", "60"]))
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    let killer = child.killer();
+    let thread = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(100));
+        killer.kill();
+    });
+    let outcome = child.wait().map_err(|error| error.to_string())?;
+    thread.join().unwrap();
+    must(
+        outcome.ending == Ending::Killed,
+        &format!("{:?}", outcome.ending),
+    )?;
+    must(outcome.time < Duration::from_secs(5), "it took long")
+}
+
+fn wall_time(bed: &Bed) -> Verdict {
+    let time = WallTime::new(Duration::from_millis(300));
+    let plan = bed.plan(
+        &bed.policy()
+            .limits(limits(|limits| limits.wall_time = Some(time))),
+    )?;
+    let outcome = bed.run(&plan, &["sleep", "60"])?;
+    must(
+        outcome.ending == Ending::TimedOut,
+        &format!("{:?}", outcome.ending),
+    )?;
+    must(outcome.time < Duration::from_secs(5), "it took long")?;
+    must(!outcome.violations.is_empty(), "nothing was reported")
+}
+
+fn fork_bomb(bed: &Bed) -> Verdict {
+    let plan = bed.plan(&bed.policy().limits(limits(|limits| {
+        limits.processes = Some(40);
+        limits.wall_time = Some(WallTime::new(Duration::from_secs(20)));
+    })))?;
+    let outcome = bed.run(&plan, &["fork-bomb"])?;
+    let ended = matches!(outcome.ending, Ending::Code(1) | Ending::LimitExceeded(_));
+    must(ended, &format!("{:?}", outcome.ending))
+}
+
+fn memory(bed: &Bed) -> Verdict {
+    bed.control(&["eat-memory", "200"])?;
+    let plan = bed.plan(&bed.policy().limits(limits(|limits| {
+        limits.memory = Some(ByteSize::new(64 << 20));
+    })))?;
+    bed.allowed_by(&plan, &["eat-memory", "10"])?;
+    let outcome = bed.run(&plan, &["eat-memory", "200"])?;
+    must(!outcome.success(), "it got all the memory")?;
+    // Many processes, each within the limit.
+    let sum = bed.plan(&bed.policy().allow("sh").limits(limits(|limits| {
+        limits.memory = Some(ByteSize::new(128 << 20));
+    })))?;
+    let program = Bed::program();
+    let script = format!(
+        "for i in 1 2 3; do {} --attempt eat-memory 70 & done; wait; echo all",
+        program.display()
+    );
+    let output = sum
+        .command(["sh", "-c", &script])
+        .output()
+        .map_err(|error| error.to_string())?;
+    let ending = output.outcome.ending;
+    must(
+        ending == Ending::LimitExceeded("memory".into()),
+        &format!("{ending:?}"),
+    )
+}
+
+fn file_size(bed: &Bed) -> Verdict {
+    bed.control(&["fill", &bed.inside("control"), "64"])?;
+    let plan = bed.plan(&bed.policy().limits(limits(|limits| {
+        limits.disk = Some(ByteSize::new(1 << 20));
+    })))?;
+    let outcome = bed.run(&plan, &["fill", &bed.inside("large"), "64"])?;
+    must(!outcome.success(), "the file grew past the limit")?;
+    must(
+        std::fs::metadata(bed.workspace.join("large"))
+            .unwrap()
+            .len()
+            <= 1 << 20,
+        "it is larger",
+    )
+}
+
+fn private_size(bed: &Bed) -> Verdict {
+    let plan = bed.plan(&bed.policy().allow("sh").limits(limits(|limits| {
+        limits.disk = Some(ByteSize::new(1 << 20));
+    })))?;
+    let program = Bed::program();
+    let script = format!(
+        "{program} --attempt fill /tmp/a 12 && {program} --attempt fill /tmp/b 12",
+        program = program.display()
+    );
+    let output = plan
+        .command(["sh", "-c", &script])
+        .output()
+        .map_err(|error| error.to_string())?;
+    must(!output.outcome.success(), "more than the limit fitted in")
+}
+
+fn exit_codes(bed: &Bed) -> Verdict {
+    let plan = bed.plan(&bed.policy().allow("sh"))?;
+    for (script, expected) in [
+        ("exit 7", Ending::Code(7)),
+        ("kill -TERM $$", Ending::Signal(15)),
+    ] {
+        let outcome = plan
+            .command(["sh", "-c", script])
+            .spawn()
+            .and_then(|mut child| Ok(child.wait()?))
+            .map_err(|error| error.to_string())?;
+        must(outcome.ending == expected, &format!("{:?}", outcome.ending))?;
+    }
+    let output = plan
+        .command(["sh", "-c", "echo out; echo err >&2"])
+        .output()
+        .map_err(|error| error.to_string())?;
+    must(
+        output.stdout == b"out\n" && output.stderr == b"err\n",
+        "the output is different",
+    )
+}
+
+fn many(bed: &Bed) -> Verdict {
+    let plan = bed.plan(&bed.policy().allow("sh"))?;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|index| {
+                let plan = plan.clone();
+                scope.spawn(move || {
+                    (0..4).all(|_| {
+                        let output = plan
+                            .command(["sh", "-c", &format!("echo {index}")])
+                            .output();
+                        output.is_ok_and(|output| output.stdout == format!("{index}\n").as_bytes())
+                    })
+                })
+            })
+            .collect();
+        let fine = threads.into_iter().all(|thread| thread.join().unwrap());
+        must(fine, "a command did not end as it should")
+    })
+}

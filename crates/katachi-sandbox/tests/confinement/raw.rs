@@ -1,0 +1,55 @@
+//! System calls that no safe interface offers, for attempts alone.
+#![allow(unsafe_code)]
+
+use std::io;
+
+/// Makes a system call with up to six integers.
+pub(crate) fn call(number: libc::c_long, arguments: &[u64]) -> io::Result<i64> {
+    let mut six = [0; 6];
+    six[..arguments.len()].copy_from_slice(arguments);
+    let [a, b, c, d, e, f] = six;
+    // SAFETY: attempts pass integers, or addresses of buffers that outlive
+    // the call; a wrong one harms this throw-away process alone.
+    let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// Makes a call through the interface for 32-bit programs.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn call_32bit(number: u32) -> i32 {
+    let result: i32;
+    // SAFETY: `int 0x80` reads registers and, for the calls used here, no
+    // memory; the clobbered registers are named.
+    unsafe {
+        core::arch::asm!(
+            "push rbx", "xor ebx, ebx", "int 0x80", "pop rbx",
+            inlateout("eax") number as i32 => result,
+            inout("ecx") 0 => _, inout("edx") 0 => _,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+        );
+    }
+    result
+}
+
+/// Ignores every signal that can be ignored.
+pub(crate) fn ignore_signals() {
+    for signal in 1..=64 {
+        // SAFETY: two integers.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// Splits the process; `true` in the child.
+pub(crate) fn fork() -> bool {
+    // SAFETY: attempts have one thread.
+    unsafe { libc::fork() == 0 }
+}
+
+/// Address of a value, as a system call takes it.
+pub(crate) fn address<T: ?Sized>(value: &T) -> u64 {
+    std::ptr::from_ref(value).cast::<u8>() as u64
+}

@@ -52,6 +52,20 @@ pub trait MachineBinding: Send + Sync {
     ) -> Result<Recovered, BindingError>;
 }
 
+impl<B: MachineBinding + ?Sized> MachineBinding for std::sync::Arc<B> {
+    fn enroll(&self) -> Result<Enrolled, BindingError> {
+        (**self).enroll()
+    }
+
+    fn recover(
+        &self,
+        state: &[u8],
+        verify: &mut dyn FnMut(&Secret<32>) -> bool,
+    ) -> Result<Recovered, BindingError> {
+        (**self).recover(state, verify)
+    }
+}
+
 /// A new enrolment.
 #[derive(Debug)]
 #[non_exhaustive]

@@ -64,6 +64,33 @@ pub trait Keychain: Send + Sync {
     fn status(&self, deadline: &Deadline) -> KeychainStatus;
 }
 
+impl<K: Keychain + ?Sized> Keychain for Arc<K> {
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn get(&self, item: &ItemId, deadline: &Deadline) -> Result<Secret<32>, KeychainError> {
+        (**self).get(item, deadline)
+    }
+
+    fn put(
+        &self,
+        item: &ItemId,
+        secret: &Secret<32>,
+        deadline: &Deadline,
+    ) -> Result<(), KeychainError> {
+        (**self).put(item, secret, deadline)
+    }
+
+    fn delete(&self, item: &ItemId, deadline: &Deadline) -> Result<(), KeychainError> {
+        (**self).delete(item, deadline)
+    }
+
+    fn status(&self, deadline: &Deadline) -> KeychainStatus {
+        (**self).status(deadline)
+    }
+}
+
 /// Where a secret is kept.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct ItemId {

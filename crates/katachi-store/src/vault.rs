@@ -55,6 +55,7 @@ mod report;
 mod slot;
 mod source;
 mod unlock;
+mod witness;
 
 pub use builder::Builder;
 pub use error::VaultError;
@@ -68,6 +69,7 @@ pub use keys::{KeyInfo, KeyStatus};
 pub use manage::Rekeyed;
 pub use recovery::{ParseRecoveryCodeError, RecoveryCode};
 pub use report::{Degraded, Healing, OpenReport, SlotFailure, SlotInfo, VaultStatus};
+pub use witness::{FileWitness, Freshness, KeychainWitness, Witness, WitnessUnavailable};
 
 use format::{MAC_LEN, MAX_FILE, VaultFile};
 use keys::{KeyRing, check_name};
@@ -283,7 +285,8 @@ impl Vault {
             touched: &mut touched,
         };
         let changed = edit(&mut draft).and_then(|value| {
-            draft.file.generation += 1;
+            let next = draft.file.generation.checked_add(1);
+            draft.file.generation = next.ok_or(VaultError::Full("generations"))?;
             save(&self.directory, &draft.key, &mut draft.file, &draft.ring)?;
             let Draft {
                 key, file, ring, ..
@@ -297,7 +300,19 @@ impl Vault {
             Ok(value)
         });
         self.forget_unused(&touched);
+        if changed.is_ok() {
+            self.environment
+                .tell_witness(self.id, state.file.generation);
+        }
         changed
+    }
+
+    /// Goes on after `expected`, which the witness knows of a newer vault.
+    fn skip_generations(&self, expected: u64) -> Result<(), VaultError> {
+        self.change(|draft| {
+            draft.file.generation = draft.file.generation.max(expected);
+            Ok(())
+        })
     }
 
     /// Forgets the secrets of those slots that the file on the disk does not have.

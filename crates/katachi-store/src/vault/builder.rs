@@ -16,7 +16,8 @@ use super::recovery::RecoveryCode;
 use super::report::{Degraded, Healing, OpenReport, SlotFailure, SlotInfo};
 use super::slot::VaultKey;
 use super::source::{Environment, current_user, overlap};
-use super::unlock::unlock;
+use super::unlock::{Unlocked, unlock};
+use super::witness::{Freshness, Witness};
 use super::{Draft, FILE, State, Vault, load, no_vault, save};
 
 /// Creates or opens a vault.
@@ -30,6 +31,7 @@ pub struct Builder {
     dir: PathBuf,
     environment: Environment,
     fallback_only: bool,
+    accept_restore: bool,
     passphrase: Option<SecretString>,
     recovery_code: Option<RecoveryCode>,
 }
@@ -40,6 +42,7 @@ impl Builder {
             binding: None,
             keychain: None,
             secret_dir: None,
+            witness: None,
             deadline: Deadline::quiet(),
             user: current_user(),
         };
@@ -47,6 +50,7 @@ impl Builder {
             dir: dir.to_owned(),
             environment,
             fallback_only: false,
+            accept_restore: false,
             passphrase: None,
             recovery_code: None,
         }
@@ -100,6 +104,20 @@ impl Builder {
     /// Three seconds and no, if this is not called.
     pub fn keychain_deadline(mut self, deadline: Deadline) -> Self {
         self.environment.deadline = deadline;
+        self
+    }
+
+    /// Notices by `witness` when the vault was replaced by an older copy.
+    pub fn witness(mut self, witness: impl Witness + 'static) -> Self {
+        self.environment.witness = Some(Arc::new(witness));
+        self
+    }
+
+    /// Opens a vault although the witness knows a newer one, after the owner
+    /// said that it was restored on purpose. What was added since is lost, and
+    /// slots that were removed since are back.
+    pub fn accept_restore(mut self) -> Self {
+        self.accept_restore = true;
         self
     }
 
@@ -163,13 +181,17 @@ impl Builder {
             ))
         });
         match made {
-            Ok((report, state)) => Ok(Vault {
-                directory,
-                environment: self.environment,
-                id,
-                report,
-                state: Mutex::new(state),
-            }),
+            Ok((mut report, state)) => {
+                self.environment.tell_witness(id, state.file.generation);
+                report.freshness = self.environment.freshness(id, state.file.generation);
+                Ok(Vault {
+                    directory,
+                    environment: self.environment,
+                    id,
+                    report,
+                    state: Mutex::new(state),
+                })
+            }
             Err(error) => {
                 // Unless the save got as far as the rename, nobody will ask for these again.
                 if matches!(directory.contains(FILE), Ok(false)) {
@@ -192,20 +214,20 @@ impl Builder {
     /// # Errors
     ///
     /// Returns [`VaultError::NoVault`], [`VaultError::NoUsableSlot`] with the
-    /// reason of each slot, [`VaultError::Tampered`], or why the file could
-    /// not be read.
+    /// reason of each slot, [`VaultError::Tampered`], [`VaultError::RolledBack`]
+    /// if the witness knows a newer one, or why the file could not be read.
     pub fn open(self) -> Result<Vault, VaultError> {
         let directory = Directory::open(&self.dir, Privacy::Private)
             .map_err(|error| no_vault(&self.dir, error))?;
-        let (file, mac) = load(&directory)?;
-        let unlocked = unlock(
-            &file,
-            &mac,
-            &self.environment,
-            self.passphrase.as_ref(),
-            self.recovery_code.as_ref(),
-        )?;
-        let id = file.id;
+        let (file, unlocked) = self.unlock(&directory)?;
+        let (id, generation) = (file.id, file.generation);
+        let freshness = self.environment.freshness(id, generation);
+        if let (Freshness::Restored { expected }, false) = (&freshness, self.accept_restore) {
+            return Err(VaultError::RolledBack {
+                found: generation,
+                expected: *expected,
+            });
+        }
         let state = State {
             key: Arc::new(unlocked.key),
             file,
@@ -219,6 +241,10 @@ impl Builder {
             report: unlocked.report,
             state: Mutex::new(state),
         };
+        if let Freshness::Restored { expected } = freshness {
+            vault.skip_generations(expected)?;
+        }
+        vault.report.freshness = freshness;
         if let Some(renewal) = unlocked.renewal {
             vault.report.healing = match vault.heal(renewal) {
                 Ok(()) => Healing::Done,
@@ -228,6 +254,31 @@ impl Builder {
             };
         }
         Ok(vault)
+    }
+
+    /// Reads and unlocks the file, once more if it was replaced meanwhile: a
+    /// slot that another process renews takes its old secret with it.
+    fn unlock(&self, directory: &Directory) -> Result<(VaultFile, Unlocked), VaultError> {
+        let mut attempts = 0;
+        loop {
+            let stamp = directory
+                .stamp(FILE)
+                .map_err(|error| no_vault(&self.dir, error))?;
+            let (file, mac) = load(directory)?;
+            let unlocked = unlock(
+                &file,
+                &mac,
+                &self.environment,
+                self.passphrase.as_ref(),
+                self.recovery_code.as_ref(),
+            );
+            attempts += 1;
+            match unlocked {
+                Ok(unlocked) => return Ok((file, unlocked)),
+                Err(_) if attempts < 3 && directory.stamp(FILE).ok() != Some(stamp) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Opens the vault, or creates it if there is none.
@@ -310,5 +361,6 @@ fn first_slots(
         drift: Vec::new(),
         strength,
         healing: Healing::NotNeeded,
+        freshness: Freshness::Unwitnessed,
     })
 }

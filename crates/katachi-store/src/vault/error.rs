@@ -37,7 +37,7 @@ pub enum VaultError {
     },
     /// The vault file was replaced by an older copy of itself.
     #[error(
-        "the vault was replaced by an older copy (generation {found}, expected at least {expected}); restore the newer one"
+        "the vault was replaced by an older copy (generation {found}, expected at least {expected}); bring the newer one back, or say that this one was restored on purpose"
     )]
     RolledBack {
         /// The generation of the file.

@@ -7,6 +7,7 @@ use crate::binding::{BindingError, Strength};
 use crate::keychain::KeychainError;
 
 use super::format::{SlotId, SlotKind, SlotRecord, VaultId};
+use super::witness::Freshness;
 
 /// A slot, without its secrets.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -49,6 +50,8 @@ pub struct OpenReport {
     pub strength: Option<Strength>,
     /// Whether the slot was adapted to the changed machine.
     pub healing: Healing,
+    /// Whether an older copy of the vault would have been noticed.
+    pub freshness: Freshness,
 }
 
 impl OpenReport {

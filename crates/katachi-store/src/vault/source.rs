@@ -14,8 +14,9 @@ use super::error::VaultError;
 use super::format::{SlotId, SlotKind, SlotRecord, VaultId};
 use super::report::SlotFailure;
 use super::slot::Place;
+use super::witness::{Freshness, Witness};
 
-const SERVICE: &str = "katachi";
+pub(crate) const SERVICE: &str = "katachi";
 const SECRET_MAGIC: &[u8; 4] = b"KTS\x01";
 const SECRET_LEN: usize = SECRET_MAGIC.len() + 32;
 
@@ -24,6 +25,7 @@ pub(crate) struct Environment {
     pub(crate) binding: Option<Arc<dyn MachineBinding>>,
     pub(crate) keychain: Option<Arc<dyn Keychain>>,
     pub(crate) secret_dir: Option<PathBuf>,
+    pub(crate) witness: Option<Arc<dyn Witness>>,
     pub(crate) deadline: Deadline,
     pub(crate) user: String,
 }
@@ -41,6 +43,7 @@ impl std::fmt::Debug for Environment {
                     .map(|keychain| keychain.name().to_owned()),
             )
             .field("secret_dir", &self.secret_dir)
+            .field("witness", &self.witness.is_some())
             .field("deadline", &self.deadline)
             .field("user", &self.user)
             .finish()
@@ -57,6 +60,26 @@ impl Environment {
 
     pub(crate) fn binding(&self) -> Result<&dyn MachineBinding, VaultError> {
         self.binding.as_deref().ok_or(VaultError::NoBinding)
+    }
+
+    /// Asks the witness about a vault that opened at `generation`.
+    pub(crate) fn freshness(&self, vault: VaultId, generation: u64) -> Freshness {
+        let Some(witness) = &self.witness else {
+            return Freshness::Unwitnessed;
+        };
+        match witness.recall(vault) {
+            Ok(Some(expected)) if expected > generation => Freshness::Restored { expected },
+            Ok(_) => Freshness::Confirmed,
+            Err(error) => Freshness::Unavailable(error),
+        }
+    }
+
+    /// Tells the witness of a save. One that cannot be told makes nothing
+    /// fail: it only knows less, and the next save tells it again.
+    pub(crate) fn tell_witness(&self, vault: VaultId, generation: u64) {
+        if let Some(witness) = &self.witness {
+            let _ = witness.remember(vault, generation);
+        }
     }
 
     /// Reads the secret of a machine-bound slot.

@@ -13,6 +13,7 @@ use super::recovery::RecoveryCode;
 use super::report::{Degraded, Healing, OpenReport, SlotFailure, SlotInfo};
 use super::slot::VaultKey;
 use super::source::Environment;
+use super::witness::Freshness;
 
 pub(super) struct Unlocked {
     pub(super) key: VaultKey,
@@ -117,6 +118,7 @@ impl Opened {
             drift: Vec::new(),
             strength: None,
             healing: Healing::NotNeeded,
+            freshness: Freshness::Unwitnessed,
         };
         let mut renewal = None;
         if let Some((recovered, source)) = self.bound {

@@ -1,0 +1,138 @@
+//! Copies and compaction that stay encrypted.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::backup::Backup;
+use rusqlite::limits::Limit;
+
+use super::connection::Role;
+use super::{Database, DatabaseError};
+use super::{preflight, sentry};
+
+/// Pages copied between two looks at the source.
+const PAGES_AT_ONCE: i32 = 1024;
+
+impl Database {
+    /// Copies the database as it is now into a new file at `path`, under the
+    /// same key, while readers and writers go on.
+    ///
+    /// The copy appears complete or not at all: it is made beside `path`,
+    /// flushed to the disk and renamed. It opens with the same key and profile.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`DatabaseError::Argument`] if something is at `path` already,
+    /// [`DatabaseError::DiskFull`] and [`DatabaseError::Io`] from the machine.
+    pub fn backup(&self, path: impl AsRef<Path>) -> Result<(), DatabaseError> {
+        let path = preflight::resolve(path.as_ref())?;
+        if path.symlink_metadata().is_ok() {
+            return Err(DatabaseError::Argument {
+                what: "a backup goes to a path where nothing is yet",
+            });
+        }
+        let partial = Partial::create(&path)?;
+        let source = self.0.settings.connect(Role::Reader)?;
+        // Holds one state of the source for the whole copy.
+        source.run_as_owner("BEGIN; SELECT count(*) FROM sqlite_schema;")?;
+        let mut copy = self.0.settings.open_other(&partial.path)?;
+        Backup::new(&source.connection, &mut copy)?.run_to_completion(
+            PAGES_AT_ONCE,
+            Duration::ZERO,
+            None,
+        )?;
+        copy.close().map_err(|(_, error)| error)?;
+        source.run_as_owner("COMMIT")?;
+        partial.publish(&path)
+    }
+
+    /// Rewrites the file without the space that deleted rows left.
+    ///
+    /// Needs as much memory as the database is large: nothing is written to a
+    /// temporary file.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`DatabaseError::Busy`] while others read or write, and
+    /// [`DatabaseError::DiskFull`] if the disk is full; the database is then
+    /// as it was.
+    pub fn vacuum(&self) -> Result<(), DatabaseError> {
+        let writer = self.writer()?;
+        // SQLite attaches the space it rebuilds in, in memory.
+        writer
+            .connection
+            .set_limit(Limit::SQLITE_LIMIT_ATTACHED, 1)?;
+        let outcome = writer.run_as_owner("VACUUM");
+        writer
+            .connection
+            .set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+        outcome
+    }
+
+    /// Moves everything from the write-ahead log into the file and empties the
+    /// log, so that nothing deleted remains in it.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`DatabaseError::Busy`] while a reader needs the log.
+    pub fn checkpoint(&self) -> Result<(), DatabaseError> {
+        let writer = self.writer()?;
+        let blocked: i64 = writer.guard.as_owner(|| {
+            writer
+                .connection
+                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+        })?;
+        if blocked == 0 {
+            Ok(())
+        } else {
+            Err(DatabaseError::Busy)
+        }
+    }
+}
+
+/// A file in the making, removed unless published.
+struct Partial {
+    path: PathBuf,
+    published: bool,
+}
+
+impl Partial {
+    fn create(target: &Path) -> Result<Self, DatabaseError> {
+        let suffix: [u8; 8] = katachi_crypto::random::bytes()?;
+        let suffix = u64::from_le_bytes(suffix);
+        let path = preflight::side_file(target, &format!(".{suffix:016x}.partial"));
+        sentry::create_new(&path)?;
+        Ok(Self {
+            path,
+            published: false,
+        })
+    }
+
+    fn publish(mut self, target: &Path) -> Result<(), DatabaseError> {
+        let failed = |error| DatabaseError::io("finish the copy", target, error);
+        let open = File::options().read(true).write(true).open(&self.path);
+        open.and_then(|file| file.sync_all()).map_err(failed)?;
+        // Unlike a rename, a hard link never replaces what appeared meanwhile.
+        if std::fs::hard_link(&self.path, target).is_err() {
+            std::fs::rename(&self.path, target).map_err(failed)?;
+            self.published = true;
+        }
+        #[cfg(unix)]
+        if let Some(directory) = target.parent() {
+            let open = File::open(directory);
+            open.and_then(|directory| directory.sync_all())
+                .map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if !self.published {
+            // Best effort: what remains is encrypted and private.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}

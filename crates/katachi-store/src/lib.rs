@@ -5,6 +5,18 @@
 //! - [`vault`]: the vault, its slots, its data keys. Begin here.
 //! - [`binding`]: what ties it to a machine, and [`keychain`]: where a slot's secret is.
 //! - [`file`], [`credentials`], [`column`]: what can be kept under a vault.
+#![cfg_attr(
+    feature = "sqlcipher",
+    doc = "- [`database`]: an encrypted SQLite database."
+)]
+#![cfg_attr(
+    feature = "history",
+    doc = "- [`history`]: chat history with full-text search."
+)]
+#![cfg_attr(
+    feature = "memory",
+    doc = "- [`memory`]: what an assistant remembers about a workspace."
+)]
 #![forbid(unsafe_code)]
 
 pub mod binding;
@@ -16,6 +28,13 @@ pub mod keychain;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod vault;
+
+#[cfg(feature = "sqlcipher")]
+pub mod database;
+#[cfg(feature = "history")]
+pub mod history;
+#[cfg(feature = "memory")]
+pub mod memory;
 
 pub use katachi_crypto::{KeyId, Secret, SecretBytes, SecretString};
 pub use vault::Vault;

@@ -3,7 +3,8 @@
 //! Each line of a `sh` block is run as it stands, in the workspace's root and
 //! with a home of its own. A program that stays is started, waited for until it
 //! prints its link, and asked to stop. A `rust` block has to stand, to the
-//! letter, in the README of a crate, where it is a documentation test.
+//! letter but for hidden lines, in the README of a crate, where it is a
+//! documentation test.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -71,7 +72,8 @@ fn rust_blocks_stand_in_a_crate(text: &str) -> Result<Vec<(String, bool)>> {
         .collect())
 }
 
-/// The text of all `rust` blocks; attributes such as `no_run` may follow.
+/// The text of all `rust` blocks, without the lines that documentation hides;
+/// attributes such as `no_run` may follow the word.
 fn rust_blocks(markdown: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut block: Option<String> = None;
@@ -81,6 +83,7 @@ fn rust_blocks(markdown: &str) -> Vec<String> {
                 found.push(std::mem::take(text));
                 block = None;
             }
+            Some(_) if line == "#" || line.starts_with("# ") => {}
             Some(text) => {
                 text.push_str(line);
                 text.push('\n');

@@ -40,6 +40,12 @@ pub enum SealedFileError {
     /// The path has no file name, or the name is empty.
     #[error("a sealed file needs a file name")]
     NoName,
+    /// The vault keeps something of its own under this name.
+    #[error("{name} in the vault's directory is the vault's own; choose another name")]
+    Reserved {
+        /// The name.
+        name: String,
+    },
     /// The file could not be read or written.
     #[error(transparent)]
     File(#[from] FileError),
@@ -114,6 +120,7 @@ impl SealedFile {
         if content.len() > Self::MAX_LEN {
             return Err(SealedFileError::TooLong);
         }
+        self.check_free(vault)?;
         let key = vault.data_key(PURPOSE)?;
         let sealed = key
             .seal(Kind::Record, &self.context(), content)
@@ -152,6 +159,29 @@ impl SealedFile {
             Err(error) if error.is_not_found() => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Refuses to take the place of the vault itself.
+    fn check_free(&self, vault: &Vault) -> Result<(), SealedFileError> {
+        let name = self.file_name()?;
+        let real = |path: &Path| path.canonicalize().ok();
+        let parent = if self.parent().as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            self.parent()
+        };
+        let is_beside = real(parent).is_some_and(|parent| real(vault.path()) == Some(parent));
+        // Without regard to case, as some file systems compare.
+        if is_beside
+            && crate::vault::OWN_FILES
+                .iter()
+                .any(|own| own.eq_ignore_ascii_case(name))
+        {
+            return Err(SealedFileError::Reserved {
+                name: name.to_owned(),
+            });
+        }
+        Ok(())
     }
 
     fn parent(&self) -> &Path {

@@ -79,6 +79,9 @@ use source::Environment;
 /// The name of the vault file in its directory.
 const FILE: &str = "vault";
 
+/// Names in the vault's directory that nothing else may take.
+pub(crate) const OWN_FILES: [&str; 4] = [FILE, ".vault.lock", "credentials", ".credentials.lock"];
+
 /// An open vault.
 ///
 /// It may be shared between threads, and several processes may have the same

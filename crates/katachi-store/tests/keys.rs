@@ -95,6 +95,23 @@ fn a_sealed_file_shows_nothing_and_notices_every_changed_byte() {
 }
 
 #[test]
+fn a_sealed_file_does_not_take_the_place_of_the_vault() {
+    let home = Home::new();
+    let vault = home.both().create().unwrap();
+    for name in ["vault", "Vault", "credentials", ".vault.lock"] {
+        let file = SealedFile::at(home.vault().join(name)).unwrap();
+        let error = file.write(&vault, b"content").unwrap_err();
+        assert!(matches!(error, SealedFileError::Reserved { .. }), "{error}");
+    }
+    SealedFile::at(home.vault().join("tunnel"))
+        .unwrap()
+        .write(&vault, b"content")
+        .unwrap();
+    drop(vault);
+    home.both().open().unwrap();
+}
+
+#[test]
 fn credentials_are_kept_listed_replaced_and_removed() {
     let home = Home::new();
     let vault = home.both().create().unwrap();

@@ -664,6 +664,50 @@ fn what_could_not_be_saved_did_not_happen() {
 }
 
 #[test]
+fn examining_finds_the_slot_that_an_opening_did_not_need() {
+    let home = Home::new();
+    let vault = home.both().create().unwrap();
+    let code = vault.add_recovery_code().unwrap();
+    let failures = |vault: &Vault| -> Vec<_> {
+        vault
+            .examine()
+            .into_iter()
+            .map(|(_, opens)| opens.err())
+            .collect()
+    };
+    assert_eq!(failures(&vault), [None, None, Some(SlotFailure::NotTried)]);
+    assert!(vault.accepts_recovery_code(&code));
+    assert!(!vault.accepts_recovery_code(&RecoveryCode::generate().unwrap()));
+    std::fs::remove_dir_all(home.secrets()).unwrap();
+    home.keychain.set_mood(Mood::Locked);
+    let found = failures(&vault);
+    assert_eq!(found[0], Some(SlotFailure::Keychain(KeychainError::Locked)));
+    assert!(matches!(found[1], Some(SlotFailure::SecretFile { .. })));
+}
+
+#[test]
+fn opening_while_slots_are_renewed_always_succeeds() {
+    let home = Home::new();
+    let vault = home.with_file().create().unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut opened = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                home.with_file().open().unwrap();
+                opened += 1;
+            }
+            opened
+        });
+        for _ in 0..30 {
+            vault.rewrap(vault.slots()[0].id).unwrap();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(reader.join().unwrap() > 0);
+    });
+}
+
+#[test]
 fn marks_are_kept_and_seen_by_others() {
     let home = Home::new();
     let one = home.both().create().unwrap();

@@ -275,7 +275,7 @@ impl Builder {
             attempts += 1;
             match unlocked {
                 Ok(unlocked) => return Ok((file, unlocked)),
-                Err(_) if attempts < 3 && directory.stamp(FILE).ok() != Some(stamp) => {}
+                Err(_) if attempts < 10 && directory.stamp(FILE).ok() != Some(stamp) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -10,7 +10,7 @@ use crate::binding::Strength;
 use super::error::VaultError;
 use super::format::{MAX_SLOTS, Reader, SlotId, SlotKind, SlotRecord};
 use super::recovery::RecoveryCode;
-use super::report::SlotInfo;
+use super::report::{SlotFailure, SlotInfo};
 use super::slot::VaultKey;
 use super::unlock::Renewal;
 use super::{Draft, FILE, Vault};
@@ -213,6 +213,40 @@ impl Vault {
                 dropped,
             })
         })
+    }
+
+    /// Tries every slot of this machine, as an opening would, and says which
+    /// would open. Slots whose means were not given are
+    /// [`SlotFailure::NotTried`]; nobody is prompted unless the builder's
+    /// deadline allows it.
+    #[must_use]
+    pub fn examine(&self) -> Vec<(SlotInfo, Result<(), SlotFailure>)> {
+        let slots = self.state().file.slots.clone();
+        let try_slot = |slot: &SlotRecord| {
+            let binding = self
+                .environment
+                .binding
+                .as_deref()
+                .ok_or(SlotFailure::NotTried)?;
+            let source = self.environment.fetch(self.id, slot)?;
+            slot.open_bound(self.environment.place(self.id), &source, binding)
+                .map(|_| ())
+        };
+        slots
+            .iter()
+            .map(|slot| (SlotInfo::of(slot), try_slot(slot)))
+            .collect()
+    }
+
+    /// Says whether `code` opens this vault, for an owner who reads it back
+    /// from paper.
+    #[must_use]
+    pub fn accepts_recovery_code(&self, code: &RecoveryCode) -> bool {
+        let slots = self.state().file.slots.clone();
+        let mut slots = slots
+            .iter()
+            .filter(|slot| slot.kind == SlotKind::RecoveryCode);
+        slots.any(|slot| slot.open_portable(self.id, code.expose_secret()).is_ok())
     }
 
     /// Destroys the vault: every secret of its machine-bound slots, and the

@@ -200,7 +200,11 @@ fn chain(before: &str, entry: &Entry) -> anyhow::Result<String> {
     hash.update((before.len() as u64).to_be_bytes());
     hash.update(before);
     hash.update(serde_json::to_vec(&unsealed)?);
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hash
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }
 
 fn append_to(path: &Path) -> anyhow::Result<File> {
@@ -237,7 +241,10 @@ mod tests {
         log.record(call("one")).unwrap();
         log.record(call("two")).unwrap();
         drop(log);
-        AuditLog::open(&path).unwrap().record(call("three")).unwrap();
+        AuditLog::open(&path)
+            .unwrap()
+            .record(call("three"))
+            .unwrap();
         (dir, path)
     }
 

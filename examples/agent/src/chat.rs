@@ -44,7 +44,8 @@ impl Chat {
                 known.id
             }
         };
-        self.history.append(session, &NewMessage::new(Role::User, text))?;
+        self.history
+            .append(session, &NewMessage::new(Role::User, text))?;
         Ok(session.to_string())
     }
 
@@ -54,7 +55,10 @@ impl Chat {
     ///
     /// Returns an error if it cannot be written.
     pub(crate) fn say(&self, session: &str, text: &str) -> anyhow::Result<()> {
-        self.history.append(session_id(session)?, &NewMessage::new(Role::Assistant, text))?;
+        self.history.append(
+            session_id(session)?,
+            &NewMessage::new(Role::Assistant, text),
+        )?;
         Ok(())
     }
 
@@ -116,11 +120,16 @@ pub(crate) fn session_id(text: &str) -> Result<SessionId, crate::mistake::Mistak
 
 /// Seconds since 1970 of a moment in milliseconds.
 pub(crate) fn seconds(milliseconds: i64) -> Option<u64> {
-    u64::try_from(milliseconds).ok().map(|milliseconds| milliseconds / 1000)
+    u64::try_from(milliseconds)
+        .ok()
+        .map(|milliseconds| milliseconds / 1000)
 }
 
 fn title(text: &str) -> String {
-    let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("(empty)");
+    let line = text
+        .lines()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or("(empty)");
     line.trim().chars().take(TITLE).collect()
 }
 

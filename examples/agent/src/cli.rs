@@ -26,28 +26,76 @@ pub(crate) struct Cli {
 #[command(next_help_heading = "Configuration (each also a key of config.toml)")]
 pub(crate) struct Options {
     /// Directory for everything the agent keeps
-    #[arg(long, global = true, env = "KATACHI_HOME", value_name = "DIR", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "KATACHI_HOME",
+        value_name = "DIR",
+        hide_env_values = true
+    )]
     pub(crate) home: Option<PathBuf>,
     /// Configuration file
-    #[arg(long, global = true, env = "KATACHI_CONFIG", value_name = "FILE", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "KATACHI_CONFIG",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
     pub(crate) config: Option<PathBuf>,
     /// Relay to use; none means one of your own on loopback
-    #[arg(long, global = true, env = "KATACHI_RELAY_URL", value_name = "URL", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "KATACHI_RELAY_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
     pub(crate) relay_url: Option<String>,
     /// Certificate authority of a relay that made its own
-    #[arg(long, global = true, env = "KATACHI_RELAY_CA", value_name = "FILE", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "KATACHI_RELAY_CA",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
     pub(crate) relay_ca: Option<PathBuf>,
     /// Directory that commands work in [default: the current one]
-    #[arg(long, global = true, env = "KATACHI_WORKSPACE", value_name = "DIR", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "KATACHI_WORKSPACE",
+        value_name = "DIR",
+        hide_env_values = true
+    )]
     pub(crate) workspace: Option<PathBuf>,
     /// Sandbox policy file [default: workspace read-write, no network]
-    #[arg(long, global = true, env = "KATACHI_POLICY", value_name = "FILE", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "KATACHI_POLICY",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
     pub(crate) policy: Option<PathBuf>,
     /// Command line of the AI that answers messages
-    #[arg(long, global = true, env = "KATACHI_AI_COMMAND", value_name = "WORDS", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "KATACHI_AI_COMMAND",
+        value_name = "WORDS",
+        hide_env_values = true
+    )]
     pub(crate) ai_command: Option<String>,
     /// Whether to use the system's keychain
-    #[arg(long, global = true, env = "KATACHI_KEYCHAIN", value_name = "WHEN", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "KATACHI_KEYCHAIN",
+        value_name = "WHEN",
+        hide_env_values = true
+    )]
     pub(crate) keychain: Option<crate::config::KeychainUse>,
 }
 
@@ -143,6 +191,9 @@ pub(crate) struct Run {
     /// Write what was enforced to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
+    /// Do not say beforehand what is only partly enforced
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
     /// Give the command a stored API key in a variable
     #[arg(long = "key", value_name = "VARIABLE=NAME")]
     pub(crate) keys: Vec<String>,

@@ -8,8 +8,8 @@ use katachi_store::binding::{
 };
 use katachi_store::credentials::{CredentialError, Credentials, Name};
 use katachi_store::database::{Database, DatabaseKey, Options, Profile};
-use katachi_store::keychain::SystemKeychain;
-use katachi_store::vault::{Builder, Vault, VaultError};
+use katachi_store::keychain::{KeychainError, SystemKeychain};
+use katachi_store::vault::{Builder, Degraded, SlotFailure, Vault, VaultError};
 
 use crate::config::{Config, KeychainUse};
 use crate::mistake::Mistake;
@@ -73,7 +73,11 @@ impl Home {
     /// # Errors
     ///
     /// Returns a [`Mistake`] if there is none of that name.
-    pub(crate) fn key(&self, credentials: &Credentials<'_>, name: &str) -> anyhow::Result<SecretString> {
+    pub(crate) fn key(
+        &self,
+        credentials: &Credentials<'_>,
+        name: &str,
+    ) -> anyhow::Result<SecretString> {
         match credentials.get(&key_name(name)?) {
             Ok(value) => Ok(value),
             Err(CredentialError::NotFound(name)) => Err(Mistake::new(
@@ -127,15 +131,27 @@ pub(crate) fn slot_line(vault: &Vault) -> String {
         line.push_str(", a copy deterrent only");
     }
     for degraded in &report.degraded {
-        line.push_str(&format!("; {degraded}"));
+        line.push_str(&format!("; {}", short(degraded)));
     }
     line
+}
+
+/// Why a slot did not open, without what `doctor` says at length.
+pub(crate) fn short(degraded: &Degraded) -> String {
+    match &degraded.why {
+        SlotFailure::Keychain(KeychainError::Unavailable { .. }) => {
+            "no keychain answers here".to_owned()
+        }
+        _ => degraded.to_string(),
+    }
 }
 
 /// The vault's means on this machine.
 pub(crate) fn builder(paths: &Paths, keychain: KeychainUse) -> Builder {
     let builder = Vault::builder(paths.vault())
-        .binding(AsFarAsPossible(FingerprintBinding::system_with_volume_of(paths.vault())))
+        .binding(AsFarAsPossible(FingerprintBinding::system_with_volume_of(
+            paths.vault(),
+        )))
         .file_slot_if_no_keychain(paths.vault_secret());
     match keychain {
         KeychainUse::Auto => builder.keychain(SystemKeychain::new()),
@@ -179,7 +195,11 @@ impl<B: MachineBinding> MachineBinding for AsFarAsPossible<B> {
 fn tell_new(vault: &Vault) {
     note(paint(
         QUIET,
-        format_args!("Created the vault {}: {}.", vault.path().display(), slot_line(vault)),
+        format_args!(
+            "Created the vault {}: {}.",
+            vault.path().display(),
+            slot_line(vault)
+        ),
     ));
     if vault.report().is_copy_deterrent() {
         let strength = vault.report().strength.unwrap_or_default();

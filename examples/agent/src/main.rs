@@ -77,7 +77,9 @@ fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Audit(args) => commands::audit::audit(&config, args),
         Command::Doctor(args) => runtime()?.block_on(commands::doctor::doctor(&config, args)),
         Command::Login(args) => runtime()?.block_on(commands::login::login(&config, args)),
-        Command::Unregister(args) => runtime()?.block_on(commands::login::unregister(&config, args)),
+        Command::Unregister(args) => {
+            runtime()?.block_on(commands::login::unregister(&config, args))
+        }
         Command::Up(args) => runtime()?.block_on(commands::up::up(&config, args)),
         Command::Demo(_) | Command::Relay(_) => Ok(ExitCode::SUCCESS),
     }

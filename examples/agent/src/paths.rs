@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use etcetera::app_strategy::{AppStrategy as _, AppStrategyArgs, choose_native_strategy};
+
 use crate::mistake::Mistake;
 
 /// The directories of one agent.
@@ -31,20 +33,27 @@ impl Paths {
                 state: home.join("state"),
             });
         }
-        let platform = directories::ProjectDirs::from("live", "katachi", "katachi").ok_or_else(|| {
+        let platform = choose_native_strategy(AppStrategyArgs {
+            top_level_domain: "live".to_owned(),
+            author: "katachi".to_owned(),
+            app_name: "katachi".to_owned(),
+        })
+        .map_err(|_| {
             Mistake::new(
                 "home directory",
                 "the system names none for this user",
                 "set HOME, or give a directory for Katachi with --home or KATACHI_HOME",
             )
         })?;
+        // What is bound to this machine must not roam with a Windows profile.
+        let data = match cfg!(windows) {
+            true => platform.cache_dir().with_file_name("data"),
+            false => platform.data_dir(),
+        };
         Ok(Self {
-            config: platform.config_dir().to_owned(),
-            data: platform.data_local_dir().to_owned(),
-            state: platform
-                .state_dir()
-                .unwrap_or_else(|| platform.data_local_dir())
-                .to_owned(),
+            config: platform.config_dir(),
+            state: platform.state_dir().unwrap_or_else(|| data.clone()),
+            data,
         })
     }
 
@@ -102,6 +111,7 @@ impl Paths {
             self.vault(),
             self.vault_secret(),
             self.relay_credentials(),
+            self.data.join(".relay.sealed.lock"),
             self.embedded_relay(),
             self.audit_log(),
             self.audit_log().with_extension("old.jsonl"),

@@ -7,8 +7,8 @@ use katachi_sandbox::{Plan, PlanError, PlanOptions, Policy};
 use crate::mistake::Mistake;
 
 /// The policy where none is given: the workspace read-write, the system's
-/// ordinary tools and git, no network.
-pub(crate) const DEFAULT: &str = r#"[filesystem]
+/// ordinary tools and git (where it is installed), no network.
+const DEFAULT: &str = r#"[filesystem]
 read = ["@system"]
 write = ["."]
 deny = ["**/.env"]
@@ -41,7 +41,7 @@ impl Rules {
     /// Returns a [`Mistake`] naming the file, line and key.
     pub(crate) fn load(file: Option<&Path>) -> Result<Self, Mistake> {
         let (text, name) = match file {
-            None => (DEFAULT.to_owned(), "default policy".to_owned()),
+            None => (DEFAULT.to_owned(), "the default policy".to_owned()),
             Some(path) => {
                 let text = std::fs::read_to_string(path).map_err(|error| {
                     Mistake::new(
@@ -53,13 +53,21 @@ impl Rules {
                 (text, path.display().to_string())
             }
         };
-        let policy = Policy::from_toml(&text, &name).map_err(|error| {
+        let mut policy = Policy::from_toml(&text, &name).map_err(|error| {
             let place = match error.line {
                 Some(line) => format!("{}:{line}", error.file),
                 None => error.file.clone(),
             };
             Mistake::new(place, error.problem, error.next_step)
         })?;
+        if file.is_none() && !is_installed("git") {
+            // A bundle of which nothing is installed is an error in a person's
+            // own policy; nobody asked for this one.
+            policy
+                .commands
+                .allow
+                .retain(|rule| rule.program() != "@git");
+        }
         Ok(Self {
             policy,
             file: file.map(Path::to_owned),
@@ -86,11 +94,18 @@ impl Rules {
                 error @ PlanError::Unreadable { .. } => anyhow::Error::new(error),
                 error => {
                     let text = error.to_string();
-                    let (problem, next) = text.rsplit_once("; ").unwrap_or((&text, "see the README"));
+                    let (problem, next) =
+                        text.rsplit_once("; ").unwrap_or((&text, "see the README"));
                     Mistake::new(self.source(), problem, next).into()
                 }
             })
     }
+}
+
+/// Whether the search path has a program of this name.
+pub(crate) fn is_installed(program: &str) -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()))
 }
 
 #[cfg(test)]
@@ -111,6 +126,9 @@ mod tests {
         let file = dir.path().join("mine.toml");
         std::fs::write(&file, "[filesystem]\nraed = [\".\"]\n").unwrap();
         let message = Rules::load(Some(&file)).unwrap_err().to_string();
-        assert!(message.contains("mine.toml:2") && message.contains("raed"), "{message}");
+        assert!(
+            message.contains("mine.toml:2") && message.contains("raed"),
+            "{message}"
+        );
     }
 }

@@ -177,7 +177,10 @@ fn overall(findings: &[Finding]) -> Status {
     let Some(first) = findings.first() else {
         return Status::Absent;
     };
-    if findings.iter().all(|finding| finding.status == first.status) {
+    if findings
+        .iter()
+        .all(|finding| finding.status == first.status)
+    {
         return first.status;
     }
     let anything_held = findings

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 use crate::config::KeychainUse;
 use crate::relay_client::Endpoint;
@@ -34,6 +34,8 @@ struct Ready {
 #[derive(Debug)]
 pub(crate) struct RelayProcess {
     child: Child,
+    /// Kept out of `child`, which would close it before it waits.
+    lifeline: Option<ChildStdin>,
     ready: Ready,
     endpoint: Endpoint,
 }
@@ -72,6 +74,7 @@ impl RelayProcess {
             .kill_on_drop(true)
             .spawn()
             .context("cannot start the embedded relay")?;
+        let lifeline = child.stdin.take();
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             bail!("the embedded relay has no standard output");
         };
@@ -107,6 +110,7 @@ impl RelayProcess {
         let url = ready.public_url.clone();
         Ok(Self {
             child,
+            lifeline,
             ready,
             endpoint: Endpoint { url, ca_pem },
         })
@@ -138,8 +142,11 @@ impl RelayProcess {
 
     /// Asks it to end, and ends it if it does not.
     pub(crate) async fn stop(mut self) {
-        drop(self.child.stdin.take());
-        if tokio::time::timeout(GRACE, self.child.wait()).await.is_err() {
+        drop(self.lifeline.take());
+        if tokio::time::timeout(GRACE, self.child.wait())
+            .await
+            .is_err()
+        {
             // Already gone is as good as killed.
             let _ = self.child.kill().await;
         }

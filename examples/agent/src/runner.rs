@@ -141,11 +141,15 @@ fn follow(
             // A command that does not read its input is free not to.
             scope.spawn(move || drop(pipe.write_all(&job.stdin)));
         }
-        let errors = stderr.map(|pipe| {
-            scope.spawn(|| pump(pipe, OutputStream::Stderr, events, None))
-        });
+        let errors =
+            stderr.map(|pipe| scope.spawn(|| pump(pipe, OutputStream::Stderr, events, None)));
         if let Some(pipe) = stdout {
-            pump(pipe, OutputStream::Stdout, events, Some(&mut finished.stdout));
+            pump(
+                pipe,
+                OutputStream::Stdout,
+                events,
+                Some(&mut finished.stdout),
+            );
         }
         if let Some(errors) = errors {
             // The reader does not panic; if it did, the output so far was sent.

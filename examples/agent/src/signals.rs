@@ -6,9 +6,10 @@ pub(crate) async fn asked_to_stop() {
     {
         use tokio::signal::unix::{SignalKind, signal};
 
-        let (Ok(mut terminate), Ok(mut hangup)) =
-            (signal(SignalKind::terminate()), signal(SignalKind::hangup()))
-        else {
+        let (Ok(mut terminate), Ok(mut hangup)) = (
+            signal(SignalKind::terminate()),
+            signal(SignalKind::hangup()),
+        ) else {
             return interrupted().await;
         };
         tokio::select! {

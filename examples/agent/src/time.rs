@@ -7,7 +7,9 @@ use time::macros::format_description;
 
 /// Seconds since 1970 of `moment`.
 pub(crate) fn seconds(moment: SystemTime) -> u64 {
-    moment.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    moment
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// `2026-11-23 21:30 UTC` for a number of seconds since 1970.

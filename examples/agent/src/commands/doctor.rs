@@ -51,15 +51,27 @@ enum Health {
 
 impl Finding {
     fn good(about: &'static str, detail: impl Into<String>) -> Self {
-        Self { about, health: Health::Good, detail: detail.into() }
+        Self {
+            about,
+            health: Health::Good,
+            detail: detail.into(),
+        }
     }
 
     fn weak(about: &'static str, detail: impl Into<String>) -> Self {
-        Self { about, health: Health::Weak, detail: detail.into() }
+        Self {
+            about,
+            health: Health::Weak,
+            detail: detail.into(),
+        }
     }
 
     fn bad(about: &'static str, detail: impl Into<String>) -> Self {
-        Self { about, health: Health::Bad, detail: detail.into() }
+        Self {
+            about,
+            health: Health::Bad,
+            detail: detail.into(),
+        }
     }
 }
 
@@ -106,7 +118,10 @@ pub(crate) async fn doctor(config: &Config, args: &cli::Doctor) -> anyhow::Resul
 /// The sandbox of this machine, in one line.
 pub(crate) fn sandbox_line() -> String {
     match probe() {
-        Ok(found) => format!("tier {}, {}, Landlock ABI {}", found.tier, found.kernel, found.landlock_abi),
+        Ok(found) => format!(
+            "tier {}, {}, Landlock ABI {}",
+            found.tier, found.kernel, found.landlock_abi
+        ),
         Err(error) => error.to_string(),
     }
 }
@@ -122,10 +137,16 @@ fn sandbox(findings: &mut Vec<Finding>) -> Option<Capabilities> {
         }
         Ok(found) => {
             let missing = found.checks.iter().filter(|check| !check.works).count();
-            let detail = format!("tier {} on {}, Landlock ABI {}", found.tier, found.kernel, found.landlock_abi);
+            let detail = format!(
+                "tier {} on {}, Landlock ABI {}",
+                found.tier, found.kernel, found.landlock_abi
+            );
             findings.push(match missing {
                 0 => Finding::good("sandbox", detail),
-                count => Finding::weak("sandbox", format!("{detail}; {count} of its means are missing")),
+                count => Finding::weak(
+                    "sandbox",
+                    format!("{detail}; {count} of its means are missing"),
+                ),
             });
             Some(found)
         }
@@ -137,7 +158,10 @@ fn sandbox(findings: &mut Vec<Finding>) -> Option<Capabilities> {
 }
 
 /// Starts the self-test under the policy in force.
-fn try_sandbox(config: &Config, findings: &mut Vec<Finding>) -> anyhow::Result<Option<Enforcement>> {
+fn try_sandbox(
+    config: &Config,
+    findings: &mut Vec<Finding>,
+) -> anyhow::Result<Option<Enforcement>> {
     let plan = Rules::load(config.policy.as_deref())?.plan(&config.workspace)?;
     match witness(&plan) {
         Ok(seen) => {
@@ -149,7 +173,10 @@ fn try_sandbox(config: &Config, findings: &mut Vec<Finding>) -> anyhow::Result<O
                 .collect();
             findings.push(match silent.is_empty() {
                 true => Finding::good("self-test", "every control refused what it must refuse"),
-                false => Finding::weak("self-test", format!("not seen at work: {}", silent.join(", "))),
+                false => Finding::weak(
+                    "self-test",
+                    format!("not seen at work: {}", silent.join(", ")),
+                ),
             });
             Ok(Some(seen))
         }
@@ -182,7 +209,10 @@ fn fingerprint(config: &Config) -> Finding {
             let strength = enrolled.strength();
             let detail = format!("{}: {strength}", parts.join(", "));
             match strength.is_copy_deterrent() {
-                true => Finding::weak("fingerprint", format!("{detail}; a copy deterrent and no lock")),
+                true => Finding::weak(
+                    "fingerprint",
+                    format!("{detail}; a copy deterrent and no lock"),
+                ),
                 false => Finding::good("fingerprint", detail),
             }
         }
@@ -193,7 +223,10 @@ fn fingerprint(config: &Config) -> Finding {
 fn vault(config: &Config, findings: &mut Vec<Finding>) -> Option<Home> {
     match Vault::status(config.paths.vault()) {
         Err(VaultError::NoVault { .. }) => {
-            findings.push(Finding::good("vault", "not made yet; the first key or message makes it"));
+            findings.push(Finding::good(
+                "vault",
+                "not made yet; the first key or message makes it",
+            ));
             return None;
         }
         Err(error) => {
@@ -205,8 +238,17 @@ fn vault(config: &Config, findings: &mut Vec<Finding>) -> Option<Home> {
     match Home::open(config) {
         Ok(home) => {
             let report = home.vault.report();
-            let slots: Vec<_> = home.vault.slots().iter().map(|slot| slot.kind.to_string()).collect();
-            let mut detail = format!("opened with the {}; slots: {}", home::slot_line(&home.vault), slots.join(", "));
+            let slots: Vec<_> = home
+                .vault
+                .slots()
+                .iter()
+                .map(|slot| slot.kind.to_string())
+                .collect();
+            let mut detail = format!(
+                "opened with the {}; slots: {}",
+                home::slot_line(&home.vault),
+                slots.join(", ")
+            );
             for drift in &report.drift {
                 detail.push_str(&format!("; changed: {drift}"));
             }
@@ -234,7 +276,9 @@ fn database(home: &Home) -> Finding {
     }
     let checked = home.database().and_then(|database| Ok(database.verify()?));
     match checked {
-        Ok(report) if report.is_sound() => Finding::good("database", "opens, every page is authentic"),
+        Ok(report) if report.is_sound() => {
+            Finding::good("database", "opens, every page is authentic")
+        }
         Ok(report) => Finding::bad("database", format!("{report:?}")),
         Err(error) => Finding::bad("database", format!("{error:#}")),
     }
@@ -250,7 +294,10 @@ async fn relay(config: &Config, home: Option<&Home>, findings: &mut Vec<Finding>
     let registration = match RegistrationFile::of(&config.paths).read(&home.vault) {
         Ok(Some(registration)) => registration,
         Ok(None) => {
-            findings.push(Finding::good("registration", "none; `up` or `login` makes one"));
+            findings.push(Finding::good(
+                "registration",
+                "none; `up` or `login` makes one",
+            ));
             return;
         }
         Err(error) => {
@@ -258,34 +305,50 @@ async fn relay(config: &Config, home: Option<&Home>, findings: &mut Vec<Finding>
             return;
         }
     };
-    let detail = format!("with {} for {}", registration.url, printable(&registration.account));
+    let detail = format!(
+        "with {} for {}",
+        registration.url,
+        printable(&registration.account)
+    );
     findings.push(Finding::good("registration", detail));
     if registration.embedded {
         return;
     }
     let beat = async {
         let client = RelayClient::new(&registration, None)?;
-        client.heartbeat(katachi_protocol::agent::AgentState::Idle).await?;
+        client
+            .heartbeat(katachi_protocol::agent::AgentState::Idle)
+            .await?;
         anyhow::Ok(client.clock_offset())
     };
     findings.push(match beat.await {
         Ok(offset) if offset.abs() < 5_000 => {
             Finding::good("clock", format!("{offset} ms from the relay's"))
         }
-        Ok(offset) => Finding::weak("clock", format!("{offset} ms from the relay's; set this machine's clock")),
+        Ok(offset) => Finding::weak(
+            "clock",
+            format!("{offset} ms from the relay's; set this machine's clock"),
+        ),
         Err(error) => Finding::bad("relay", format!("{error:#}")),
     });
 }
 
 fn text(report: &Report) -> String {
-    let mut text = format!("katachi-agent {}, configuration {}\n", report.version, report.config);
+    let mut text = format!(
+        "katachi-agent {}, configuration {}\n",
+        report.version, report.config
+    );
     for finding in &report.findings {
         let mark = match finding.health {
             Health::Good => paint(GOOD, "ok  "),
             Health::Weak => paint(WEAK, "weak"),
             Health::Bad => paint(BAD, "BAD "),
         };
-        text.push_str(&format!("{mark}  {}  {}\n", paint(BOLD, format_args!("{:<12}", finding.about)), printable(&finding.detail)));
+        text.push_str(&format!(
+            "{mark}  {}  {}\n",
+            paint(BOLD, format_args!("{:<12}", finding.about)),
+            printable(&finding.detail)
+        ));
     }
     if let Some(sandbox) = &report.sandbox {
         text.push_str(&format!("\n{sandbox}"));

@@ -26,14 +26,17 @@ pub(crate) fn history(config: &Config, command: &cli::History) -> anyhow::Result
     match command {
         cli::History::List { json, limit } => list(config, *json, *limit)?,
         cli::History::Show { session, json } => show(config, session, *json)?,
-        cli::History::Search { json, limit, words } => search(config, *json, *limit, &words.join(" "))?,
+        cli::History::Search { json, limit, words } => {
+            search(config, *json, *limit, &words.join(" "))?
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Opens the history if there is a database; looking never makes one.
 fn open(config: &Config) -> anyhow::Result<Option<History>> {
-    let Some(home) = Home::open_existing(config)?.filter(|home| home.paths.database().exists()) else {
+    let Some(home) = Home::open_existing(config)?.filter(|home| home.paths.database().exists())
+    else {
         return Ok(None);
     };
     Ok(Some(History::open(&home.database()?)?))
@@ -88,7 +91,10 @@ fn activity(history: &History) -> anyhow::Result<String> {
     let first = today - i64::try_from(DAYS)? + 1;
     let mut counts = vec![0; DAYS];
     for day in history.activity(first * MILLIS_PER_DAY)? {
-        if let Some(count) = usize::try_from(day.day - first).ok().and_then(|at| counts.get_mut(at)) {
+        if let Some(count) = usize::try_from(day.day - first)
+            .ok()
+            .and_then(|at| counts.get_mut(at))
+        {
             *count = day.messages;
         }
     }

@@ -35,7 +35,9 @@ fn set(config: &Config, name: &str, refused: &[OsString]) -> anyhow::Result<()> 
             "key set",
             "the value is never taken from the command line, where the shell's history and \
              other programs see it",
-            format!("run `katachi-agent key set {name}` and paste it, or pipe it in; consider it leaked"),
+            format!(
+                "run `katachi-agent key set {name}` and paste it, or pipe it in; consider it leaked"
+            ),
         )
         .into());
     }
@@ -58,7 +60,11 @@ fn read_value() -> anyhow::Result<SecretString> {
         .read_to_end(&mut bytes)?;
     let bytes = SecretBytes::new(bytes);
     let text = std::str::from_utf8(bytes.expose_secret()).map_err(|_| {
-        Mistake::new("standard input", "the value is not text", "give the key as UTF-8 text")
+        Mistake::new(
+            "standard input",
+            "the value is not text",
+            "give the key as UTF-8 text",
+        )
     })?;
     // One line end belongs to `echo`, not to the key.
     let text = text.strip_suffix('\n').unwrap_or(text);

@@ -49,7 +49,10 @@ pub(crate) async fn login(config: &Config, args: &cli::Login) -> anyhow::Result<
 /// # Errors
 ///
 /// Returns an error if the relay cannot be told; nothing here is deleted then.
-pub(crate) async fn unregister(config: &Config, args: &cli::Unregister) -> anyhow::Result<ExitCode> {
+pub(crate) async fn unregister(
+    config: &Config,
+    args: &cli::Unregister,
+) -> anyhow::Result<ExitCode> {
     let Some(home) = Home::open_existing(config)? else {
         note("Nothing is stored here.");
         return Ok(ExitCode::SUCCESS);
@@ -59,7 +62,11 @@ pub(crate) async fn unregister(config: &Config, args: &cli::Unregister) -> anyho
             "Delete the keys, the history, the memory and the vault itself, for ever?",
         )
         .map_err(|_| {
-            Mistake::new("unregister --everything", "there is no terminal to ask on", "give --yes")
+            Mistake::new(
+                "unregister --everything",
+                "there is no terminal to ask on",
+                "give --yes",
+            )
         })?;
         if !sure {
             return Ok(ExitCode::FAILURE);
@@ -101,7 +108,8 @@ async fn tell_relay(config: &Config, found: &Registration) -> anyhow::Result<()>
         return Ok(());
     };
     let listen = std::net::SocketAddr::new(listen.ip(), 0);
-    let relay = RelayProcess::start(listen, &config.paths.embedded_relay(), config.keychain).await?;
+    let relay =
+        RelayProcess::start(listen, &config.paths.embedded_relay(), config.keychain).await?;
     let here = found.clone().moved_to(relay.endpoint());
     let told = RelayClient::new(&here, None)?.unregister().await;
     relay.stop().await;

@@ -25,7 +25,9 @@ pub(crate) fn memory(config: &Config, command: &cli::Memory) -> anyhow::Result<E
     match command {
         cli::Memory::Get { key } => get(config, key)?,
         cli::Memory::Set { key, value, tags } => set(config, key, value.as_deref(), tags)?,
-        cli::Memory::Search { json, limit, words } => search(config, *json, *limit, &words.join(" "))?,
+        cli::Memory::Search { json, limit, words } => {
+            search(config, *json, *limit, &words.join(" "))?
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -39,14 +41,18 @@ pub(crate) fn namespace(config: &Config) -> String {
         false => {
             use sha2::{Digest as _, Sha256};
             let digest = Sha256::digest(path.as_bytes());
-            let short: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+            let short: String = digest[..8]
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
             format!("workspace-{short}")
         }
     }
 }
 
 fn existing(config: &Config) -> anyhow::Result<Option<Memory>> {
-    let Some(home) = Home::open_existing(config)?.filter(|home| home.paths.database().exists()) else {
+    let Some(home) = Home::open_existing(config)?.filter(|home| home.paths.database().exists())
+    else {
         return Ok(None);
     };
     Ok(Some(Memory::open(&home.database()?)?))
@@ -60,12 +66,20 @@ fn get(config: &Config, key: &str) -> anyhow::Result<()> {
     let Some(entry) = found else {
         return Err(Mistake::new(
             "memory get",
-            format!("nothing is remembered under `{}` for {}", printable(key), config.workspace.display()),
+            format!(
+                "nothing is remembered under `{}` for {}",
+                printable(key),
+                config.workspace.display()
+            ),
             "find it with `katachi-agent memory search WORDS`, or name another --workspace",
         )
         .into());
     };
-    let newline = if entry.value.ends_with('\n') { "" } else { "\n" };
+    let newline = if entry.value.ends_with('\n') {
+        ""
+    } else {
+        "\n"
+    };
     print(&format!("{}{newline}", entry.value))?;
     Ok(())
 }
@@ -82,7 +96,11 @@ fn set(config: &Config, key: &str, value: Option<&str>, tags: &[String]) -> anyh
     let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
     let home = Home::open(config)?;
     Memory::open(&home.database()?)?.set(&namespace(config), key, &value, &tags)?;
-    note(format_args!("Remembered {} for {}.", printable(key), config.workspace.display()));
+    note(format_args!(
+        "Remembered {} for {}.",
+        printable(key),
+        config.workspace.display()
+    ));
     Ok(())
 }
 
@@ -117,7 +135,11 @@ fn search(config: &Config, json: bool, limit: u32, words: &str) -> anyhow::Resul
     let text: String = found
         .iter()
         .map(|entry| {
-            let tags: String = entry.tags.iter().map(|tag| format!(" #{}", printable(tag))).collect();
+            let tags: String = entry
+                .tags
+                .iter()
+                .map(|tag| format!(" #{}", printable(tag)))
+                .collect();
             format!(
                 "{}{}\n    {}\n",
                 paint(BOLD, printable(&entry.key)),

@@ -14,7 +14,7 @@ use crate::cli;
 use crate::config::Config;
 use crate::home::Home;
 use crate::mistake::Mistake;
-use crate::output::{BAD, QUIET, WEAK, note, paint, printable};
+use crate::output::{BAD, WEAK, note, paint, printable};
 use crate::policy::Rules;
 
 /// The sandbox could not be built.
@@ -32,7 +32,9 @@ pub(crate) fn run(config: &Config, args: &cli::Run) -> anyhow::Result<ExitCode> 
     let rules = Rules::load(config.policy.as_deref())?;
     let plan = rules.plan(&config.workspace)?;
     let keys = keys(config, &args.keys)?;
-    tell_gaps(&plan.enforcement());
+    if !args.quiet {
+        tell_gaps(&plan.enforcement());
+    }
 
     let mut command = plan
         .command(args.argv.iter().cloned())
@@ -105,7 +107,11 @@ impl Report {
         Self {
             policy: rules.source(),
             workspace: plan.workspace().display().to_string(),
-            argv: args.argv.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
+            argv: args
+                .argv
+                .iter()
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect(),
             plan_hash: plan.hash().to_owned(),
             enforcement: enforcement.unwrap_or_else(|| plan.enforcement()),
             outcome,
@@ -124,16 +130,20 @@ impl Report {
     }
 }
 
-/// Says what is weaker than asked before anything starts.
+/// Says in one line what is weaker than asked, before anything starts.
 fn tell_gaps(enforcement: &Enforcement) {
-    for control in &enforcement.controls {
-        if let Enforced::Partial(reason) = &control.enforced {
-            note(format_args!(
-                "{} {}: {reason}",
-                paint(WEAK, "partial:"),
-                paint(QUIET, &control.id)
-            ));
-        }
+    let gaps: Vec<_> = enforcement
+        .controls
+        .iter()
+        .filter(|control| matches!(control.enforced, Enforced::Partial(_)))
+        .map(|control| control.id.as_str())
+        .collect();
+    if !gaps.is_empty() {
+        note(format_args!(
+            "{} confined, with known gaps in {} (`katachi-agent why` names them)",
+            paint(WEAK, "note:"),
+            gaps.join(", ")
+        ));
     }
 }
 
@@ -146,9 +156,10 @@ fn keys(config: &Config, pairs: &[String]) -> anyhow::Result<Vec<(OsString, Secr
     let credentials = home.credentials()?;
     let mut found = Vec::new();
     for pair in pairs {
-        let Some((variable, name)) = pair.split_once('=').filter(|(variable, name)| {
-            !variable.is_empty() && !name.is_empty()
-        }) else {
+        let Some((variable, name)) = pair
+            .split_once('=')
+            .filter(|(variable, name)| !variable.is_empty() && !name.is_empty())
+        else {
             return Err(Mistake::new(
                 "--key",
                 format!("`{pair}` is not of the form VARIABLE=NAME"),

@@ -82,7 +82,10 @@ async fn connected(
         paint(BOLD, format_args!("{}/", endpoint.url)),
         paint(BOLD, printable(&registration.account))
     ));
-    note(format_args!("Commands work in {}", config.workspace.display()));
+    note(format_args!(
+        "Commands work in {}",
+        config.workspace.display()
+    ));
     let (link, watcher) = watch::channel(Link::Dialling);
     let telling = tokio::spawn(tell(watcher));
     let open = tunnel::keep_open(service, link, stop);
@@ -140,7 +143,10 @@ fn for_relay(
         };
         return Err(Mistake::new(
             "relay.url",
-            format!("this machine is registered with {place}, not with {}", endpoint.url),
+            format!(
+                "this machine is registered with {place}, not with {}",
+                endpoint.url
+            ),
             "run `katachi-agent unregister` first, or use that relay",
         )
         .into());
@@ -215,7 +221,11 @@ async fn tell(mut link: watch::Receiver<Link>) {
             Link::Dialling => continue,
             Link::Open => paint(GOOD, "Connected."),
             Link::Waiting { why, wait } => {
-                format!("{} {why}; trying again in {:.1} s", paint(WEAK, "Not connected:"), wait.as_secs_f64())
+                format!(
+                    "{} {why}; trying again in {:.1} s",
+                    paint(WEAK, "Not connected:"),
+                    wait.as_secs_f64()
+                )
             }
         };
         // The same trouble is told once.

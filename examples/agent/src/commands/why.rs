@@ -8,7 +8,7 @@ use crate::cli;
 use crate::config::Config;
 use crate::mistake::Mistake;
 use crate::output::{BAD, GOOD, QUIET, paint, print, print_json, printable};
-use crate::policy::{self, Rules};
+use crate::policy::Rules;
 
 /// Answers a question, or prints the whole plan where none is asked.
 ///
@@ -59,15 +59,18 @@ fn whole(rules: &Rules, plan: &katachi_sandbox::Plan, args: &cli::Why) -> anyhow
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let policy = match &rules.file {
-        Some(_) => rules.policy.to_toml(),
-        None => policy::DEFAULT.to_owned(),
-    };
-    let mut text = format!("{}\n{policy}\n", paint(QUIET, format_args!("# {}", rules.source())));
+    let source = paint(QUIET, format_args!("# {}", rules.source()));
+    let mut text = format!("{source}\n{}\n", rules.policy.to_toml());
     if args.all {
-        text.push_str(&format!("{}\n{plan}\n", paint(QUIET, "# every path and program, on this machine")));
+        text.push_str(&format!(
+            "{}\n{plan}\n",
+            paint(QUIET, "# every path and program, on this machine")
+        ));
     }
-    text.push_str(&format!("{}\n{enforcement}", paint(QUIET, "# what holds it here")));
+    text.push_str(&format!(
+        "{}\n{enforcement}",
+        paint(QUIET, "# what holds it here")
+    ));
     if !args.all {
         text.push_str(&paint(QUIET, "# --all lists every path and program\n"));
     }

@@ -69,15 +69,14 @@ impl File {
         };
         let mut file = Self::parse(&text, path)?;
         let base = path.parent().unwrap_or(Path::new("."));
-        for relative in [
+        let relative = [
             &mut file.relay.ca_file,
             &mut file.sandbox.workspace,
             &mut file.sandbox.policy,
             &mut file.ai.policy,
-        ] {
-            if let Some(path) = relative {
-                *path = base.join(&*path);
-            }
+        ];
+        for path in relative.into_iter().flatten() {
+            *path = base.join(&*path);
         }
         Ok(file)
     }

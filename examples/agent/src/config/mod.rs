@@ -108,7 +108,9 @@ fn relay(options: &Options, file: &file::Relay, path: &Path) -> Result<RelayChoi
                 true => Ok(RelayChoice::Embedded(listen)),
                 false => Err(Mistake::new(
                     format!("{}: key relay.listen", path.display()),
-                    format!("the embedded relay serves this machine alone, and {listen} is not loopback"),
+                    format!(
+                        "the embedded relay serves this machine alone, and {listen} is not loopback"
+                    ),
                     "use 127.0.0.1, or run katachi-relay on a server and set relay.url",
                 )),
             };
@@ -150,11 +152,7 @@ fn relay_url(text: &str, place: &str) -> Result<String, Mistake> {
     Ok(format!("https://{origin}"))
 }
 
-fn workspace(
-    options: &Options,
-    file: Option<PathBuf>,
-    path: &Path,
-) -> Result<PathBuf, Mistake> {
+fn workspace(options: &Options, file: Option<PathBuf>, path: &Path) -> Result<PathBuf, Mistake> {
     let (dir, place) = match (&options.workspace, file) {
         (Some(dir), _) => (dir.clone(), "--workspace (or KATACHI_WORKSPACE)".to_owned()),
         (None, Some(dir)) => (dir, format!("{}: key sandbox.workspace", path.display())),
@@ -178,7 +176,12 @@ fn workspace(
 fn ai(options: &Options, file: file::Ai, path: &Path) -> Result<Option<Ai>, Mistake> {
     let (command, place) = match (&options.ai_command, file.command) {
         (Some(words), _) => (
-            Some(words.split_whitespace().map(str::to_owned).collect::<Vec<_>>()),
+            Some(
+                words
+                    .split_whitespace()
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>(),
+            ),
             "--ai-command (or KATACHI_AI_COMMAND)".to_owned(),
         ),
         (None, command) => (command, format!("{}: key ai.command", path.display())),
@@ -212,14 +215,26 @@ mod tests {
 
     #[test]
     fn relay_urls_are_https_origins() {
-        assert_eq!(relay_url("https://A.example", "t").unwrap(), "https://a.example");
+        assert_eq!(
+            relay_url("https://A.example", "t").unwrap(),
+            "https://a.example"
+        );
         assert_eq!(relay_url("https://a:1/", "t").unwrap(), "https://a:1");
         assert_eq!(relay_url("https://a:443/", "t").unwrap(), "https://a");
         for bad in [
-            "http://a", "a", "https://", "https://u:p@a", "https://a/x", "https://a/?q", "ftp://a",
+            "http://a",
+            "a",
+            "https://",
+            "https://u:p@a",
+            "https://a/x",
+            "https://a/?q",
+            "ftp://a",
         ] {
             let message = relay_url(bad, "the place").unwrap_err().to_string();
-            assert!(message.contains("the place") && message.contains("next:"), "{message}");
+            assert!(
+                message.contains("the place") && message.contains("next:"),
+                "{message}"
+            );
         }
     }
 

@@ -11,8 +11,14 @@ use crate::relay_client::login::{Flow, Poll};
 const EMAIL: &str = "demo@katachi.example";
 
 pub(super) async fn approve(story: &mut Story) -> anyhow::Result<()> {
-    let browser = story.browser.as_ref().context("there is no relay to sign in to")?;
-    let relay = story.relay.as_ref().context("there is no relay to sign in to")?;
+    let browser = story
+        .browser
+        .as_ref()
+        .context("there is no relay to sign in to")?;
+    let relay = story
+        .relay
+        .as_ref()
+        .context("there is no relay to sign in to")?;
     let endpoint = relay.endpoint().clone();
 
     let password = random_password()?;
@@ -25,16 +31,21 @@ pub(super) async fn approve(story: &mut Story) -> anyhow::Result<()> {
         me.email == EMAIL && wrong == 401 && right.is_success(),
         "an account with e-mail and password (Argon2id) signs in; a wrong password is refused",
     );
-    story
-        .ledger
-        .absent(9, "sign-in with GitHub and Google, and verification of the e-mail, are not built");
-    story.progress.good(format_args!("signed up and in as {EMAIL}; a wrong password got {wrong}"));
+    story.ledger.absent(
+        9,
+        "sign-in with GitHub and Google, and verification of the e-mail, are not built",
+    );
+    story.progress.good(format_args!(
+        "signed up and in as {EMAIL}; a wrong password got {wrong}"
+    ));
 
     let flow = Flow::begin(&endpoint).await?;
     let code = flow.user_code();
     let early = flow.poll().await?;
     let pending = matches!(&early, Poll::Answer(PollAnswer::Pending));
-    story.progress.good(format_args!("the terminal shows the code {code}"));
+    story
+        .progress
+        .good(format_args!("the terminal shows the code {code}"));
 
     let foreign = browser.approve_from_elsewhere(&code).await?;
     let shown = browser.device(&code).await?;
@@ -52,13 +63,19 @@ pub(super) async fn approve(story: &mut Story) -> anyhow::Result<()> {
     // The relay asks for a pause between polls; ours counts from the one above.
     let token = flow.wait().await?;
     let again = flow.poll().await?;
-    let once = matches!(again, Poll::Answer(PollAnswer::Other(_) | PollAnswer::Denied | PollAnswer::Expired));
+    let once = matches!(
+        again,
+        Poll::Answer(PollAnswer::Other(_) | PollAnswer::Denied | PollAnswer::Expired)
+    );
     let account = token.approved_by.clone();
     let checks = [
         (pending, "nothing before approval"),
         (foreign == 403, "a page of another site cannot approve"),
         (named, "the page names this machine"),
-        (useless, "whoever overheard the code gets nothing without its key (DPoP)"),
+        (
+            useless,
+            "whoever overheard the code gets nothing without its key (DPoP)",
+        ),
         (once, "the grant is redeemed once"),
         (account == EMAIL, "the terminal is told who approved"),
     ];

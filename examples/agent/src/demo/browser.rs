@@ -88,7 +88,10 @@ impl Browser {
     }
 
     /// Approves as a page of another site would try to.
-    pub(super) async fn approve_from_elsewhere(&self, user_code: &str) -> anyhow::Result<StatusCode> {
+    pub(super) async fn approve_from_elsewhere(
+        &self,
+        user_code: &str,
+    ) -> anyhow::Result<StatusCode> {
         let body = UserCodeBody {
             user_code: user_code.to_owned(),
         };
@@ -134,7 +137,8 @@ impl Browser {
     }
 
     pub(super) async fn denials(&self, agent: &str) -> anyhow::Result<Denials> {
-        self.get(&routes::AGENT_DENIALS.replace("{id}", agent)).await
+        self.get(&routes::AGENT_DENIALS.replace("{id}", agent))
+            .await
     }
 
     /// Runs a command on the agent and collects what streams back.

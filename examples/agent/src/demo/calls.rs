@@ -12,7 +12,7 @@ use katachi_protocol::routes;
 use tokio::sync::{oneshot, watch};
 
 use super::{Story, Tunnel};
-use crate::audit::{self, AuditLog};
+use crate::audit::AuditLog;
 use crate::chat::Chat;
 use crate::relay_client::{Answer, RelayClient};
 use crate::tunnel::{self, Link, Service};
@@ -22,7 +22,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) async fn sign(story: &mut Story) -> anyhow::Result<()> {
     open_tunnel(story).await?;
-    let service = Arc::clone(story.service.as_ref().context("the tunnel has no service")?);
+    let service = Arc::clone(
+        story
+            .service
+            .as_ref()
+            .context("the tunnel has no service")?,
+    );
     let client = service.client();
 
     let beat = client.heartbeat(AgentState::Idle).await?;
@@ -37,23 +42,22 @@ pub(super) async fn sign(story: &mut Story) -> anyhow::Result<()> {
     story.check(
         11,
         beat.next_seconds > 0 && noted.sequence > 0,
-        format!("signed heartbeat and activity calls are taken (entry {} of the relay's log)", noted.sequence),
+        format!(
+            "signed heartbeat and activity calls are taken (entry {} of the relay's log)",
+            noted.sequence
+        ),
     );
     refusals(story, client).await?;
-
-    let log = audit::read(&story.config.paths.audit_log())?;
-    let calls: Vec<_> = log.entries.iter().map(|entry| entry.call.as_str()).collect();
-    let whole = log.broken_at.is_none()
-        && calls.contains(&"POST /v1/agent/heartbeat")
-        && calls.contains(&"POST /v1/agent/activity");
-    story.check(1, whole, format!("{} calls crossed so far, each in the local audit log", calls.len()));
     Ok(())
 }
 
 /// Dials, and waits until the relay shows this machine as online.
 async fn open_tunnel(story: &mut Story) -> anyhow::Result<()> {
     let home = story.home.clone().context("there is no vault")?;
-    let registration = story.registration.as_ref().context("this machine was not approved")?;
+    let registration = story
+        .registration
+        .as_ref()
+        .context("this machine was not approved")?;
     let audit = Arc::new(AuditLog::open(&story.config.paths.audit_log())?);
     let client = RelayClient::new(registration, Some(Arc::clone(&audit)))?;
     let chat = Chat::open(&home, &story.config.workspace)?;
@@ -90,18 +94,70 @@ async fn open_tunnel(story: &mut Story) -> anyhow::Result<()> {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
-    online.await.context("the relay does not show this machine as online")??;
+    online
+        .await
+        .context("the relay does not show this machine as online")??;
+    let service = story
+        .service
+        .as_ref()
+        .context("the tunnel has no service")?;
+    let relayed = tunnel::relayed(service.client()).await?;
     story.check(
         2,
-        true,
-        "the tunnel was dialled out over TLS 1.3 and authenticated by a signature bound to that connection; nothing listens here",
+        relayed == 401,
+        format!("the tunnel was dialled out over TLS 1.3; a signature made for another TLS connection gets {relayed}"),
     );
+    match listeners() {
+        Some(count) => story.check(
+            2,
+            count == 0,
+            format!("this process listens on {count} sockets"),
+        ),
+        None => story.ledger.unwitnessed(
+            2,
+            "whether this process listens cannot be seen on this system",
+        ),
+    }
     Ok(())
+}
+
+/// How many listening TCP sockets this process has, where `/proc` says so.
+fn listeners() -> Option<usize> {
+    let mut own = std::collections::HashSet::new();
+    for entry in std::fs::read_dir("/proc/self/fd").ok()?.flatten() {
+        let target = std::fs::read_link(entry.path()).unwrap_or_default();
+        let inode = target.to_str().and_then(|text| {
+            text.strip_prefix("socket:[")?
+                .strip_suffix(']')
+                .map(str::to_owned)
+        });
+        own.extend(inode);
+    }
+    let mut count = 0;
+    for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
+        // A machine without IPv6 has no second table.
+        let Ok(text) = std::fs::read_to_string(table) else {
+            continue;
+        };
+        count += text
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .filter(|fields| {
+                fields.get(3) == Some(&"0A")
+                    && fields.get(9).is_some_and(|inode| own.contains(*inode))
+            })
+            .count();
+    }
+    Some(count)
 }
 
 /// A call that is replayed, one that is too old, and one that was altered.
 async fn refusals(story: &mut Story, client: &RelayClient) -> anyhow::Result<()> {
-    let body = || serde_json::to_vec(&Heartbeat { state: AgentState::Idle });
+    let body = || {
+        serde_json::to_vec(&Heartbeat {
+            state: AgentState::Idle,
+        })
+    };
     let post = |body, at| client.prepare(&Method::POST, routes::HEARTBEAT, body, at);
 
     let call = post(body()?, client.now())?;
@@ -110,7 +166,11 @@ async fn refusals(story: &mut Story, client: &RelayClient) -> anyhow::Result<()>
     story.check(
         11,
         first.status.is_success() && first.is_believed() && refused(&second, Some(codes::REPLAYED)),
-        format!("the same call sent twice: {}, then {}", first.status, shown(&second)),
+        format!(
+            "the same call sent twice: {}, then {}",
+            first.status,
+            shown(&second)
+        ),
     );
 
     let old = client.now().before(Duration::from_secs(120));
@@ -122,7 +182,9 @@ async fn refusals(story: &mut Story, client: &RelayClient) -> anyhow::Result<()>
     );
 
     let mut altered = post(body()?, client.now())?;
-    altered.body = serde_json::to_vec(&Heartbeat { state: AgentState::Busy })?;
+    altered.body = serde_json::to_vec(&Heartbeat {
+        state: AgentState::Busy,
+    })?;
     let altered = client.send(&altered).await?;
     let mut moved = post(body()?, client.now())?;
     moved.path = routes::ACTIVITY.to_owned();
@@ -130,7 +192,11 @@ async fn refusals(story: &mut Story, client: &RelayClient) -> anyhow::Result<()>
     story.check(
         11,
         refused(&altered, None) && refused(&moved, None),
-        format!("a call with another body: {}; with another path: {}", shown(&altered), shown(&moved)),
+        format!(
+            "a call with another body: {}; with another path: {}",
+            shown(&altered),
+            shown(&moved)
+        ),
     );
     Ok(())
 }
@@ -138,10 +204,18 @@ async fn refusals(story: &mut Story, client: &RelayClient) -> anyhow::Result<()>
 /// Refused as a signature is; with this word where the signature itself held.
 fn refused(answer: &Answer, word: Option<&str>) -> bool {
     let code = answer.problem().map(|problem| problem.error);
-    answer.status == 401 && word.is_none_or(|word| code.as_deref() == Some(word) && answer.is_believed())
+    answer.status == 401
+        && word.is_none_or(|word| code.as_deref() == Some(word) && answer.is_believed())
 }
 
 fn shown(answer: &Answer) -> String {
-    let word = answer.problem().map(|problem| problem.error).unwrap_or_default();
-    format!("{} {}", answer.status.as_u16(), crate::output::printable(&word))
+    let word = answer
+        .problem()
+        .map(|problem| problem.error)
+        .unwrap_or_default();
+    format!(
+        "{} {}",
+        answer.status.as_u16(),
+        crate::output::printable(&word)
+    )
 }

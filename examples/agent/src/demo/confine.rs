@@ -9,12 +9,12 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use katachi_protocol::run::{OutputStream, RunEvent};
 use katachi_sandbox::report::Enforced;
-use katachi_sandbox::{Plan, Query};
+use katachi_sandbox::{Plan, PlanError, PlanOptions, Policy, Query};
 
 use super::browser::Browser;
 use super::{MARKER, Story};
 use crate::output::printable;
-use crate::policy::Rules;
+use crate::policy::{Rules, is_installed};
 
 /// What a command said and how it ended.
 #[derive(Debug, Default)]
@@ -29,19 +29,28 @@ struct Run {
 pub(super) async fn confine(story: &mut Story) -> anyhow::Result<()> {
     let found = katachi_sandbox::doctor::probe()?;
     if found.tier == katachi_sandbox::report::Tier::None {
-        let why = found
-            .checks
-            .iter()
-            .find(|check| !check.works)
-            .map_or_else(|| "no tier of the sandbox works".to_owned(), |check| format!("{}: {}", check.name, check.detail));
+        let why = found.checks.iter().find(|check| !check.works).map_or_else(
+            || "no tier of the sandbox works".to_owned(),
+            |check| format!("{}: {}", check.name, check.detail),
+        );
         for id in [12, 13, 14] {
-            story.ledger.unavailable(id, format!("this machine cannot confine commands, so none is started ({why})"));
+            story.ledger.unavailable(
+                id,
+                format!("this machine cannot confine commands, so none is started ({why})"),
+            );
         }
-        story.progress.detail(format_args!("this machine cannot confine commands: {why}"));
+        story
+            .progress
+            .detail(format_args!("this machine cannot confine commands: {why}"));
         return Ok(());
     }
     let plan = Rules::load(None)?.plan(&story.config.workspace)?;
-    let agent = story.registration.as_ref().context("this machine was not approved")?.agent_id.clone();
+    let agent = story
+        .registration
+        .as_ref()
+        .context("this machine was not approved")?
+        .agent_id
+        .clone();
     let browser = story.browser.take().context("there is no browser")?;
     let result = attempts(story, &browser, &agent, &plan).await;
     story.browser = Some(browser);
@@ -50,22 +59,33 @@ pub(super) async fn confine(story: &mut Story) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn attempts(story: &mut Story, browser: &Browser, agent: &str, plan: &Plan) -> anyhow::Result<()> {
-    let run = async |argv: &[&str]| anyhow::Ok(Run::of(browser.run(agent, argv).await?));
+async fn attempts(
+    story: &mut Story,
+    browser: &Browser,
+    agent: &str,
+    plan: &Plan,
+) -> anyhow::Result<()> {
+    let asked = std::cell::Cell::new(0);
+    let run = async |argv: &[&str]| {
+        asked.set(asked.get() + 1);
+        anyhow::Ok(Run::of(browser.run(agent, argv).await?))
+    };
 
     std::fs::write(story.config.workspace.join("plums.txt"), "two plums\n")?;
     let allowed = run(&["sh", "-c", "cat plums.txt; echo three plums > more.txt"]).await?;
     if let Some(error) = allowed.error {
         bail!("the sandbox did not start the allowed command: {error}");
     }
-    let written = std::fs::read_to_string(story.config.workspace.join("more.txt")).unwrap_or_default();
+    let written =
+        std::fs::read_to_string(story.config.workspace.join("more.txt")).unwrap_or_default();
     story.check(
         12,
         allowed.code == Some(0) && allowed.stdout == "two plums\n" && written == "three plums\n",
         "an allowed command reads and writes the workspace, its output streamed back to the browser",
     );
 
-    let program = forbidden_program().context("this machine has no program outside the policy to try")?;
+    let program =
+        forbidden_program().context("this machine has no program outside the policy to try")?;
     let direct = run(&[&program, "--version"]).await?;
     let inner = run(&["sh", "-c", &format!("{program} --version")]).await?;
     let why = reason(plan, &Query::Exec(vec![program.clone().into()]));
@@ -75,8 +95,19 @@ async fn attempts(story: &mut Story, browser: &Browser, agent: &str, plan: &Plan
         format!("`{program}` is refused, as a command and from a shell inside ({why})"),
     );
 
+    let listed = browser.denials(agent).await?.denials;
+    story.check(
+        12,
+        listed
+            .iter()
+            .any(|denial| denial.argv.first() == Some(&program)),
+        "the browser's list of refused actions names it",
+    );
+
     files(story, &run, plan).await?;
-    network(story, &run, plan).await
+    network(story, &run, plan).await?;
+    story.asked.commands += asked.get();
+    Ok(())
 }
 
 async fn files<F>(story: &mut Story, run: &F, plan: &Plan) -> anyhow::Result<()>
@@ -86,9 +117,15 @@ where
     let secret = story.outside.join("secret.txt");
     std::fs::write(&secret, MARKER)?;
     let read = run(&["cat", text(&secret)?]).await?;
-    let around = run(&["sh", "-c", &format!("ln -s {} link && cat link", text(&secret)?)]).await?;
+    let around = run(&[
+        "sh",
+        "-c",
+        &format!("ln -s {} link && cat link", text(&secret)?),
+    ])
+    .await?;
     let control = std::fs::read_to_string(&secret)? == MARKER;
-    let hidden = |run: &Run| run.failed() && !run.stdout.contains(MARKER) && !run.stderr.contains(MARKER);
+    let hidden =
+        |run: &Run| run.failed() && !run.stdout.contains(MARKER) && !run.stderr.contains(MARKER);
     let why = reason(plan, &Query::Read(secret.clone()));
     story.check(
         13,
@@ -106,7 +143,11 @@ where
         format!("a file outside the workspace cannot be written ({why})"),
     );
     let shadow = run(&["cat", "/etc/shadow"]).await?;
-    story.check(13, shadow.failed() && shadow.stdout.is_empty(), "/etc/shadow is not there");
+    story.check(
+        13,
+        shadow.failed() && shadow.stdout.is_empty(),
+        "/etc/shadow is not there",
+    );
     Ok(())
 }
 
@@ -119,14 +160,18 @@ where
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let port = listener.local_addr()?.port();
     let knock = format!("exec 3<>/dev/tcp/127.0.0.1/{port} && echo reached");
-    let outside = std::process::Command::new("bash").args(["-c", &knock]).output();
+    let outside = std::process::Command::new("bash")
+        .args(["-c", &knock])
+        .output();
     let control = match outside {
         Ok(output) => output.stdout == b"reached\n",
         // Without bash the attempt below fails for that reason and shows nothing.
         Err(_) => false,
     };
     if !control {
-        story.ledger.unavailable(14, "there is no bash here to knock with");
+        story
+            .ledger
+            .unavailable(14, "there is no bash here to knock with");
         return Ok(());
     }
     let inside = run(&["bash", "-c", &knock]).await?;
@@ -136,13 +181,34 @@ where
         inside.failed() && !inside.stdout.contains("reached"),
         format!("a connection that works outside fails inside ({why})"),
     );
-    story.ledger.absent(14, "allowing single hosts through a proxy is not built: the network is off or the policy refused");
     Ok(())
 }
 
-/// What the plan itself says is weaker than asked.
+/// What a policy can ask for and this version refuses to plan, and what the
+/// plan itself says is weaker than asked.
 fn gaps(story: &mut Story, plan: &Plan) {
-    story.ledger.absent(12, "rules about arguments are checked for the command itself, not yet for what it starts");
+    let options = PlanOptions::new(&story.config.workspace);
+    let mut hosts = Policy::default().read("@system").allow("true");
+    hosts.network.allow.push("example.com:443".to_owned());
+    let arguments = Policy::default().read("@system").allow(["ls", "-l"]);
+    for (id, what, policy) in [
+        (14, "a list of allowed hosts", hosts),
+        (12, "a rule about arguments", arguments),
+    ] {
+        match policy.plan(&options) {
+            Err(PlanError::NotEnforceable { problem, .. }) => {
+                story
+                    .ledger
+                    .absent(id, format!("{what} is refused, not ignored: {problem}"));
+            }
+            Err(error) => story
+                .ledger
+                .failed(id, format!("{what} could not be planned: {error}")),
+            Ok(_) => story
+                .ledger
+                .unwitnessed(id, format!("{what} is planned, and not tried here")),
+        }
+    }
     for control in plan.enforcement().controls {
         let Enforced::Partial(reason) = control.enforced else {
             continue;
@@ -158,11 +224,9 @@ fn gaps(story: &mut Story, plan: &Plan) {
 
 /// A program that is installed and that the default policy does not name.
 fn forbidden_program() -> Option<String> {
-    let candidates = ["curl", "python3", "perl", "cargo", "ssh", "openssl", "wget"];
-    let path = std::env::var_os("PATH")?;
-    candidates
+    ["curl", "python3", "perl", "cargo", "ssh", "openssl", "wget"]
         .into_iter()
-        .find(|name| std::env::split_paths(&path).any(|dir| dir.join(name).is_file()))
+        .find(|name| is_installed(name))
         .map(str::to_owned)
 }
 
@@ -171,7 +235,8 @@ fn reason(plan: &Plan, query: &Query) -> String {
 }
 
 fn text(path: &Path) -> anyhow::Result<&str> {
-    path.to_str().context("the temporary home has a name that is not text")
+    path.to_str()
+        .context("the temporary home has a name that is not text")
 }
 
 impl Run {
@@ -179,8 +244,14 @@ impl Run {
         let mut run = Self::default();
         for event in events {
             match event {
-                RunEvent::Output { stream: OutputStream::Stdout, data } => run.stdout.push_str(&data),
-                RunEvent::Output { stream: OutputStream::Stderr, data } => run.stderr.push_str(&data),
+                RunEvent::Output {
+                    stream: OutputStream::Stdout,
+                    data,
+                } => run.stdout.push_str(&data),
+                RunEvent::Output {
+                    stream: OutputStream::Stderr,
+                    data,
+                } => run.stderr.push_str(&data),
                 RunEvent::Denied { reason, .. } => run.denied.push(reason),
                 RunEvent::Exit { code, .. } => run.code = code,
                 RunEvent::Error { message } => run.error = Some(message),

@@ -25,21 +25,33 @@ pub(super) async fn configure(story: &mut Story) -> anyhow::Result<()> {
     };
     browser.put_mcp(NAME, &config).await?;
     let (listed, text) = browser.mcp().await?;
-    let named = listed.configs.iter().any(|known| {
-        known.name == NAME && known.secret_names == ["WEATHER_TOKEN"]
-    });
+    let named = listed
+        .configs
+        .iter()
+        .any(|known| known.name == NAME && known.secret_names == ["WEATHER_TOKEN"]);
 
     let before = client.mcp().await?;
-    let withheld = before.configs.iter().all(|known| !known.released && known.secrets.is_empty());
+    let withheld = before
+        .configs
+        .iter()
+        .all(|known| !known.released && known.secrets.is_empty());
     config.released_to = vec![client.agent_id().to_owned()];
     browser.put_mcp(NAME, &config).await?;
     let after = client.mcp().await?;
     let released = after.configs.iter().any(|known| {
-        known.released && known.secrets.get("WEATHER_TOKEN").is_some_and(|secret| secret.expose_secret() == SECRET)
+        known.released
+            && known
+                .secrets
+                .get("WEATHER_TOKEN")
+                .is_some_and(|secret| secret.expose_secret() == SECRET)
     });
 
     let sealed = browser.sealed_mcp(NAME).await?;
-    let cell = sealed.cells.first().context("the database holds no cell")?.clone();
+    let cell = sealed
+        .cells
+        .first()
+        .context("the database holds no cell")?
+        .clone();
     let bytes = STANDARD.decode(&cell.sealed)?;
     let opaque = bytes.starts_with(b"KTC") && !vault::contains(&bytes, SECRET.as_bytes());
     let leaks = vault::holding(&story.config.paths.embedded_relay(), SECRET.as_bytes())?;
@@ -51,13 +63,20 @@ pub(super) async fn configure(story: &mut Story) -> anyhow::Result<()> {
         "the browser gets the name of the secret back and never its value",
     );
     let shown: String = cell.sealed.chars().take(48).collect();
-    story.progress.detail(format_args!("{}.{} row {} version {}: {shown}…", place.table, place.column, place.row, place.version));
+    story.progress.detail(format_args!(
+        "{}.{} row {} version {}: {shown}…",
+        place.table, place.column, place.row, place.version
+    ));
     story.check(
         8,
         opaque && leaks.is_empty(),
         format!("the database holds {} bytes of AES-256-GCM envelope bound to tenant, table, column, row and version; the secret is in no file", bytes.len()),
     );
-    story.check(8, withheld && released, "this machine gets the secret only after it was released to it");
+    story.check(
+        8,
+        withheld && released,
+        "this machine gets the secret only after it was released to it",
+    );
     story.ledger.absent(8, "PostgreSQL and signatures of a paired device are not built; the embedded encrypted database holds it");
     Ok(())
 }

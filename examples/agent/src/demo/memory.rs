@@ -12,10 +12,16 @@ const SQLITE: &[u8] = b"SQLite format 3\0";
 pub(super) async fn remember(story: &mut Story) -> anyhow::Result<()> {
     let browser = story.browser.as_ref().context("there is no browser")?;
     let home = story.home.clone().context("there is no vault")?;
-    let agent = story.registration.as_ref().context("this machine was not approved")?.agent_id.clone();
+    let agent = story
+        .registration
+        .as_ref()
+        .context("this machine was not approved")?
+        .agent_id
+        .clone();
 
     let question = format!("how do I bake {MARKER}?");
     let events = browser.message(&agent, &question).await?;
+    story.asked.messages += 1;
     let answer: String = events
         .iter()
         .filter_map(|event| match event {
@@ -28,20 +34,30 @@ pub(super) async fn remember(story: &mut Story) -> anyhow::Result<()> {
     let answered = found.iter().any(|hit| hit.role == "assistant");
     match events.last() {
         Some(RunEvent::Error { message }) => {
-            story.progress.detail(format_args!("no AI process could be started: {message}"));
+            story
+                .progress
+                .detail(format_args!("no AI process could be started: {message}"));
             story.check(7, asked, "a message was kept and found by search");
         }
         _ => story.check(
             7,
             asked && answered && answer.contains(MARKER),
-            format!("a message and its answer were kept; {} hits by search", found.len()),
+            format!(
+                "a message and its answer were kept; {} hits by search",
+                found.len()
+            ),
         ),
     }
 
     let database = home.database()?;
     let memory = Memory::open(&database)?;
     let namespace = crate::commands::memory::namespace(&story.config);
-    memory.set(&namespace, "favourite", &format!("the best one is {MARKER}"), &["cake"])?;
+    memory.set(
+        &namespace,
+        "favourite",
+        &format!("the best one is {MARKER}"),
+        &["cake"],
+    )?;
     let hits = memory.search(Some(&namespace), "best", 10)?;
     story.check(
         7,
@@ -65,10 +81,17 @@ pub(super) async fn remember(story: &mut Story) -> anyhow::Result<()> {
     );
 
     let refusal = vault::elsewhere(&story.config.paths, story.config.keychain)?;
-    story.check(7, true, format!("another machine does not get the key: {refusal}"));
+    story.check(
+        7,
+        true,
+        format!("another machine does not get the key: {refusal}"),
+    );
     if home.vault.report().is_copy_deterrent() {
         let strength = home.vault.report().strength.unwrap_or_default();
-        story.ledger.weaker(7, format!("without a keychain that binding is worth {strength}"));
+        story.ledger.weaker(
+            7,
+            format!("without a keychain that binding is worth {strength}"),
+        );
     }
     Ok(())
 }

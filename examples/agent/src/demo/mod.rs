@@ -8,6 +8,7 @@ mod account;
 mod browser;
 mod calls;
 mod confine;
+mod crossing;
 mod mcp;
 mod memory;
 mod relay;
@@ -49,6 +50,14 @@ struct Story {
     home: Option<Arc<Home>>,
     service: Option<Arc<Service>>,
     tunnel: Option<Tunnel>,
+    asked: Asked,
+}
+
+/// What the browser asked of this machine.
+#[derive(Default)]
+struct Asked {
+    commands: usize,
+    messages: usize,
 }
 
 /// The running tunnel, and how to end it.
@@ -76,17 +85,21 @@ pub(crate) async fn demo(args: &cli::Demo, options: &cli::Options) -> anyhow::Re
     let told = relay::start(&mut story).await;
     story.told(&[3, 16], told);
 
-    story.progress.step("An account, and this machine approved for it");
+    story
+        .progress
+        .step("An account, and this machine approved for it");
     let told = account::approve(&mut story).await;
     story.told(&[9, 10], told);
 
-    story.progress.step("The machine's fingerprint, a vault, an API key and a credential");
+    story
+        .progress
+        .step("The machine's fingerprint, a vault, an API key and a credential");
     let told = vault::seal(&mut story);
     story.told(&[5, 6], told);
 
     story.progress.step("The tunnel, and signed calls");
     let told = calls::sign(&mut story).await;
-    story.told(&[1, 2, 11], told);
+    story.told(&[2, 11], told);
 
     story.progress.step("Commands in the sandbox");
     let told = confine::confine(&mut story).await;
@@ -100,6 +113,8 @@ pub(crate) async fn demo(args: &cli::Demo, options: &cli::Options) -> anyhow::Re
     let told = mcp::configure(&mut story).await;
     story.told(&[8], told);
 
+    let told = crossing::count(&mut story);
+    story.told(&[1], told);
     story.progress.step("The promises");
     story.not_built();
     story.end().await;
@@ -147,6 +162,7 @@ impl Story {
             home: None,
             service: None,
             tunnel: None,
+            asked: Asked::default(),
         })
     }
 
@@ -172,9 +188,18 @@ impl Story {
 
     /// What no chapter tries, because it is not there to be tried.
     fn not_built(&mut self) {
-        self.ledger.absent(2, "the Noise channel that hides contents from the relay is not built");
-        self.ledger.absent(4, "supervising cloudflared is not built; the tunnel of our own carries everything");
-        self.ledger.absent(15, "confinement on Windows is not built; commands are refused there, not run unconfined");
+        self.ledger.absent(
+            2,
+            "the Noise channel that hides contents from the relay is not built",
+        );
+        self.ledger.absent(
+            4,
+            "supervising cloudflared is not built; the tunnel of our own carries everything",
+        );
+        self.ledger.absent(
+            15,
+            "confinement on Windows is not built; commands are refused there, not run unconfined",
+        );
     }
 
     /// Ends what runs and forgets what lies outside the temporary home.

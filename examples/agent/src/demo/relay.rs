@@ -33,7 +33,9 @@ pub(super) async fn start(story: &mut Story) -> anyhow::Result<()> {
         ca_pem: Some(other_authority()?),
         ..endpoint.clone()
     };
-    let distrusted = handshake(&stranger, &[&rustls::version::TLS13]).await.is_err();
+    let distrusted = handshake(&stranger, &[&rustls::version::TLS13])
+        .await
+        .is_err();
     story.ledger.check(
         3,
         only_new && distrusted,

@@ -22,14 +22,23 @@ pub(super) fn seal(story: &mut Story) -> anyhow::Result<()> {
     let home = Home::open(&story.config)?;
     let report = home.vault.report().clone();
     if let Some(strength) = report.strength {
-        story.progress.good(format_args!("this machine's fingerprint: {strength}"));
+        story
+            .progress
+            .good(format_args!("this machine's fingerprint: {strength}"));
     }
-    story.progress.good(format_args!("the vault opens with the {}", crate::home::slot_line(&home.vault)));
+    story.progress.good(format_args!(
+        "the vault opens with the {}",
+        crate::home::slot_line(&home.vault)
+    ));
 
     let name = Name::parse("demo/api-key")?;
-    home.credentials()?.set(&name, &SecretString::new(API_KEY.to_owned()))?;
+    home.credentials()?
+        .set(&name, &SecretString::new(API_KEY.to_owned()))?;
     let read = home.credentials()?.get(&name)?;
-    let nowhere = holding(story.config.paths.vault().parent().context("data")?, API_KEY.as_bytes())?;
+    let nowhere = holding(
+        story.config.paths.vault().parent().context("data")?,
+        API_KEY.as_bytes(),
+    )?;
     let sealed = read.expose_secret() == API_KEY && nowhere.is_empty();
     story.ledger.check(
         5,
@@ -44,27 +53,43 @@ pub(super) fn seal(story: &mut Story) -> anyhow::Result<()> {
         _ => {
             let why = report.degraded.first().map_or_else(
                 || "the keychain is switched off".to_owned(),
-                ToString::to_string,
+                crate::home::short,
             );
-            story.ledger.unavailable(5, format!("no keychain to use ({why}); a file slot bound to this machine took its place"));
+            story.ledger.unavailable(
+                5,
+                format!("{why}; a file slot bound to this machine took its place"),
+            );
         }
     }
-    story.progress.good("an API key is stored; no file holds it in the clear");
+    story
+        .progress
+        .good("an API key is stored; no file holds it in the clear");
 
-    let registration = story.registration.as_ref().context("this machine was not approved")?;
+    let registration = story
+        .registration
+        .as_ref()
+        .context("this machine was not approved")?;
     let file = RegistrationFile::of(&story.config.paths);
     file.write(&home.vault, registration)?;
-    let back = file.read(&home.vault)?.context("the sealed credential is gone")?;
+    let back = file
+        .read(&home.vault)?
+        .context("the sealed credential is gone")?;
     let bytes = std::fs::read(file.path())?;
-    let unreadable = bytes.starts_with(b"KTC") && !contains(&bytes, registration.agent_id.as_bytes());
+    let unreadable =
+        bytes.starts_with(b"KTC") && !contains(&bytes, registration.agent_id.as_bytes());
     story.ledger.check(
         6,
         back.agent_id == registration.agent_id && unreadable,
         "the tunnel's credential is a sealed file that opens here",
     );
     let refusal = elsewhere(&story.config.paths, story.config.keychain)?;
-    story.progress.good(format_args!("the same files on another machine: {refusal}"));
-    story.ledger.held(6, format!("copied to a machine with other parts it is refused ({refusal})"));
+    story
+        .progress
+        .good(format_args!("the same files on another machine: {refusal}"));
+    story.ledger.held(
+        6,
+        format!("copied to a machine with other parts it is refused ({refusal})"),
+    );
     if report.is_copy_deterrent() {
         let strength = report.strength.unwrap_or_default();
         story.ledger.weaker(
@@ -79,7 +104,10 @@ pub(super) fn seal(story: &mut Story) -> anyhow::Result<()> {
 /// Copies the vault and its secret, and opens the copy as another machine would.
 ///
 /// A copy that does not even open here would prove nothing, so that is tried first.
-pub(super) fn elsewhere(paths: &Paths, keychain: crate::config::KeychainUse) -> anyhow::Result<String> {
+pub(super) fn elsewhere(
+    paths: &Paths,
+    keychain: crate::config::KeychainUse,
+) -> anyhow::Result<String> {
     let dir = tempfile::tempdir()?;
     let copy = Paths::resolve(Some(dir.path()))?;
     copy_dir(&paths.vault(), &copy.vault())?;
@@ -100,7 +128,9 @@ pub(super) fn elsewhere(paths: &Paths, keychain: crate::config::KeychainUse) -> 
         .binding(FingerprintBinding::with_probe(other))
         .file_slot(copy.vault_secret());
     let builder = match keychain {
-        crate::config::KeychainUse::Auto => builder.keychain(katachi_store::keychain::SystemKeychain::new()),
+        crate::config::KeychainUse::Auto => {
+            builder.keychain(katachi_store::keychain::SystemKeychain::new())
+        }
         crate::config::KeychainUse::Off => builder,
     };
     match builder.open() {
@@ -109,7 +139,9 @@ pub(super) fn elsewhere(paths: &Paths, keychain: crate::config::KeychainUse) -> 
             .iter()
             .find(|slot| matches!(slot.why, katachi_store::vault::SlotFailure::Binding(_)))
             .map_or_else(|| "no slot opens".to_owned(), ToString::to_string)),
-        Err(error) => Err(error).context("the copy was refused for another reason than its machine"),
+        Err(error) => {
+            Err(error).context("the copy was refused for another reason than its machine")
+        }
     }
 }
 
@@ -144,4 +176,3 @@ fn copy_dir(from: &Path, to: &Path) -> anyhow::Result<()> {
     }
     Ok(())
 }
-

@@ -60,7 +60,10 @@ impl Flow {
         let status = response.status;
         if !status.is_success() {
             let said = String::from_utf8_lossy(&response.body).into_owned();
-            bail!("the relay does not start a login: {status} {}", printable(said.trim()));
+            bail!(
+                "the relay does not start a login: {status} {}",
+                printable(said.trim())
+            );
         }
         Ok(Self {
             codes: serde_json::from_slice(&response.body).context("the relay's codes")?,
@@ -188,8 +191,16 @@ impl Door {
         let url = format!("{}{path}", self.endpoint.url);
         let epoch = *self.epoch.lock().unwrap_or_else(PoisonError::into_inner);
         let now = SystemClock.now();
-        let proof = self.key.prove("POST", &url, now, &self.nonces.draw(), epoch.as_ref());
-        let response = self.http.post(&url).header("dpop", proof).form(form).send().await?;
+        let proof = self
+            .key
+            .prove("POST", &url, now, &self.nonces.draw(), epoch.as_ref());
+        let response = self
+            .http
+            .post(&url)
+            .header("dpop", proof)
+            .form(form)
+            .send()
+            .await?;
         call::read(response).await
     }
 }

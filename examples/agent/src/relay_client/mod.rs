@@ -60,8 +60,7 @@ impl RelayClient {
         let secret = registration.secret()?;
         let key_id = KeyId::parse(&registration.key_id)?;
         let key = |profile: Profile| derive_key(&secret, &registration.agent_id, &profile);
-        let signer =
-            |profile: Profile| Signer::new(profile, key_id.clone(), key(profile));
+        let signer = |profile: Profile| Signer::new(profile, key_id.clone(), key(profile));
         let endpoint = registration.endpoint();
         Ok(Self {
             http: endpoint.http()?.build()?,
@@ -109,7 +108,8 @@ impl RelayClient {
     ///
     /// Returns an error if the relay cannot be reached or refuses.
     pub(crate) async fn activity(&self, activity: &Activity) -> anyhow::Result<ActivityAnswer> {
-        self.call(Method::POST, routes::ACTIVITY, Some(activity)).await
+        self.call(Method::POST, routes::ACTIVITY, Some(activity))
+            .await
     }
 
     /// Fetches the MCP configurations that were released to this machine.
@@ -259,7 +259,11 @@ impl RelayClient {
         };
         self.offset.learn(&verified, sent, SystemClock.now());
         match refusal {
-            Some(Problem { error, epoch: Some(epoch), .. }) if error == codes::STALE_EPOCH => {
+            Some(Problem {
+                error,
+                epoch: Some(epoch),
+                ..
+            }) if error == codes::STALE_EPOCH => {
                 let epoch = Epoch::parse(&epoch)?;
                 *self.epoch.write().unwrap_or_else(PoisonError::into_inner) = epoch;
                 Ok(())
@@ -276,10 +280,8 @@ impl RelayClient {
         &self,
         answer: &Answer,
         binding: &katachi_auth::signature::RequestBinding,
-    ) -> Result<
-        katachi_auth::signature::VerifiedResponse,
-        katachi_auth::signature::ResponseError,
-    > {
+    ) -> Result<katachi_auth::signature::VerifiedResponse, katachi_auth::signature::ResponseError>
+    {
         answer.verify(&self.key_id, &self.response_key, binding)
     }
 

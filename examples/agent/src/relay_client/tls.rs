@@ -38,7 +38,10 @@ impl Endpoint {
     /// Returns an error if the host is neither a DNS name nor an address.
     pub(crate) fn server_name(&self) -> anyhow::Result<ServerName<'static>> {
         let host = self.host();
-        let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let bare = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
         ServerName::try_from(bare).with_context(|| format!("`{host}` is not a host name"))
     }
 
@@ -56,7 +59,10 @@ impl Endpoint {
         if is_local_name(authority.host()) {
             return Ok(vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)]);
         }
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let host = authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']');
         let found: Vec<_> = tokio::net::lookup_host((host, port))
             .await
             .with_context(|| format!("cannot find the relay {host}"))?
@@ -87,7 +93,8 @@ impl Endpoint {
         versions: &[&'static rustls::SupportedProtocolVersion],
     ) -> anyhow::Result<ClientConfig> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions)?;
+        let builder =
+            ClientConfig::builder_with_provider(provider).with_protocol_versions(versions)?;
         let config = match &self.ca_pem {
             None => builder.with_platform_verifier()?.with_no_client_auth(),
             Some(pem) => {
@@ -150,7 +157,10 @@ mod tests {
 
     #[tokio::test]
     async fn names_below_localhost_are_this_machine() {
-        let found = endpoint("https://katachi.localhost:7").addresses().await.unwrap();
+        let found = endpoint("https://katachi.localhost:7")
+            .addresses()
+            .await
+            .unwrap();
         assert_eq!(found, ["127.0.0.1:7".parse().unwrap()]);
         assert!(!is_local_name("localhost.evil.example"));
         assert!(!is_local_name("evillocalhost"));

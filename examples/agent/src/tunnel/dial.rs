@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
+use http::StatusCode;
 use http::header::{CONNECTION, HOST, UPGRADE};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use katachi_auth::clock::{Clock as _, SystemClock};
+use katachi_auth::clock::{Clock as _, SystemClock, Timestamp};
+use katachi_auth::signature::RequestBinding;
 use katachi_protocol::routes;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -32,23 +34,53 @@ const MAX_REFUSAL: usize = 16 * 1024;
 ///
 /// Returns an error if the relay cannot be reached or believed, or refuses.
 pub(super) async fn dial(client: &RelayClient) -> anyhow::Result<Upgraded> {
-    let mut retried = false;
-    loop {
-        match attempt(client).await? {
+    // A restarted relay has a new epoch and says so once.
+    for _ in 0..2 {
+        match attempt(client, |exporter| exporter).await? {
             Answer::Open(connection) => return Ok(connection),
-            // A restarted relay has a new epoch and says so once.
-            Answer::LearnedSomething if !retried => retried = true,
-            Answer::LearnedSomething => bail!("the relay refuses the tunnel's signature twice"),
+            Answer::Refused {
+                answer,
+                binding,
+                sent,
+            } => client.learn(&answer, &binding, sent)?,
         }
     }
+    bail!("the relay refuses the tunnel's signature twice")
 }
+
+/// Asks for a tunnel with a signature made for another TLS connection, as
+/// somebody in between would have to.
+///
+/// # Errors
+///
+/// Returns an error if the relay cannot be reached.
+pub(crate) async fn relayed(client: &RelayClient) -> anyhow::Result<StatusCode> {
+    let other = |mut exporter: Exporter| {
+        exporter[0] ^= 1;
+        exporter
+    };
+    Ok(match attempt(client, other).await? {
+        Answer::Open(_) => StatusCode::SWITCHING_PROTOCOLS,
+        Answer::Refused { answer, .. } => answer.status,
+    })
+}
+
+/// What only the two ends of one TLS connection know.
+type Exporter = [u8; routes::TLS_EXPORTER_LEN];
 
 enum Answer {
     Open(Upgraded),
-    LearnedSomething,
+    Refused {
+        answer: RelayAnswer,
+        binding: RequestBinding,
+        sent: Timestamp,
+    },
 }
 
-async fn attempt(client: &RelayClient) -> anyhow::Result<Answer> {
+async fn attempt(
+    client: &RelayClient,
+    signed_for: impl FnOnce(Exporter) -> Exporter,
+) -> anyhow::Result<Answer> {
     let endpoint = client.endpoint();
     let mut config = endpoint.tls()?;
     // The upgrade is a matter of HTTP/1.1; HTTP/2 comes after it, reversed.
@@ -73,14 +105,14 @@ async fn attempt(client: &RelayClient) -> anyhow::Result<Answer> {
         .header(UPGRADE, routes::TUNNEL_PROTOCOL)
         .body(Empty::<Bytes>::new())?;
     let sent = SystemClock.now();
-    let binding = client.sign_tunnel(&mut request, &exporter)?;
+    let binding = client.sign_tunnel(&mut request, &signed_for(exporter))?;
 
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
     tokio::spawn(connection.with_upgrades());
     let mut response = tokio::time::timeout(PATIENCE, sender.send_request(request))
         .await
         .context("the relay does not answer the tunnel request")??;
-    if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let upgraded = hyper::upgrade::on(&mut response).await?;
         return Ok(Answer::Open(upgraded));
     }
@@ -90,8 +122,11 @@ async fn attempt(client: &RelayClient) -> anyhow::Result<Answer> {
         .await
         .map_err(|error| anyhow::anyhow!("the relay's refusal cannot be read: {error}"))?
         .to_bytes();
-    client.learn(&RelayAnswer::new(parts.status, parts.headers, body), &binding, sent)?;
-    Ok(Answer::LearnedSomething)
+    Ok(Answer::Refused {
+        answer: RelayAnswer::new(parts.status, parts.headers, body),
+        binding,
+        sent,
+    })
 }
 
 async fn connect(addresses: &[std::net::SocketAddr]) -> anyhow::Result<TcpStream> {

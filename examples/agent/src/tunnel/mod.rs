@@ -18,7 +18,8 @@ use tokio::sync::watch;
 
 use backoff::Backoff;
 
-pub(crate) use service::Service;
+pub(crate) use dial::relayed;
+pub(crate) use service::{ROUTES, Service};
 
 /// Streams that the relay may have open at once.
 const MAX_STREAMS: u32 = 128;
@@ -35,10 +36,7 @@ pub(crate) enum Link {
     /// Open.
     Open,
     /// Broken or refused; tried again after the wait.
-    Waiting {
-        why: String,
-        wait: Duration,
-    },
+    Waiting { why: String, wait: Duration },
 }
 
 /// Keeps the tunnel open until `stop` completes.

@@ -160,6 +160,16 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .with_state(service)
 }
 
+/// Every route there is, by method and path.
+pub(crate) const ROUTES: [(&str, &str); 6] = [
+    ("POST", routes::RUN),
+    ("POST", routes::MESSAGE),
+    ("GET", routes::STATUS),
+    ("GET", routes::HISTORY),
+    ("GET", routes::DENIALS),
+    ("GET", routes::SCHEMA),
+];
+
 /// A request that is not served.
 #[derive(Debug)]
 struct Refusal {
@@ -217,9 +227,13 @@ async fn run(
         session: None,
     };
     let rules = service.rules.clone();
-    stream(service, "POST /v1/run", detail, ActivityKind::RunStarted, move |service, events| {
-        confined(service, &rules, &job, events)
-    })
+    stream(
+        service,
+        "POST /v1/run",
+        detail,
+        ActivityKind::RunStarted,
+        move |service, events| confined(service, &rules, &job, events),
+    )
 }
 
 async fn message(
@@ -235,13 +249,21 @@ async fn message(
     }
     let detail = format!("{} bytes of text", request.text.len());
     service.record("POST /v1/message", detail.clone(), "received")?;
-    stream(service, "POST /v1/message", detail, ActivityKind::MessageReceived, move |service, events| {
-        answer(service, &request, events)
-    })
+    stream(
+        service,
+        "POST /v1/message",
+        detail,
+        ActivityKind::MessageReceived,
+        move |service, events| answer(service, &request, events),
+    )
 }
 
 /// Has the AI answer a message and keeps both in the history.
-fn answer(service: &Service, request: &MessageRequest, events: &mpsc::Sender<RunEvent>) -> Finished {
+fn answer(
+    service: &Service,
+    request: &MessageRequest,
+    events: &mpsc::Sender<RunEvent>,
+) -> Finished {
     let fail = |message: String| {
         let outcome = format!("failed: {message}");
         // The receiver may be gone; then there is nobody to tell.
@@ -336,7 +358,13 @@ fn stream(
         };
         for denial in &finished.denials {
             let control = Some(control(&denial.control));
-            report(&service, ActivityKind::ActionDenied, Some(Outcome::Denied), control, None);
+            report(
+                &service,
+                ActivityKind::ActionDenied,
+                Some(Outcome::Denied),
+                control,
+                None,
+            );
         }
         let ends = match begins {
             ActivityKind::MessageReceived => ActivityKind::MessageAnswered,
@@ -348,9 +376,16 @@ fn stream(
             finished if !finished.denials.is_empty() => Outcome::Denied,
             _ => Outcome::Failed,
         };
-        report(&service, ends, Some(outcome), None, Some(finished.milliseconds));
+        report(
+            &service,
+            ends,
+            Some(outcome),
+            None,
+            Some(finished.milliseconds),
+        );
     });
-    let lines = ReceiverStream::new(receiver).map(|event: RunEvent| Ok::<_, std::io::Error>(event.to_line()));
+    let lines = ReceiverStream::new(receiver)
+        .map(|event: RunEvent| Ok::<_, std::io::Error>(event.to_line()));
     Ok(([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(lines)).into_response())
 }
 
@@ -383,7 +418,9 @@ async fn status(State(service): State<Arc<Service>>) -> Result<Json<AgentStatus>
         version: env!("CARGO_PKG_VERSION").to_owned(),
         schema: SCHEMA_VERSION,
         host_name: crate::relay_client::login::host_name(),
-        workspace: workspace.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+        workspace: workspace
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default(),
         state: service.state(),
         sandbox: crate::commands::doctor::sandbox_line(),
         vault: crate::home::slot_line(&service.home.vault),
@@ -400,7 +437,11 @@ async fn history(
     State(service): State<Arc<Service>>,
     Query(search): Query<Search>,
 ) -> Result<Json<History>, Refusal> {
-    service.record("GET /v1/history", format!("{} bytes of words", search.q.len()), "answered")?;
+    service.record(
+        "GET /v1/history",
+        format!("{} bytes of words", search.q.len()),
+        "answered",
+    )?;
     let worker = Arc::clone(&service);
     let found = tokio::task::spawn_blocking(move || worker.chat.find(&search.q, MAX_RECORDS))
         .await
@@ -451,7 +492,9 @@ fn check_run(request: &RunRequest) -> Result<(), Refusal> {
     }
     match request.cwd.as_deref().is_none_or(is_inside) {
         true => Ok(()),
-        false => Err(Refusal::bad("cwd is a path relative to the workspace, without `..`")),
+        false => Err(Refusal::bad(
+            "cwd is a path relative to the workspace, without `..`",
+        )),
     }
 }
 

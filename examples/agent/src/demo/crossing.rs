@@ -1,0 +1,54 @@
+//! Chapter 8: what crossed the tunnel, as the log on this machine has it.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+
+use super::Story;
+use crate::audit::{self, Direction};
+use crate::tunnel::ROUTES;
+
+pub(super) fn count(story: &mut Story) -> anyhow::Result<()> {
+    story
+        .registration
+        .as_ref()
+        .context("this machine was not approved")?;
+    let log = audit::read(&story.config.paths.audit_log())?;
+    let mut asked: BTreeMap<&str, usize> = BTreeMap::new();
+    for entry in log
+        .entries
+        .iter()
+        .filter(|entry| entry.direction == Direction::In)
+    {
+        *asked.entry(entry.call.as_str()).or_default() += 1;
+    }
+    let received = |call: &str| {
+        log.entries
+            .iter()
+            .filter(|entry| entry.call == call && entry.outcome == "received")
+            .count()
+    };
+    let complete = received("POST /v1/run") == story.asked.commands
+        && received("POST /v1/message") == story.asked.messages;
+    let published = asked.keys().all(|call| {
+        ROUTES
+            .iter()
+            .any(|(method, path)| *call == format!("{method} {path}"))
+    });
+    story.check(
+        1,
+        complete && published && log.broken_at.is_none(),
+        format!(
+            "{} commands and {} messages were asked for, and exactly those are in the hash-chained log here; \
+             the API has {} routes and none hands out a file",
+            story.asked.commands,
+            story.asked.messages,
+            ROUTES.len()
+        ),
+    );
+    story.ledger.weaker(
+        1,
+        "what a command is asked to print crosses the tunnel, and the relay could read it until the Noise channel is built",
+    );
+    Ok(())
+}

@@ -1,0 +1,363 @@
+//! Real commands in the real sandbox. Each needs a kernel that lets them be
+//! confined, and is listed as skipped where it does not.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+mod support;
+
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+
+use serde_json::Value;
+use support::{Place, needing};
+
+const TOOLCHAIN: &str = r#"
+[filesystem]
+read = ["@system"]
+write = ["."]
+exec_from = ["target"]
+[commands]
+allow = ["@system", "@rust", "@cc"]
+"#;
+
+fn main() -> ExitCode {
+    let arguments = libtest_mimic::Arguments::from_args();
+    let confine = support::can_confine();
+    let user = "user namespaces";
+    let repository = support::repository().is_some();
+    let cargo = has("cargo");
+    let trials = vec![
+        needing(
+            user,
+            confine,
+            "the_exit_code_is_the_commands_own",
+            the_exit_code_is_the_commands_own,
+        ),
+        needing(
+            user,
+            confine,
+            "the_workspace_is_read_and_written",
+            the_workspace_is_read_and_written,
+        ),
+        needing(
+            user,
+            confine,
+            "a_program_off_the_list_is_126_and_named",
+            a_program_off_the_list_is_126_and_named,
+        ),
+        needing(
+            user,
+            confine,
+            "nothing_outside_is_read_or_written",
+            nothing_outside_is_read_or_written,
+        ),
+        needing(
+            user,
+            confine,
+            "a_stored_key_reaches_the_command_that_was_given_it",
+            a_stored_key_reaches_the_command_that_was_given_it,
+        ),
+        needing(
+            user,
+            confine,
+            "the_report_says_what_was_enforced",
+            the_report_says_what_was_enforced,
+        ),
+        needing(
+            user,
+            confine,
+            "the_environment_of_the_caller_stays_outside",
+            the_environment_of_the_caller_stays_outside,
+        ),
+        needing(
+            user,
+            confine,
+            "an_interrupt_ends_the_command",
+            an_interrupt_ends_the_command,
+        ),
+        needing(
+            "repository with git",
+            confine && repository && has("git"),
+            "git_log_of_this_repository",
+            git_log_of_this_repository,
+        ),
+        needing(
+            "repository with cargo",
+            confine && repository && cargo,
+            "cargo_check_of_a_crate_of_this_project",
+            cargo_check_of_a_crate_of_this_project,
+        ),
+        needing(
+            user,
+            confine,
+            "where_nothing_can_be_confined_the_demo_says_unavailable",
+            where_nothing_can_be_confined_the_demo_says_unavailable,
+        ),
+    ];
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn has(program: &str) -> bool {
+    Command::new(program)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok()
+}
+
+fn the_exit_code_is_the_commands_own() {
+    let place = Place::new();
+    assert_eq!(place.agent(&["run", "--", "true"]).code, Some(0));
+    assert_eq!(
+        place.agent(&["run", "--", "sh", "-c", "exit 7"]).code,
+        Some(7)
+    );
+    assert_eq!(
+        place.agent(&["run", "sh", "-c", "kill -9 $$"]).code,
+        Some(137)
+    );
+}
+
+fn the_workspace_is_read_and_written() {
+    let place = Place::new();
+    std::fs::write(place.workspace().join("in.txt"), "plums").unwrap();
+    let said = place.agent_reading(
+        "typed",
+        &[
+            "run",
+            "--quiet",
+            "--",
+            "sh",
+            "-c",
+            "cat in.txt; cat; echo out > out.txt",
+        ],
+    );
+    assert_eq!(said.stderr, "");
+    assert_eq!(said.ok(), "plumstyped");
+    assert_eq!(
+        std::fs::read_to_string(place.workspace().join("out.txt")).unwrap(),
+        "out\n"
+    );
+}
+
+fn a_program_off_the_list_is_126_and_named() {
+    let place = Place::new();
+    let program = env!("CARGO_BIN_EXE_katachi-agent");
+    let error = place
+        .agent(&["run", "--", program, "--version"])
+        .refused(126);
+    assert!(
+        error.contains("denied") && error.contains("commands.allow"),
+        "{error}"
+    );
+    let inner = place.agent(&["run", "--", "sh", "-c", &format!("{program} --version")]);
+    assert!(
+        matches!(inner.code, Some(126 | 127)),
+        "{:?} {}",
+        inner.code,
+        inner.stderr
+    );
+    assert_eq!(inner.stdout, "");
+}
+
+fn nothing_outside_is_read_or_written() {
+    let place = Place::new();
+    let secret = place.file("secret.txt", "canary-81b2");
+    let read = place.agent(&["run", "--", "cat", secret.to_str().unwrap()]);
+    assert_ne!(read.code, Some(0));
+    assert!(!read.stdout.contains("canary") && !read.stderr.contains("canary"));
+    let write = place.agent(&[
+        "run",
+        "--",
+        "sh",
+        "-c",
+        &format!("echo x > {}", secret.display()),
+    ]);
+    assert_eq!(
+        std::fs::read_to_string(&secret).unwrap(),
+        "canary-81b2",
+        "{}",
+        write.stderr
+    );
+}
+
+fn a_stored_key_reaches_the_command_that_was_given_it() {
+    let place = Place::new();
+    place.agent_reading("sk-77", &["key", "set", "demo"]).ok();
+    let with = place
+        .agent(&[
+            "run",
+            "--key",
+            "DEMO_KEY=demo",
+            "--",
+            "sh",
+            "-c",
+            "echo $DEMO_KEY",
+        ])
+        .ok();
+    assert_eq!(with, "sk-77\n");
+    assert_eq!(
+        place
+            .agent(&["run", "--", "sh", "-c", "echo $DEMO_KEY"])
+            .ok(),
+        "\n"
+    );
+}
+
+fn the_report_says_what_was_enforced() {
+    let place = Place::new();
+    let report = place.file("report.json", "");
+    place
+        .agent(&["run", "--report", report.to_str().unwrap(), "--", "true"])
+        .ok();
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(&report).unwrap()).unwrap();
+    assert_eq!(report["enforcement"]["tier"], "namespaces");
+    let controls = report["enforcement"]["controls"].as_array().unwrap();
+    let network = controls
+        .iter()
+        .find(|control| control["id"] == "network")
+        .unwrap();
+    assert_eq!(network["enforced"], "full");
+    assert_eq!(report["outcome"]["ending"]["code"], 0);
+    assert_eq!(report["plan_hash"], report["enforcement"]["plan_hash"]);
+}
+
+fn the_environment_of_the_caller_stays_outside() {
+    let place = Place::new();
+    let output = place
+        .command()
+        .args(["run", "--", "env"])
+        .env("SECRET_TOKEN", "canary-55")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("PATH=") && !text.contains("SECRET_TOKEN"),
+        "{text}"
+    );
+    assert!(!text.contains("KATACHI_HOME"), "{text}");
+}
+
+fn an_interrupt_ends_the_command() {
+    let place = Place::new();
+    let mut child = place
+        .command()
+        .args(["run", "--", "sh", "-c", "touch started; sleep 60"])
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let started = place.workspace().join("started");
+    while !started.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let id = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &id])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let began = std::time::Instant::now();
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(137));
+    assert!(began.elapsed().as_secs() < 10);
+}
+
+fn git_log_of_this_repository() {
+    let place = Place::new();
+    let root = support::repository().unwrap();
+    let root = root.to_str().unwrap();
+    let said = place.agent(&[
+        "run",
+        "--workspace",
+        root,
+        "--",
+        "git",
+        "log",
+        "--oneline",
+        "-3",
+    ]);
+    let outside = Command::new("git")
+        .args(["log", "--oneline", "-3"])
+        .current_dir(root)
+        .output()
+        .unwrap();
+    assert_eq!(said.ok(), String::from_utf8(outside.stdout).unwrap());
+}
+
+/// In a copy, so that nothing of the tests' own build is touched.
+fn cargo_check_of_a_crate_of_this_project() {
+    let place = Place::new();
+    let (root, workspace) = (support::repository().unwrap(), place.workspace());
+    for name in ["Cargo.toml", "Cargo.lock", "crates", "examples", "xtask"] {
+        copy(&root.join(name), &workspace.join(name));
+    }
+    let policy = place.file("rust.toml", TOOLCHAIN);
+    let report = place.file("report.json", "");
+    let said = place.agent(&[
+        "run",
+        "--policy",
+        policy.to_str().unwrap(),
+        "--report",
+        report.to_str().unwrap(),
+        "--",
+        "cargo",
+        "check",
+        "--offline",
+        "-p",
+        "katachi-protocol",
+    ]);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(said.stderr.contains("Finished"), "{}", said.stderr);
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(&report).unwrap()).unwrap();
+    let controls = report["enforcement"]["controls"].as_array().unwrap();
+    assert!(
+        controls
+            .iter()
+            .any(|control| control["id"] == "network" && control["enforced"] == "full")
+    );
+}
+
+/// Inside a sandbox no further one can be made, as on a machine without user
+/// namespaces.
+fn where_nothing_can_be_confined_the_demo_says_unavailable() {
+    let place = Place::new();
+    let program = env!("CARGO_BIN_EXE_katachi-agent");
+    let policy = format!(
+        "[filesystem]\nread = [\"@system\"]\nwrite = [\".\"]\n\
+         [commands]\nallow = [\"@system\", {{ path = \"{program}\" }}]\n"
+    );
+    let policy = place.file("nested.toml", &policy);
+    let said = place.agent(&[
+        "run",
+        "--quiet",
+        "--policy",
+        policy.to_str().unwrap(),
+        "--",
+        program,
+        "demo",
+        "--json",
+    ]);
+    let stderr = said.stderr.clone();
+    let report: Value = serde_json::from_str(&said.ok()).unwrap();
+    for id in [12, 13, 14] {
+        let promise = &report["promises"][id - 1];
+        assert_eq!(promise["status"], "unavailable", "{promise} {stderr}");
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    if from.is_dir() {
+        std::fs::create_dir(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let name = entry.unwrap().file_name();
+            if name != "target" {
+                copy(&from.join(&name), &to.join(&name));
+            }
+        }
+    } else {
+        std::fs::copy(from, to).unwrap();
+    }
+}

@@ -1,0 +1,57 @@
+//! The demo tells the truth: legal statuses, evidence behind each, JSON alone.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+mod support;
+
+use serde_json::Value;
+use support::Place;
+
+#[test]
+fn the_demo_succeeds_in_time_and_says_what_it_saw() {
+    let place = Place::new();
+    let said = place.agent(&["demo", "--json"]);
+    let (progress, code) = (said.stderr.clone(), said.code);
+    let report: Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(code, Some(0), "{progress}");
+    assert!(report["seconds"].as_f64().unwrap() < 20.0, "{progress}");
+    for step in 1..=8 {
+        assert!(progress.contains(&format!("[{step}/8]")), "{progress}");
+    }
+    let promises = report["promises"].as_array().unwrap();
+    assert_eq!(promises.len(), 16);
+    for (index, promise) in promises.iter().enumerate() {
+        assert_eq!(promise["id"], index + 1);
+        assert!(!promise["title"].as_str().unwrap().is_empty());
+        let status = promise["status"].as_str().unwrap();
+        assert!(
+            ["kept", "partial", "absent", "unavailable", "unwitnessed"].contains(&status),
+            "{promise}"
+        );
+        let evidence = promise["evidence"].as_str().unwrap();
+        assert!(evidence.len() > 20, "{promise}");
+        assert!(!evidence.contains("FAILED"), "{promise}");
+        assert!(
+            !(status == "kept" && evidence.contains("not tried")),
+            "{promise}"
+        );
+    }
+    assert!(
+        place.stored().is_empty(),
+        "the demo wrote into the home of the person"
+    );
+}
+
+#[test]
+fn the_table_for_people_has_every_promise_and_a_sum() {
+    let said = Place::new().agent(&["demo"]);
+    for id in 1..=16 {
+        assert!(
+            said.stdout.contains(&format!("\n {id:>2}  ")),
+            "{}",
+            said.stdout
+        );
+    }
+    assert!(said.stdout.contains(" kept, "), "{}", said.stdout);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+}

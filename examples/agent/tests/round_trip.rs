@@ -1,0 +1,407 @@
+//! `up` with its embedded relay, a person in a browser, and back.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+#[path = "support/browser.rs"]
+mod browser;
+mod support;
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use browser::{Browser, EMAIL};
+use katachi_protocol::record::{Denials, History};
+use katachi_protocol::routes;
+use katachi_protocol::run::{OutputStream, RunEvent};
+use support::{Place, needing};
+
+/// Longest time for anything here.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    let arguments = libtest_mimic::Arguments::from_args();
+    let confine = support::can_confine();
+    let user = "user namespaces";
+    let plain = |name: &str, test: fn()| needing("component", true, name, test);
+    let trials = vec![
+        plain(
+            "another_account_that_approves_gets_nothing",
+            another_account_that_approves_gets_nothing,
+        ),
+        plain(
+            "a_machine_reconnects_and_is_forgotten",
+            a_machine_reconnects_and_is_forgotten,
+        ),
+        plain("only_one_up_runs_in_a_home", only_one_up_runs_in_a_home),
+        plain(
+            "the_relay_ends_with_an_agent_that_is_killed",
+            the_relay_ends_with_an_agent_that_is_killed,
+        ),
+        needing(
+            user,
+            confine,
+            "a_command_runs_and_streams_back",
+            a_command_runs_and_streams_back,
+        ),
+        needing(
+            user,
+            confine,
+            "a_reader_that_goes_away_ends_the_command",
+            a_reader_that_goes_away_ends_the_command,
+        ),
+        needing(
+            user,
+            confine,
+            "messages_are_answered_and_kept",
+            messages_are_answered_and_kept,
+        ),
+        needing(
+            user,
+            confine,
+            "a_message_without_an_ai_says_how_to_configure_one",
+            a_message_without_an_ai_says_how_to_configure_one,
+        ),
+    ];
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// A running `up`.
+struct Up {
+    child: Child,
+    lines: Receiver<String>,
+    seen: Vec<String>,
+}
+
+impl Up {
+    fn start(place: &Place, options: &[&str]) -> Self {
+        let mut child = place
+            .command()
+            .args(["up", "--listen", "127.0.0.1:0", "--expect-account", EMAIL])
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (sender, lines) = channel();
+        let pipe = BufReader::new(child.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            pipe.lines()
+                .map_while(Result::ok)
+                .try_for_each(|line| sender.send(line))
+        });
+        Self {
+            child,
+            lines,
+            seen: Vec::new(),
+        }
+    }
+
+    /// The rest of the first line that contains `mark`, after it.
+    fn wait_for(&mut self, mark: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(line) = self.lines.recv_timeout(left) else {
+                panic!("`{mark}` did not come: {:#?}", self.seen);
+            };
+            self.seen.push(line.clone());
+            if let Some((_, rest)) = line.split_once(mark) {
+                return rest.trim().to_owned();
+            }
+        }
+    }
+
+    /// Opens the link as a person would, without approving yet.
+    fn browser(&mut self) -> (Browser, String) {
+        let ca = std::fs::read_to_string(self.wait_for("its authority is")).unwrap();
+        let link = format!("https://{}", self.wait_for("https://"));
+        let code = self.wait_for("code ");
+        let origin = link.split("/device").next().unwrap();
+        (Browser::new(origin, &ca), code)
+    }
+
+    /// Signs up, approves, and waits for the connection.
+    async fn approved(&mut self) -> (Browser, String) {
+        let (browser, code) = self.browser();
+        browser.sign_up(EMAIL).await;
+        browser.approve(&code).await;
+        self.wait_for("Connected.");
+        let agents = browser.agents().await.agents;
+        assert!(agents[0].online, "{agents:?}");
+        (browser, agents[0].id.clone())
+    }
+
+    fn ends(mut self) -> Option<i32> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("`up` did not end: {:#?}", self.seen);
+    }
+
+    fn stop(self) {
+        signal("-TERM", &self.child);
+        assert_eq!(self.ends(), Some(0));
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        // A test that failed leaves nothing behind; one that did not has ended it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn signal(name: &str, child: &Child) {
+    let status = Command::new("kill")
+        .args([name, &child.id().to_string()])
+        .status();
+    assert!(status.unwrap().success());
+}
+
+fn block_on<F: std::future::Future>(future: F) -> F::Output {
+    tokio::runtime::Runtime::new().unwrap().block_on(future)
+}
+
+fn stdout_of(events: &[RunEvent]) -> String {
+    let pieces = events.iter().filter_map(|event| match event {
+        RunEvent::Output {
+            stream: OutputStream::Stdout,
+            data,
+        } => Some(data.as_str()),
+        _ => None,
+    });
+    pieces.collect()
+}
+
+fn another_account_that_approves_gets_nothing() {
+    let place = Place::new();
+    let mut up = Up::start(&place, &[]);
+    block_on(async {
+        let (browser, code) = up.browser();
+        browser.sign_up("somebody@else.example").await;
+        browser.approve(&code).await;
+        up.wait_for("somebody@else.example approved, which is not the account expected");
+        assert!(!place.home().join("data/relay.sealed").exists());
+    });
+    assert_eq!(up.ends(), Some(1));
+}
+
+fn a_machine_reconnects_and_is_forgotten() {
+    let place = Place::new();
+    let mut first = Up::start(&place, &[]);
+    block_on(first.approved());
+    first.stop();
+
+    // The relay is another process now, on another port, with another epoch.
+    let mut second = Up::start(&place, &[]);
+    second.wait_for("Connected.");
+    second.stop();
+
+    place.agent(&["unregister"]).ok();
+    assert!(!place.home().join("data/relay.sealed").exists());
+    let mut third = Up::start(&place, &[]);
+    third.wait_for("code ");
+    third.stop();
+
+    place.agent(&["unregister", "--everything", "--yes"]).ok();
+    assert!(place.stored().is_empty(), "{:?}", place.stored());
+}
+
+fn only_one_up_runs_in_a_home() {
+    let place = Place::new();
+    let mut up = Up::start(&place, &[]);
+    up.wait_for("code ");
+    let second = place.agent(&["up", "--expect-account", EMAIL]);
+    assert_eq!(second.code, Some(1));
+    assert!(second.stderr.contains("runs already"), "{}", second.stderr);
+    up.stop();
+}
+
+fn the_relay_ends_with_an_agent_that_is_killed() {
+    let place = Place::new();
+    let mut up = Up::start(&place, &[]);
+    let ca = up.wait_for("its authority is");
+    let link = up.wait_for("https://");
+    let address = format!("127.0.0.1:{}", link.split([':', '/']).nth(1).unwrap());
+    assert!(
+        std::net::TcpStream::connect(&address).is_ok(),
+        "{ca} {address}"
+    );
+    signal("-KILL", &up.child);
+    let deadline = Instant::now() + PATIENCE;
+    while std::net::TcpStream::connect(&address).is_ok() {
+        assert!(Instant::now() < deadline, "the relay outlived its agent");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn a_command_runs_and_streams_back() {
+    let place = Place::new();
+    std::fs::create_dir(place.workspace().join("sub")).unwrap();
+    std::fs::write(place.workspace().join("sub/plums.txt"), "two plums\n").unwrap();
+    let mut up = Up::start(&place, &[]);
+    block_on(async {
+        let (browser, agent) = up.approved().await;
+        let events = browser.run(&agent, &["cat", "sub/plums.txt"]).await;
+        assert!(
+            matches!(&events[0], RunEvent::Started { argv, plan_hash, .. } if argv[0] == "cat" && plan_hash.len() == 64)
+        );
+        assert_eq!(stdout_of(&events), "two plums\n");
+        assert!(matches!(
+            events.last(),
+            Some(RunEvent::Exit { code: Some(0), .. })
+        ));
+
+        let events = browser
+            .run(&agent, &["sh", "-c", "echo to stderr >&2; exit 3"])
+            .await;
+        assert!(events.contains(&RunEvent::Output {
+            stream: OutputStream::Stderr,
+            data: "to stderr\n".into()
+        }));
+        assert!(matches!(
+            events.last(),
+            Some(RunEvent::Exit { code: Some(3), .. })
+        ));
+
+        let answer = browser
+            .start(&agent, &["pwd"], Some("sub"))
+            .await
+            .text()
+            .await
+            .unwrap();
+        assert!(answer.contains("/sub\\n"), "{answer}");
+        let outside = browser.start(&agent, &["pwd"], Some("../..")).await;
+        assert_eq!(outside.status(), 400);
+
+        let events = browser
+            .run(&agent, &[env!("CARGO_BIN_EXE_katachi-agent"), "--version"])
+            .await;
+        assert!(
+            matches!(
+                &events[0],
+                RunEvent::Denied {
+                    allow_with: Some(_),
+                    ..
+                }
+            ),
+            "{events:?}"
+        );
+        assert!(matches!(
+            events.last(),
+            Some(RunEvent::Exit {
+                code: Some(126),
+                ..
+            })
+        ));
+        let denials: Denials = browser
+            .get(&routes::AGENT_DENIALS.replace("{id}", &agent))
+            .await;
+        assert_eq!(denials.denials.len(), 1);
+    });
+    up.stop();
+    let audit = place.agent(&["audit", "--json"]).ok();
+    for call in [
+        "POST /v1/run",
+        "GET /v1/denials",
+        "POST /v1/agent/heartbeat",
+        "POST /v1/agent/activity",
+    ] {
+        assert!(audit.contains(call), "{call}: {audit}");
+    }
+    // A person who edits the log is told so.
+    let log = place.home().join("state/audit.jsonl");
+    let text = std::fs::read_to_string(&log).unwrap();
+    std::fs::write(&log, text.replacen("plums.txt", "pears.txt", 1)).unwrap();
+    let said = place.agent(&["audit"]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.stderr.contains("altered"), "{}", said.stderr);
+}
+
+fn a_reader_that_goes_away_ends_the_command() {
+    let place = Place::new();
+    let mut up = Up::start(&place, &[]);
+    block_on(async {
+        let (browser, agent) = up.approved().await;
+        let beat = "while true; do date +%s%N > beat; sleep 0.1; done";
+        let mut answer = browser.start(&agent, &["sh", "-c", beat], None).await;
+        let first = answer.chunk().await.unwrap().unwrap();
+        assert!(first.starts_with(b"{\"event\":\"started\""));
+        let file = place.workspace().join("beat");
+        while !file.exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        drop(answer);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let before = std::fs::read(&file).unwrap();
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            if std::fs::read(&file).unwrap() == before {
+                break;
+            }
+            assert!(Instant::now() < deadline, "the command outlived its reader");
+        }
+    });
+    up.stop();
+    assert!(place.agent(&["audit"]).ok().contains("cancelled"));
+}
+
+fn messages_are_answered_and_kept() {
+    let place = Place::new();
+    let mut up = Up::start(&place, &["--ai-command", "sed s/^/heard:/"]);
+    let session = block_on(async {
+        let (browser, agent) = up.approved().await;
+        let events = browser.message(&agent, None, "when do plums ripen?").await;
+        assert_eq!(stdout_of(&events), "heard:when do plums ripen?");
+        let RunEvent::Started {
+            session: Some(session),
+            ..
+        } = &events[0]
+        else {
+            panic!("{events:?}");
+        };
+        browser.message(&agent, Some(session), "and pears?").await;
+        let path = format!("{}?q=plums", routes::AGENT_HISTORY.replace("{id}", &agent));
+        let found: History = browser.get(&path).await;
+        assert_eq!(found.hits.len(), 2, "{found:?}");
+        session.clone()
+    });
+    up.stop();
+    let shown = place.agent(&["history", "show", &session]).ok();
+    for text in ["when do plums ripen?", "heard:and pears?"] {
+        assert!(shown.contains(text), "{shown}");
+    }
+    assert!(
+        place
+            .agent(&["history", "search", "pears"])
+            .ok()
+            .contains("pears")
+    );
+    let listed = place.agent(&["history", "list"]).ok();
+    assert!(
+        listed.contains("4 messages") && listed.contains('█'),
+        "{listed}"
+    );
+}
+
+fn a_message_without_an_ai_says_how_to_configure_one() {
+    let place = Place::new();
+    let mut up = Up::start(&place, &[]);
+    block_on(async {
+        let (browser, agent) = up.approved().await;
+        let events = browser.message(&agent, None, "hello").await;
+        let Some(RunEvent::Error { message }) = events.last() else {
+            panic!("{events:?}");
+        };
+        assert!(message.contains("ai.command"), "{message}");
+    });
+    up.stop();
+}

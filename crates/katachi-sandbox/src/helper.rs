@@ -12,10 +12,8 @@
 /// Make it the first line of `main`, before threads, arguments or logging:
 ///
 /// ```no_run
-/// fn main() {
-///     katachi_sandbox::helper::run_if_requested();
-///     // the program
-/// }
+/// katachi_sandbox::helper::run_if_requested();
+/// // the program
 /// ```
 ///
 /// A program that never calls it gets

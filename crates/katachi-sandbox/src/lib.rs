@@ -51,6 +51,10 @@
 #![cfg_attr(not(target_os = "linux"), forbid(unsafe_code))]
 #![cfg_attr(target_os = "linux", deny(unsafe_code))]
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub mod bundle;
 pub mod child;
 mod codec;

@@ -128,7 +128,7 @@ impl Attempts {
         for program in [Some(self.unlisted.clone()), copy].into_iter().flatten() {
             if let Ok(name) = c_string(&program) {
                 // It returns only when it failed.
-                let _ = process::execute(&name, &[name.clone()], &[]);
+                let _ = process::execute(&name, std::slice::from_ref(&name), &[]);
                 say("exec", false);
             }
         }

@@ -196,7 +196,7 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
         "variable" => found(std::env::var_os(text(0)).is_some()),
         "descriptor" => {
             let mut byte = [0];
-            raw::call(libc::SYS_read, &[number(0), raw::address(&mut byte[..]), 1])
+            raw::call(libc::SYS_read, &[number(0), raw::address_mut(&mut byte), 1])
                 .and_then(|read| found(read == 1))
         }
         "capability" => {

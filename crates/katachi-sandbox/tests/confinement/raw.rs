@@ -49,6 +49,11 @@ pub(crate) fn fork() -> bool {
     unsafe { libc::fork() == 0 }
 }
 
+/// Address of a value that a system call fills in.
+pub(crate) fn address_mut<T>(value: &mut T) -> u64 {
+    std::ptr::from_mut(value) as u64
+}
+
 /// Address of a value, as a system call takes it.
 pub(crate) fn address<T: ?Sized>(value: &T) -> u64 {
     std::ptr::from_ref(value).cast::<u8>() as u64

@@ -41,19 +41,10 @@ pub(in crate::platform) fn forbid_regaining() -> io::Result<()> {
 
 /// Gives up every capability and asserts that none is left.
 pub(in crate::platform) fn give_up() -> io::Result<()> {
+    let (ambient, clear) = (libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL);
     // SAFETY: integers.
-    check(
-        unsafe {
-            libc::prctl(
-                libc::PR_CAP_AMBIENT,
-                libc::PR_CAP_AMBIENT_CLEAR_ALL,
-                0,
-                0,
-                0,
-            )
-        }
-        .into(),
-    )?;
+    let cleared = unsafe { libc::prctl(ambient, clear, 0, 0, 0) };
+    check(cleared.into())?;
     let mut header = Header {
         version: VERSION_3,
         pid: 0,

@@ -143,19 +143,10 @@ pub(in crate::platform) fn file_system(
 /// Keeps mounts made from now on from spreading to other namespaces.
 pub(in crate::platform) fn make_private() -> io::Result<()> {
     let nothing = std::ptr::null();
+    let flags = libc::MS_REC | libc::MS_PRIVATE;
     // SAFETY: with MS_PRIVATE only the target and the flags are read.
-    check(
-        unsafe {
-            libc::mount(
-                nothing,
-                c"/".as_ptr(),
-                nothing,
-                libc::MS_REC | libc::MS_PRIVATE,
-                nothing.cast(),
-            )
-        }
-        .into(),
-    )?;
+    let made = unsafe { libc::mount(nothing, c"/".as_ptr(), nothing, flags, nothing.cast()) };
+    check(made.into())?;
     Ok(())
 }
 

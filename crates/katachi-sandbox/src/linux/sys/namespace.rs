@@ -89,9 +89,9 @@ pub(in crate::platform) fn loopback_up() -> io::Result<()> {
         *slot = *byte as libc::c_char;
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    let set_flags = libc::SIOCSIFFLAGS;
     // SAFETY: `request` outlives the call, and SIOCSIFFLAGS reads an `ifreq`.
-    check(
-        unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }.into(),
-    )?;
+    let set = unsafe { libc::ioctl(socket.as_raw_fd(), set_flags, &raw const request) };
+    check(set.into())?;
     Ok(())
 }

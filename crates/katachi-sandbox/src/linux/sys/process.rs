@@ -142,13 +142,11 @@ pub(in crate::platform) fn default_signals() -> io::Result<()> {
     // SAFETY: `sigset_t` is plain bytes, for which all zeroes is a value.
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: `set` outlives both calls; the old mask is not asked for.
-    check(
-        unsafe {
-            libc::sigemptyset(&raw mut set);
-            libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut())
-        }
-        .into(),
-    )?;
+    let reset = unsafe {
+        libc::sigemptyset(&raw mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut())
+    };
+    check(reset.into())?;
     Ok(())
 }
 

@@ -465,7 +465,7 @@ mod tests {
         let number = libc::SYS_ioctl;
         let verdict_for = |value: u64| verdict(Choices::default(), number, [0, value, 0, 0, 0, 0]);
         assert_eq!(verdict_for(upper | libc::TIOCSTI), refuse(libc::EPERM));
-        assert_eq!(verdict_for(libc::TIOCLINUX as u64), refuse(libc::EPERM));
+        assert_eq!(verdict_for(libc::TIOCLINUX), refuse(libc::EPERM));
         assert_eq!(verdict_for(upper | libc::TIOCGWINSZ), ALLOW);
     }
 

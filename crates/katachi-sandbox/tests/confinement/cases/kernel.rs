@@ -87,8 +87,8 @@ fn processes(bed: &Bed) -> Verdict {
     // The first process of the sandbox keeps its memory to itself.
     bed.denied(&["read", "/proc/1/environ"])?;
     bed.denied(&["read", "/proc/1/maps"])?;
-    bed.denied(&["signal", "1"])
-        .or_else(|_| bed.denied(&["trace", "1"]))
+    bed.denied(&["signal", "1"])?;
+    bed.denied(&["trace", "1"])
 }
 
 fn capabilities(bed: &Bed) -> Verdict {

@@ -1,0 +1,86 @@
+//! Starting `true`: in the full sandbox from a ready plan, and in bubblewrap
+//! with the same namespaces. Planning and a bare start stand beside them.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use criterion::Criterion;
+use katachi_sandbox::{Plan, PlanOptions, Policy};
+
+fn main() {
+    katachi_sandbox::helper::run_if_requested();
+
+    let mut criterion = Criterion::default().configure_from_args();
+    start(&mut criterion);
+    criterion.final_summary();
+}
+
+fn policy() -> Policy {
+    Policy::default().read("@system").write(".").allow("true")
+}
+
+fn plan(workspace: &Path) -> Plan {
+    policy()
+        .plan(&PlanOptions::new(workspace))
+        .expect("`true` is installed")
+}
+
+fn start(criterion: &mut Criterion) {
+    let workspace = tempfile::tempdir().expect("a temporary directory");
+    let ready = plan(workspace.path());
+    let mut group = criterion.benchmark_group("sandbox-start");
+    group.sample_size(50);
+    group.bench_function("ours", |bencher| {
+        bencher.iter(|| {
+            let mut child = ready
+                .command(["true"])
+                .spawn()
+                .expect("this machine can confine");
+            assert!(child.wait().expect("it ends").success());
+        });
+    });
+    if Path::new("/usr/bin/bwrap").exists() {
+        group.bench_function("peer-bubblewrap", |bencher| {
+            bencher.iter(|| {
+                let status = Command::new("/usr/bin/bwrap")
+                    .args(["--unshare-all", "--die-with-parent", "--new-session"])
+                    .args(["--cap-drop", "ALL", "--clearenv"])
+                    .args(["--ro-bind", "/usr", "/usr", "--ro-bind", "/etc", "/etc"])
+                    .args([
+                        "--symlink",
+                        "usr/lib",
+                        "/lib",
+                        "--symlink",
+                        "usr/lib64",
+                        "/lib64",
+                    ])
+                    .args([
+                        "--symlink",
+                        "usr/bin",
+                        "/bin",
+                        "--proc",
+                        "/proc",
+                        "--dev",
+                        "/dev",
+                    ])
+                    .args(["--tmpfs", "/tmp", "--bind"])
+                    .args([workspace.path(), workspace.path()])
+                    .args(["--", "/usr/bin/true"])
+                    .stdin(Stdio::null())
+                    .status()
+                    .expect("bubblewrap starts");
+                assert!(status.success());
+            });
+        });
+    }
+    group.bench_function("bare", |bencher| {
+        bencher.iter(|| {
+            let status = Command::new("/usr/bin/true")
+                .status()
+                .expect("`true` starts");
+            assert!(status.success());
+        });
+    });
+    group.bench_function("plan", |bencher| bencher.iter(|| plan(workspace.path())));
+    group.finish();
+}

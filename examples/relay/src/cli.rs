@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use etcetera::app_strategy::{AppStrategy as _, AppStrategyArgs, choose_native_strategy};
 
 use crate::config::{Config, DEFAULT_SECURITY_CONTACT, KeychainUse, Limits, PublicUrl, TlsSource};
 use crate::service::{Relay, ServeError};
@@ -149,9 +150,16 @@ fn default_state_dir() -> Result<PathBuf, ServeError> {
     if let Some(home) = std::env::var_os("KATACHI_HOME") {
         return Ok(PathBuf::from(home).join("relay"));
     }
-    directories::ProjectDirs::from("", "", "katachi")
-        .map(|dirs| dirs.data_local_dir().join("relay"))
-        .ok_or_else(|| {
-            ServeError::Config("there is no home directory; give --state-dir".to_owned())
-        })
+    let platform = choose_native_strategy(AppStrategyArgs {
+        top_level_domain: "live".to_owned(),
+        author: "katachi".to_owned(),
+        app_name: "katachi".to_owned(),
+    })
+    .map_err(|_| ServeError::Config("there is no home directory; give --state-dir".to_owned()))?;
+    // What is bound to this machine must not roam with a Windows profile.
+    let data = match cfg!(windows) {
+        true => platform.cache_dir().with_file_name("data"),
+        false => platform.data_dir(),
+    };
+    Ok(data.join("relay"))
 }

@@ -3,7 +3,7 @@
 //! Input keying material and label fields are each preceded by their length, so
 //! that no two different lists encode alike.
 
-use hkdf::Hkdf;
+use hkdf::{Hkdf, InvalidLength};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
@@ -59,17 +59,21 @@ pub fn derive<const N: usize>(ikm: &[&[u8]], salt: &[u8], label: &Label) -> Secr
         material.extend_from_slice(part);
     }
     Secret::fill_with(|out| {
-        extract_and_expand(&material, salt, &label.0, out);
+        extract_and_expand(&material, salt, &label.0, out)
+            .expect("the length is within HKDF's limit of 255 blocks");
         scrub_stack();
     })
 }
 
 /// HKDF-SHA256 (RFC 5869), extract and expand.
 #[inline(never)]
-fn extract_and_expand(ikm: &[u8], salt: &[u8], info: &[u8], out: &mut [u8]) {
-    Hkdf::<Sha256>::new(Some(salt), ikm)
-        .expand(info, out)
-        .expect("the length is within HKDF's limit of 255 blocks");
+pub(crate) fn extract_and_expand(
+    ikm: &[u8],
+    salt: &[u8],
+    info: &[u8],
+    out: &mut [u8],
+) -> Result<(), InvalidLength> {
+    Hkdf::<Sha256>::new(Some(salt), ikm).expand(info, out)
 }
 
 #[cfg(test)]

@@ -64,6 +64,8 @@ pub mod random;
 mod secret;
 #[cfg(any(feature = "ring", feature = "rustcrypto"))]
 pub mod stream;
+#[cfg(test)]
+mod vectors;
 mod wipe;
 
 pub use blind_index::BlindIndex;

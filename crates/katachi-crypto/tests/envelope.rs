@@ -1,9 +1,10 @@
 //! What an envelope promises: it opens where it was sealed for, and nowhere else.
 
+#![cfg(any(feature = "ring", feature = "rustcrypto"))]
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 use katachi_crypto::envelope::{Context, DataKey, Kind, MAX_PLAINTEXT, Sealed};
-use katachi_crypto::{Error, KeyId, Secret};
+use katachi_crypto::{Error, KeyId, Secret, SecretBytes};
 use proptest::prelude::*;
 
 /// Where the message of C2SP chunked encryption starts.
@@ -33,9 +34,23 @@ fn seal(plaintext: &[u8]) -> Vec<u8> {
         .into_bytes()
 }
 
+/// Opens in all three ways, which have to agree.
 fn open(bytes: &[u8]) -> Result<Vec<u8>, Error> {
-    let sealed = Sealed::parse(bytes)?;
-    Ok(key().open(&context(), &sealed)?.expose_secret().to_vec())
+    let mut reused = SecretBytes::new(vec![0xee; 100]);
+    let into = key().open_into(&context(), bytes, &mut reused);
+    let opened = Sealed::parse(bytes).and_then(|sealed| {
+        let opened = key().open(&context(), &sealed);
+        assert_eq!(opened, key().open_in_place(&context(), sealed));
+        opened
+    });
+    match &opened {
+        Ok(plaintext) => assert_eq!(plaintext, &reused),
+        Err(error) => {
+            assert_eq!(into, Err(error.clone()));
+            assert!(reused.is_empty());
+        }
+    }
+    Ok(opened?.expose_secret().to_vec())
 }
 
 /// The context of the message inside an envelope, as the format describes it.
@@ -50,6 +65,22 @@ fn opens_what_it_sealed_at_every_edge_of_a_chunk() {
         let sealed = seal(&plaintext);
         assert_eq!(sealed.len(), CHUNKS + length + 16 * (length / 16_384 + 1));
         assert_eq!(open(&sealed).unwrap(), plaintext);
+    }
+}
+
+#[test]
+fn a_reused_buffer_holds_just_the_last_value() {
+    let (mut envelope, mut plaintext) = (vec![0xee; 7], SecretBytes::default());
+    for length in [40_000, 0, 16_384, 5, 40_001] {
+        let value = vec![length as u8; length];
+        key()
+            .seal_into(Kind::Record, &context(), &value, &mut envelope)
+            .unwrap();
+        assert_eq!(open(&envelope).unwrap(), value);
+        key()
+            .open_into(&context(), &envelope, &mut plaintext)
+            .unwrap();
+        assert_eq!(plaintext.expose_secret(), value);
     }
 }
 

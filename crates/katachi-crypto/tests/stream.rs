@@ -1,11 +1,12 @@
 //! What a stream promises: everything up to the true end, or an error.
 
+#![cfg(any(feature = "ring", feature = "rustcrypto"))]
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-use std::io::{self, Read, Write};
+use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
 
 use katachi_crypto::envelope::{Context, DataKey, Kind};
-use katachi_crypto::stream::{OpenReader, SealWriter};
+use katachi_crypto::stream::{OpenAt, OpenReader, SealWriter};
 use katachi_crypto::{Error, KeyId, Secret};
 use proptest::prelude::*;
 
@@ -89,10 +90,124 @@ fn refuses_an_envelope_of_another_kind() {
     assert!(open(record.as_bytes()).is_err());
 }
 
+fn at(sealed: &[u8]) -> io::Result<OpenAt<Cursor<&[u8]>>> {
+    OpenAt::new(Cursor::new(sealed), &key(), &context())
+}
+
+#[test]
+fn every_cut_and_every_addition_is_refused_before_a_seek() {
+    let sealed = seal(&vec![6; 33_000], 33_000);
+    assert_eq!(at(&sealed).unwrap().len(), 33_000);
+    for length in (0..sealed.len()).step_by(97).chain([
+        72,
+        72 + 16,
+        72 + 16_400,
+        72 + 2 * 16_400,
+        72 + 2 * 16_400 + 16,
+    ]) {
+        assert!(at(&sealed[..length]).is_err(), "cut to {length}");
+    }
+    for extra in [1, 16, 16_400] {
+        let mut longer = sealed.clone();
+        longer.resize(sealed.len() + extra, 0);
+        assert!(at(&longer).is_err(), "{extra} more");
+    }
+}
+
+#[test]
+fn a_changed_chunk_fails_where_it_is_touched_and_only_there() {
+    let mut sealed = seal(&vec![7; 50_000], 50_000);
+    sealed[72 + 16_400 + 5] ^= 1;
+    let mut reader = at(&sealed).unwrap();
+    let mut out = [0; 16_384];
+    reader.read_exact(&mut out).unwrap();
+    for _ in 0..2 {
+        out = [0; 16_384];
+        let error = reader.read(&mut out).unwrap_err();
+        assert_eq!(cause(&error), &Error::Tampered);
+        assert_eq!(out, [0; 16_384]);
+    }
+    reader.seek(SeekFrom::Start(2 * 16_384)).unwrap();
+    reader.read_exact(&mut out).unwrap();
+    assert_eq!(out, [7; 16_384]);
+}
+
+#[test]
+fn a_stream_may_stand_behind_other_content() {
+    let file = [b"other content".to_vec(), seal(b"the stream", 3)].concat();
+    let mut source = Cursor::new(file.as_slice());
+    source.seek(SeekFrom::Start(13)).unwrap();
+    let mut text = String::new();
+    OpenAt::new(source, &key(), &context())
+        .unwrap()
+        .read_to_string(&mut text)
+        .unwrap();
+    assert_eq!(text, "the stream");
+}
+
+#[test]
+fn a_writer_whose_sink_failed_never_finishes() {
+    struct Full(usize);
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = bytes.len().min(self.0);
+            self.0 -= taken;
+            match taken {
+                0 => Err(io::ErrorKind::StorageFull.into()),
+                _ => Ok(taken),
+            }
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    for room in [72, 72 + 100, 72 + 16_400 + 3] {
+        let mut writer = SealWriter::new(Full(room), &key(), &context()).unwrap();
+        let mut failed = false;
+        for _ in 0..4 {
+            failed |= writer.write_all(&[8; 16_384]).is_err();
+        }
+        assert!(failed && writer.finish().is_err(), "room for {room}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn pieces_of_any_size_give_the_same_content(plaintext in proptest::collection::vec(any::<u8>(), 0..70_000), step in 1usize..20_000) {
         prop_assert_eq!(open(&seal(&plaintext, step)).unwrap(), plaintext);
     }
+
+    #[test]
+    fn any_place_reads_as_it_was_written(
+        length in 0usize..60_000,
+        places in proptest::collection::vec((any::<u32>(), 0usize..20_000), 1..12),
+    ) {
+        let plaintext: Vec<u8> = (0..length).map(|at| (at / 3) as u8).collect();
+        let sealed = seal(&plaintext, 9_999);
+        let (mut ours, mut plain) = (at(&sealed).unwrap(), Cursor::new(plaintext));
+        for (place, count) in places {
+            let to = match place % 3 {
+                0 => SeekFrom::Start(u64::from(place) % 70_000),
+                1 => SeekFrom::End(i64::from(place) % 70_000 - 60_000),
+                _ => SeekFrom::Current(i64::from(place) % 30_000 - 15_000),
+            };
+            prop_assert_eq!(ours.seek(to).ok(), plain.seek(to).ok());
+            let (mut one, mut two) = (vec![0; count], vec![0; count]);
+            prop_assert_eq!(read_up_to(&mut ours, &mut one), read_up_to(&mut plain, &mut two));
+            prop_assert_eq!(one, two);
+        }
+    }
+}
+
+/// Reads until `out` is full or nothing is left.
+fn read_up_to(source: &mut impl Read, out: &mut [u8]) -> usize {
+    let mut filled = 0;
+    while filled < out.len() {
+        match source.read(&mut out[filled..]).unwrap() {
+            0 => break,
+            count => filled += count,
+        }
+    }
+    filled
 }

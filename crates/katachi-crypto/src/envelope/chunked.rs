@@ -111,9 +111,10 @@ impl<A: Aead> Message<A> {
         }
     }
 
-    /// Opens `sealed` into `out`, which has [`plain_len`] bytes. After an error
+    /// Opens `sealed` into `out`, which has at least [`plain_len`] bytes. After an error
     /// `out` may hold part of the plaintext, which the caller wipes.
     pub(crate) fn open_all(&self, sealed: &[u8], out: &mut [u8]) -> Result<(), Error> {
+        plain_len(sealed.len())?;
         for (index, sealed) in sealed.chunks(SEALED_CHUNK).enumerate() {
             let (body, tag) = sealed.split_last_chunk::<TAG>().ok_or(Error::Truncated)?;
             let out = &mut out[index * CHUNK..][..body.len()];

@@ -30,5 +30,7 @@ pub use seal::MAX_PLAINTEXT;
 pub use sealed::{Kind, Sealed};
 
 pub(crate) use chunked::{CHUNK, COMMITMENT, Message, SALT, SEALED_CHUNK};
+#[cfg(test)]
+pub(crate) use expand::Expander;
 pub(crate) use header::{HEADER, Header};
 pub(crate) use seal::message;

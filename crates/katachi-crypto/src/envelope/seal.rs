@@ -210,13 +210,14 @@ mod tests {
 
     fn seal<A: Aead>(key: &DataKey, plaintext: &[u8], salt: &[u8; 24]) -> Vec<u8> {
         let (mut out, context) = (Vec::new(), Context::new("both"));
-        seal_with::<A>(key, Kind::Record, &context, plaintext, salt, &mut out).unwrap();
+        seal_with::<A>(key, Kind::Record, &context, plaintext, salt, &mut out)
+            .expect("it is short");
         out
     }
 
     fn open<A: Aead>(key: &DataKey, envelope: &[u8]) -> SecretBytes {
         let mut out = SecretBytes::default();
-        open_with::<A>(key, &Context::new("both"), envelope, &mut out).unwrap();
+        open_with::<A>(key, &Context::new("both"), envelope, &mut out).expect("it was sealed so");
         out
     }
 

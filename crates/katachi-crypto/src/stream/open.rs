@@ -5,12 +5,10 @@ use std::io::{self, Read};
 
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{MAX_FULL_CHUNKS, MAX_PLAINTEXT, io_error};
+use super::{MAX_FULL_CHUNKS, MAX_PLAINTEXT, begin, io_error, read_full};
 use crate::Error;
 use crate::backend::{Default as Backend, TAG};
-use crate::envelope::{
-    self, COMMITMENT, Context, DataKey, HEADER, Header, Kind, Message, SALT, SEALED_CHUNK,
-};
+use crate::envelope::{Context, DataKey, Message, SEALED_CHUNK};
 
 /// Opens a stream from `R`, releasing only chunks that authenticated.
 pub struct OpenReader<R: Read> {
@@ -20,7 +18,7 @@ pub struct OpenReader<R: Read> {
     chunk: Zeroizing<Vec<u8>>,
     at: usize,
     end: usize,
-    index: u64,
+    pub(super) index: u64,
     state: State,
 }
 
@@ -40,29 +38,13 @@ impl<R: Read> OpenReader<R> {
     /// Returns what `inner` returns, and an [`Error`] inside the I/O error if
     /// the header does not fit the key or the context.
     pub fn new(mut inner: R, key: &DataKey, context: &Context) -> io::Result<Self> {
-        let mut prefix = [0; HEADER + SALT + COMMITMENT];
-        if read_full(&mut inner, &mut prefix)? < prefix.len() {
-            return Err(io_error(Error::Truncated));
-        }
-        let (header, rest) = prefix
-            .split_first_chunk::<HEADER>()
-            .ok_or_else(|| io_error(Error::Truncated))?;
-        let (salt, commitment) = rest
-            .split_first_chunk::<SALT>()
-            .ok_or_else(|| io_error(Error::Truncated))?;
-        let parsed = Header::parse(header).map_err(io_error)?;
-        if parsed.kind != Kind::Stream {
-            return Err(io_error(Error::Malformed {
-                expected: "an envelope of kind stream",
-            }));
-        }
-        if parsed.key != key.id() {
-            return Err(io_error(Error::KeyMismatch));
-        }
-        let message: Message<Backend> = envelope::message(key, header, salt, context);
-        message.check(commitment).map_err(io_error)?;
+        let message = begin(&mut inner, key, context)?;
+        Ok(Self::of_message(inner, message))
+    }
+
+    pub(crate) fn of_message(inner: R, message: Message<Backend>) -> Self {
         let chunk = Zeroizing::new(vec![0; SEALED_CHUNK]);
-        Ok(Self {
+        Self {
             inner,
             message,
             chunk,
@@ -70,7 +52,7 @@ impl<R: Read> OpenReader<R> {
             end: 0,
             index: 0,
             state: State::Reading,
-        })
+        }
     }
 
     /// Reads and opens the next chunk into `self.chunk`.
@@ -98,7 +80,8 @@ impl<R: Read> OpenReader<R> {
 
     fn open_chunk(&mut self, length: usize) -> Result<(), Error> {
         let last = length < SEALED_CHUNK;
-        if !last && self.index + 1 >= MAX_FULL_CHUNKS {
+        // After as many full chunks only the empty last one may follow.
+        if self.index >= MAX_FULL_CHUNKS && length > TAG {
             return Err(Error::Limit {
                 what: "the length of a stream",
                 limit: MAX_PLAINTEXT,
@@ -143,18 +126,4 @@ impl<R: Read> fmt::Debug for OpenReader<R> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "OpenReader(chunk {})", self.index)
     }
-}
-
-/// Reads until `buffer` is full or the source ends, and says how much it got.
-fn read_full(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match source.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }

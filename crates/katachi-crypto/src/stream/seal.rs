@@ -37,7 +37,7 @@ pub struct SealWriter<W: Write> {
     /// Plaintext of the chunk being filled: never a whole chunk between calls
     /// unless more is known to follow.
     chunk: Zeroizing<Vec<u8>>,
-    index: u64,
+    pub(super) index: u64,
     /// A failed write leaves an unknown part of a chunk behind.
     broken: bool,
 }
@@ -84,10 +84,15 @@ impl<W: Write> SealWriter<W> {
         Ok(self.inner)
     }
 
-    fn write_chunk(&mut self) -> io::Result<()> {
+    fn check(&self) -> io::Result<()> {
         if self.broken {
             return Err(io::Error::other("an earlier write to this stream failed"));
         }
+        Ok(())
+    }
+
+    fn write_chunk(&mut self) -> io::Result<()> {
+        self.check()?;
         self.broken = true;
         let tag = self.message.seal_chunk(self.index, &mut self.chunk);
         self.chunk.extend_from_slice(&tag);
@@ -102,6 +107,7 @@ impl<W: Write> SealWriter<W> {
 
 impl<W: Write> Write for SealWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.check()?;
         if bytes.is_empty() {
             return Ok(0);
         }

@@ -6,7 +6,7 @@
 //! The state is only ever stored sealed under the secret of its slot, so a
 //! thief of the vault file alone cannot use it to test guesses.
 //!
-//! With the feature `fingerprint`, [`FingerprintBinding`] does this with the
+//! With the feature `fingerprint`, `FingerprintBinding` does this with the
 //! parts of the machine: a few may change, and the binding then says which and
 //! hands over a fresh enrolment. [`Unbound`] is for machines that have nothing
 //! to recognise them by.

@@ -4,7 +4,7 @@
 //!
 //! - [`vault`]: the vault, its slots, its data keys. Begin here.
 //! - [`binding`]: what ties it to a machine, and [`keychain`]: where a slot's secret is.
-//! - [`file`], [`credentials`], [`column`]: what can be kept under a vault.
+//! - [`mod@file`], [`credentials`], [`mod@column`]: what can be kept under a vault.
 #![cfg_attr(
     feature = "sqlcipher",
     doc = "- [`database`]: an encrypted SQLite database."

@@ -1,6 +1,6 @@
 //! Stops the process, or makes the system refuse, at a chosen step of a save.
 //!
-//! A step is named in [`crate::durable`]; they are counted from one in the
+//! Steps are named where files are saved; they are counted from one in the
 //! order in which the process reaches them.
 
 use std::cell::Cell;

@@ -25,12 +25,14 @@ use crate::strength::Strength;
 
 /// Most calls of `verify` in one recovery.
 ///
-/// A `verify` that stretches a passphrase takes tens of milliseconds; this
-/// keeps a machine that is not recognised at a few seconds.
-pub const MOST_VERIFICATIONS: usize = 64;
+/// Opening a slot takes some microseconds, so a machine that is not recognised
+/// costs some milliseconds. A `verify` that stretches a passphrase had better
+/// count its calls and refuse earlier.
+pub const MOST_VERIFICATIONS: usize = 256;
 
-/// Most hypotheses looked at in one recovery.
-const MOST_HYPOTHESES: usize = 4096;
+/// Most hypotheses looked at in one recovery. A machine whose parts exist once
+/// has at most 512; several interfaces and drives multiply them.
+const MOST_HYPOTHESES: usize = 32 * 1024;
 
 /// The machine was recognised.
 ///
@@ -189,8 +191,16 @@ type Choice = Vec<u8>;
 struct Search<'a> {
     enrollment: &'a Enrollment,
     candidates: Vec<CandidatePart<'a>>,
-    /// B for the options of the board parts; the same ones come up often.
-    boards: RefCell<HashMap<Choice, Option<Rc<Secret<32>>>>>,
+    /// What each choice of options for the board parts gives; the same ones
+    /// come up often.
+    boards: RefCell<HashMap<Choice, Option<Rc<Board>>>>,
+}
+
+/// What a consistent hypothesis about the board parts gives.
+struct Board {
+    b: Secret<32>,
+    /// The shares of A that B makes legible.
+    all: Vec<Point>,
 }
 
 struct CandidatePart<'a> {
@@ -202,6 +212,8 @@ struct CandidatePart<'a> {
     /// Likely ones first; after the last comes "changed".
     pairings: Vec<Pairing>,
     keys: RefCell<HashMap<Pairing, Rc<Secret<32>>>>,
+    /// Shares of A by pairing, of a part that needs no B for them.
+    all: RefCell<HashMap<Pairing, Rc<Vec<Point>>>>,
 }
 
 impl<'a> Search<'a> {
@@ -217,6 +229,7 @@ impl<'a> Search<'a> {
                     first_board,
                     pairings: Vec::new(),
                     keys: RefCell::default(),
+                    all: RefCell::default(),
                 };
                 candidate.pairings = candidate.likely_pairings();
                 candidates.push(candidate);
@@ -235,27 +248,29 @@ impl<'a> Search<'a> {
     }
 
     /// All hypotheses with enough weight, best first.
+    ///
+    /// A hypothesis is followed by those that move one part on to its next
+    /// option, at or after the last part that was moved: so each comes once,
+    /// and never before a more likely one, since later options cost more.
     fn hypotheses(&self) -> impl Iterator<Item = Choice> + '_ {
         let first: Choice = vec![0; self.candidates.len()];
-        let mut known = BTreeSet::from([first.clone()]);
-        let mut queue = BinaryHeap::from([Reverse((0u32, first))]);
+        let mut queue = BinaryHeap::new();
+        if self.has_weight(&first) {
+            queue.push(Reverse((0, 0, first)));
+        }
         std::iter::from_fn(move || {
-            loop {
-                let Reverse((_, choice)) = queue.pop()?;
-                for (i, candidate) in self.candidates.iter().enumerate() {
-                    if usize::from(choice[i]) < candidate.pairings.len() {
-                        let mut next = choice.clone();
-                        next[i] += 1;
-                        // A ceiling on memory; see MOST_HYPOTHESES.
-                        if known.len() < 4 * MOST_HYPOTHESES && known.insert(next.clone()) {
-                            queue.push(Reverse((self.cost(&next), next)));
-                        }
+            let Reverse((_, moved, choice)) = queue.pop()?;
+            for i in moved..self.candidates.len() {
+                if usize::from(choice[i]) < self.candidates[i].pairings.len() {
+                    let mut next = choice.clone();
+                    next[i] += 1;
+                    // Nothing that follows has more weight.
+                    if self.has_weight(&next) {
+                        queue.push(Reverse((self.cost(&next), i, next)));
                     }
                 }
-                if self.has_weight(&choice) {
-                    return Some(choice);
-                }
             }
+            Some(choice)
         })
     }
 
@@ -297,21 +312,27 @@ impl<'a> Search<'a> {
     /// other.
     fn candidate(&self, choice: &[u8]) -> Option<Secret<32>> {
         let enrollment = self.enrollment;
-        let b = match enrollment.board_threshold {
+        let board = match enrollment.board_threshold {
             0 => None,
-            _ => Some(self.board_secret(choice)?),
+            _ => Some(self.board(choice)?),
         };
-        let mut points = Vec::new();
-        for (candidate, pairing) in self.chosen(choice) {
-            let board = b.as_deref().filter(|_| candidate.on_board());
-            candidate.unmask(Sharing::All { board }, pairing, &mut points);
-        }
+        let elsewhere: Vec<_> = self
+            .chosen(choice)
+            .filter(|(candidate, _)| !candidate.on_board())
+            .map(|(candidate, pairing)| candidate.all(pairing))
+            .collect();
+        let points: Vec<&Point> = board
+            .iter()
+            .flat_map(|board| &board.all)
+            .chain(elsewhere.iter().flat_map(|points| points.iter()))
+            .collect();
         let a = combine(&points, enrollment.all_threshold)?;
-        Some(device_secret(&a, b.as_deref(), &enrollment.salt))
+        let b = board.as_ref().map(|board| &board.b);
+        Some(device_secret(&a, b, &enrollment.salt))
     }
 
-    /// B as the board parts of a hypothesis give it.
-    fn board_secret(&self, choice: &[u8]) -> Option<Rc<Secret<32>>> {
+    /// What the board parts of a hypothesis give.
+    fn board(&self, choice: &[u8]) -> Option<Rc<Board>> {
         let on_board: Choice = self
             .candidates
             .iter()
@@ -321,15 +342,24 @@ impl<'a> Search<'a> {
         if let Some(found) = self.boards.borrow().get(&on_board) {
             return found.clone();
         }
+        let chosen: Vec<_> = self
+            .chosen(choice)
+            .filter(|(candidate, _)| candidate.on_board())
+            .collect();
         let mut points = Vec::new();
-        for (candidate, pairing) in self.chosen(choice) {
-            if candidate.on_board() {
-                candidate.unmask(Sharing::Board, pairing, &mut points);
-            }
+        for (candidate, pairing) in &chosen {
+            points.extend(candidate.unmask(Sharing::Board, *pairing));
         }
-        let b = combine(&points, self.enrollment.board_threshold).map(Rc::new);
-        self.boards.borrow_mut().insert(on_board, b.clone());
-        b
+        let points: Vec<&Point> = points.iter().collect();
+        let board = combine(&points, self.enrollment.board_threshold).map(|b| {
+            let mut all = Vec::new();
+            for (candidate, pairing) in &chosen {
+                all.extend(candidate.unmask(Sharing::All { board: Some(&b) }, *pairing));
+            }
+            Rc::new(Board { b, all })
+        });
+        self.boards.borrow_mut().insert(on_board, board.clone());
+        board
     }
 
     /// Says what can be said of a machine that was not recognised.
@@ -344,7 +374,7 @@ impl<'a> Search<'a> {
             let weight: u32 = board.iter().map(|(c, _)| u32::from(c.part.weight)).sum();
             let proves = self.enrollment.board_threshold > 0
                 && weight > u32::from(self.enrollment.board_threshold);
-            if proves && self.board_secret(&choice).is_some() {
+            if proves && self.board(&choice).is_some() {
                 matched.extend(board.iter().map(|(c, _)| c.part.component));
                 break;
             }
@@ -391,16 +421,17 @@ impl CandidatePart<'_> {
         u8::try_from(self.pairings.len()).unwrap_or(u8::MAX)
     }
 
-    /// How unlikely option number `option` is: later pairings cost a little,
-    /// "changed" costs by how seldom the part changes.
+    /// How unlikely option number `option` is: later pairings cost a little
+    /// more, "changed" costs most, by how seldom the part changes.
     fn cost(&self, option: usize) -> u32 {
-        if option < self.pairings.len() {
-            return u32::try_from(option).unwrap_or(u32::MAX);
-        }
-        match self.part.component {
+        let changed = match self.part.component {
             Component::Nic | Component::DiskSerial | Component::Volume => 8,
             Component::MachineId | Component::Cpu => 10,
             _ => 12,
+        };
+        match option < self.pairings.len() {
+            true => u32::try_from(option).unwrap_or(changed).min(changed - 1),
+            false => changed,
         }
     }
 
@@ -418,12 +449,11 @@ impl CandidatePart<'_> {
         // Shares of A of a board part need B, so compare those of B there.
         let mut seen: Vec<(Pairing, Vec<Point>)> = Vec::new();
         for pairing in &pairings {
-            let mut points = Vec::new();
             let sharing = match self.on_board() {
                 true => Sharing::Board,
                 false => Sharing::All { board: None },
             };
-            self.unmask(sharing, *pairing, &mut points);
+            let points = self.unmask(sharing, *pairing);
             if let Some((twin, _)) = seen.iter().find(|(_, other)| *other == points) {
                 return vec![*twin];
             }
@@ -432,38 +462,45 @@ impl CandidatePart<'_> {
         pairings
     }
 
-    /// Appends this part's shares as `pairing` shows them.
-    fn unmask(&self, sharing: Sharing<'_>, pairing: Pairing, points: &mut Vec<Point>) {
+    /// The shares of A of a part that is not on the board.
+    fn all(&self, pairing: Pairing) -> Rc<Vec<Point>> {
+        let mut known = self.all.borrow_mut();
+        let shares = known
+            .entry(pairing)
+            .or_insert_with(|| Rc::new(self.unmask(Sharing::All { board: None }, pairing)));
+        Rc::clone(shares)
+    }
+
+    /// This part's shares as `pairing` shows them.
+    fn unmask(&self, sharing: Sharing<'_>, pairing: Pairing) -> Vec<Point> {
         let wrap = &self.part.wraps[pairing.wrap];
         let mut keys = self.keys.borrow_mut();
         let key = keys.entry(pairing).or_insert_with(|| {
-            Rc::new(part_key(
-                self.part.component,
-                &self.values[pairing.value],
-                &wrap.key_salt,
-            ))
+            let value = &self.values[pairing.value];
+            Rc::new(part_key(self.part.component, value, &wrap.key_salt))
         });
         let (first, shares) = match sharing {
             Sharing::All { .. } => (self.first_all, &wrap.all),
             Sharing::Board => (self.first_board, &wrap.board),
         };
-        for (index, share) in (0..self.part.weight).zip(shares) {
-            let mask = sharing.mask(self.part.component, key, &wrap.mask_salt, index);
-            points.push((
-                first.saturating_add(index),
-                Zeroizing::new(xor(share, &mask)),
-            ));
-        }
+        (0..self.part.weight)
+            .zip(shares)
+            .map(|(index, share)| {
+                let mask = sharing.mask(self.part.component, key, &wrap.mask_salt, index);
+                (
+                    first.saturating_add(index),
+                    Zeroizing::new(xor(share, &mask)),
+                )
+            })
+            .collect()
     }
 }
 
 /// Interpolates the secret from the first shares and holds the others against
 /// it; `None` if there are too few or they disagree.
-fn combine(points: &[Point], threshold: u8) -> Option<Secret<32>> {
+fn combine(points: &[&Point], threshold: u8) -> Option<Secret<32>> {
     let (basis, others) = points.split_at_checked(usize::from(threshold))?;
-    let agree = others
-        .iter()
-        .all(|(x, share)| shamir::interpolate(basis, *x) == *share);
+    let agree = others.iter().all(|point| shamir::belongs(basis, point));
     agree.then(|| Secret::new(*shamir::interpolate(basis, 0)))
 }
 

@@ -53,10 +53,35 @@ fn split_with(secret: &[u8; 32], coefficients: &[Secret<32>], count: u8) -> Vec<
 /// At zero that is the secret, at the coordinate of a further share it is that
 /// share if it belongs to the same sharing. The caller holds that the
 /// coordinates are distinct.
-pub(crate) fn interpolate(points: &[Point], x: u8) -> Zeroizing<[u8; 32]> {
+pub(crate) fn interpolate(points: &[&Point], x: u8) -> Zeroizing<[u8; 32]> {
     let mut sum = Zeroizing::new([0; 32]);
-    for (i, (own, values)) in points.iter().enumerate() {
-        // Lagrange: the product of (x - other) / (own - other); minus is xor.
+    for (factor, (_, values)) in lagrange(points, x).into_iter().zip(points) {
+        for (sum, value) in sum.iter_mut().zip(values.iter()) {
+            *sum ^= multiply(*value, factor);
+        }
+    }
+    sum
+}
+
+/// Says whether `point` lies on the lowest polynomials through `points`.
+///
+/// Stops at the first byte that is off: most wrong guesses end here, and where
+/// they do says nothing about the right one.
+pub(crate) fn belongs(points: &[&Point], point: &Point) -> bool {
+    let factors = lagrange(points, point.0);
+    (0..32).all(|i| {
+        let terms = factors.iter().zip(points);
+        let sum = terms.fold(0, |sum, (factor, (_, values))| {
+            sum ^ multiply(values[i], *factor)
+        });
+        sum == point.1[i]
+    })
+}
+
+/// What each of `points` counts for at `x`: the product over the others of
+/// `(x - other) / (own - other)`, where minus is xor.
+fn lagrange(points: &[&Point], x: u8) -> Vec<u8> {
+    let factor = |i: usize, own: u8| {
         let mut above = 1;
         let mut below = 1;
         for (j, (other, _)) in points.iter().enumerate() {
@@ -65,12 +90,13 @@ pub(crate) fn interpolate(points: &[Point], x: u8) -> Zeroizing<[u8; 32]> {
                 below = multiply(below, own ^ other);
             }
         }
-        let factor = multiply(above, invert(below));
-        for (sum, value) in sum.iter_mut().zip(values.iter()) {
-            *sum ^= multiply(*value, factor);
-        }
-    }
-    sum
+        multiply(above, invert(below))
+    };
+    let coordinates = points.iter().map(|(own, _)| *own);
+    coordinates
+        .enumerate()
+        .map(|(i, own)| factor(i, own))
+        .collect()
 }
 
 /// Multiplies in the field: eight steps whatever the values.
@@ -167,8 +193,9 @@ mod tests {
                     let count = u8::try_from(shares.len()).unwrap();
                     let ours = split_with(&secret, &coefficients, count);
                     assert_eq!(ours, shares);
-                    let last = &shares[shares.len() - coefficients.len() - 1..];
-                    assert_eq!(*interpolate(last, 0), secret);
+                    let last: Vec<&Point> =
+                        shares.iter().rev().take(coefficients.len() + 1).collect();
+                    assert_eq!(*interpolate(&last, 0), secret);
                     coefficients.clear();
                     shares.clear();
                     sharings += 1;
@@ -217,17 +244,23 @@ mod tests {
             let mut shares = split(&secret, threshold, count).unwrap();
             // A shuffle by sorting on pseudo-random keys.
             shares.sort_by_key(|(x, _)| seed[usize::from(*x) % 32].wrapping_mul(*x));
+            let shares: Vec<&Point> = shares.iter().collect();
             let (some, rest) = shares.split_at(usize::from(threshold));
             prop_assert_eq!(*interpolate(some, 0), secret);
-            for (x, share) in rest {
-                prop_assert_eq!(&interpolate(some, *x), share);
+            for share in rest {
+                prop_assert_eq!(&interpolate(some, share.0), &share.1);
+                prop_assert!(belongs(some, share));
+                let mut other = (*share).clone();
+                other.1[usize::from(seed[0]) % 32] ^= 1;
+                prop_assert!(!belongs(some, &other));
             }
         }
 
         #[test]
         fn one_share_too_few_does_not_give_the_secret(secret: [u8; 32], threshold in 2u8..12) {
             let shares = split(&secret, threshold, threshold).unwrap();
-            prop_assert_ne!(*interpolate(&shares[1..], 0), secret);
+            let short: Vec<&Point> = shares[1..].iter().collect();
+            prop_assert_ne!(*interpolate(&short, 0), secret);
         }
     }
 }

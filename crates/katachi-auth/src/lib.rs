@@ -8,6 +8,7 @@
 //! | [`replay`] | was it accepted before? |
 //! | [`device`] | how does a program without a browser get its key? |
 //! | [`session`] | which person is this browser? |
+//! | [`refresh`] | may this client have a new token, and was its old one stolen? |
 //! | [`origin`] | did a page of ours make this request? |
 //! | `password` | is this the person's password? |
 //! | [`clock`] | what time is it? |
@@ -19,6 +20,7 @@ pub mod device;
 pub mod origin;
 #[cfg(feature = "password")]
 pub mod password;
+pub mod refresh;
 pub mod replay;
 pub mod session;
 pub mod signature;

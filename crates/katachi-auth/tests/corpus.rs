@@ -1,0 +1,92 @@
+//! What the fuzzers found worth keeping, and the laws that it must obey.
+#![cfg(all(feature = "generic", feature = "password"))]
+#![allow(clippy::unwrap_used, reason = "tests may fail loudly")]
+
+use std::path::Path;
+
+use katachi_auth::device::UserCode;
+use katachi_auth::device::form::Form;
+use katachi_auth::password::Record;
+use katachi_auth::replay::{Epoch, Nonce};
+use katachi_auth::session::cookie;
+use katachi_auth::signature::{Profile, RequestInput};
+
+/// Every input of one target, by name. A published crate comes without the corpora.
+fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../fuzz/corpus")
+        .join(target);
+    let Ok(files) = folder.read_dir() else {
+        return Vec::new();
+    };
+    let inputs: Vec<_> = files
+        .map(|file| {
+            let file = file.unwrap();
+            let name = file.file_name().to_string_lossy().into_owned();
+            (name, std::fs::read(file.path()).unwrap())
+        })
+        .collect();
+    assert!(!inputs.is_empty(), "{} is empty", folder.display());
+    inputs
+}
+
+#[test]
+fn signature_inputs_that_are_accepted_are_written_as_they_were() {
+    for (name, value) in corpus("auth_signature_input") {
+        let mut accepted = false;
+        for profile in [Profile::AGENT_REQUEST, Profile::TUNNEL_REQUEST] {
+            if let Ok(input) = RequestInput::parse(&profile, &value) {
+                assert_eq!(input.serialise(&profile), value, "{name}");
+                accepted = true;
+            }
+        }
+        if matches!(name.as_str(), "agent-request" | "tunnel-request") {
+            assert!(accepted, "{name}");
+        }
+        if matches!(
+            name.as_str(),
+            "escaped-nonce-trick" | "second-signature" | "leading-zero"
+        ) {
+            assert!(!accepted, "{name}");
+        }
+    }
+}
+
+#[test]
+fn nonces_epochs_and_codes_print_as_they_were() {
+    for (name, text) in corpus("auth_nonce") {
+        let Ok(text) = String::from_utf8(text) else {
+            continue;
+        };
+        if let Ok(nonce) = Nonce::parse(&text) {
+            assert_eq!(nonce.to_string(), text, "{name}");
+        }
+        if let Ok(epoch) = Epoch::parse(&text) {
+            assert_eq!(epoch.to_string(), text, "{name}");
+        }
+        if let Ok(code) = UserCode::parse(&text) {
+            assert_eq!(UserCode::parse(&code.to_string()), Ok(code), "{name}");
+        }
+    }
+}
+
+#[test]
+fn forms_and_records_are_read_again_as_they_were() {
+    for (name, body) in corpus("auth_device_form") {
+        if let Ok(form) = Form::parse(&body) {
+            let written = form.encode();
+            assert_eq!(Form::parse(written.as_bytes()), Ok(form), "{name}");
+        }
+    }
+    for (name, text) in corpus("auth_record") {
+        let Ok(text) = String::from_utf8(text) else {
+            continue;
+        };
+        if let Ok(record) = Record::parse(&text) {
+            assert_eq!(Record::parse(&record.to_string()), Ok(record), "{name}");
+        }
+        if let Some(value) = cookie(&text, "katachi") {
+            assert!(text.contains(value), "{name}");
+        }
+    }
+}

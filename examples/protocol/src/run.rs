@@ -135,6 +135,23 @@ impl RunEvent {
     }
 }
 
+/// The law of a line: what is read from it, written and read again is the
+/// same, on one line. For tests and fuzzers.
+///
+/// # Panics
+///
+/// Panics if the law is broken.
+#[doc(hidden)]
+pub fn check_line_law(line: &str) {
+    let Ok(event) = RunEvent::from_line(line) else {
+        return;
+    };
+    let written = event.to_line();
+    assert_eq!(written.matches('\n').count(), 1, "an event is one line");
+    let again = RunEvent::from_line(written.trim_end_matches('\n'));
+    assert_eq!(again.ok(), Some(event), "an event reads back as it was");
+}
+
 #[cfg(test)]
 mod tests {
     use super::{OutputStream, RunEvent, RunRequest};
@@ -181,6 +198,21 @@ mod tests {
             assert_eq!(line.matches('\n').count(), 1, "{line}");
             assert!(line.ends_with('\n'));
             assert_eq!(RunEvent::from_line(line.trim_end()).unwrap(), event);
+        }
+    }
+
+    #[test]
+    fn the_fuzzer_s_corpus_keeps_the_law() {
+        let corpus = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../fuzz/corpus/protocol_run_event"
+        );
+        // Absent where the package stands alone.
+        let Ok(files) = std::fs::read_dir(corpus) else {
+            return;
+        };
+        for file in files {
+            super::check_line_law(&std::fs::read_to_string(file.unwrap().path()).unwrap());
         }
     }
 

@@ -1,10 +1,13 @@
 //! `katachi-relay`: the relay as a program of its own.
 #![forbid(unsafe_code)]
 
+use std::future::Future;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use katachi_relay::cli::Serve;
+#[cfg(unix)]
+use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
 /// The relay between a browser and Katachi agents.
@@ -47,21 +50,28 @@ fn start_log() {
         .init();
 }
 
-/// Ends when the process is asked to stop.
-async fn shutdown() {
+/// Ends when the process is asked to stop. Listens from the call on, so that
+/// a parent may ask at any time.
+fn shutdown() -> impl Future<Output = ()> + Send {
     #[cfg(unix)]
-    {
+    let mut terminate = {
         use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+        signal(SignalKind::terminate())
+            .inspect_err(|error| warn!(%error, "SIGTERM will not be waited for"))
+            .ok()
+    };
+    async move {
+        #[cfg(unix)]
+        if let Some(terminate) = &mut terminate {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = tokio::signal::ctrl_c() => {}
             }
             return;
         }
-    }
-    // Where it cannot be waited for, the process ends when it is killed.
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
+        // Where it cannot be waited for, the process ends when it is killed.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }

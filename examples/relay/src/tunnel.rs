@@ -35,6 +35,16 @@ pub(crate) struct Tunnels {
     open: Mutex<HashMap<String, Tunnel>>,
 }
 
+/// How a tunnel was opened.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Opened {
+    /// The agent had none.
+    Alone,
+    /// The agent had one that still lived: it moved, or somebody else has its
+    /// key.
+    InPlaceOfAnother,
+}
+
 #[derive(Clone, Debug)]
 struct Tunnel {
     generation: u64,
@@ -58,8 +68,9 @@ impl Tunnels {
             .is_some_and(|tunnel| !tunnel.sender.is_closed())
     }
 
-    /// Runs the tunnel of `agent` on `upgraded` until it ends.
-    pub(crate) async fn carry(&self, agent: &str, upgraded: Upgraded) {
+    /// Runs the tunnel of `agent` on `upgraded` until it ends. Calls `opened`
+    /// once it is open.
+    pub(crate) async fn carry(&self, agent: &str, upgraded: Upgraded, opened: impl FnOnce(Opened)) {
         let handshake = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(15))
@@ -86,7 +97,12 @@ impl Tunnels {
             close: CancellationToken::new(),
         };
         let (generation, close) = (tunnel.generation, tunnel.close.clone());
-        if let Some(older) = self.lock().insert(agent.to_owned(), tunnel) {
+        let older = self.lock().insert(agent.to_owned(), tunnel);
+        opened(match &older {
+            Some(older) if !older.sender.is_closed() => Opened::InPlaceOfAnother,
+            _ => Opened::Alone,
+        });
+        if let Some(older) = older {
             info!(
                 agent,
                 older = older.generation,

@@ -24,6 +24,7 @@ use super::extract::JsonBody;
 use super::signed::{self, Caller};
 use crate::failure::Failure;
 use crate::records::{Records, RecordsError, agents, audit, mcp};
+use crate::tunnel::Opened;
 
 /// Seconds between heartbeats.
 const HEARTBEAT_SECONDS: u64 = 30;
@@ -171,8 +172,16 @@ pub(super) async fn tunnel(State(app): State<App>, mut request: Request) -> Resp
         if let Err(error) = marked {
             warn!(%agent, %error, "could not note that an agent connected");
         }
-        carrier.audit(&user, Some(&agent), "tunnel_opened").await;
-        carrier.tunnels.carry(&agent, upgraded).await;
+        let note = carrier.clone();
+        let (owner, id) = (user.clone(), agent.clone());
+        let opened = move |opened| {
+            let action = match opened {
+                Opened::Alone => "tunnel_opened",
+                Opened::InPlaceOfAnother => "tunnel_replaced",
+            };
+            tokio::spawn(async move { note.audit(&owner, Some(&id), action).await });
+        };
+        carrier.tunnels.carry(&agent, upgraded, opened).await;
         carrier.audit(&user, Some(&agent), "tunnel_closed").await;
     });
     let mut response = Response::new(Body::empty());

@@ -30,6 +30,7 @@ use katachi_store::column::{Cell, ColumnCipher, ColumnError, TenantKeys};
 use katachi_store::database::{
     Database, DatabaseError, DatabaseKey, Options, Profile, ReadTx, Row, RowResult, Tx,
 };
+use katachi_store::vault::VaultError;
 
 pub(crate) use grants::Grants;
 pub(crate) use sessions::SessionRows;
@@ -42,6 +43,8 @@ use mcp::SecretRow;
 pub(crate) enum RecordsError {
     #[error(transparent)]
     Database(#[from] DatabaseError),
+    #[error(transparent)]
+    Vault(#[from] VaultError),
     #[error(transparent)]
     Column(#[from] ColumnError),
     #[error(transparent)]
@@ -76,7 +79,7 @@ const SEALED: &str = "sealed";
 impl Records {
     /// Opens or creates the database at `path`.
     pub(crate) fn open(path: &Path, vault: Vault) -> Result<Self, RecordsError> {
-        let key = DatabaseKey::from_secret(vault.derive("katachi-relay/database"));
+        let key = DatabaseKey::from_vault(&vault, "relay")?;
         let options = Options::new()
             .profile(Profile::Fast)
             .migrations(schema::MIGRATIONS);

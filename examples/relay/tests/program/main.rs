@@ -1,12 +1,25 @@
 //! The program itself: how it starts, what it says, how it stops.
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+#![allow(
+    dead_code,
+    reason = "the helpers are shared with the tests of the service"
+)]
+
+#[path = "../service/agent.rs"]
+mod agent;
+#[path = "../service/relay.rs"]
+mod relay;
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use agent::{TestAgent, poll, start_device};
+use relay::{PASSWORD, TestRelay};
 
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_katachi-relay"));
@@ -200,4 +213,75 @@ fn the_help_names_every_option_and_its_variable() {
         assert!(help.contains(&format!("KATACHI_RELAY_{name}")), "{name}");
     }
     assert!(help.contains("--ready-json"));
+}
+
+#[test]
+fn no_secret_is_in_the_log_however_much_it_says() {
+    let state = Arc::new(tempfile::tempdir().unwrap());
+    let mut child = program()
+        .args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--no-keychain",
+            "--ready-json",
+            "--state-dir",
+        ])
+        .arg(state.path())
+        .env("KATACHI_RELAY_LOG", "trace")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = child.stderr.take().unwrap();
+    let log = std::thread::spawn(move || {
+        let mut log = Vec::new();
+        stderr.read_to_end(&mut log).unwrap();
+        String::from_utf8_lossy(&log).into_owned()
+    });
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let relay = TestRelay::of_process(&serde_json::from_str(&line).unwrap(), state);
+
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let secrets = runtime.block_on(async {
+        let browser = relay.browser();
+        let account = json!({"email": "ana@example.org", "password": PASSWORD});
+        let answer = browser.post("/api/signup", account.clone()).await;
+        let cookie = answer.headers()["set-cookie"].to_str().unwrap().to_owned();
+        browser.post("/api/login", json!({"email": "ana@example.org", "password": "a-wrong-guess"})).await;
+        let started = start_device(&relay).await;
+        let user_code = started["user_code"].as_str().unwrap().to_owned();
+        browser.json(&format!("/api/device?user_code={user_code}")).await;
+        browser.post("/api/device/approve", json!({"user_code": user_code})).await;
+        let device_code = started["device_code"].as_str().unwrap().to_owned();
+        let token: Value = poll(&relay, &device_code).await.json().await.unwrap();
+        let agent = TestAgent::from_token(&token);
+        let mcp = json!({
+            "command": ["x"], "secrets": {"TOKEN": "canary-mcp-secret"}, "released_to": [agent.id.as_str()],
+        });
+        assert!(browser.send(reqwest::Method::PUT, "/api/mcp/x", Some(mcp)).await.status().is_success());
+        let answer = agent.call(&relay, http::Method::GET, "/v1/agent/mcp", None).await;
+        assert!(answer.body.to_string().contains("canary-mcp-secret"));
+        let session = cookie.split(['=', ';']).nth(1).unwrap().to_owned();
+        vec![
+            PASSWORD.to_owned(),
+            "a-wrong-guess".to_owned(),
+            session,
+            user_code,
+            device_code,
+            token["hmac_secret"].as_str().unwrap().to_owned(),
+            "canary-mcp-secret".to_owned(),
+        ]
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let log = log.join().unwrap();
+    assert!(log.contains("/v1/agent/mcp"), "the log was read");
+    for secret in secrets {
+        let leak = log.lines().find(|line| line.contains(&secret));
+        assert!(leak.is_none(), "{secret} is in the log: {leak:?}");
+    }
 }

@@ -326,3 +326,23 @@ async fn the_metadata_names_the_endpoints() {
     );
     assert_eq!(metadata["grant_types_supported"][0], GRANT_TYPE);
 }
+
+#[tokio::test]
+async fn a_restart_in_the_middle_loses_no_authorization() {
+    let relay = TestRelay::start().await;
+    let port = relay.address.port();
+    relay.browser_of("ana@example.org").await;
+    let started = start_device(&relay).await;
+    let state = relay.stop().await;
+    let relay = TestRelay::start_with(state, |config| config.listen.set_port(port)).await;
+    let browser = relay.browser();
+    let account = json!({"email": "ana@example.org", "password": crate::relay::PASSWORD});
+    browser.post("/api/login", account).await;
+    let code = json!({"user_code": started["user_code"]});
+    assert_eq!(
+        browser.post("/api/device/approve", code).await.status(),
+        StatusCode::NO_CONTENT
+    );
+    let answer = poll(&relay, started["device_code"].as_str().unwrap()).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+}

@@ -1,5 +1,6 @@
 //! The running relay, asked as browsers and agents ask it.
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+#![allow(dead_code, reason = "the helpers are shared with other tests")]
 
 mod accounts;
 mod agent;

@@ -58,6 +58,19 @@ impl TestRelay {
         }
     }
 
+    /// A relay that runs as a process of its own.
+    pub(crate) fn of_process(ready: &Value, state: Arc<TempDir>) -> Self {
+        let text = |name: &str| ready[name].as_str().unwrap().to_owned();
+        Self {
+            address: text("listening").parse().unwrap(),
+            url: text("public_url"),
+            authority: text("ca").into(),
+            state,
+            stop: None,
+            served: None,
+        }
+    }
+
     /// Stops it, and gives its state back.
     pub(crate) async fn stop(mut self) -> Arc<TempDir> {
         drop(self.stop.take());

@@ -427,6 +427,21 @@ async fn the_newest_tunnel_wins() {
         "newer"
     );
     wait_until_online(&browser, &agent.id, true).await;
+    // Whoever looks sees that there were two: it may be a cloned credential.
+    let noticed = async || {
+        let audit = browser.json("/api/audit").await;
+        let entries = audit["entries"].as_array().unwrap().clone();
+        entries
+            .iter()
+            .any(|entry| entry["action"] == "tunnel_replaced")
+    };
+    for _ in 0..100 {
+        if noticed().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("nothing tells of the second tunnel");
 }
 
 #[tokio::test]

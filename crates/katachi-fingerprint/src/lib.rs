@@ -5,7 +5,7 @@ mod component;
 mod device_id;
 mod enrollment;
 pub mod linux;
-#[cfg(any(target_os = "macos", windows))]
+#[cfg(any(test, target_os = "macos", windows))]
 mod native;
 mod observation;
 pub mod parse;

@@ -250,3 +250,26 @@ fn publishing_refuses_bad_names_and_bare_boards() {
     let refused = publish(directory.path(), "editor");
     assert!(matches!(refused, Err(PublishError::NothingToPublish)));
 }
+
+#[test]
+fn names_of_interfaces_and_drives_do_not_matter() {
+    // A directory lists in an order that depends on names; the kernel hands
+    // names out in the order of discovery.
+    let server = Machine::server();
+    let usual = look(&server);
+    for seed in 0..24_u8 {
+        let name = |of: u8| format!("if{}x", (of.wrapping_mul(37) ^ seed.wrapping_mul(91)) % 251);
+        let renamed = server
+            .clone()
+            .replacing_names("eno1", &name(1))
+            .replacing_names("eno2", &name(2))
+            .replacing_names("ens3f0v0", &name(3))
+            .replacing_names("ens3f0", &name(4));
+        assert_eq!(look(&renamed), usual, "{seed}");
+    }
+    let swapped = server
+        .replacing_names("sda", "sdq")
+        .replacing_names("sdb", "sda")
+        .replacing_names("sdq", "sdb");
+    assert_eq!(look(&swapped), usual);
+}

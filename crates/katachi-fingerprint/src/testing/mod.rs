@@ -158,12 +158,34 @@ impl Machine {
         self
     }
 
+    /// Replaces text in every path and link, as when the kernel names a device
+    /// otherwise.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the text is in no path, since the test would then test nothing.
+    #[must_use]
+    pub fn replacing_names(self, from: &str, to: &str) -> Self {
+        let mut places = 0;
+        let entries = self.entries.into_iter().map(|(path, entry)| {
+            places += path.matches(from).count();
+            let entry = match entry {
+                Entry::Link(target) => Entry::Link(target.replace(from, to)),
+                file @ Entry::File(_) => file,
+            };
+            (path.replace(from, to), entry)
+        });
+        let entries = entries.collect();
+        assert!(places > 0, "{from} is in no path of this machine");
+        Self { entries }
+    }
+
     /// Writes the tree below `root`.
     ///
     /// # Errors
     ///
-    /// Returns what the system says if a file or link cannot be made.
-    #[cfg(unix)]
+    /// Returns what the system says if a file or link cannot be made, and
+    /// [`io::ErrorKind::Unsupported`] where symbolic links are not for everybody.
     pub fn write_to(&self, root: &Path) -> io::Result<()> {
         // Links first: a file may be named by a path through one.
         let links = self.entries.iter().filter_map(|(path, entry)| match entry {
@@ -179,7 +201,7 @@ impl Machine {
             if target.starts_with("../../devices/") {
                 std::fs::create_dir_all(parent.join(target))?;
             }
-            std::os::unix::fs::symlink(target, place)?;
+            link(target, &place)?;
         }
         for (path, entry) in &self.entries {
             if let Entry::File(text) = entry {
@@ -190,4 +212,14 @@ impl Machine {
         }
         Ok(())
     }
+}
+
+#[cfg(unix)]
+fn link(target: &str, place: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(target, place)
+}
+
+#[cfg(not(unix))]
+fn link(_: &str, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }

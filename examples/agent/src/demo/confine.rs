@@ -55,6 +55,7 @@ pub(super) async fn confine(story: &mut Story) -> anyhow::Result<()> {
     let result = attempts(story, &browser, &agent, &plan).await;
     story.browser = Some(browser);
     result?;
+    self_test(story, &plan)?;
     gaps(story, &plan);
     Ok(())
 }
@@ -181,6 +182,22 @@ where
         inside.failed() && !inside.stdout.contains("reached"),
         format!("a connection that works outside fails inside ({why})"),
     );
+    Ok(())
+}
+
+/// The sandbox's own attempts to break out, made from inside.
+fn self_test(story: &mut Story, plan: &Plan) -> anyhow::Result<()> {
+    let seen = katachi_sandbox::doctor::witness(plan)?;
+    for (id, control) in [(12, "exec"), (13, "files"), (14, "network")] {
+        let witnessed = seen
+            .control(control)
+            .is_some_and(|control| control.witnessed);
+        story.check(
+            id,
+            witnessed,
+            format!("a self-test inside saw the {control} control refuse"),
+        );
+    }
     Ok(())
 }
 

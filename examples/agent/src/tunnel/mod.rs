@@ -3,6 +3,7 @@
 mod backoff;
 mod dial;
 mod service;
+mod work;
 
 use std::future::Future;
 use std::pin::pin;

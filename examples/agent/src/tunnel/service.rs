@@ -4,40 +4,34 @@
 //! vector that runs in the sandbox under the person's policy; every request is
 //! written to the audit log before anything happens.
 
-use std::path::{Component, Path};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use katachi_protocol::agent::{Activity, ActivityKind, AgentState, AgentStatus, Control, Outcome};
+use katachi_protocol::SCHEMA_VERSION;
+use katachi_protocol::agent::{AgentState, AgentStatus};
 use katachi_protocol::problem::{Problem, codes};
 use katachi_protocol::record::{Denial, Denials, History};
 use katachi_protocol::routes::tunnel as routes;
-use katachi_protocol::run::{MessageRequest, RunEvent, RunRequest};
-use katachi_protocol::{NDJSON, SCHEMA_VERSION};
 use serde::Deserialize;
-use tokio::sync::{Semaphore, mpsc};
-use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::Semaphore;
 
+use super::work;
 use crate::audit::{AuditLog, Call, Direction};
 use crate::chat::Chat;
 use crate::config::{Ai, Config};
 use crate::home::Home;
 use crate::policy::Rules;
 use crate::relay_client::RelayClient;
-use crate::runner::{self, Finished, Job};
+use crate::runner::Finished;
 
 /// Commands and messages at once; more are refused, not queued.
-const MAX_RUNS: usize = 8;
-/// Events that wait for a slow reader before the command has to wait too.
-const EVENT_BUFFER: usize = 64;
+pub(super) const MAX_RUNS: usize = 8;
 /// Bytes of a request body.
 const MAX_BODY: usize = 256 * 1024;
 /// Most hits and denials in one answer.
@@ -46,15 +40,15 @@ const MAX_RECORDS: u32 = 50;
 /// Everything that requests from the relay can reach.
 #[derive(Debug)]
 pub(crate) struct Service {
-    config: Config,
-    rules: Rules,
-    ai: Option<(Ai, Rules)>,
-    home: Arc<Home>,
-    chat: Chat,
-    client: RelayClient,
-    audit: Arc<AuditLog>,
-    runs: Arc<Semaphore>,
-    running: AtomicUsize,
+    pub(super) config: Config,
+    pub(super) rules: Rules,
+    pub(super) ai: Option<(Ai, Rules)>,
+    pub(super) home: Arc<Home>,
+    pub(super) chat: Chat,
+    pub(super) client: RelayClient,
+    pub(super) audit: Arc<AuditLog>,
+    pub(super) runs: Arc<Semaphore>,
+    pub(super) running: AtomicUsize,
 }
 
 impl Service {
@@ -108,7 +102,7 @@ impl Service {
     }
 
     /// Writes a request down. Nothing happens that is not written down.
-    fn record(&self, call: &str, detail: String, outcome: &str) -> Result<(), Refusal> {
+    pub(super) fn record(&self, call: &str, detail: String, outcome: &str) -> Result<(), Refusal> {
         self.audit
             .record(Call {
                 direction: Direction::In,
@@ -127,7 +121,7 @@ impl Service {
             })
     }
 
-    fn record_end(&self, call: &str, detail: &str, finished: &Finished) {
+    pub(super) fn record_end(&self, call: &str, detail: &str, finished: &Finished) {
         let entry = |outcome: String, denial: Option<Denial>| Call {
             direction: Direction::In,
             call: call.to_owned(),
@@ -150,8 +144,8 @@ impl Service {
 /// The routes.
 pub(super) fn router(service: Arc<Service>) -> Router {
     Router::new()
-        .route(routes::RUN, post(run))
-        .route(routes::MESSAGE, post(message))
+        .route(routes::RUN, post(work::run))
+        .route(routes::MESSAGE, post(work::message))
         .route(routes::STATUS, get(status))
         .route(routes::HISTORY, get(history))
         .route(routes::DENIALS, get(denials))
@@ -172,20 +166,20 @@ pub(crate) const ROUTES: [(&str, &str); 6] = [
 
 /// A request that is not served.
 #[derive(Debug)]
-struct Refusal {
+pub(super) struct Refusal {
     status: StatusCode,
     problem: Problem,
 }
 
 impl Refusal {
-    fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
         Self {
             status,
             problem: Problem::new(code, message),
         }
     }
 
-    fn bad(message: impl Into<String>) -> Self {
+    pub(super) fn bad(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, codes::BAD_REQUEST, message)
     }
 
@@ -209,206 +203,6 @@ impl From<JsonRejection> for Refusal {
     fn from(rejection: JsonRejection) -> Self {
         Self::bad(rejection.body_text())
     }
-}
-
-async fn run(
-    State(service): State<Arc<Service>>,
-    body: Result<Json<RunRequest>, JsonRejection>,
-) -> Result<Response, Refusal> {
-    let Json(request) = body?;
-    check_run(&request)?;
-    let detail = shown(&request.argv);
-    service.record("POST /v1/run", detail.clone(), "received")?;
-    let job = Job {
-        argv: request.argv,
-        cwd: request.cwd,
-        stdin: Vec::new(),
-        env: Vec::new(),
-        session: None,
-    };
-    let rules = service.rules.clone();
-    stream(
-        service,
-        "POST /v1/run",
-        detail,
-        ActivityKind::RunStarted,
-        move |service, events| confined(service, &rules, &job, events),
-    )
-}
-
-async fn message(
-    State(service): State<Arc<Service>>,
-    body: Result<Json<MessageRequest>, JsonRejection>,
-) -> Result<Response, Refusal> {
-    let Json(request) = body?;
-    if request.text.len() > MessageRequest::MAX_BYTES {
-        return Err(Refusal::bad(format!(
-            "a message has at most {} bytes",
-            MessageRequest::MAX_BYTES
-        )));
-    }
-    let detail = format!("{} bytes of text", request.text.len());
-    service.record("POST /v1/message", detail.clone(), "received")?;
-    stream(
-        service,
-        "POST /v1/message",
-        detail,
-        ActivityKind::MessageReceived,
-        move |service, events| answer(service, &request, events),
-    )
-}
-
-/// Has the AI answer a message and keeps both in the history.
-fn answer(
-    service: &Service,
-    request: &MessageRequest,
-    events: &mpsc::Sender<RunEvent>,
-) -> Finished {
-    let fail = |message: String| {
-        let outcome = format!("failed: {message}");
-        // The receiver may be gone; then there is nobody to tell.
-        let _ = events.blocking_send(RunEvent::Error { message });
-        Finished::failed(outcome)
-    };
-    let session = match service.chat.hear(request.session.as_deref(), &request.text) {
-        Ok(session) => session,
-        Err(error) => return fail(format!("the message could not be kept: {error:#}")),
-    };
-    let Some((ai, rules)) = &service.ai else {
-        return fail(
-            "no AI is configured on this machine; set ai.command in config.toml, for instance \
-             command = [\"claude\", \"-p\"], and allow the program in its policy"
-                .to_owned(),
-        );
-    };
-    let mut env = Vec::new();
-    for (variable, name) in &ai.keys {
-        let key = service
-            .home
-            .credentials()
-            .and_then(|credentials| service.home.key(&credentials, name));
-        match key {
-            Ok(key) => env.push((variable.clone(), key)),
-            Err(error) => return fail(format!("{error:#}")),
-        }
-    }
-    let job = Job {
-        argv: ai.command.clone(),
-        cwd: None,
-        stdin: request.text.clone().into_bytes(),
-        env,
-        session: Some(session.clone()),
-    };
-    let finished = confined(service, rules, &job, events);
-    if let Err(error) = service.chat.say(&session, &finished.stdout) {
-        tracing::error!("the answer could not be kept: {error:#}");
-    }
-    finished
-}
-
-/// Plans and runs; the plan is made anew each time, as the workspace may have changed.
-fn confined(
-    service: &Service,
-    rules: &Rules,
-    job: &Job,
-    events: &mpsc::Sender<RunEvent>,
-) -> Finished {
-    match rules.plan(&service.config.workspace) {
-        Ok(plan) => runner::run(&plan, job, events, &tokio::runtime::Handle::current()),
-        Err(error) => {
-            let message = format!("{error:#}");
-            let outcome = format!("not started: {message}");
-            let _ = events.blocking_send(RunEvent::Error { message });
-            Finished::failed(outcome)
-        }
-    }
-}
-
-/// Does `work` on a thread of its own and streams the events it tells.
-fn stream(
-    service: Arc<Service>,
-    call: &'static str,
-    detail: String,
-    begins: ActivityKind,
-    work: impl FnOnce(&Service, &mpsc::Sender<RunEvent>) -> Finished + Send + 'static,
-) -> Result<Response, Refusal> {
-    let permit = Arc::clone(&service.runs).try_acquire_owned().map_err(|_| {
-        Refusal::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            codes::RATE_LIMITED,
-            format!("{MAX_RUNS} commands run already; wait for one to end"),
-        )
-    })?;
-    let (events, receiver) = mpsc::channel(EVENT_BUFFER);
-    tokio::spawn(async move {
-        let _permit = permit;
-        service.running.fetch_add(1, Ordering::Relaxed);
-        report(&service, begins, None, None, None);
-        let worker = Arc::clone(&service);
-        let done = tokio::task::spawn_blocking(move || {
-            let finished = work(&worker, &events);
-            worker.record_end(call, &detail, &finished);
-            finished
-        })
-        .await;
-        service.running.fetch_sub(1, Ordering::Relaxed);
-        let Ok(finished) = done else {
-            tracing::error!("the thread of a command panicked");
-            return;
-        };
-        for denial in &finished.denials {
-            let control = Some(control(&denial.control));
-            report(
-                &service,
-                ActivityKind::ActionDenied,
-                Some(Outcome::Denied),
-                control,
-                None,
-            );
-        }
-        let ends = match begins {
-            ActivityKind::MessageReceived => ActivityKind::MessageAnswered,
-            _ => ActivityKind::RunFinished,
-        };
-        let outcome = match &finished {
-            finished if finished.cancelled => Outcome::Cancelled,
-            finished if finished.success => Outcome::Succeeded,
-            finished if !finished.denials.is_empty() => Outcome::Denied,
-            _ => Outcome::Failed,
-        };
-        report(
-            &service,
-            ends,
-            Some(outcome),
-            None,
-            Some(finished.milliseconds),
-        );
-    });
-    let lines = ReceiverStream::new(receiver)
-        .map(|event: RunEvent| Ok::<_, std::io::Error>(event.to_line()));
-    Ok(([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(lines)).into_response())
-}
-
-/// Tells the relay what happened, in closed words, without waiting for it.
-fn report(
-    service: &Arc<Service>,
-    kind: ActivityKind,
-    outcome: Option<Outcome>,
-    control: Option<Control>,
-    milliseconds: Option<u64>,
-) {
-    let service = Arc::clone(service);
-    tokio::spawn(async move {
-        let activity = Activity {
-            kind,
-            outcome,
-            control,
-            milliseconds,
-        };
-        if let Err(error) = service.client.activity(&activity).await {
-            tracing::warn!("the relay was not told of {kind:?}: {error:#}");
-        }
-    });
 }
 
 async fn status(State(service): State<Arc<Service>>) -> Result<Json<AgentStatus>, Refusal> {
@@ -473,91 +267,4 @@ async fn schema(State(service): State<Arc<Service>>) -> Result<Json<serde_json::
             { "method": "GET", "path": routes::SCHEMA, "answers": "this" },
         ],
     })))
-}
-
-fn check_run(request: &RunRequest) -> Result<(), Refusal> {
-    let bytes: usize = request.argv.iter().map(String::len).sum();
-    if request.argv.first().is_none_or(String::is_empty) {
-        return Err(Refusal::bad("argv names no program"));
-    }
-    if request.argv.len() > RunRequest::MAX_ARGS || bytes > RunRequest::MAX_BYTES {
-        return Err(Refusal::bad(format!(
-            "argv has at most {} words and {} bytes",
-            RunRequest::MAX_ARGS,
-            RunRequest::MAX_BYTES
-        )));
-    }
-    if request.argv.iter().any(|word| word.contains('\0')) {
-        return Err(Refusal::bad("argv holds a zero byte"));
-    }
-    match request.cwd.as_deref().is_none_or(is_inside) {
-        true => Ok(()),
-        false => Err(Refusal::bad(
-            "cwd is a path relative to the workspace, without `..`",
-        )),
-    }
-}
-
-fn is_inside(path: &str) -> bool {
-    Path::new(path)
-        .components()
-        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
-}
-
-/// An argument vector for the log, shortened.
-fn shown(argv: &[String]) -> String {
-    let text = argv.join(" ");
-    match text.char_indices().nth(200) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
-}
-
-/// The closed word for a control of the sandbox.
-fn control(id: &str) -> Control {
-    match id {
-        "exec" | "commands" | "command" => Control::Command,
-        "read" | "files" => Control::Read,
-        "write" => Control::Write,
-        "network" | "connect" => Control::Network,
-        "limits" | "memory" | "processes" | "disk" | "wall_time" => Control::Limit,
-        _ => Control::Other,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn request(argv: &[&str], cwd: Option<&str>) -> RunRequest {
-        RunRequest {
-            argv: argv.iter().map(|word| (*word).to_owned()).collect(),
-            cwd: cwd.map(str::to_owned),
-        }
-    }
-
-    #[test]
-    fn a_directory_outside_the_workspace_is_refused() {
-        for cwd in ["..", "/etc", "a/../..", "a/.."] {
-            assert!(check_run(&request(&["ls"], Some(cwd))).is_err(), "{cwd}");
-        }
-        assert!(check_run(&request(&["ls"], Some("a/b"))).is_ok());
-    }
-
-    #[test]
-    fn empty_huge_and_broken_argument_vectors_are_refused() {
-        assert!(check_run(&request(&[], None)).is_err());
-        assert!(check_run(&request(&[""], None)).is_err());
-        assert!(check_run(&request(&["ls", "a\0b"], None)).is_err());
-        let huge = "x".repeat(RunRequest::MAX_BYTES + 1);
-        assert!(check_run(&request(&[&huge], None)).is_err());
-        let many = vec!["x"; RunRequest::MAX_ARGS + 1];
-        assert!(check_run(&request(&many, None)).is_err());
-    }
-
-    #[test]
-    fn a_log_line_stays_short_and_never_splits_a_character() {
-        let long = vec!["ü".repeat(500)];
-        assert_eq!(shown(&long).chars().count(), 201);
-    }
 }

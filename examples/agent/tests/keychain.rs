@@ -1,0 +1,97 @@
+//! The vault's secret in a real keychain: gnome-keyring on a bus of its own.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+mod support;
+
+use std::process::{Command, ExitCode, Stdio};
+
+use serde_json::Value;
+use support::{Place, Said, needing};
+
+fn main() -> ExitCode {
+    let arguments = libtest_mimic::Arguments::from_args();
+    let present = ["dbus-run-session", "gnome-keyring-daemon", "gdbus"]
+        .into_iter()
+        .all(has);
+    let keyring = "gnome-keyring with dbus-run-session";
+    let trials = vec![
+        needing(
+            keyring,
+            present,
+            "the_demo_keeps_promises_5_to_7_with_a_keychain_and_leaves_nothing_in_it",
+            the_demo_keeps_promises_5_to_7_with_a_keychain_and_leaves_nothing_in_it,
+        ),
+        needing(
+            keyring,
+            present,
+            "a_vault_whose_keychain_item_is_gone_stays_shut_and_whole",
+            a_vault_whose_keychain_item_is_gone_stays_shut_and_whole,
+        ),
+    ];
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn has(program: &str) -> bool {
+    let arguments = Command::new(program)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    arguments.is_ok()
+}
+
+/// Runs a script with an unlocked, empty keyring; `$AGENT` is the program.
+fn with_keyring(place: &Place, script: &str) -> Said {
+    let runtime = place.home().join("runtime");
+    std::fs::create_dir_all(&runtime).unwrap();
+    let script = format!(
+        "chmod 700 \"$XDG_RUNTIME_DIR\"\n\
+         printf pw | gnome-keyring-daemon --unlock --components=secrets >/dev/null 2>&1\n\
+         items() {{ gdbus call --session --dest org.freedesktop.secrets \
+           --object-path /org/freedesktop/secrets/collection/login \
+           --method org.freedesktop.DBus.Properties.Get org.freedesktop.Secret.Collection Items; }}\n\
+         {script}"
+    );
+    let output = Command::new("dbus-run-session")
+        .args(["--", "sh", "-c", &script])
+        .env("AGENT", env!("CARGO_BIN_EXE_katachi-agent"))
+        .env("HOME", place.home())
+        .env("XDG_DATA_HOME", place.home().join("share"))
+        .env("XDG_RUNTIME_DIR", &runtime)
+        .env("KATACHI_HOME", place.home().join("agent"))
+        .env("KATACHI_KEYCHAIN", "auto")
+        .current_dir(place.workspace())
+        .output()
+        .unwrap();
+    Said::from(output)
+}
+
+fn the_demo_keeps_promises_5_to_7_with_a_keychain_and_leaves_nothing_in_it() {
+    let place = Place::new();
+    let said = with_keyring(&place, "\"$AGENT\" demo --json || exit 1; items >&2");
+    let stderr = said.stderr.clone();
+    let report: Value = serde_json::from_str(&said.ok()).unwrap();
+    for id in [5, 6, 7] {
+        let promise = &report["promises"][id - 1];
+        assert_eq!(promise["status"], "kept", "{promise} {stderr}");
+    }
+    assert!(
+        stderr.contains("(<@ao []>,)"),
+        "something is left in the keyring: {stderr}"
+    );
+}
+
+fn a_vault_whose_keychain_item_is_gone_stays_shut_and_whole() {
+    let place = Place::new();
+    with_keyring(&place, "echo sk-1 | \"$AGENT\" key set demo").ok();
+    let vault = std::fs::read(place.home().join("agent/data/vault/vault")).unwrap();
+    std::fs::remove_dir_all(place.home().join("share")).unwrap();
+    let said = with_keyring(&place, "\"$AGENT\" key list");
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert!(said.stderr.contains("keychain"), "{}", said.stderr);
+    assert_eq!(
+        std::fs::read(place.home().join("agent/data/vault/vault")).unwrap(),
+        vault
+    );
+}

@@ -16,6 +16,9 @@
 //! which did not. It never makes a slot that nobody asked for, and so never a
 //! weaker one.
 //!
+//! What it does not protect from: another program of the same user while the
+//! vault is open, and, without a [`Witness`], an older copy of itself.
+//!
 //! ```
 //! use katachi_store::binding::Unbound;
 //! use katachi_store::{SecretString, vault::Vault};

@@ -11,6 +11,7 @@ mod support;
 
 #[cfg(unix)]
 mod unix {
+    use std::os::unix::fs::PermissionsExt as _;
     use std::os::unix::process::ExitStatusExt as _;
     use std::path::Path;
     use std::process::{Command, ExitCode};
@@ -95,6 +96,10 @@ mod unix {
         trials.push(Trial::test(
             "no change is lost when four processes save at once",
             four_writers,
+        ));
+        trials.push(Trial::test(
+            "everything is the owner's alone whatever the umask",
+            any_umask,
         ));
         libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
     }
@@ -304,6 +309,53 @@ mod unix {
         }
         assert_eq!(vault.generation(), before + 40);
         Ok(())
+    }
+
+    #[allow(clippy::unnecessary_wraps, reason = "the shape of a trial")]
+    fn any_umask() -> Result<(), Failed> {
+        for umask in ["000", "027", "077"] {
+            let home = tempfile::tempdir().unwrap();
+            for job in [
+                "create",
+                "set a credential",
+                "write a sealed file",
+                "rotate a data key",
+            ] {
+                let status = Command::new("sh")
+                    .arg("-c")
+                    .arg(format!("umask {umask}; exec \"$0\""))
+                    .arg(std::env::current_exe().unwrap())
+                    .env(JOB, job)
+                    .env(HOME, home.path())
+                    .status()
+                    .unwrap();
+                assert!(status.success(), "{job}");
+            }
+            let mut seen = 0;
+            for directory in ["vault", "secrets", "files"] {
+                let directory = home.path().join(directory);
+                assert_eq!(
+                    mode(&directory),
+                    0o700,
+                    "umask {umask}: {}",
+                    directory.display()
+                );
+                for entry in std::fs::read_dir(&directory).unwrap() {
+                    let path = entry.unwrap().path();
+                    assert_eq!(mode(&path), 0o600, "umask {umask}: {}", path.display());
+                    seen += 1;
+                }
+            }
+            assert!(
+                seen >= 7,
+                "vault, credentials, tunnel, their locks and a secret, not {seen}"
+            );
+        }
+        Ok(())
+    }
+
+    fn mode(path: &Path) -> u32 {
+        path.metadata().unwrap().permissions().mode() & 0o7777
     }
 }
 

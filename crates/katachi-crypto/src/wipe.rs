@@ -14,8 +14,9 @@ use std::mem::MaybeUninit;
 use zeroize::Zeroize;
 
 /// How much of the stack below the caller is overwritten, in bytes: more than
-/// the deepest key set-up of either backend uses.
-const SCRUB: usize = 8 * 1024;
+/// the deepest key set-up of either backend uses. Without optimisation that is
+/// a good deal more, since every move of a value is a copy.
+const SCRUB: usize = if cfg!(debug_assertions) { 64 } else { 8 } * 1024;
 
 /// A value on the heap whose memory is overwritten after it was dropped.
 pub(crate) struct Wiped<T>(Box<MaybeUninit<T>>);

@@ -11,6 +11,7 @@ mod observation;
 pub mod parse;
 mod probe;
 mod recovery;
+mod search;
 mod shamir;
 mod strength;
 #[cfg(feature = "testing")]

@@ -135,13 +135,7 @@ fn decide_file(plan: &Inner, place: &Path, write: bool) -> (bool, String) {
             kind: Kind::Private,
             target,
             ..
-        }) => (
-            true,
-            format!(
-                "{} is a private directory in memory, empty at the start",
-                target.display()
-            ),
-        ),
+        }) => private_file(place, target),
         Some(above) => (true, above.rule.clone()),
         None => {
             let leads = plan
@@ -162,6 +156,27 @@ fn decide_file(plan: &Inner, place: &Path, write: bool) -> (bool, String) {
                 (false, format!("no rule of {key} covers it"))
             }
         }
+    }
+}
+
+/// What exists outside below a private directory does not exist inside.
+fn private_file(place: &Path, private: &Path) -> (bool, String) {
+    let below = place
+        .strip_prefix(private)
+        .ok()
+        .and_then(|rest| rest.components().next());
+    let hides = below.is_some_and(|name| private.join(name).symlink_metadata().is_ok());
+    let shown = private.display();
+    if hides {
+        (
+            false,
+            format!("inside, {shown} is a private directory that hides what the host has there"),
+        )
+    } else {
+        (
+            true,
+            format!("{shown} is a private directory in memory, empty at the start"),
+        )
     }
 }
 

@@ -48,6 +48,15 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
             fs::create_dir_all(path(0).parent().ok_or_else(nothing)?)?;
             fs::write(path(0), "x")
         }
+        // Says for each file whether it can be read and written.
+        "verdicts" => {
+            for file in arguments {
+                let read = fs::read(file).is_ok();
+                let write = fs::File::options().append(true).open(file).is_ok();
+                println!("{read} {write}");
+            }
+            Ok(())
+        }
         "truncate" => fs::File::options()
             .write(true)
             .truncate(true)

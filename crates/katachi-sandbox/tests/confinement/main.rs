@@ -9,114 +9,23 @@
 // All of this is test code, in a harness that the lint does not know.
 #![allow(clippy::unwrap_used)]
 
+#[cfg(target_os = "linux")]
 mod attempts;
+#[cfg(target_os = "linux")]
 mod bed;
+#[cfg(target_os = "linux")]
 mod cases;
+#[cfg(target_os = "linux")]
 mod raw;
+#[cfg(target_os = "linux")]
+mod suite;
 
-use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::{Command, ExitCode};
-
-use libtest_mimic::{Arguments, Failed, Trial};
-
-/// Where both users find programs.
-const SYSTEM_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
-
-/// An ordinary user without a home.
-const NOBODY: u32 = 65534;
-
-fn main() -> ExitCode {
-    katachi_sandbox::helper::run_if_requested();
-
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    match words.split_first() {
-        Some((word, rest)) if word == "--attempt" => {
-            let (name, arguments) = rest.split_first().expect("an attempt has a name");
-            attempts::run(name, arguments);
-        }
-        Some((word, rest)) if word == "--case" => return run_case(&rest[0]),
-        _ => {}
-    }
-
-    let able = katachi_sandbox::doctor::probe()
-        .is_ok_and(|found| found.tier != katachi_sandbox::report::Tier::None);
-    let required = std::env::var_os("KATACHI_REQUIRE_ALL").is_some_and(|value| value == "1");
-    let as_root = raw::call(libc::SYS_geteuid, &[]).is_ok_and(|user| user == 0);
-    let users: &[bool] = if as_root { &[true, false] } else { &[false] };
-    let mut trials = Vec::new();
-    for case in cases::all() {
-        for root in users {
-            let who = if *root { "root" } else { "user" };
-            let missing = case.needs.iter().find(|program| !installed(program));
-            let lacking = match missing {
-                _ if !able => " (ignored: this machine cannot confine)".to_owned(),
-                Some(program) => format!(" (ignored: {program} is not installed)"),
-                None => String::new(),
-            };
-            let ignored = !lacking.is_empty() && !required;
-            let (name, root) = (case.name, *root);
-            let trial = Trial::test(format!("{who}: {name}{lacking}"), move || {
-                start(name, root, as_root)
-            });
-            trials.push(trial.with_ignored_flag(ignored));
-        }
-    }
-    trials.push(Trial::test(
-        "CONFINEMENT.md lists every case",
-        documentation_is_complete,
-    ));
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+#[cfg(target_os = "linux")]
+fn main() -> std::process::ExitCode {
+    suite::main()
 }
 
-fn installed(program: &str) -> bool {
-    SYSTEM_PATH
-        .split(':')
-        .any(|directory| Path::new(directory).join(program).exists())
-}
-
-/// Runs one case in a process of its own, as the wanted user.
-fn start(name: &str, root: bool, as_root: bool) -> Result<(), Failed> {
-    let mut case = Command::new(std::env::current_exe()?);
-    case.args(["--case", name]).current_dir("/");
-    if as_root && !root {
-        // Changing the user from root drops the other groups as well.
-        case.uid(NOBODY).gid(NOBODY);
-        case.env("HOME", "/nonexistent").env("PATH", SYSTEM_PATH);
-    }
-    let output = case.output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(format!("{}\n{said}", output.status).into())
-}
-
-fn run_case(name: &str) -> ExitCode {
-    let case = cases::all()
-        .into_iter()
-        .find(|case| case.name == name)
-        .expect("a known case");
-    let bed = bed::Bed::new();
-    match (case.run)(&bed) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => {
-            eprintln!("{problem}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn documentation_is_complete() -> Result<(), Failed> {
-    let page = include_str!("../../CONFINEMENT.md");
-    let missing: Vec<&str> = cases::all()
-        .into_iter()
-        .map(|case| case.name)
-        .filter(|name| !page.contains(&format!("`{name}`")))
-        .collect();
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("not listed: {missing:#?}").into())
-    }
+#[cfg(not(target_os = "linux"))]
+fn main() {
+    println!("nothing is started on this system, so there is nothing to confine: ignored");
 }

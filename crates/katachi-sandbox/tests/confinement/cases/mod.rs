@@ -1,5 +1,6 @@
 //! Every case, by what is attacked.
 
+mod agreement;
 mod execution;
 mod files;
 mod kernel;
@@ -28,6 +29,7 @@ pub(crate) fn all() -> Vec<Case> {
         kernel::CASES,
         resources::CASES,
         programs::CASES,
+        agreement::CASES,
     ]
     .concat()
 }

@@ -1,0 +1,169 @@
+//! What a plan explains is what the kernel does.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use katachi_sandbox::{Plan, Query};
+
+use super::Case;
+use crate::bed::{Bed, Verdict, must, text};
+
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "explain and the kernel agree on random policies",
+        run: random,
+        needs: &[],
+    },
+    Case {
+        name: "explain and the start agree on commands",
+        run: commands,
+        needs: &[],
+    },
+];
+
+/// A small generator, so that a failure comes back with its number.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % limit
+    }
+
+    fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
+        from[self.below(from.len())]
+    }
+}
+
+const DIRECTORIES: &[&str] = &["a", "a/b", "a/b/c", "a/.git", "d", "d/e", "d/.vscode", "f"];
+const NAMES: &[&str] = &["x", "y.pem", ".env"];
+const PATTERNS: &[&str] = &[
+    "**/.env",
+    "a/**",
+    "a/b",
+    "d/e/x",
+    "*.pem",
+    "d/*/y.pem",
+    "f",
+    "**/e",
+];
+
+/// The same tree in the workspace and outside it.
+fn tree(bed: &Bed) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for root in [&bed.workspace, &bed.outside] {
+        for directory in DIRECTORIES {
+            let directory = root.join(directory);
+            std::fs::create_dir_all(&directory).unwrap();
+            for name in NAMES {
+                let file = directory.join(name);
+                std::fs::write(&file, "content").unwrap();
+                files.push(file);
+            }
+        }
+        std::os::unix::fs::symlink("../d", root.join("a/link")).unwrap();
+        files.push(root.join("a/link/x"));
+        std::fs::hard_link(
+            root.join("f/x"),
+            bed.outside.join(format!("{}", files.len())),
+        )
+        .unwrap();
+    }
+    files
+}
+
+fn random(bed: &Bed) -> Verdict {
+    let files = tree(bed);
+    let mut planned = 0;
+    let mut answers = [0; 4];
+    for seed in 0..40 {
+        let mut dice = Dice(seed);
+        let mut policy = bed.policy();
+        policy.filesystem.write.clear();
+        for _ in 0..dice.below(3) {
+            policy = policy.write(dice.pick(&[".", "a", "a/b", "d", "d/e", "f"]));
+        }
+        for _ in 0..dice.below(3) {
+            policy = policy.read(dice.pick(&[".", "a/b/c", "d", "../outside/a", "../outside/d/e"]));
+        }
+        for _ in 0..dice.below(3) {
+            policy = policy.deny(dice.pick(PATTERNS));
+        }
+        policy.filesystem.git = [
+            katachi_sandbox::policy::GitAccess::Hidden,
+            katachi_sandbox::policy::GitAccess::Read,
+            katachi_sandbox::policy::GitAccess::Full,
+        ][dice.below(3)];
+        // Many of them contradict themselves, and say so.
+        let Ok(plan) = bed.plan(&policy) else {
+            continue;
+        };
+        planned += 1;
+        compare(&plan, &files, &mut answers)
+            .map_err(|problem| format!("seed {seed}: {problem}\n{}\n{plan}", policy.to_toml()))?;
+    }
+    must(
+        planned >= 15,
+        &format!("only {planned} policies could be planned"),
+    )
+}
+
+/// Adds up which answers there were, so that agreeing on one alone is noticed.
+fn compare(plan: &Plan, files: &[PathBuf], seen_answers: &mut [usize; 4]) -> Verdict {
+    let names: Vec<String> = files.iter().map(|file| text(file)).collect();
+    let mut attempt = vec!["verdicts"];
+    attempt.extend(names.iter().map(String::as_str));
+    let output = plan
+        .command(Bed::argv(&attempt))
+        .current_dir("/tmp")
+        .stderr(Stdio::null())
+        .output()
+        .map_err(|error| error.to_string())?;
+    let seen = String::from_utf8_lossy(&output.stdout).into_owned();
+    must(
+        seen.lines().count() == files.len(),
+        "the attempt said too little",
+    )?;
+    for (file, line) in files.iter().zip(seen.lines()) {
+        let read = plan.explain(&Query::Read(file.clone()));
+        let write = plan.explain(&Query::Write(file.clone()));
+        seen_answers[usize::from(read.allowed)] += 1;
+        seen_answers[2 + usize::from(write.allowed)] += 1;
+        let explained = format!("{} {}", read.allowed, write.allowed);
+        must(
+            explained == line,
+            &format!(
+                "{}: the kernel {line}, explained {read}; {write}",
+                file.display()
+            ),
+        )?;
+    }
+    Ok(())
+}
+
+fn commands(bed: &Bed) -> Verdict {
+    let plan = bed.plan(&bed.policy().allow("true").ask("env"))?;
+    for argv in [
+        &["true"][..],
+        &["/usr/bin/true", "x"],
+        &["env"],
+        &["cat"],
+        &["no-such-program"],
+        &["./true"],
+    ] {
+        let answer = plan.explain(&Query::Exec(argv.iter().map(Into::into).collect()));
+        let started = plan.command(argv.iter().copied()).spawn();
+        let denied = started
+            .as_ref()
+            .err()
+            .is_some_and(|error| error.denial().is_some());
+        must(
+            answer.allowed == started.is_ok() && answer.allowed != denied,
+            &answer.to_string(),
+        )?;
+    }
+    Ok(())
+}

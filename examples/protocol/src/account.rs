@@ -36,3 +36,11 @@ pub struct Me {
     /// When the session ends if it is not used.
     pub session_expires: Timestamp,
 }
+
+/// Whether there is a session, for a page that has to know before it asks for
+/// anything else.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct SessionState {
+    /// Who is signed in, if anybody.
+    pub me: Option<Me>,
+}

@@ -23,6 +23,8 @@ pub const LOG_IN: &str = "/api/login";
 pub const LOG_OUT: &str = "/api/logout";
 /// `GET`, browser: [`Me`](crate::account::Me).
 pub const ME: &str = "/api/me";
+/// `GET`, browser: [`SessionState`](crate::account::SessionState), also without a session.
+pub const SESSION: &str = "/api/session";
 /// `GET ?user_code=`, browser: [`DeviceInfo`](crate::device::DeviceInfo).
 pub const DEVICE: &str = "/api/device";
 /// `POST`, browser: [`UserCodeBody`](crate::device::UserCodeBody).

@@ -39,8 +39,10 @@ async function route() {
 }
 
 async function enter() {
-  frame(await call("GET", "/api/me"));
-  await route();
+  const { me } = await call("GET", "/api/session");
+  frame(me);
+  if (me) await route();
+  else signIn(enter);
 }
 
 setOnSignedOut(() => {

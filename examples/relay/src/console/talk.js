@@ -143,7 +143,8 @@ function runCard(title, isAnswer) {
   const show = (event) => {
     switch (event.event) {
       case "started":
-        foot.textContent = `plan ${event.plan_hash}`;
+        foot.textContent = `plan ${event.plan_hash.slice(0, 12)}`;
+        foot.title = event.plan_hash;
         foot.hidden = !event.plan_hash;
         break;
       case "output":

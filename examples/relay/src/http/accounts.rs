@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use katachi_auth::clock::{Clock as _, SystemClock};
 use katachi_auth::password::Verdict;
 use katachi_auth::session::{self, Token};
-use katachi_protocol::account::{LogIn, Me, SignUp};
+use katachi_protocol::account::{LogIn, Me, SessionState, SignUp};
 
 use super::App;
 use super::extract::JsonBody;
@@ -203,6 +203,20 @@ pub(super) async fn me(session: Session) -> Json<Me> {
         email: session.user.email,
         session_expires: session.expires,
     })
+}
+
+/// `GET /api/session`.
+pub(super) async fn session(
+    session: Result<Session, Failure>,
+) -> Result<Json<SessionState>, Failure> {
+    match session {
+        Ok(session) => {
+            let Json(me) = me(session).await;
+            Ok(Json(SessionState { me: Some(me) }))
+        }
+        Err(Failure::Unauthorized) => Ok(Json(SessionState { me: None })),
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Begins a session, with a token that was never used before.

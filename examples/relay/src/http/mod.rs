@@ -211,6 +211,7 @@ fn browser(app: &App) -> Router<App> {
         .route(routes::LOG_IN, post(accounts::log_in))
         .route(routes::LOG_OUT, post(accounts::log_out))
         .route(routes::ME, get(accounts::me))
+        .route(routes::SESSION, get(accounts::session))
         .route(routes::DEVICE, get(devices::info))
         .route(routes::DEVICE_APPROVE, post(devices::approve))
         .route(routes::DEVICE_DENY, post(devices::deny))

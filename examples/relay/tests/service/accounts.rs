@@ -13,12 +13,15 @@ async fn a_person_signs_up_out_and_in_again() {
         browser.get("/api/me").await.status(),
         StatusCode::UNAUTHORIZED
     );
+    assert_eq!(browser.json("/api/session").await, json!({"me": null}));
     let body = json!({"email": "Ana@Example.org", "password": PASSWORD});
     assert_eq!(
         browser.post("/api/signup", body.clone()).await.status(),
         StatusCode::CREATED
     );
     assert_eq!(browser.json("/api/me").await["email"], "ana@example.org");
+    let state = browser.json("/api/session").await;
+    assert_eq!(state["me"]["email"], "ana@example.org");
     assert_eq!(
         browser
             .send(Method::POST, "/api/logout", None)

@@ -15,3 +15,5 @@ mod leaks;
 mod opening;
 #[path = "database/transactions.rs"]
 mod transactions;
+#[path = "database/vault.rs"]
+mod vault;

@@ -1,0 +1,404 @@
+//! The database among several processes, killed ones included, and beside
+//! another SQLCipher reader.
+//!
+//! The test program starts itself again for each part to play.
+#![allow(clippy::unwrap_used, reason = "a test says so by failing")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use katachi_crypto::Secret;
+use katachi_store::database::{
+    Database, DatabaseError, DatabaseKey, Migration, Options, Profile, Tx,
+};
+use katachi_store::history::{History, Role, State};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+const PART: &str = "KATACHI_DATABASE_PART";
+const PLACE: &str = "KATACHI_DATABASE_PLACE";
+
+const SCHEMA: &[Migration] = &[Migration::sql(
+    "CREATE TABLE counter (n INTEGER NOT NULL) STRICT; INSERT INTO counter VALUES (0);",
+)];
+
+fn main() -> ExitCode {
+    if let Ok(part) = std::env::var(PART) {
+        let place = PathBuf::from(std::env::var_os(PLACE).expect("a part has a place"));
+        play(&part, &place);
+        return ExitCode::SUCCESS;
+    }
+    let arguments = Arguments::from_args();
+    let mut trials = vec![
+        trial(
+            "four_processes_with_two_threads_each_lose_no_increment",
+            counting,
+        ),
+        trial(
+            "a_killed_writer_loses_nothing_that_was_flushed",
+            killed_stream,
+        ),
+        trial(
+            "a_killed_migration_is_done_again_from_the_last_good_step",
+            killed_migration,
+        ),
+        trial(
+            "looking_at_an_open_database_keeps_its_locks",
+            locks_are_kept,
+        ),
+        trial(
+            "a_process_that_died_leaves_a_log_that_the_next_one_reads",
+            hot_log,
+        ),
+    ];
+    trials.extend(reader_trials());
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn trial(name: &str, test: fn() -> Result<(), Failed>) -> Trial {
+    Trial::test(name, test)
+}
+
+fn key() -> DatabaseKey {
+    DatabaseKey::from_secret(Secret::new([9; 32]))
+}
+
+fn file(place: &Path) -> PathBuf {
+    place.join("shared.db")
+}
+
+fn open(place: &Path) -> Database {
+    let options = Options::new()
+        .migrations(SCHEMA)
+        .busy_timeout(Duration::from_secs(60));
+    Database::open(file(place), &key(), options).unwrap()
+}
+
+fn count(db: &Database) -> i64 {
+    let read = db.read(|tx| tx.query_one("SELECT n FROM counter", [], |row| row.get(0)));
+    read.unwrap().unwrap()
+}
+
+fn start(part: &str, place: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .env(PART, part)
+        .env(PLACE, place)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Ends a process as the kernel would on a bad day.
+fn kill(mut child: Child) -> std::io::Result<()> {
+    let killed = child.kill();
+    child.wait().and(killed)
+}
+
+/// What a started process does.
+fn play(part: &str, place: &Path) {
+    match part {
+        "count" => {
+            let db = open(place);
+            std::thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(|| {
+                        for _ in 0..125 {
+                            db.write(|tx| {
+                                let n = tx.query_one("SELECT n FROM counter", [], |row| {
+                                    row.get::<_, i64>(0)
+                                })?;
+                                let n = n.expect("one row") + 1;
+                                tx.execute("UPDATE counter SET n = ?1", [n])
+                            })
+                            .unwrap();
+                        }
+                    });
+                }
+            });
+        }
+        "stream" => {
+            let history = History::open(&open(place)).unwrap();
+            let workspace = history.workspace("w").unwrap();
+            let session = history.start_session(workspace, "s").unwrap();
+            let mut stream = history.begin(session, Role::Assistant).unwrap();
+            for number in 0.. {
+                stream.push(&format!("{number} ")).unwrap();
+                stream.flush().unwrap();
+                println!("{number}");
+            }
+        }
+        "migrate" => {
+            let slow = Options::new().migrations(&SLOW);
+            drop(Database::open(file(place), &key(), slow));
+        }
+        "visit" => drop(open(place)),
+        "die" => {
+            let db = open(place);
+            db.write(|tx| tx.execute("UPDATE counter SET n = 41", []))
+                .unwrap();
+            let _ = db.write(|tx| {
+                tx.execute("UPDATE counter SET n = 99", [])?;
+                std::process::abort();
+                #[allow(unreachable_code, reason = "gives the closure its type")]
+                Ok::<(), DatabaseError>(())
+            });
+        }
+        other => panic!("no part is called {other}"),
+    }
+}
+
+fn counting() -> Result<(), Failed> {
+    let place = tempfile::tempdir()?;
+    // Created by whoever comes first, so that creation races too.
+    let children: Vec<Child> = (0..4).map(|_| start("count", place.path())).collect();
+    for child in children {
+        if !child.wait_with_output()?.status.success() {
+            return Err("a process failed".into());
+        }
+    }
+    let db = open(place.path());
+    assert_eq!(count(&db), 4 * 2 * 125);
+    assert!(db.verify()?.is_sound());
+    Ok(())
+}
+
+fn killed_stream() -> Result<(), Failed> {
+    for round in 1..=6_u32 {
+        let place = tempfile::tempdir()?;
+        let mut child = start("stream", place.path());
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut last = 0;
+        for _ in 0..round * 7 {
+            let line = lines.next().and_then(Result::ok).unwrap_or_default();
+            last = line.parse().unwrap_or_default();
+        }
+        kill(child)?;
+        // Further lines may have been on their way.
+        for line in lines {
+            last = line?.parse()?;
+        }
+        let db = open(place.path());
+        assert!(db.verify()?.is_sound());
+        let far_future = i64::MAX / 2;
+        let history = History::with_clock(&db, move || far_future)?;
+        let hits = history.search(&last.to_string(), 5)?;
+        let message = history.message(hits.first().ok_or("the message is not found")?.message)?;
+        assert_eq!(message.state, State::Interrupted);
+        let flushed: String = (0..=last).map(|number: u64| format!("{number} ")).collect();
+        assert!(message.text.starts_with(&flushed), "{} chunks", last + 1);
+    }
+    Ok(())
+}
+
+static SLOW: [Migration; 3] = [
+    Migration::sql(
+        "CREATE TABLE counter (n INTEGER NOT NULL) STRICT; INSERT INTO counter VALUES (0);",
+    ),
+    Migration::run(step_two),
+    Migration::sql("CREATE TABLE after (a INTEGER) STRICT"),
+];
+
+/// Half a step, then a wait in which the parent kills.
+fn step_two(tx: &Tx<'_>) -> Result<(), DatabaseError> {
+    tx.execute_batch("CREATE TABLE big (a TEXT) STRICT")?;
+    for _ in 0..500 {
+        tx.execute("INSERT INTO big VALUES (hex(randomblob(2000)))", [])?;
+    }
+    if std::env::var_os(PART).is_some() {
+        println!("half");
+        std::thread::sleep(Duration::from_secs(60));
+    }
+    tx.execute("UPDATE counter SET n = n + 1", [])?;
+    Ok(())
+}
+
+fn killed_migration() -> Result<(), Failed> {
+    let place = tempfile::tempdir()?;
+    let mut child = start("migrate", place.path());
+    let mut half = [0; 4];
+    let reached = child.stdout.take().unwrap().read_exact(&mut half);
+    kill(child)?;
+    reached?;
+
+    // The first step holds; nothing of the second is there.
+    let old = Options::new().migrations(SCHEMA);
+    let db = Database::open(file(place.path()), &key(), old)?;
+    let tables = "SELECT count(*) FROM sqlite_schema WHERE name = 'big'";
+    let big: Option<i64> = db.read(|tx| tx.query_one(tables, [], |row| row.get(0)))?;
+    assert_eq!(big, Some(0));
+    drop(db);
+
+    let db = Database::open(file(place.path()), &key(), Options::new().migrations(&SLOW))?;
+    assert_eq!(count(&db), 1);
+    let rows: Option<i64> =
+        db.read(|tx| tx.query_one("SELECT count(*) FROM big", [], |row| row.get(0)))?;
+    assert_eq!(rows, Some(500));
+    assert!(db.verify()?.is_sound());
+    Ok(())
+}
+
+/// Closing any handle of a file drops all locks that a process has on it, and
+/// the last process to close a database removes its log: one that only seems
+/// to be the last would remove a log that is in use.
+fn locks_are_kept() -> Result<(), Failed> {
+    let place = tempfile::tempdir()?;
+    let db = open(place.path());
+    let log = place.path().join("shared.db-wal");
+    let wrong = DatabaseKey::from_secret(Secret::new([8; 32]));
+    for _ in 0..3 {
+        drop(open(place.path()));
+        assert!(Database::open(file(place.path()), &wrong, Options::new()).is_err());
+        assert!(is_locked(&file(place.path()))?, "a look dropped the locks");
+        db.write(|tx| tx.execute("UPDATE counter SET n = n + 1", []))?;
+        assert!(start("visit", place.path()).wait()?.success());
+        assert!(log.exists(), "the log of an open database was removed");
+    }
+    assert!(start("count", place.path()).wait()?.success());
+    assert_eq!(count(&db), 3 + 250);
+    drop(db);
+    assert!(!log.exists(), "the last one out removes the log");
+    assert_eq!(count(&open(place.path())), 3 + 250);
+    Ok(())
+}
+
+/// Tells whether this process has a lock on `path`, as the kernel sees it.
+#[cfg(target_os = "linux")]
+fn is_locked(path: &Path) -> Result<bool, Failed> {
+    use std::os::unix::fs::MetadataExt;
+    let (inode, process) = (std::fs::metadata(path)?.ino(), std::process::id());
+    let locks = std::fs::read_to_string("/proc/locks")?;
+    Ok(locks.lines().any(|line| {
+        let mut fields = line.split_whitespace().skip(4);
+        let held_by = fields.next().and_then(|field| field.parse().ok());
+        let held_on = fields
+            .next()
+            .and_then(|field| field.rsplit(':').next()?.parse().ok());
+        (held_by, held_on) == (Some(process), Some(inode))
+    }))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_locked(_: &Path) -> Result<bool, Failed> {
+    Ok(true)
+}
+
+fn hot_log() -> Result<(), Failed> {
+    let place = tempfile::tempdir()?;
+    assert!(!start("die", place.path()).wait()?.success());
+    let log = std::fs::metadata(place.path().join("shared.db-wal"))?;
+    assert!(log.len() > 0);
+    let db = open(place.path());
+    assert_eq!(count(&db), 41, "what was committed, and not what was not");
+    assert!(db.verify()?.is_sound());
+    Ok(())
+}
+
+/// Python with the `sqlcipher3` module, an independent build of SQLCipher.
+fn python() -> Option<PathBuf> {
+    let python = std::env::var_os("KATACHI_PYTHON").map_or_else(|| "python3".into(), PathBuf::from);
+    let found = Command::new(&python)
+        .args(["-c", "import sqlcipher3"])
+        .stderr(Stdio::null())
+        .status();
+    found.is_ok_and(|status| status.success()).then_some(python)
+}
+
+type ReaderTest = fn(&Path) -> Result<(), Failed>;
+
+fn reader_trials() -> Vec<Trial> {
+    let tests: [(&str, ReaderTest); 2] = [
+        (
+            "another_reader_opens_a_compat_file_with_the_exported_key",
+            they_read_ours,
+        ),
+        ("we_open_a_file_that_another_writer_made", we_read_theirs),
+    ];
+    let required = std::env::var_os("KATACHI_REQUIRE_ALL").is_some_and(|value| value == "1");
+    let python = python();
+    tests
+        .into_iter()
+        .map(|(name, test)| match python.clone() {
+            Some(python) => Trial::test(name, move || test(&python)),
+            None if required => Trial::test(name, || Err("Python has no module sqlcipher3".into())),
+            None => Trial::test(format!("{name} (Python has no module sqlcipher3)"), || {
+                Ok(())
+            })
+            .with_ignored_flag(true),
+        })
+        .collect()
+}
+
+fn run(python: &Path, script: &str, path: &Path, key: &str) -> Result<String, Failed> {
+    let output = Command::new(python)
+        .args(["-c", script])
+        .arg(path)
+        .arg(key)
+        .output()?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn they_read_ours(python: &Path) -> Result<(), Failed> {
+    const SCRIPT: &str = r#"
+import sys, sqlcipher3
+db = sqlcipher3.connect(sys.argv[1])
+db.execute(f"PRAGMA key = \"x'{sys.argv[2]}'\"")
+assert db.execute("PRAGMA cipher_integrity_check").fetchall() == []
+assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+print(db.execute("SELECT text FROM page WHERE page MATCH 'plum'").fetchone()[0])
+"#;
+    let place = tempfile::tempdir()?;
+    let path = place.path().join("ours.db");
+    let db = Database::open(&path, &key(), Options::new().profile(Profile::Compat))?;
+    db.write(|tx| {
+        tx.execute_batch("CREATE VIRTUAL TABLE page USING fts5 (text)")?;
+        for number in 0..500 {
+            let text = format!("apple {number} {}", "x".repeat(100));
+            tx.execute("INSERT INTO page VALUES (?1)", [text])?;
+        }
+        tx.execute("INSERT INTO page VALUES ('a ripe plum')", [])
+    })?;
+    drop(db);
+    let seen = run(python, SCRIPT, &path, &key().expose_sqlcipher_hex())?;
+    assert_eq!(seen.trim(), "a ripe plum");
+
+    let wrong = DatabaseKey::from_secret(Secret::new([1; 32]));
+    assert!(run(python, SCRIPT, &path, &wrong.expose_sqlcipher_hex()).is_err());
+    Ok(())
+}
+
+fn we_read_theirs(python: &Path) -> Result<(), Failed> {
+    const SCRIPT: &str = r#"
+import sys, sqlcipher3
+db = sqlcipher3.connect(sys.argv[1])
+db.execute(f"PRAGMA key = \"x'{sys.argv[2]}'\"")
+db.execute("CREATE TABLE fruit (name TEXT)")
+db.executemany("INSERT INTO fruit VALUES (?)", [(f"fruit {n}",) for n in range(1000)])
+db.commit()
+"#;
+    let place = tempfile::tempdir()?;
+    let path = place.path().join("theirs.db");
+    let text = format!("{}{}", "5a".repeat(32), "c3".repeat(16));
+    run(python, SCRIPT, &path, &text)?;
+    let theirs = DatabaseKey::from_sqlcipher_hex(&text)?;
+    let db = Database::open(&path, &theirs, Options::new().must_exist())?;
+    let count: Option<i64> =
+        db.read(|tx| tx.query_one("SELECT count(*) FROM fruit", [], |row| row.get(0)))?;
+    assert_eq!(count, Some(1000));
+    assert!(db.verify()?.is_sound());
+    db.write(|tx| tx.execute("INSERT INTO fruit VALUES ('ours')", []))?;
+    drop(db);
+    let seen = run(
+        python,
+        "import sys, sqlcipher3\ndb = sqlcipher3.connect(sys.argv[1])\n\
+         db.execute(f\"PRAGMA key = \\\"x'{sys.argv[2]}'\\\"\")\n\
+         print(db.execute('SELECT count(*) FROM fruit').fetchone()[0])",
+        &path,
+        &text,
+    )?;
+    assert_eq!(seen.trim(), "1001");
+    Ok(())
+}

@@ -236,8 +236,16 @@ fn s35_a_thousand_labels_and_components_take_no_time() {
             ("Signature-Input", input.as_bytes()),
             ("Signature", b"s=:AAAA:"),
         ];
-        let start = std::time::Instant::now();
-        assert!(with_request(&headers, |message| verify(message, "s", &key)).is_err());
-        assert!(start.elapsed() < std::time::Duration::from_millis(50));
+        let time = || {
+            let start = std::time::Instant::now();
+            assert!(with_request(&headers, |message| verify(message, "s", &key)).is_err());
+            start.elapsed()
+        };
+        // The machine may be busy with other things four times of five.
+        let quickest = (0..5).map(|_| time()).min().unwrap();
+        assert!(
+            quickest < std::time::Duration::from_millis(50),
+            "{quickest:?}"
+        );
     }
 }

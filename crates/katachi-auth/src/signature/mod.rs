@@ -29,6 +29,8 @@ pub mod generic;
 mod http;
 mod input;
 mod key;
+#[cfg(feature = "tower")]
+pub mod layer;
 mod message;
 mod profile;
 mod refusal;

@@ -48,6 +48,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
              keychain or TPM secret"
         );
     }
+    for component in enrollment.indispensable() {
+        println!("indispensable: {component}; if it changes, only another way in helps");
+    }
     enrollment.recover(&seen, |guess| *guess == secret)?;
     println!(
         "enrolled and recovered; enrolment of {} bytes",

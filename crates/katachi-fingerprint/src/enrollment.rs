@@ -196,6 +196,30 @@ impl Enrollment {
         )
     }
 
+    /// The parts without which the machine is not recognised.
+    ///
+    /// Empty on an ordinary computer. On a container or microVM the processor
+    /// may be all that tells it from a copy of its image, so moving it to
+    /// another host closes the data: tell the owner before, and see that there
+    /// is another way in.
+    #[must_use]
+    pub fn indispensable(&self) -> Vec<Component> {
+        let weight = |counts: fn(&Part) -> bool| -> u32 {
+            let counted = self.parts.iter().filter(|part| counts(part));
+            counted.map(|part| u32::from(part.weight)).sum()
+        };
+        let all_spare = weight(|_| true).saturating_sub(self.all_threshold.into());
+        let board_spare = weight(Part::on_board).saturating_sub(self.board_threshold.into());
+        self.parts
+            .iter()
+            .filter(|part| {
+                let lost = u32::from(part.weight);
+                lost > all_spare || (part.on_board() && lost > board_spare)
+            })
+            .map(|part| part.component)
+            .collect()
+    }
+
     /// The enrolled parts, in the order of their tags.
     pub fn components(&self) -> impl Iterator<Item = Component> + '_ {
         self.parts.iter().map(|part| part.component)
@@ -302,6 +326,10 @@ impl NewPart {
 }
 
 impl Part {
+    pub(crate) fn on_board(&self) -> bool {
+        self.component.class() == Class::Board
+    }
+
     /// Adds to `part` the keys of values that were enrolled, are not among
     /// `values` and were not replaced by one of them.
     fn keep_absent(&self, values: &[Value], recovery: &Recovery, part: &mut NewPart) {

@@ -164,6 +164,27 @@ fn each_single_part_of_every_machine_may_go_missing() {
     }
 }
 
+#[test]
+fn a_part_is_indispensable_exactly_if_its_loss_closes_the_data() {
+    for (machine, expected) in [
+        (Machine::laptop(), vec![]),
+        (Machine::server(), vec![]),
+        (Machine::cloud(), vec![]),
+        (Machine::single_board(), vec![]),
+        (Machine::microvm(), vec![MachineId, Cpu]),
+        (Machine::container(), vec![Cpu]),
+    ] {
+        let seen = look(&machine);
+        let (secret, enrollment) = Enrollment::enroll(&seen).unwrap();
+        assert_eq!(enrollment.indispensable(), expected);
+        for part in seen.components() {
+            let rest = without(&machine, &seen, part);
+            let opened = enrollment.recover(&rest, |guess| *guess == secret);
+            assert_eq!(opened.is_err(), expected.contains(&part), "{part}");
+        }
+    }
+}
+
 /// The machine as seen on a day when `part` cannot be read.
 fn without(machine: &Machine, seen: &Observation, part: Component) -> Observation {
     let hide = match part {

@@ -274,22 +274,6 @@ fn text_form_is_exact() {
     }
 }
 
-#[test]
-fn opens_every_frozen_sample() {
-    for (name, plaintext) in [
-        ("empty", vec![]),
-        ("short", b"katachi".to_vec()),
-        ("chunks", vec![0x42; 20_000]),
-    ] {
-        let path = format!("{}/testdata/v1-{name}.ktc", env!("CARGO_MANIFEST_DIR"));
-        assert_eq!(
-            open(&std::fs::read(&path).unwrap()).unwrap(),
-            plaintext,
-            "{path}"
-        );
-    }
-}
-
 proptest! {
     #[test]
     fn opens_whatever_it_sealed(plaintext in proptest::collection::vec(any::<u8>(), 0..40_000), row: Vec<u8>) {

@@ -6,7 +6,7 @@ use super::expand::Expander;
 use crate::{Error, Secret, random};
 
 /// Names a key. Random, and not derived from the key.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct KeyId([u8; KeyId::LEN]);
 
 impl KeyId {
@@ -62,6 +62,12 @@ impl fmt::Display for KeyId {
         self.0
             .iter()
             .try_for_each(|byte| write!(formatter, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "KeyId({self})")
     }
 }
 

@@ -33,25 +33,20 @@ pub(crate) fn tests() -> Vec<Trial> {
         ""
     };
     let ignored = barred && std::env::var_os("KATACHI_REQUIRE_ALL").is_none();
-    let mut tests: Vec<Trial> = works
-        .into_iter()
-        .map(|work| {
-            Trial::test(
-                format!("leaves_nothing_of_its_{work}_with_{backend}{why}"),
-                move || leaves_nothing(work),
-            )
-            .with_ignored_flag(ignored)
-        })
-        .collect();
-    #[cfg(feature = "ring")]
-    tests.push(
+    let tests = works.into_iter().map(|work| {
         Trial::test(
-            format!("finds_what_ring_leaves_behind_by_itself{why}"),
-            finds_what_ring_leaves,
+            format!("leaves_nothing_of_its_{work}_with_{backend}{why}"),
+            move || leaves_nothing(work),
         )
-        .with_ignored_flag(ignored),
-    );
-    tests
+        .with_ignored_flag(ignored)
+    });
+    #[cfg(feature = "ring")]
+    let tests = tests.chain([Trial::test(
+        format!("finds_what_ring_leaves_behind_by_itself{why}"),
+        finds_what_ring_leaves,
+    )
+    .with_ignored_flag(ignored)]);
+    tests.collect()
 }
 
 /// Whether this system lets us read the memory of a child.

@@ -552,3 +552,52 @@ fn every_word_of_a_message_finds_it() {
         prop_assert!(hits.iter().any(|hit| hit.message == id));
     });
 }
+
+/// The corpus of a fuzz target, which lies beside the workspace and is not
+/// part of the published crate.
+fn corpus(target: &str) -> Vec<String> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
+    let Ok(files) = std::fs::read_dir(root.join(target)) else {
+        return Vec::new();
+    };
+    let read = |file: std::fs::DirEntry| std::fs::read(file.path()).unwrap();
+    let texts = files.map(|file| String::from_utf8_lossy(&read(file.unwrap())).into_owned());
+    texts.collect()
+}
+
+#[test]
+fn every_query_of_the_corpus_is_understood_by_sqlite() {
+    let place = Place::new();
+    let history = place.history();
+    say(
+        &history,
+        session(&history, "s"),
+        "a b c d e f g h i plum red wine cherry",
+    );
+    for text in corpus("store_text_query") {
+        for (cut, _) in text.char_indices() {
+            history.search(&text[..cut], 5).unwrap();
+        }
+        history.search(&text, 5).unwrap();
+    }
+}
+
+#[test]
+fn every_line_of_the_corpus_is_imported_and_exported_alike_or_refused() {
+    let before = "{\"type\":\"katachi-history\",\"version\":1}\n\
+                  {\"type\":\"workspace\",\"name\":\"w\",\"created_ms\":1}\n\
+                  {\"type\":\"session\",\"title\":\"t\",\"created_ms\":1,\"updated_ms\":1}\n";
+    for line in corpus("store_history_line") {
+        let place = Place::new();
+        let history = place.history();
+        if history
+            .import(format!("{before}{line}").as_bytes(), |_| {})
+            .is_ok()
+        {
+            let text = exported(&history);
+            let other = Place::new();
+            other.history().import(text.as_bytes(), |_| {}).unwrap();
+            assert_eq!(exported(&other.history()), text);
+        }
+    }
+}

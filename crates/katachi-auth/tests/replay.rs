@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 
 use katachi_auth::replay::{
-    Epoch, Limits, MemoryReplay, Nonce, NonceSequence, ReplayStore, Spend, Spending, Unavailable,
+    AsyncReplayStore, Epoch, Limits, MemoryReplay, Nonce, NonceSequence, ReplayStore, Spend,
+    Spending, Unavailable,
 };
 use katachi_auth::signature::{Answer, KeyId};
 use proptest::prelude::*;
@@ -346,6 +347,49 @@ fn an_unavailable_store_refuses_the_request() {
         (Answer::Unavailable, 503)
     );
     assert!(refusal.to_string().contains("gone"));
+}
+
+/// A store across a network: it answers after others had their turn.
+struct Remote(MemoryReplay);
+
+impl AsyncReplayStore for Remote {
+    async fn epoch(&self) -> Result<Epoch, Unavailable> {
+        self.0.epoch()
+    }
+
+    async fn spend(&self, spending: &Spending<'_>) -> Result<Spend, Unavailable> {
+        tokio::task::yield_now().await;
+        let spent = self.0.spend(spending);
+        tokio::task::yield_now().await;
+        spent
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s10_of_64_copies_over_three_nodes_with_one_store_one_is_accepted() {
+    let world = World::agent();
+    let store = Arc::new(Remote(MemoryReplay::new(Limits::default()).unwrap()));
+    let epoch = AsyncReplayStore::epoch(&*store).await.unwrap();
+    let sent = World { epoch, ..world }.good();
+    let nodes: Vec<Arc<World>> = (0..3).map(|_| Arc::new(World::agent())).collect();
+    let tasks: Vec<_> = (0..64)
+        .map(|n| {
+            let (node, store, sent) = (nodes[n % 3].clone(), store.clone(), sent.clone());
+            tokio::spawn(async move {
+                let context = katachi_auth::signature::Context::new(at(NOW), epoch);
+                let authentic = node.verifier.check(sent, &node.keys, &context).unwrap();
+                authentic.spend_async(&*store, at(NOW)).await.map(drop)
+            })
+        })
+        .collect();
+    let mut accepted = 0;
+    for task in tasks {
+        match task.await.unwrap() {
+            Ok(()) => accepted += 1,
+            Err(refusal) => assert_eq!(refusal.answer(), Answer::Replayed),
+        }
+    }
+    assert_eq!(accepted, 1);
 }
 
 #[test]

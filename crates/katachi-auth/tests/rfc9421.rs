@@ -249,3 +249,54 @@ fn s35_a_thousand_labels_and_components_take_no_time() {
         );
     }
 }
+
+proptest::proptest! {
+    /// What is signed verifies, and a signature protects exactly what it covers.
+    #[test]
+    fn a_signature_protects_what_it_covers(
+        mask in 1_u16..1024, created in 0_u32.., key_id in "[a-z0-9\\\\\"]{0,12}"
+    ) {
+        let all = [
+            r#""@method""#, r#""@path""#, r#""@query""#, r#""@authority""#, r#""@scheme""#,
+            r#""@target-uri""#, r#""@request-target""#, r#""@query-param";name="Pet""#,
+            r#""content-type""#, r#""content-digest";key="sha-512""#,
+        ];
+        let covered: Vec<&str> =
+            all.iter().enumerate().filter(|(bit, _)| mask & (1 << bit) != 0).map(|(_, id)| *id).collect();
+        let key_id = key_id.replace('\\', "\\\\").replace('"', "\\\"");
+        let input = format!("({});created={created};keyid=\"{key_id}\"", covered.join(" "));
+        let signing = SigningKey::from(shared_secret());
+        let (input, signature) = with_request(&[], |m| sign(m, "s", &input, &signing)).unwrap();
+        let headers: [(&str, &[u8]); 4] = [
+            ("Content-Type", b"application/json"),
+            ("Content-Digest", DIGEST),
+            ("Signature-Input", input.as_bytes()),
+            ("Signature", signature.as_bytes()),
+        ];
+        let whole = RequestView {
+            method: "POST",
+            authority: "example.com",
+            path: "/foo",
+            query: Some("param=Value&Pet=dog"),
+            headers: &headers,
+            body: b"",
+        };
+        let key = VerifyingKey::from(shared_secret());
+        let accepts = |request: &RequestView<'_>, scheme| {
+            verify(&Message::Request { request, scheme }, "s", &key).is_ok()
+        };
+        let covers = |bits: &[u16]| bits.iter().any(|bit| mask & (1 << bit) != 0);
+        proptest::prop_assert!(accepts(&whole, "https"));
+        let other = RequestView { method: "PUT", ..whole };
+        proptest::prop_assert_eq!(accepts(&other, "https"), !covers(&[0]));
+        let other = RequestView { path: "/bar", ..whole };
+        proptest::prop_assert_eq!(accepts(&other, "https"), !covers(&[1, 5, 6]));
+        let other = RequestView { query: Some("param=Value&Pet=cat"), ..whole };
+        proptest::prop_assert_eq!(accepts(&other, "https"), !covers(&[2, 5, 6, 7]));
+        let other = RequestView { authority: "example.org", ..whole };
+        proptest::prop_assert_eq!(accepts(&other, "https"), !covers(&[3, 5]));
+        proptest::prop_assert_eq!(accepts(&whole, "http"), !covers(&[4, 5]));
+        let fewer = RequestView { headers: &headers[2..], ..whole };
+        proptest::prop_assert_eq!(accepts(&fewer, "https"), !covers(&[8, 9]));
+    }
+}

@@ -106,6 +106,23 @@ impl<S: ReplayStore + ?Sized> ReplayStore for std::sync::Arc<S> {
     }
 }
 
+/// A [`ReplayStore`] that answers later: one that lies across a network.
+///
+/// # Security
+///
+/// As for [`ReplayStore`]. A call that is cancelled may or may not have spent the nonce;
+/// the request is then lost and its client signs another.
+pub trait AsyncReplayStore: Send + Sync {
+    /// The epoch that requests must cover now.
+    fn epoch(&self) -> impl Future<Output = Result<Epoch, Unavailable>> + Send;
+
+    /// Spends a nonce and remembers it at least until it could no longer be accepted.
+    fn spend(
+        &self,
+        spending: &Spending<'_>,
+    ) -> impl Future<Output = Result<Spend, Unavailable>> + Send;
+}
+
 /// Something outside (a store, the system's randomness) gave no answer.
 pub struct Unavailable(Box<dyn std::error::Error + Send + Sync>);
 

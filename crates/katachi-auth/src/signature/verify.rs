@@ -21,7 +21,7 @@ use super::refusal::{Proof, Reason, Refusal};
 use super::sign::encode_channel;
 use super::{Keys, KnownKey, Profile, RequestInput, VerifyingKey};
 use crate::clock::Timestamp;
-use crate::replay::{Epoch, Nonce, ReplayStore, Spend, Spending};
+use crate::replay::{AsyncReplayStore, Epoch, Nonce, ReplayStore, Spend, Spending, Unavailable};
 
 /// Checks requests of one profile, addressed to this server's names.
 #[derive(Debug)]
@@ -299,6 +299,17 @@ struct Checked {
 }
 
 impl Checked {
+    fn spending(&self, now: Timestamp) -> Spending<'_> {
+        Spending {
+            key_id: &self.key.id,
+            nonce: &self.nonce,
+            created: self.created,
+            expires: self.expires,
+            epoch: &self.epoch,
+            now,
+        }
+    }
+
     fn binding<R: Request>(&self, request: &R) -> RequestBinding {
         RequestBinding {
             method: request.method().into(),
@@ -336,14 +347,25 @@ impl<R: Request> Authentic<R> {
         store: &(impl ReplayStore + ?Sized),
         now: Timestamp,
     ) -> Result<Verified<R>, Refusal> {
-        let spent = store.spend(&Spending {
-            key_id: &self.checked.key.id,
-            nonce: &self.checked.nonce,
-            created: self.checked.created,
-            expires: self.checked.expires,
-            epoch: &self.checked.epoch,
-            now,
-        });
+        let spent = store.spend(&self.checked.spending(now));
+        self.settle(spent)
+    }
+
+    /// As [`Self::spend`], with a store that answers later.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::spend`].
+    pub async fn spend_async(
+        self,
+        store: &impl AsyncReplayStore,
+        now: Timestamp,
+    ) -> Result<Verified<R>, Refusal> {
+        let spent = store.spend(&self.checked.spending(now)).await;
+        self.settle(spent)
+    }
+
+    fn settle(self, spent: Result<Spend, Unavailable>) -> Result<Verified<R>, Refusal> {
         let reason = match spent {
             Ok(Spend::Fresh) => {
                 return Ok(Verified {

@@ -91,6 +91,36 @@ impl Sent {
     }
 }
 
+impl katachi_auth::signature::Request for Sent {
+    fn method(&self) -> &str {
+        &self.method
+    }
+
+    fn authority(&self) -> Option<&str> {
+        Some(&self.authority)
+    }
+
+    fn path(&self) -> &str {
+        &self.path
+    }
+
+    fn query(&self) -> Option<&str> {
+        self.query.as_deref()
+    }
+
+    fn each_header<'a>(&'a self, name: &str, visit: &mut dyn FnMut(&'a [u8])) {
+        for (found, value) in &self.headers {
+            if found.eq_ignore_ascii_case(name) {
+                visit(value);
+            }
+        }
+    }
+
+    fn body(&self) -> &[u8] {
+        &self.body
+    }
+}
+
 /// A relay that knows one key, and the agent that holds it.
 pub(crate) struct World {
     pub(crate) profile: Profile,

@@ -46,6 +46,7 @@ pub(crate) struct Options {
     /// Relay to use; none means one of your own on loopback
     #[arg(
         long,
+        visible_alias = "relay",
         global = true,
         env = "KATACHI_RELAY_URL",
         value_name = "URL",

@@ -153,6 +153,7 @@ fn a_named_configuration_that_is_missing_is_an_error() {
 }
 
 #[test]
+#[cfg(target_os = "linux")] // elsewhere no policy is planned yet
 fn mistakes_in_a_policy_name_file_line_key_and_next_step() {
     let place = Place::new();
     for (text, line, word) in [
@@ -332,6 +333,7 @@ fn an_altered_vault_is_refused_and_left_alone() {
 }
 
 #[test]
+#[cfg(target_os = "linux")] // elsewhere no policy is planned yet
 fn why_answers_with_rule_and_exit_code() {
     let place = Place::new();
     std::fs::write(place.workspace().join("a.txt"), "x").unwrap();

@@ -4,6 +4,8 @@
 
 #[path = "support/browser.rs"]
 mod browser;
+#[path = "support/page.rs"]
+mod page;
 mod support;
 
 use std::io::{BufRead as _, BufReader};
@@ -24,7 +26,7 @@ fn main() -> ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
     let confine = support::can_confine();
     let user = "user namespaces";
-    let plain = |name: &str, test: fn()| needing("component", true, name, test);
+    let plain = |name: &str, test: fn()| needing("unix signals", cfg!(unix), name, test);
     let trials = vec![
         plain(
             "another_account_that_approves_gets_nothing",
@@ -62,6 +64,12 @@ fn main() -> ExitCode {
             confine,
             "a_message_without_an_ai_says_how_to_configure_one",
             a_message_without_an_ai_says_how_to_configure_one,
+        ),
+        needing(
+            "chromium with node and playwright-core",
+            confine && page::is_possible(),
+            "a_person_in_a_browser_approves_and_sees_the_output",
+            a_person_in_a_browser_approves_and_sees_the_output,
         ),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -403,5 +411,35 @@ fn a_message_without_an_ai_says_how_to_configure_one() {
         };
         assert!(message.contains("ai.command"), "{message}");
     });
+    up.stop();
+}
+
+fn a_person_in_a_browser_approves_and_sees_the_output() {
+    let place = Place::new();
+    std::fs::write(place.workspace().join("plums.txt"), "two plums\n").unwrap();
+    let mut up = Up::start(&place, &["--ai-command", "sed s/^/heard:/"]);
+    let link = format!("https://{}", up.wait_for("https://"));
+    let code = up.wait_for("code ");
+    let said = page::browse(&link);
+    let shown = |what: &str| {
+        let texts = said.iter().filter(|(kind, _)| kind == what);
+        texts
+            .map(|(_, text)| text.as_str())
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    assert_eq!(shown("error"), "", "{said:#?}");
+    assert_eq!(shown("foreign"), "", "the page asked another host");
+    assert!(shown("device").contains(&code), "{said:#?}");
+    let log = shown("log");
+    for text in [
+        "two plums",
+        "Denied",
+        "commands.allow",
+        "tick 3",
+        "heard:when do plums ripen?",
+    ] {
+        assert!(log.contains(text), "{text}: {said:#?}");
+    }
     up.stop();
 }

@@ -1,0 +1,67 @@
+// A person in a real browser: opens the link of `up`, makes an account,
+// approves the device, runs commands and sends a message. Prints one line of
+// JSON for each thing that the page showed.
+//
+//   node console.cjs LINK SCREENSHOT_DIR
+
+const { chromium } = require("playwright-core");
+
+const [link, pictures] = process.argv.slice(2);
+const email = "mia@orchard.example";
+const password = "a long enough password";
+
+function tell(what, text) {
+  process.stdout.write(JSON.stringify({ what, text }) + "\n");
+}
+
+async function main() {
+  const browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
+    args: ["--no-sandbox", "--host-resolver-rules=MAP katachi.localhost 127.0.0.1"],
+  });
+  const context = await browser.newContext({ ignoreHTTPSErrors: true });
+  const page = await context.newPage();
+  page.setDefaultTimeout(15000);
+  page.on("pageerror", (error) => tell("error", String(error)));
+  page.on("request", (request) => {
+    const host = new URL(request.url()).host;
+    if (host !== new URL(link).host) tell("foreign", request.url());
+  });
+  try {
+    await page.goto(link);
+    await page.getByText("Create an account").click();
+    await page.locator("input[type=email]").fill(email);
+    await page.locator("input[type=password]").fill(password);
+    await page.getByRole("button", { name: "Create account" }).click();
+    await page.getByRole("button", { name: /approve/i }).waitFor();
+    tell("device", await page.locator("main").innerText());
+    await page.getByRole("button", { name: /approve/i }).click();
+    await page.waitForTimeout(300);
+
+    await page.goto(new URL("/", link).href);
+    await page.getByText("Online").first().waitFor();
+    tell("agents", await page.locator("main").innerText());
+    await page.locator("a.agent-card").click();
+    await page.locator("textarea").waitFor();
+
+    for (const command of ["cat plums.txt", "curl http://elsewhere.example", "sh -c 'for i in 1 2 3; do echo tick $i; sleep 0.1; done'"]) {
+      const ends = await page.getByText(/^Exit \d+/).count();
+      await page.locator("textarea").fill(command);
+      await page.keyboard.press("Enter");
+      await page.getByText(/^Exit \d+/).nth(ends).waitFor();
+    }
+    const ends = await page.getByText(/^Exit \d+/).count();
+    await page.locator("input[value=message]").check();
+    await page.locator("textarea").fill("when do plums ripen?");
+    await page.keyboard.press("Enter");
+    await page.getByText("heard:when do plums ripen?").first().waitFor();
+    tell("ends", String(ends));
+    tell("log", await page.locator(".log").innerText());
+  } catch (error) {
+    tell("error", String(error));
+    await page.screenshot({ path: `${pictures}/failed.png`, fullPage: true });
+  }
+  await browser.close();
+}
+
+main();

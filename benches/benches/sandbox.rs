@@ -40,7 +40,7 @@ fn start(criterion: &mut Criterion) {
         });
     });
     if Path::new("/usr/bin/bwrap").exists() {
-        group.bench_function("peer-bubblewrap", |bencher| {
+        group.bench_function("bubblewrap", |bencher| {
             bencher.iter(|| {
                 let status = Command::new("/usr/bin/bwrap")
                     .args(["--unshare-all", "--die-with-parent", "--new-session"])

@@ -153,6 +153,17 @@ impl SecretBytes {
         &mut self.0
     }
 
+    #[cfg(any(feature = "ring", feature = "rustcrypto"))]
+    pub(crate) fn capacity(&self) -> usize {
+        self.0.capacity()
+    }
+
+    /// Gives the memory away, once it holds no secret any more.
+    #[cfg(any(feature = "ring", feature = "rustcrypto"))]
+    pub(crate) fn into_vec(mut self) -> Vec<u8> {
+        std::mem::take(&mut *self.0)
+    }
+
     /// Wipes all but the first `length` bytes.
     #[cfg(any(feature = "ring", feature = "rustcrypto"))]
     pub(crate) fn truncate(&mut self, length: usize) {

@@ -85,6 +85,31 @@ fn a_reused_buffer_holds_just_the_last_value() {
 }
 
 #[test]
+fn seals_in_place_with_and_without_room() {
+    for length in [0, 1, 16_383, 16_384, 16_385, 32_768, 50_000] {
+        let value: Vec<u8> = (0..length).map(|at| (at / 5) as u8).collect();
+        let mut roomy = Vec::with_capacity(length + 200);
+        roomy.extend_from_slice(&value);
+        let memory = roomy.as_ptr();
+        for (plaintext, stays) in [(value.clone(), false), (roomy, true)] {
+            let sealed = key()
+                .seal_in_place(Kind::Record, &context(), SecretBytes::new(plaintext))
+                .unwrap();
+            assert_eq!(open(sealed.as_bytes()).unwrap(), value);
+            assert_eq!(sealed.as_bytes().as_ptr() == memory, stays);
+        }
+        let mut again = SecretBytes::new(value.clone());
+        for _ in 0..3 {
+            let sealed = key()
+                .seal_in_place(Kind::Record, &context(), again)
+                .unwrap();
+            again = key().open_in_place(&context(), sealed).unwrap();
+            assert_eq!(again.expose_secret(), value);
+        }
+    }
+}
+
+#[test]
 fn is_a_message_that_another_implementation_opens() {
     let theirs = cobblestone::Key256::from_bytes(key().expose_secret());
     for length in [0, 1, 16_383, 16_384, 16_385, 50_000] {

@@ -111,6 +111,20 @@ impl<A: Aead> Message<A> {
         }
     }
 
+    /// Seals the first `plain` bytes of `buffer` to its end, from `start` on,
+    /// where there is room for [`sealed_len`] bytes.
+    pub(crate) fn seal_within(&self, buffer: &mut [u8], plain: usize, start: usize) {
+        // The last chunk first: each moves towards the end, past all before it.
+        for index in (0..=plain / CHUNK).rev() {
+            let from = index * CHUNK;
+            let length = (plain - from).min(CHUNK);
+            let to = start + index * SEALED_CHUNK;
+            buffer.copy_within(from..from + length, to);
+            let (body, rest) = buffer[to..].split_at_mut(length);
+            rest[..TAG].copy_from_slice(&self.seal_chunk(index as u64, body));
+        }
+    }
+
     /// Opens `sealed` into `out`, which has at least [`plain_len`] bytes. After an error
     /// `out` may hold part of the plaintext, which the caller wipes.
     pub(crate) fn open_all(&self, sealed: &[u8], out: &mut [u8]) -> Result<(), Error> {

@@ -75,6 +75,47 @@ impl DataKey {
         Ok(())
     }
 
+    /// Seals in the plaintext's own memory if it has room for what is added, so
+    /// that a large value that goes back and forth is never allocated twice.
+    ///
+    /// ```
+    /// use katachi_crypto::SecretBytes;
+    /// use katachi_crypto::envelope::{Context, DataKey, Kind};
+    ///
+    /// let (key, context) = (DataKey::generate()?, Context::new("page"));
+    /// let mut page = SecretBytes::new(vec![7; 100_000]);
+    /// for _ in 0..3 {
+    ///     let sealed = key.seal_in_place(Kind::Record, &context, page)?;
+    ///     page = key.open_in_place(&context, sealed)?;
+    /// }
+    /// assert_eq!(page.expose_secret(), [7; 100_000]);
+    /// # Ok::<(), katachi_crypto::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`DataKey::seal`]; the plaintext is gone and its memory wiped then.
+    pub fn seal_in_place(
+        &self,
+        kind: Kind,
+        context: &Context,
+        mut plaintext: SecretBytes,
+    ) -> Result<Sealed, Error> {
+        let length = plaintext.len();
+        let total = PREFIX + sealed_len(length);
+        if plaintext.capacity() < total {
+            return self.seal(kind, context, plaintext.expose_secret());
+        }
+        check_length(length)?;
+        let salt = random::bytes()?;
+        let (header, message) = sealing::<backend::Default>(self, kind, context, &salt);
+        plaintext.resize_for_overwrite(total);
+        message.seal_within(plaintext.as_mut_slice(), length, PREFIX);
+        let mut bytes = plaintext.into_vec();
+        write_prefix(&mut bytes, header, &salt, &message);
+        Ok(Sealed { header, bytes })
+    }
+
     /// Opens what was sealed with this key for `context`.
     ///
     /// # Errors
@@ -136,18 +177,8 @@ fn seal_with<A: Aead>(
     salt: &[u8; SALT],
     out: &mut Vec<u8>,
 ) -> Result<Header, Error> {
-    if plaintext.len() > MAX_PLAINTEXT {
-        return Err(Error::Limit {
-            what: "the length of a value",
-            limit: MAX_PLAINTEXT as u64,
-        });
-    }
-    let header = Header {
-        kind,
-        key: key.id(),
-    };
-    let fixed = header.to_bytes();
-    let message = message::<A>(key, &fixed, salt, context);
+    check_length(plaintext.len())?;
+    let (header, message) = sealing::<A>(key, kind, context, salt);
     let total = PREFIX + sealed_len(plaintext.len());
     if out.capacity() < total {
         // Not grown: what it held need not be copied.
@@ -155,11 +186,43 @@ fn seal_with<A: Aead>(
     } else {
         out.resize(total, 0);
     }
-    out[..HEADER].copy_from_slice(&fixed);
-    out[HEADER..][..SALT].copy_from_slice(salt);
-    out[HEADER + SALT..PREFIX].copy_from_slice(message.commitment());
+    write_prefix(out, header, salt, &message);
     message.seal_all(plaintext, &mut out[PREFIX..]);
     Ok(header)
+}
+
+fn check_length(plaintext: usize) -> Result<(), Error> {
+    if plaintext > MAX_PLAINTEXT {
+        return Err(Error::Limit {
+            what: "the length of a value",
+            limit: MAX_PLAINTEXT as u64,
+        });
+    }
+    Ok(())
+}
+
+fn sealing<A: Aead>(
+    key: &DataKey,
+    kind: Kind,
+    context: &Context,
+    salt: &[u8; SALT],
+) -> (Header, Message<A>) {
+    let header = Header {
+        kind,
+        key: key.id(),
+    };
+    (header, message::<A>(key, &header.to_bytes(), salt, context))
+}
+
+fn write_prefix<A: Aead>(
+    envelope: &mut [u8],
+    header: Header,
+    salt: &[u8; SALT],
+    message: &Message<A>,
+) {
+    envelope[..HEADER].copy_from_slice(&header.to_bytes());
+    envelope[HEADER..][..SALT].copy_from_slice(salt);
+    envelope[HEADER + SALT..PREFIX].copy_from_slice(message.commitment());
 }
 
 /// Checks an envelope up to its commitment; gives its keys and its chunks.

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use clap::Args;
 use etcetera::app_strategy::{AppStrategy as _, AppStrategyArgs, choose_native_strategy};
 
-use crate::config::{Config, DEFAULT_SECURITY_CONTACT, KeychainUse, Limits, PublicUrl, TlsSource};
+use crate::config::{
+    Config, DEFAULT_SECURITY_CONTACT, KeychainUse, Limits, PublicUrl, SignUpPolicy, TlsSource,
+};
 use crate::service::{Relay, ServeError};
 
 /// Arguments of `serve`. Each can be given as `KATACHI_RELAY_*` too.
@@ -61,6 +63,16 @@ pub struct Serve {
     #[arg(long, value_name = "URI", env = "KATACHI_RELAY_SECURITY_CONTACT", default_value = DEFAULT_SECURITY_CONTACT)]
     pub security_contact: String,
 
+    /// Whether strangers may open accounts
+    #[arg(
+        long,
+        value_name = "WHO",
+        env = "KATACHI_RELAY_SIGN_UP",
+        value_enum,
+        default_value_t
+    )]
+    pub sign_up: SignUpPolicy,
+
     /// Do not ask the keychain of the operating system
     #[arg(long, env = "KATACHI_RELAY_NO_KEYCHAIN")]
     pub no_keychain: bool,
@@ -98,6 +110,7 @@ impl Serve {
                 KeychainUse::Allowed
             },
             security_contact: self.security_contact.clone(),
+            sign_up: self.sign_up,
             limits: Limits::default(),
         })
     }

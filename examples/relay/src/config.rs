@@ -26,6 +26,8 @@ pub struct Config {
     pub keychain: KeychainUse,
     /// Where reports about vulnerabilities go (`security.txt`), a URI.
     pub security_contact: String,
+    /// Whether strangers may open accounts.
+    pub sign_up: SignUpPolicy,
     /// Bounds on what a peer can make the relay hold.
     pub limits: Limits,
 }
@@ -42,6 +44,7 @@ impl Config {
             tls: TlsSource::SelfMade,
             keychain: KeychainUse::Allowed,
             security_contact: DEFAULT_SECURITY_CONTACT.to_owned(),
+            sign_up: SignUpPolicy::Open,
             limits: Limits::default(),
         }
     }
@@ -75,6 +78,16 @@ pub enum KeychainUse {
     Never,
 }
 
+/// Whether strangers may open accounts.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+pub enum SignUpPolicy {
+    /// Whoever reaches the relay may open an account.
+    #[default]
+    Open,
+    /// Nobody may; the accounts that exist go on.
+    Closed,
+}
+
 /// Bounds on what a peer can make the relay hold.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -90,12 +103,23 @@ pub struct Limits {
     pub body: Duration,
     /// Bytes of a request body.
     pub body_bytes: usize,
+    /// Tunnels open at once.
+    pub tunnels: usize,
     /// Streams at once through the tunnel of one agent.
     pub streams_per_agent: usize,
     /// Time for an agent to begin its answer.
     pub answer: Duration,
     /// Time for running requests to end once a shutdown was asked for.
     pub drain: Duration,
+}
+
+impl fmt::Display for SignUpPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "open",
+            Self::Closed => "closed",
+        })
+    }
 }
 
 impl Default for Limits {
@@ -107,6 +131,7 @@ impl Default for Limits {
             headers: Duration::from_secs(10),
             body: Duration::from_secs(10),
             body_bytes: 256 * 1024,
+            tunnels: 16_384,
             streams_per_agent: 128,
             answer: Duration::from_secs(30),
             drain: Duration::from_secs(5),

@@ -50,7 +50,7 @@ mod tunnel;
 
 pub use config::{
     Config, DEFAULT_SECURITY_CONTACT, KeychainUse, LOCAL_HOST, Limits, ParsePublicUrlError,
-    PublicUrl, TlsSource,
+    PublicUrl, SignUpPolicy, TlsSource,
 };
 pub use service::{Ready, Relay, ServeError, serve};
 pub use tls::TlsError;

@@ -110,8 +110,14 @@ impl Relay {
                 .map_err(|e| storage(&e))?;
             let limits = Arc::new(config.limits);
             let hosts = Arc::new(Hosts::new(public_url.clone(), address));
-            let app = App::new(Arc::clone(&limits), hosts, records, config.security_contact)
-                .map_err(|e| storage(&e))?;
+            let app = App::new(
+                Arc::clone(&limits),
+                hosts,
+                records,
+                config.sign_up,
+                config.security_contact,
+            )
+            .map_err(|e| storage(&e))?;
             Ok::<_, ServeError>((identity, limits, app, public_url))
         });
         let (identity, limits, app, public_url) = prepare.await??;

@@ -129,6 +129,13 @@ impl Tunnels {
         info!(agent, generation, "tunnel closed");
     }
 
+    /// Whether there is no room for a tunnel of `agent`, which may always
+    /// replace its own.
+    pub(crate) fn is_full_for(&self, agent: &str) -> bool {
+        let open = self.lock();
+        open.len() >= self.limits.tunnels && !open.contains_key(agent)
+    }
+
     /// Closes the tunnel of `agent`, if it has one.
     pub(crate) fn close(&self, agent: &str) {
         if let Some(tunnel) = self.lock().remove(agent) {

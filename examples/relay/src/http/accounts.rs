@@ -16,6 +16,7 @@ use katachi_protocol::account::{LogIn, Me, SessionState, SignUp};
 
 use super::App;
 use super::extract::JsonBody;
+use crate::config::SignUpPolicy;
 use crate::connection::{Connection, network};
 use crate::failure::Failure;
 use crate::records::users::{self, User};
@@ -92,6 +93,9 @@ pub(super) async fn sign_up(
     Peer(address): Peer,
     JsonBody(request): JsonBody<SignUp>,
 ) -> Result<Response, Failure> {
+    if app.sign_up == SignUpPolicy::Closed {
+        return Err(Failure::Forbidden("this relay opens no new accounts"));
+    }
     app.throttles
         .sign_up
         .take(network(address), Instant::now())

@@ -122,19 +122,18 @@ pub(super) async fn unregister(
     State(app): State<App>,
     caller: Caller,
 ) -> Result<StatusCode, Failure> {
-    let agent = caller.agent_id.clone();
+    let (records, agent, user) = (app.records.clone(), caller.agent_id.clone(), caller.user_id);
     app.records
-        .write(move |tx| agents::erase(tx, &agent))
-        .await
-        .map_err(Failure::internal)?;
-    let event = audit::Event {
-        at: SystemClock.now().as_unix(),
-        agent_id: Some(caller.agent_id.clone()),
-        action: "agent_unregistered",
-        detail: String::new(),
-    };
-    app.records
-        .audit(&caller.user_id, event)
+        .write(move |tx| {
+            agents::erase(tx, &agent)?;
+            let event = audit::Event {
+                at: SystemClock.now().as_unix(),
+                agent_id: Some(agent),
+                action: "agent_unregistered",
+                detail: String::new(),
+            };
+            audit::append(tx, &records.audit_key(), &user, &event)
+        })
         .await
         .map_err(Failure::internal)?;
     app.gate.keys.remove_agent(&caller.agent_id);
@@ -152,6 +151,9 @@ pub(super) async fn tunnel(State(app): State<App>, mut request: Request) -> Resp
         Ok(tunnelled) => tunnelled,
         Err(response) => return *response,
     };
+    if app.tunnels.is_full_for(&tunnelled.keys.agent_id) {
+        return tunnelled.sign(Failure::Unavailable.into_response()).await;
+    }
     let (agent, user) = (
         tunnelled.keys.agent_id.clone(),
         tunnelled.keys.user_id.clone(),

@@ -189,17 +189,21 @@ fn check(name: &str, put: &PutMcp) -> Result<(), Failure> {
     if put.env.keys().any(|name| put.secrets.contains_key(name)) {
         return wrong("a name stands in `env` and in `secrets`");
     }
-    let long = |value: &str| value.len() > 8192 || value.contains('\0');
     let texts = put
         .command
         .iter()
         .chain(put.env.values())
         .map(String::as_str);
+    let texts = texts.chain(put.secrets.values().map(|secret| secret.expose_secret()));
     if texts
-        .chain(put.secrets.values().map(|secret| secret.expose_secret()))
-        .any(long)
+        .clone()
+        .any(|value| value.len() > 8192 || value.contains('\0'))
     {
         return wrong("a value has more than 8,192 bytes, or a zero byte");
+    }
+    // All of an account's together then fit into one answer to an agent.
+    if texts.map(str::len).sum::<usize>() > 32 * 1024 {
+        return Err(Failure::TooLarge);
     }
     Ok(())
 }

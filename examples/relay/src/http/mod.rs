@@ -29,7 +29,7 @@ use katachi_auth::signature::KeyId;
 use katachi_protocol::routes;
 use tracing::warn;
 
-use crate::config::Limits;
+use crate::config::{Limits, SignUpPolicy};
 use crate::edge::{self, Hosts};
 use crate::failure::Failure;
 use crate::records::{Records, RecordsError, agents as rows, audit};
@@ -49,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) records: Records,
     pub(crate) tunnels: Tunnels,
     pub(crate) sessions: Sessions,
+    sign_up: SignUpPolicy,
     security_contact: String,
     replay: MemoryReplay,
     gate: Gate,
@@ -108,6 +109,7 @@ impl App {
         limits: Arc<Limits>,
         hosts: Arc<Hosts>,
         records: Records,
+        sign_up: SignUpPolicy,
         security_contact: String,
     ) -> Result<Self, StartError> {
         let pepper = records.vault().derive("katachi-relay/user-codes");
@@ -115,6 +117,7 @@ impl App {
         let app = Self(Arc::new(Shared {
             tunnels: Tunnels::new(Arc::clone(&limits)),
             sessions: Sessions::default(),
+            sign_up,
             security_contact,
             replay: MemoryReplay::new(replay::Limits::default())?,
             gate: Gate::new(&hosts.accepted()),

@@ -26,7 +26,7 @@ pub(crate) struct SecretRow {
 }
 
 /// Most configurations of one account.
-pub(crate) const MOST_CONFIGS: u64 = 128;
+pub(crate) const MOST_CONFIGS: u64 = 64;
 
 pub(crate) fn version(
     tx: &ReadTx<'_>,

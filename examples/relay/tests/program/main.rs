@@ -208,6 +208,7 @@ fn the_help_names_every_option_and_its_variable() {
         "TLS_KEY",
         "STATE_DIR",
         "SECURITY_CONTACT",
+        "SIGN_UP",
         "NO_KEYCHAIN",
     ] {
         assert!(help.contains(&format!("KATACHI_RELAY_{name}")), "{name}");

@@ -134,6 +134,23 @@ async fn weak_and_endless_passwords_are_refused_before_hashing() {
 }
 
 #[tokio::test]
+async fn a_closed_relay_opens_no_account_and_keeps_those_it_has() {
+    let relay = TestRelay::start().await;
+    relay.browser_of("ana@example.org").await;
+    let state = relay.stop().await;
+    let closed = |config: &mut katachi_relay::Config| {
+        config.sign_up = katachi_relay::SignUpPolicy::Closed;
+    };
+    let relay = TestRelay::start_with(state, closed).await;
+    let ben = json!({"email": "ben@example.org", "password": PASSWORD});
+    let answer = relay.browser().post("/api/signup", ben).await;
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+    let ana = json!({"email": "ana@example.org", "password": PASSWORD});
+    let answer = relay.browser().post("/api/login", ana).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+}
+
+#[tokio::test]
 async fn guessing_a_password_is_slowed_down_for_the_account() {
     let relay = TestRelay::start().await;
     relay.browser_of("a@b.c").await;

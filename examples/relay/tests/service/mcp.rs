@@ -137,4 +137,11 @@ async fn what_is_not_a_configuration_changes_nothing() {
         assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{name} {config}");
     }
     assert_eq!(browser.json("/api/mcp").await["configs"], json!([]));
+    let variables: serde_json::Map<_, _> = (0..5)
+        .map(|n| (format!("V{n}"), json!("y".repeat(8000))))
+        .collect();
+    let mut config = github(&[]);
+    config["env"] = Value::Object(variables);
+    let answer = browser.send(Method::PUT, "/api/mcp/x", Some(config)).await;
+    assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
 }

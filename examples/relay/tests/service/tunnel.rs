@@ -574,3 +574,19 @@ async fn a_tunnel_needs_an_upgrade_and_a_signature() {
     let answer = agent.send(&relay, unsigned, &binding).await;
     assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
 }
+
+#[tokio::test]
+async fn a_relay_has_only_so_many_tunnels() {
+    let state = Arc::new(tempfile::tempdir().unwrap());
+    let relay = TestRelay::start_with(state, |config| config.limits.tunnels = 1).await;
+    let browser = relay.browser_of("ana@example.org").await;
+    let first = TestAgent::approved(&relay, &browser).await;
+    let second = TestAgent::approved(&relay, &browser).await;
+    let _serving = first
+        .open_tunnel(&relay, Router::new(), None)
+        .await
+        .unwrap();
+    wait_until_online(&browser, &first.id, true).await;
+    let refused = second.open_tunnel(&relay, Router::new(), None).await;
+    assert_eq!(refused.unwrap_err(), StatusCode::SERVICE_UNAVAILABLE);
+}

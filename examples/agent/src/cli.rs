@@ -89,6 +89,25 @@ pub(crate) struct Options {
         hide_env_values = true
     )]
     pub(crate) ai_command: Option<String>,
+    /// Sandbox policy file of that AI [default: the one of commands]
+    #[arg(
+        long,
+        global = true,
+        env = "KATACHI_AI_POLICY",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
+    pub(crate) ai_policy: Option<PathBuf>,
+    /// Give that AI a stored API key in a variable
+    #[arg(
+        long = "ai-key",
+        global = true,
+        env = "KATACHI_AI_KEYS",
+        value_name = "VARIABLE=NAME",
+        value_delimiter = ',',
+        hide_env_values = true
+    )]
+    pub(crate) ai_keys: Vec<String>,
     /// Whether to use the system's keychain
     #[arg(
         long,
@@ -135,6 +154,9 @@ Exit code: 0 for allowed, 1 for denied.")]
     /// API keys, sealed in the vault
     #[command(subcommand)]
     Key(Key),
+    /// The vault: a way in for the day this machine is gone
+    #[command(subcommand)]
+    Vault(Vault),
     /// Conversations kept in the encrypted database
     #[command(subcommand)]
     History(History),
@@ -155,8 +177,13 @@ pub(crate) struct Up {
     /// Account that must have approved this machine; refuses any other
     #[arg(long, value_name = "EMAIL")]
     pub(crate) expect_account: Option<String>,
-    /// Address of the embedded relay
-    #[arg(long, value_name = "ADDR")]
+    /// Address of the embedded relay, on loopback
+    #[arg(
+        long,
+        env = "KATACHI_LISTEN",
+        value_name = "ADDR",
+        hide_env_values = true
+    )]
     pub(crate) listen: Option<std::net::SocketAddr>,
 }
 
@@ -252,6 +279,17 @@ pub(crate) enum Key {
     },
     /// Delete a key
     Rm { name: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Vault {
+    /// Add a recovery code and print it; it is stored nowhere
+    RecoveryCode,
+    /// Open the vault with a recovery code and bind it to this machine
+    ///
+    /// The code comes from standard input or a prompt. For a vault that was
+    /// brought here from another machine, or whose machine changed too much.
+    Recover,
 }
 
 #[derive(Debug, Subcommand)]

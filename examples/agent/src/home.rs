@@ -33,14 +33,23 @@ impl Home {
     ///
     /// Returns an error if no slot of the vault opens on this machine.
     pub(crate) fn open(config: &Config) -> anyhow::Result<Self> {
-        config.paths.create()?;
         let is_new = !config.paths.vault().exists();
-        let vault = builder(&config.paths, config.keychain)
-            .open_or_create()
-            .with_context(|| format!("the vault {}", config.paths.vault().display()))?;
+        let home = Self::open_silently(config)?;
         if is_new {
-            tell_new(&vault);
+            tell_new(&home.vault);
         }
+        Ok(home)
+    }
+
+    /// The same, for callers that say themselves what protects a new vault.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Home::open`].
+    pub(crate) fn open_silently(config: &Config) -> anyhow::Result<Self> {
+        config.paths.create()?;
+        let opened = builder(&config.paths, config.keychain).open_or_create();
+        let vault = opened.map_err(|error| unopened(config, error))?;
         Ok(Self {
             vault,
             paths: config.paths.clone(),
@@ -101,6 +110,21 @@ impl Home {
         Database::open(&path, &key, database_options())
             .with_context(|| format!("the database {}", path.display()))
     }
+}
+
+/// Why a vault did not open, with what a person can do about it.
+fn unopened(config: &Config, error: VaultError) -> anyhow::Error {
+    let place = format!("the vault {}", config.paths.vault().display());
+    let VaultError::NoUsableSlot { tried } = &error else {
+        return anyhow::Error::new(error).context(place);
+    };
+    let reasons: Vec<_> = tried.iter().map(ToString::to_string).collect();
+    Mistake::new(
+        place,
+        format!("does not open here ({})", reasons.join("; ")),
+        "unlock the keychain, or run `katachi-agent vault recover` with a recovery code",
+    )
+    .into()
 }
 
 /// How the database is laid out and what it holds.

@@ -204,6 +204,12 @@ fn mistakes_on_the_command_line_are_named() {
         (&["login"], "--relay-url"),
         (&["run", "--key", "nonsense", "--", "true"], "VARIABLE=NAME"),
         (
+            &["key", "list", "--ai-command", "x", "--ai-key", "y"],
+            "VARIABLE=NAME",
+        ),
+        (&["up", "--listen", "0.0.0.0:0"], "loopback"),
+        (&["vault", "recover"], "there is no vault"),
+        (
             &[
                 "login",
                 "--relay-url",
@@ -291,6 +297,28 @@ fn memory_comes_back_by_key_and_by_word_and_stays_in_its_workspace() {
     assert_eq!(elsewhere.code, Some(2));
     let database = std::fs::read(place.home().join("data/agent.db")).unwrap();
     assert!(!database.starts_with(b"SQLite format 3"));
+}
+
+#[test]
+fn a_recovery_code_opens_the_vault_where_nothing_else_does() {
+    let place = Place::new();
+    place.agent_reading(KEY, &["key", "set", "anthropic"]).ok();
+    let code = place.agent(&["vault", "recovery-code"]).ok();
+    // As on another machine: the secret of this one is not there.
+    std::fs::remove_dir_all(place.home().join("state/vault-secret")).unwrap();
+    let shut = place.agent(&["key", "list"]).refused(2);
+    assert!(shut.contains("vault recover"), "{shut}");
+    let before = place.stored();
+    let mistyped = code.replacen(code.chars().next().unwrap(), "Q", 1);
+    assert_ne!(
+        place.agent_reading(&mistyped, &["vault", "recover"]).code,
+        Some(0)
+    );
+    assert_eq!(place.stored(), before, "a wrong code changed something");
+    place
+        .agent_reading(&code.to_lowercase(), &["vault", "recover"])
+        .ok();
+    assert!(place.agent(&["key", "list"]).ok().contains("anthropic"));
 }
 
 #[test]

@@ -9,4 +9,5 @@ pub(crate) mod memory;
 pub(crate) mod relay;
 pub(crate) mod run;
 pub(crate) mod up;
+pub(crate) mod vault;
 pub(crate) mod why;

@@ -11,9 +11,8 @@ use katachi_sandbox::{Enforcement, Outcome, Plan, SpawnError};
 use serde::Serialize;
 
 use crate::cli;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::home::Home;
-use crate::mistake::Mistake;
 use crate::output::{BAD, WEAK, note, paint, printable};
 use crate::policy::Rules;
 
@@ -152,22 +151,13 @@ fn keys(config: &Config, pairs: &[String]) -> anyhow::Result<Vec<(OsString, Secr
     if pairs.is_empty() {
         return Ok(Vec::new());
     }
+    let wanted = config::key_pairs(pairs, "--key")?;
     let home = Home::open(config)?;
     let credentials = home.credentials()?;
     let mut found = Vec::new();
-    for pair in pairs {
-        let Some((variable, name)) = pair
-            .split_once('=')
-            .filter(|(variable, name)| !variable.is_empty() && !name.is_empty())
-        else {
-            return Err(Mistake::new(
-                "--key",
-                format!("`{pair}` is not of the form VARIABLE=NAME"),
-                "write it as --key ANTHROPIC_API_KEY=anthropic",
-            )
-            .into());
-        };
-        found.push((variable.into(), home.key(&credentials, name)?));
+    for (variable, name) in wanted {
+        let key = home.key(&credentials, &name)?;
+        found.push((variable.into(), key));
     }
     Ok(found)
 }

@@ -10,10 +10,11 @@ use tokio::sync::watch;
 use crate::audit::AuditLog;
 use crate::chat::Chat;
 use crate::cli;
-use crate::config::{Config, RelayChoice};
+use crate::config::{self, Config, RelayChoice};
 use crate::home::Home;
 use crate::mistake::Mistake;
 use crate::output::{BOLD, GOOD, QUIET, WEAK, note, paint, printable};
+use crate::policy::Rules;
 use crate::relay_client::{Endpoint, Registration, RegistrationFile, RelayClient, login};
 use crate::relay_process::RelayProcess;
 use crate::tunnel::{self, Link, Service};
@@ -24,11 +25,15 @@ use crate::tunnel::{self, Link, Service};
 ///
 /// Returns an error if the relay cannot be used or nobody approves.
 pub(crate) async fn up(config: &Config, args: &cli::Up) -> anyhow::Result<ExitCode> {
+    let listen = args
+        .listen
+        .map(|listen| config::on_loopback(listen, "--listen (or KATACHI_LISTEN)"))
+        .transpose()?;
     let home = Arc::new(Home::open(config)?);
     let _only = only_one(config)?;
     let mut relay = match &config.relay {
-        RelayChoice::Embedded(listen) => {
-            let listen = free_or_any(args.listen.unwrap_or(*listen));
+        RelayChoice::Embedded(configured) => {
+            let listen = free_or_any(listen.unwrap_or(*configured));
             let state = config.paths.embedded_relay();
             Some(RelayProcess::start(listen, &state, config.keychain).await?)
         }
@@ -68,24 +73,29 @@ async fn connected(
     let embedded = relay.is_some();
     let stop = crate::signals::asked_to_stop();
     tokio::pin!(stop);
-    let registration = tokio::select! {
-        registration = registration(config, args, home, endpoint, embedded) => registration?,
+    let registered = tokio::select! {
+        registered = registered(config, args, home, endpoint, embedded) => registered?,
         () = &mut stop => return Ok(()),
     };
+    let registration = registered.registration();
     let audit = Arc::new(AuditLog::open(&config.paths.audit_log())?);
-    let client = RelayClient::new(&registration, Some(Arc::clone(&audit)))?;
+    let client = RelayClient::new(registration, Some(Arc::clone(&audit)))?;
     let chat = Chat::open(home, &config.workspace)?;
     let service = Arc::new(Service::new(config, Arc::clone(home), chat, client, audit)?);
 
-    note(format_args!(
-        "Open {} as {}",
-        paint(BOLD, format_args!("{}/", endpoint.url)),
-        paint(BOLD, printable(&registration.account))
-    ));
-    note(format_args!(
-        "Commands work in {}",
-        config.workspace.display()
-    ));
+    match &registered {
+        Registered::Before(_) => note(format_args!(
+            "Open {} as {}",
+            paint(BOLD, format_args!("{}/", endpoint.url)),
+            paint(BOLD, printable(&registration.account))
+        )),
+        // The person has the page open already.
+        Registered::Now(_) => note(format_args!(
+            "Approved by {}.",
+            paint(BOLD, printable(&registration.account))
+        )),
+    }
+    tell_confinement(config);
     let (link, watcher) = watch::channel(Link::Dialling);
     let telling = tokio::spawn(tell(watcher));
     let open = tunnel::keep_open(service, link, stop);
@@ -104,14 +114,47 @@ async fn connected(
     result
 }
 
+/// How this machine belongs to the relay.
+enum Registered {
+    /// Since an earlier start.
+    Before(Registration),
+    /// A person approved it just now.
+    Now(Registration),
+}
+
+impl Registered {
+    fn registration(&self) -> &Registration {
+        match self {
+            Self::Before(registration) | Self::Now(registration) => registration,
+        }
+    }
+}
+
+/// Says where commands work, and if they cannot be confined, why.
+fn tell_confinement(config: &Config) {
+    let planned = Rules::load(config.policy.as_deref())
+        .map_err(anyhow::Error::from)
+        .and_then(|rules| rules.plan(&config.workspace));
+    match planned {
+        Ok(_) => note(format_args!(
+            "Commands work in {}, confined.",
+            config.workspace.display()
+        )),
+        Err(error) => note(format_args!(
+            "{} commands will be refused: {error:#}",
+            paint(WEAK, "note:")
+        )),
+    }
+}
+
 /// The stored registration with this relay, or a new one that a person approves.
-async fn registration(
+async fn registered(
     config: &Config,
     args: &cli::Up,
     home: &Home,
     endpoint: &Endpoint,
     embedded: bool,
-) -> anyhow::Result<Registration> {
+) -> anyhow::Result<Registered> {
     let file = RegistrationFile::of(&config.paths);
     if let Some(found) = file.read(&home.vault)? {
         let found = for_relay(found, endpoint, embedded)?;
@@ -123,11 +166,11 @@ async fn registration(
                 printable(&found.account)
             );
         }
-        return Ok(found);
+        return Ok(Registered::Before(found));
     }
     let made = login::with_person(endpoint, embedded, args.expect_account.as_deref()).await?;
     file.write(&home.vault, &made)?;
-    Ok(made)
+    Ok(Registered::Now(made))
 }
 
 /// Checks that a stored registration belongs to the relay in use.

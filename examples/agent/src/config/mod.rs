@@ -104,16 +104,8 @@ fn relay(options: &Options, file: &file::Relay, path: &Path) -> Result<RelayChoi
                 || DEFAULT_LISTEN.parse().map_err(|_| internal_default()),
                 Ok,
             )?;
-            return match listen.ip().is_loopback() {
-                true => Ok(RelayChoice::Embedded(listen)),
-                false => Err(Mistake::new(
-                    format!("{}: key relay.listen", path.display()),
-                    format!(
-                        "the embedded relay serves this machine alone, and {listen} is not loopback"
-                    ),
-                    "use 127.0.0.1, or run katachi-relay on a server and set relay.url",
-                )),
-            };
+            let place = format!("{}: key relay.listen", path.display());
+            return Ok(RelayChoice::Embedded(on_loopback(listen, &place)?));
         }
     };
     Ok(RelayChoice::At {
@@ -195,9 +187,56 @@ fn ai(options: &Options, file: file::Ai, path: &Path) -> Result<Option<Ai>, Mist
         )),
         Some(command) => Ok(Some(Ai {
             command,
-            policy: file.policy,
-            keys: file.keys,
+            policy: options.ai_policy.clone().or(file.policy),
+            keys: match options.ai_keys.is_empty() {
+                true => file.keys,
+                false => key_pairs(&options.ai_keys, "--ai-key (or KATACHI_AI_KEYS)")?,
+            },
         })),
+    }
+}
+
+/// Reads `VARIABLE=NAME` pairs: an environment variable and a stored key.
+///
+/// # Errors
+///
+/// Returns a [`Mistake`] at `place` for anything else.
+pub(crate) fn key_pairs(
+    pairs: &[String],
+    place: &str,
+) -> Result<BTreeMap<String, String>, Mistake> {
+    let read = |pair: &String| {
+        let (variable, name) = pair.split_once('=')?;
+        let fits = !variable.is_empty() && !name.is_empty();
+        fits.then(|| (variable.to_owned(), name.to_owned()))
+    };
+    pairs
+        .iter()
+        .map(|pair| {
+            read(pair).ok_or_else(|| {
+                Mistake::new(
+                    place,
+                    format!("`{pair}` is not of the form VARIABLE=NAME"),
+                    "write it as ANTHROPIC_API_KEY=anthropic",
+                )
+            })
+        })
+        .collect()
+}
+
+/// Checks that an embedded relay would serve this machine alone.
+///
+/// # Errors
+///
+/// Returns a [`Mistake`] at `place` for an address that others reach.
+pub(crate) fn on_loopback(listen: SocketAddr, place: &str) -> Result<SocketAddr, Mistake> {
+    match listen.ip().is_loopback() {
+        true => Ok(listen),
+        false => Err(Mistake::new(
+            place,
+            format!("the embedded relay serves this machine alone, and {listen} is not loopback"),
+            "use 127.0.0.1, or run katachi-relay on a server and set relay.url",
+        )),
     }
 }
 

@@ -19,7 +19,7 @@ use crate::relay_client::RegistrationFile;
 const API_KEY: &str = "sk-demo-4f9e1c7b2a";
 
 pub(super) fn seal(story: &mut Story) -> anyhow::Result<()> {
-    let home = Home::open(&story.config)?;
+    let home = Home::open_silently(&story.config)?;
     let report = home.vault.report().clone();
     if let Some(strength) = report.strength {
         story

@@ -24,6 +24,8 @@ use crate::runner::{self, Finished, Job};
 
 /// Events that wait for a slow reader before the command has to wait too.
 const EVENT_BUFFER: usize = 64;
+/// Denials of one command that the relay is told of; the log here has all.
+const MAX_REPORTED: usize = 16;
 
 pub(super) async fn run(
     State(service): State<Arc<Service>>,
@@ -170,7 +172,7 @@ fn stream(
             tracing::error!("the thread of a command panicked");
             return;
         };
-        for denial in &finished.denials {
+        for denial in finished.denials.iter().take(MAX_REPORTED) {
             let control = Some(control(&denial.control));
             report(
                 &service,

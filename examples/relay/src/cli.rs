@@ -25,10 +25,10 @@ pub struct Serve {
     )]
     pub listen: SocketAddr,
 
-    /// Origin that browsers and agents use, such as https://relay.example
+    /// Origin that browsers and agents use, such as `https://relay.example`
     ///
     /// Needed unless the relay listens on loopback, where it is
-    /// https://katachi.localhost:PORT.
+    /// `https://katachi.localhost:PORT`.
     #[arg(long, value_name = "URL", env = "KATACHI_RELAY_PUBLIC_URL")]
     pub public_url: Option<PublicUrl>,
 

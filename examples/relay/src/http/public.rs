@@ -5,11 +5,10 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
+use katachi_auth::device::Metadata;
 use katachi_auth::replay::ReplayStore as _;
 use katachi_protocol::agent::Epoch;
-use katachi_protocol::device::GRANT_TYPE;
 use katachi_protocol::routes;
-use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 use time::{Duration, OffsetDateTime};
 
@@ -55,16 +54,13 @@ pub(super) async fn security_txt(State(app): State<App>) -> Result<Response, Fai
 }
 
 /// `GET /.well-known/oauth-authorization-server`, RFC 8414.
-pub(super) async fn metadata(State(app): State<App>) -> Json<Value> {
-    let public = app.hosts.public();
-    Json(json!({
-        "issuer": public.to_string(),
-        "device_authorization_endpoint": format!("{public}{}", routes::DEVICE_AUTHORIZATION),
-        "token_endpoint": format!("{public}{}", routes::TOKEN),
-        "grant_types_supported": [GRANT_TYPE],
-        "response_types_supported": [],
-        "token_endpoint_auth_methods_supported": ["none"],
-    }))
+pub(super) async fn metadata(State(app): State<App>) -> Json<Metadata> {
+    let issuer = app.hosts.public().to_string();
+    Json(Metadata::for_device_flow(
+        &issuer,
+        routes::DEVICE_AUTHORIZATION,
+        routes::TOKEN,
+    ))
 }
 
 /// `GET /v1/epoch`.

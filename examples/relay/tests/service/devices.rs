@@ -325,6 +325,7 @@ async fn the_metadata_names_the_endpoints() {
         format!("{}/oauth/token", relay.url)
     );
     assert_eq!(metadata["grant_types_supported"][0], GRANT_TYPE);
+    assert_eq!(metadata["dpop_signing_alg_values_supported"][0], "EdDSA");
 }
 
 #[tokio::test]

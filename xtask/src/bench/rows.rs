@@ -41,7 +41,15 @@ pub(super) const COMPARISONS: &[Comparison] = &[
     time("seal-small", "crypto", "seal-small", "ours", "parts", 1.4),
     time("verify/bare", "auth", "verify", "ours", "bare", 3.0),
     speed("verify/httpsig", "auth", "verify", "ours", "httpsig", 3.0),
-    speed("replay", "auth", "replay", "ours", "moka", 10.0),
+    speed("replay/counter", "auth", "replay", "ours", "moka", 10.0),
+    speed(
+        "replay/random",
+        "auth",
+        "replay",
+        "ours-random",
+        "moka",
+        10.0,
+    ),
     time(
         "fingerprint",
         "fingerprint",

@@ -1,7 +1,7 @@
 //! Conversations with the AI, kept in the encrypted database.
 
 use katachi_protocol::record::HistoryHit;
-use katachi_store::history::{History, NewMessage, Role, SessionId, WorkspaceId};
+use katachi_store::history::{History, NewMessage, Role, SessionId, Stream, WorkspaceId};
 
 use crate::home::Home;
 
@@ -49,17 +49,13 @@ impl Chat {
         Ok(session.to_string())
     }
 
-    /// Keeps what the AI answered.
+    /// Begins to keep an answer of the AI, which is written as it comes.
     ///
     /// # Errors
     ///
-    /// Returns an error if it cannot be written.
-    pub(crate) fn say(&self, session: &str, text: &str) -> anyhow::Result<()> {
-        self.history.append(
-            session_id(session)?,
-            &NewMessage::new(Role::Assistant, text),
-        )?;
-        Ok(())
+    /// Returns an error if there is no such conversation or it cannot be written.
+    pub(crate) fn answer(&self, session: &str) -> anyhow::Result<Stream> {
+        Ok(self.history.begin(session_id(session)?, Role::Assistant)?)
     }
 
     /// The messages that fit `words` best, or the newest where there are none.

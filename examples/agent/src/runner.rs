@@ -11,9 +11,6 @@ use katachi_sandbox::child::Ending;
 use katachi_sandbox::{Child, Plan, SpawnError, Violation};
 use tokio::sync::mpsc::Sender;
 
-/// Output of a command that is kept for the history, in bytes.
-const MAX_KEPT: usize = 1 << 20;
-
 /// What to run.
 #[derive(Debug)]
 pub(crate) struct Job {
@@ -38,8 +35,6 @@ pub(crate) struct Finished {
     /// Whether the other side went away before it ended.
     pub(crate) cancelled: bool,
     pub(crate) denials: Vec<Denial>,
-    /// What it wrote to standard output, up to a limit.
-    pub(crate) stdout: String,
     pub(crate) milliseconds: u64,
 }
 
@@ -51,26 +46,26 @@ impl Finished {
             success: false,
             cancelled: false,
             denials: Vec::new(),
-            stdout: String::new(),
             milliseconds: 0,
         }
     }
 }
 
-/// Runs `job` under `plan` and tells `events` what happens.
+/// Runs `job` under `plan` and tells `events` what happens; `hear` gets the
+/// standard output as it comes.
 ///
-/// Blocks until the command ended. If the receiver goes away, the command and
+/// Blocks until the command ended, on a thread of a tokio runtime. If the receiver goes away, the command and
 /// everything it started is killed.
 pub(crate) fn run(
     plan: &Plan,
     job: &Job,
     events: &Sender<RunEvent>,
-    runtime: &tokio::runtime::Handle,
+    hear: &mut dyn FnMut(&str),
 ) -> Finished {
     let began = Instant::now();
     let mut finished = Finished::failed(String::new());
     let last = match start(plan, job) {
-        Ok(child) => follow(child, plan, job, events, runtime, &mut finished),
+        Ok(child) => follow(child, plan, job, events, hear, &mut finished),
         Err(SpawnError::Denied(violation)) => {
             tell(events, denied(&violation));
             finished.denials.push(denial(&violation, &job.argv));
@@ -117,7 +112,7 @@ fn follow(
     plan: &Plan,
     job: &Job,
     events: &Sender<RunEvent>,
-    runtime: &tokio::runtime::Handle,
+    hear: &mut dyn FnMut(&str),
     finished: &mut Finished,
 ) -> RunEvent {
     tell(
@@ -131,7 +126,7 @@ fn follow(
     );
     let killer = child.killer();
     let watched = events.clone();
-    let watch = runtime.spawn(async move {
+    let watch = tokio::spawn(async move {
         watched.closed().await;
         killer.kill();
     });
@@ -141,15 +136,10 @@ fn follow(
             // A command that does not read its input is free not to.
             scope.spawn(move || drop(pipe.write_all(&job.stdin)));
         }
-        let errors =
-            stderr.map(|pipe| scope.spawn(|| pump(pipe, OutputStream::Stderr, events, None)));
+        let errors = stderr
+            .map(|pipe| scope.spawn(|| pump(pipe, OutputStream::Stderr, events, &mut |_| {})));
         if let Some(pipe) = stdout {
-            pump(
-                pipe,
-                OutputStream::Stdout,
-                events,
-                Some(&mut finished.stdout),
-            );
+            pump(pipe, OutputStream::Stdout, events, hear);
         }
         if let Some(errors) = errors {
             // The reader does not panic; if it did, the output so far was sent.
@@ -191,7 +181,7 @@ fn pump(
     mut pipe: impl Read,
     stream: OutputStream,
     events: &Sender<RunEvent>,
-    mut keep: Option<&mut String>,
+    hear: &mut dyn FnMut(&str),
 ) {
     let mut decoder = Decoder::default();
     let mut buffer = [0; 8192];
@@ -206,11 +196,7 @@ fn pump(
             count => decoder.push(&buffer[..count]),
         };
         if !data.is_empty() {
-            if let Some(kept) = &mut keep
-                && kept.len() + data.len() <= MAX_KEPT
-            {
-                kept.push_str(&data);
-            }
+            hear(&data);
             tell(events, RunEvent::Output { stream, data });
         }
         if count == 0 {

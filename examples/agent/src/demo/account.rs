@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, bail};
 use katachi_auth::device::PollAnswer;
+use katachi_protocol::routes;
 
 use super::Story;
 use crate::output::printable;
@@ -22,7 +23,18 @@ pub(super) async fn approve(story: &mut Story) -> anyhow::Result<()> {
     let endpoint = relay.endpoint().clone();
 
     let password = random_password()?;
-    browser.sign_up(EMAIL, &password).await?;
+    let cookie = browser.sign_up(EMAIL, &password).await?;
+    let attributes = ["Secure", "HttpOnly", "SameSite=", "Path=/"];
+    let locked = cookie.starts_with(routes::SESSION_COOKIE)
+        && attributes
+            .iter()
+            .all(|attribute| cookie.contains(attribute))
+        && !cookie.contains("Domain=");
+    story.ledger.check(
+        3,
+        locked,
+        "the session cookie is `__Host-`, Secure, HttpOnly and SameSite",
+    );
     let me = browser.me().await?;
     let wrong = browser.sign_in(EMAIL, "not the password").await?;
     let right = browser.sign_in(EMAIL, &password).await?;

@@ -50,14 +50,16 @@ impl Browser {
         Ok(response)
     }
 
-    /// Opens an account and signs in to it.
-    pub(super) async fn sign_up(&self, email: &str, password: &str) -> anyhow::Result<()> {
+    /// Opens an account, signs in to it, and returns the cookie as it was set.
+    pub(super) async fn sign_up(&self, email: &str, password: &str) -> anyhow::Result<String> {
         let body = SignUp {
             email: email.to_owned(),
             password: Sensitive::new(password),
         };
-        success(self.post(routes::SIGN_UP).json(&body).send().await?).await?;
-        Ok(())
+        let response = success(self.post(routes::SIGN_UP).json(&body).send().await?).await?;
+        let cookie = response.headers().get(reqwest::header::SET_COOKIE);
+        let cookie = cookie.and_then(|cookie| cookie.to_str().ok());
+        Ok(cookie.unwrap_or_default().to_owned())
     }
 
     /// Tries to sign in and says what the relay answered.

@@ -17,6 +17,8 @@ use crate::chat::Chat;
 use crate::relay_client::{Answer, RelayClient};
 use crate::tunnel::{self, Link, Service};
 
+/// Copies of one call that are sent at once.
+const COPIES: usize = 16;
 /// Time for the tunnel to open.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -171,6 +173,19 @@ async fn refusals(story: &mut Story, client: &RelayClient) -> anyhow::Result<()>
             first.status,
             shown(&second)
         ),
+    );
+
+    let call = post(body()?, client.now())?;
+    let copies = futures_util::future::join_all((0..COPIES).map(|_| client.send(&call))).await;
+    let copies = copies.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let taken = copies
+        .iter()
+        .filter(|answer| answer.status.is_success())
+        .count();
+    story.check(
+        11,
+        taken == 1,
+        format!("of {COPIES} copies of one call sent at once, {taken} was taken"),
     );
 
     let old = client.now().before(Duration::from_secs(120));

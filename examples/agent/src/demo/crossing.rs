@@ -39,7 +39,7 @@ pub(super) fn count(story: &mut Story) -> anyhow::Result<()> {
         1,
         complete && published && log.broken_at.is_none(),
         format!(
-            "{} commands and {} messages were asked for, and exactly those are in the hash-chained log here; \
+            "{} commands and {} message were asked for, and exactly those are in the hash-chained log here; \
              the API has {} routes and none hands out a file",
             story.asked.commands,
             story.asked.messages,

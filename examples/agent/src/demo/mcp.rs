@@ -54,7 +54,7 @@ pub(super) async fn configure(story: &mut Story) -> anyhow::Result<()> {
         .clone();
     let bytes = STANDARD.decode(&cell.sealed)?;
     let opaque = bytes.starts_with(b"KTC") && !vault::contains(&bytes, SECRET.as_bytes());
-    let leaks = vault::holding(&story.config.paths.embedded_relay(), SECRET.as_bytes())?;
+    let leaks = vault::holding(&story.home_dir, SECRET.as_bytes())?;
     let place = &cell.context;
 
     story.check(

@@ -70,9 +70,7 @@ pub(super) async fn remember(story: &mut Story) -> anyhow::Result<()> {
     if file.len() < 4096 {
         bail!("the database file has only {} bytes", file.len());
     }
-    let data = story.config.paths.database();
-    let data = data.parent().context("the database has a directory")?;
-    let leaks = vault::holding(data, MARKER.as_bytes())?;
+    let leaks = vault::holding(&story.home_dir, MARKER.as_bytes())?;
     let head: String = file[..8].iter().map(|byte| format!("{byte:02x}")).collect();
     story.check(
         7,

@@ -42,6 +42,8 @@ struct Story {
     progress: Progress,
     ledger: Ledger,
     config: Config,
+    /// Everything that the story keeps, of this machine and of the relay.
+    home_dir: PathBuf,
     /// A directory beside the workspace that no command may touch.
     outside: PathBuf,
     relay: Option<RelayProcess>,
@@ -131,7 +133,8 @@ pub(crate) async fn demo(args: &cli::Demo, options: &cli::Options) -> anyhow::Re
 
 impl Story {
     fn begin(dir: &Path, keychain: KeychainUse) -> anyhow::Result<Self> {
-        let paths = Paths::resolve(Some(&dir.join("home")))?;
+        let home_dir = dir.join("home");
+        let paths = Paths::resolve(Some(&home_dir))?;
         let workspace = dir.join("workspace");
         let outside = dir.join("outside");
         for dir in [&workspace, &outside] {
@@ -155,6 +158,7 @@ impl Story {
                 keychain,
                 paths,
             },
+            home_dir,
             outside: outside.canonicalize()?,
             relay: None,
             browser: None,

@@ -35,10 +35,7 @@ pub(super) fn seal(story: &mut Story) -> anyhow::Result<()> {
     home.credentials()?
         .set(&name, &SecretString::new(API_KEY.to_owned()))?;
     let read = home.credentials()?.get(&name)?;
-    let nowhere = holding(
-        story.config.paths.vault().parent().context("data")?,
-        API_KEY.as_bytes(),
-    )?;
+    let nowhere = holding(&story.home_dir, API_KEY.as_bytes())?;
     let sealed = read.expose_secret() == API_KEY && nowhere.is_empty();
     story.ledger.check(
         5,

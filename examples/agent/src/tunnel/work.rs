@@ -14,6 +14,7 @@ use katachi_protocol::NDJSON;
 use katachi_protocol::agent::{Activity, ActivityKind, Control, Outcome};
 use katachi_protocol::problem::codes;
 use katachi_protocol::run::{MessageRequest, RunEvent, RunRequest};
+use katachi_store::history::Stream;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
@@ -48,7 +49,7 @@ pub(super) async fn run(
         "POST /v1/run",
         detail,
         ActivityKind::RunStarted,
-        move |service, events| confined(service, &rules, &job, events),
+        move |service, events| confined(service, &rules, &job, events, &mut |_| {}),
     )
 }
 
@@ -115,9 +116,19 @@ fn answer(
         env,
         session: Some(session.clone()),
     };
-    let finished = confined(service, rules, &job, events);
-    if let Err(error) = service.chat.say(&session, &finished.stdout) {
-        tracing::error!("the answer could not be kept: {error:#}");
+    let mut kept = match service.chat.answer(&session) {
+        Ok(kept) => Some(kept),
+        Err(error) => return fail(format!("the answer could not be kept: {error:#}")),
+    };
+    let finished = confined(service, rules, &job, events, &mut |text| {
+        // An answer that cannot be kept to its end still reaches the person.
+        if let Some(Err(error)) = kept.as_mut().map(|kept| kept.push(text)) {
+            tracing::error!("the answer is kept only in part: {error}");
+            kept = None;
+        }
+    });
+    if let Some(Err(error)) = kept.map(Stream::finish) {
+        tracing::error!("the answer is kept only in part: {error}");
     }
     finished
 }
@@ -128,9 +139,10 @@ fn confined(
     rules: &Rules,
     job: &Job,
     events: &mpsc::Sender<RunEvent>,
+    hear: &mut dyn FnMut(&str),
 ) -> Finished {
     match rules.plan(&service.config.workspace) {
-        Ok(plan) => runner::run(&plan, job, events, &tokio::runtime::Handle::current()),
+        Ok(plan) => runner::run(&plan, job, events, hear),
         Err(error) => {
             let message = format!("{error:#}");
             let outcome = format!("not started: {message}");

@@ -2,6 +2,7 @@
 
 use std::hint::black_box;
 use std::io::{Read, Write};
+use std::num::NonZeroUsize;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use katachi_crypto::envelope::{Context, DataKey, Kind};
@@ -106,6 +107,33 @@ fn seal_bulk(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Seal and open 16 MiB between kept buffers, on two threads and on one.
+fn seal_parallel(criterion: &mut Criterion) {
+    const LENGTH: usize = 16 * MIB;
+    let mut group = criterion.benchmark_group("seal-parallel");
+    group.throughput(Throughput::Bytes(2 * LENGTH as u64));
+    group.sample_size(20);
+    let plain = vec![0x5a; LENGTH];
+    let key = DataKey::generate().expect("the system gives randomness");
+    let context = Context::new("bench").row(b"1");
+    for (name, threads) in [("ours", 2), ("one", 1)] {
+        let threads = NonZeroUsize::new(threads).expect("it is not zero");
+        let (mut sealed, mut opened) = (Vec::new(), SecretBytes::default());
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let parallel = key.parallel(threads);
+                parallel
+                    .seal_into(Kind::Record, &context, black_box(&plain), &mut sealed)
+                    .expect("16 MiB is within the limit");
+                parallel
+                    .open_into(&context, &sealed, &mut opened)
+                    .expect("what was sealed opens");
+            });
+        });
+    }
+    group.finish();
+}
+
 /// Seal 64 bytes, beside the parts that it cannot do without.
 fn seal_small(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("seal-small");
@@ -187,5 +215,5 @@ fn small_parts(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, seal_bulk, seal_small, small_parts);
+criterion_group!(benches, seal_bulk, seal_parallel, seal_small, small_parts);
 criterion_main!(benches);

@@ -3,6 +3,8 @@
 #![cfg(any(feature = "ring", feature = "rustcrypto"))]
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
+use std::num::NonZeroUsize;
+
 use katachi_crypto::envelope::{Context, DataKey, Kind, MAX_PLAINTEXT, Sealed};
 use katachi_crypto::{Error, KeyId, Secret, SecretBytes};
 use proptest::prelude::*;
@@ -81,6 +83,39 @@ fn a_reused_buffer_holds_just_the_last_value() {
             .open_into(&context(), &envelope, &mut plaintext)
             .unwrap();
         assert_eq!(plaintext.expose_secret(), value);
+    }
+}
+
+#[test]
+fn threads_make_no_difference() {
+    let (mut envelope, mut plaintext) = (Vec::new(), SecretBytes::default());
+    for length in [0, 1, 16_384, 32_768, 100_000, 131_072] {
+        let value: Vec<u8> = (0..length).map(|at| (at / 7) as u8).collect();
+        for threads in [1, 2, 3, 8, 100].map(|threads| NonZeroUsize::new(threads).unwrap()) {
+            let key = key();
+            let parallel = key.parallel(threads);
+            parallel
+                .seal_into(Kind::Record, &context(), &value, &mut envelope)
+                .unwrap();
+            assert_eq!(open(&envelope).unwrap(), value);
+            parallel
+                .open_into(&context(), &envelope, &mut plaintext)
+                .unwrap();
+            assert_eq!(plaintext.expose_secret(), value);
+            for place in (CHUNKS..envelope.len()).step_by(9_973) {
+                envelope[place] ^= 1;
+                let opened = parallel.open_into(&context(), &envelope, &mut plaintext);
+                assert_eq!(opened, Err(Error::Tampered));
+                assert!(plaintext.is_empty());
+                envelope[place] ^= 1;
+            }
+            envelope.pop();
+            assert!(
+                parallel
+                    .open_into(&context(), &envelope, &mut plaintext)
+                    .is_err()
+            );
+        }
     }
 }
 

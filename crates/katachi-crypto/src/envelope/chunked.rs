@@ -5,6 +5,9 @@
 //! base nonce and a commitment. Chunk `i` is sealed under the base nonce with
 //! `i` exclusive-ored into its last five bytes; the last chunk is always short.
 
+use std::num::NonZeroUsize;
+use std::thread;
+
 use subtle::ConstantTimeEq;
 
 use super::expand::Expander;
@@ -37,6 +40,65 @@ pub(crate) fn plain_len(sealed: usize) -> Result<usize, Error> {
         return Err(Error::Truncated);
     }
     Ok(sealed / SEALED_CHUNK * CHUNK + last - TAG)
+}
+
+/// Chunks for each of `threads` threads, of a message of `sealed` bytes.
+fn share(sealed: usize, threads: NonZeroUsize) -> usize {
+    sealed.div_ceil(SEALED_CHUNK).div_ceil(threads.get())
+}
+
+impl<A: Aead + Sync> Message<A> {
+    /// As [`Message::seal_all`], on up to `threads` threads.
+    pub(crate) fn seal_on(&self, threads: NonZeroUsize, plain: &[u8], out: &mut [u8]) {
+        let share = share(out.len(), threads);
+        thread::scope(|scope| {
+            let mut parts = out.chunks_mut(share * SEALED_CHUNK).enumerate();
+            let here = parts.next();
+            for (number, out) in parts {
+                let first = number * share;
+                scope.spawn(move || self.seal_from(first, &plain[first * CHUNK..], out));
+            }
+            if let Some((_, out)) = here {
+                self.seal_from(0, plain, out);
+            }
+        });
+    }
+
+    /// As [`Message::open_all`], on up to `threads` threads.
+    pub(crate) fn open_on(
+        &self,
+        threads: NonZeroUsize,
+        sealed: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), Error> {
+        plain_len(sealed.len())?;
+        let share = share(sealed.len(), threads);
+        thread::scope(|scope| {
+            let mut rest = out;
+            let mut others = Vec::new();
+            let mut here = None;
+            for (number, sealed) in sealed.chunks(share * SEALED_CHUNK).enumerate() {
+                let (out, after) = rest.split_at_mut(rest.len().min(share * CHUNK));
+                rest = after;
+                if number == 0 {
+                    here = Some((sealed, out));
+                } else {
+                    others.push(scope.spawn(move || self.open_from(number * share, sealed, out)));
+                }
+            }
+            let mut opened = match here {
+                Some((sealed, out)) => self.open_from(0, sealed, out),
+                None => Ok(()),
+            };
+            for other in others {
+                let outcome = other
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                opened = opened.and(outcome);
+            }
+            opened
+        })
+    }
 }
 
 /// The keys of one message.
@@ -102,12 +164,17 @@ impl<A: Aead> Message<A> {
     /// Seals `plain` into `out`, which has [`sealed_len`] bytes.
     pub(crate) fn seal_all(&self, plain: &[u8], out: &mut [u8]) {
         debug_assert_eq!(out.len(), sealed_len(plain.len()));
+        self.seal_from(0, plain, out);
+    }
+
+    /// Seals the chunks that `out` has room for, the first of them number `first`.
+    fn seal_from(&self, first: usize, plain: &[u8], out: &mut [u8]) {
         for (index, sealed) in out.chunks_mut(SEALED_CHUNK).enumerate() {
             let (body, tag) = sealed
                 .split_last_chunk_mut::<TAG>()
                 .expect("a sealed chunk holds its tag");
             body.copy_from_slice(&plain[index * CHUNK..][..body.len()]);
-            *tag = self.seal_chunk(index as u64, body);
+            *tag = self.seal_chunk((first + index) as u64, body);
         }
     }
 
@@ -125,15 +192,20 @@ impl<A: Aead> Message<A> {
         }
     }
 
-    /// Opens `sealed` into `out`, which has at least [`plain_len`] bytes. After an error
+    /// Opens `sealed` into `out`, which has [`plain_len`] bytes. After an error
     /// `out` may hold part of the plaintext, which the caller wipes.
     pub(crate) fn open_all(&self, sealed: &[u8], out: &mut [u8]) -> Result<(), Error> {
         plain_len(sealed.len())?;
+        self.open_from(0, sealed, out)
+    }
+
+    /// Opens the chunks in `sealed`, the first of them number `first`.
+    fn open_from(&self, first: usize, sealed: &[u8], out: &mut [u8]) -> Result<(), Error> {
         for (index, sealed) in sealed.chunks(SEALED_CHUNK).enumerate() {
             let (body, tag) = sealed.split_last_chunk::<TAG>().ok_or(Error::Truncated)?;
             let out = &mut out[index * CHUNK..][..body.len()];
             out.copy_from_slice(body);
-            self.open_chunk(index as u64, out, tag)?;
+            self.open_chunk((first + index) as u64, out, tag)?;
         }
         Ok(())
     }

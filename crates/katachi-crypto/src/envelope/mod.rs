@@ -21,11 +21,13 @@ mod context;
 mod expand;
 mod header;
 mod key;
+mod parallel;
 mod seal;
 mod sealed;
 
 pub use context::Context;
 pub use key::{DataKey, KeyId};
+pub use parallel::Parallel;
 pub use seal::MAX_PLAINTEXT;
 pub use sealed::{Kind, Sealed};
 

@@ -179,19 +179,13 @@ fn seal_with<A: Aead>(
 ) -> Result<Header, Error> {
     check_length(plaintext.len())?;
     let (header, message) = sealing::<A>(key, kind, context, salt);
-    let total = PREFIX + sealed_len(plaintext.len());
-    if out.capacity() < total {
-        // Not grown: what it held need not be copied.
-        *out = vec![0; total];
-    } else {
-        out.resize(total, 0);
-    }
+    make_room(out, plaintext.len());
     write_prefix(out, header, salt, &message);
     message.seal_all(plaintext, &mut out[PREFIX..]);
     Ok(header)
 }
 
-fn check_length(plaintext: usize) -> Result<(), Error> {
+pub(super) fn check_length(plaintext: usize) -> Result<(), Error> {
     if plaintext > MAX_PLAINTEXT {
         return Err(Error::Limit {
             what: "the length of a value",
@@ -201,7 +195,18 @@ fn check_length(plaintext: usize) -> Result<(), Error> {
     Ok(())
 }
 
-fn sealing<A: Aead>(
+/// Makes `out` as long as the envelope of `plaintext` bytes.
+pub(super) fn make_room(out: &mut Vec<u8>, plaintext: usize) {
+    let total = PREFIX + sealed_len(plaintext);
+    if out.capacity() < total {
+        // Not grown: what it held need not be copied.
+        *out = vec![0; total];
+    } else {
+        out.resize(total, 0);
+    }
+}
+
+pub(super) fn sealing<A: Aead>(
     key: &DataKey,
     kind: Kind,
     context: &Context,
@@ -214,7 +219,7 @@ fn sealing<A: Aead>(
     (header, message::<A>(key, &header.to_bytes(), salt, context))
 }
 
-fn write_prefix<A: Aead>(
+pub(super) fn write_prefix<A: Aead>(
     envelope: &mut [u8],
     header: Header,
     salt: &[u8; SALT],
@@ -226,7 +231,7 @@ fn write_prefix<A: Aead>(
 }
 
 /// Checks an envelope up to its commitment; gives its keys and its chunks.
-fn opening<'a, A: Aead>(
+pub(super) fn opening<'a, A: Aead>(
     key: &DataKey,
     context: &Context,
     envelope: &'a [u8],

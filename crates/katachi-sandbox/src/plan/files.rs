@@ -339,6 +339,9 @@ pub(super) fn denied(draft: &mut Draft<'_>) -> Result<(), PlanError> {
                 next_step: "remove one of the two".to_owned(),
             });
         }
+        if std::fs::symlink_metadata(&place).is_ok() {
+            protect::pin_parents(draft, &place)?;
+        }
         hide(draft, place, &rule)?;
     }
     Ok(())
@@ -391,6 +394,10 @@ fn deny_matches(draft: &mut Draft<'_>, text: &str, rule: &str) -> Result<(), Pla
     let glob = Glob::new(&pattern);
     let start = Path::new("/").join(glob.fixed_prefix());
     let start = resolve::follow_existing(&start);
+    if let Some(below) = start.is_dir().then(|| start.join("*")) {
+        // The matches are found again for each plan, but only below this.
+        protect::pin_parents(draft, &below)?;
+    }
     let roots: Vec<PathBuf> = draft
         .read_roots
         .iter()

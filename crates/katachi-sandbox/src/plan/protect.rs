@@ -145,6 +145,10 @@ pub(super) fn protect(draft: &mut Draft<'_>) -> Result<(), PlanError> {
             "always, because programs outside act upon it",
         );
     }
+    // Where a rule points must not change: the next plan follows the name again.
+    for (root, _) in draft.read_roots.clone() {
+        pin_parents(draft, &root)?;
+    }
     linked_files(draft, &found)?;
     if !writable.is_empty() {
         draft.gaps.push((
@@ -245,7 +249,7 @@ fn guard_repository(draft: &mut Draft<'_>, path: &Path, git: GitAccess) -> Resul
 
 /// Makes each directory between a writable root and `path` a mount, so that
 /// none of them can be renamed away and replaced.
-fn pin_parents(draft: &mut Draft<'_>, path: &Path) -> Result<(), PlanError> {
+pub(super) fn pin_parents(draft: &mut Draft<'_>, path: &Path) -> Result<(), PlanError> {
     let entries = sorted(&draft.entries);
     let mut parents: Vec<PathBuf> = Vec::new();
     for parent in path.ancestors().skip(1) {

@@ -58,6 +58,11 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[],
     },
     Case {
+        name: "nothing above a denied or read-only place is moved away",
+        run: moved_parents,
+        needs: &[],
+    },
+    Case {
         name: "a policy that allows what it denies is refused",
         run: contradiction,
         needs: &[],
@@ -212,6 +217,37 @@ fn denied_files(bed: &Bed) -> Verdict {
     bed.denied_by(
         &plan,
         &["rename", &bed.inside(".env"), &bed.inside("visible")],
+    )
+}
+
+/// What a rule names would lie under another name for the next command, and
+/// something else under the name that the rule has.
+fn moved_parents(bed: &Bed) -> Verdict {
+    for directory in ["a/b", "c/d", "e/f/g"] {
+        std::fs::create_dir_all(bed.workspace.join(directory)).unwrap();
+    }
+    for name in ["a/b/key", "c/d/kept", "e/f/g/.env"] {
+        std::fs::write(bed.workspace.join(name), "secret").unwrap();
+    }
+    let policy = bed.policy().deny("a/b/key").read("c/d/kept");
+    let plan = bed.plan(&policy.deny("e/f/**/.env"))?;
+    for (from, to) in [
+        ("a", "away"),
+        ("a/b", "a/away"),
+        ("c", "away"),
+        ("c/d", "c/away"),
+        ("e", "away"),
+        ("e/f", "e/away"),
+    ] {
+        let (from, to) = (bed.inside(from), bed.inside(to));
+        bed.control(&["rename", &from, &to])?;
+        bed.control(&["rename", &to, &from])?;
+        bed.denied_by(&plan, &["rename", &from, &to])?;
+    }
+    // A glob finds its matches again, wherever they lie below its beginning.
+    bed.allowed_by(
+        &plan,
+        &["rename", &bed.inside("e/f/g"), &bed.inside("e/f/h")],
     )
 }
 

@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 #[command(after_help = "Examples:
   katachi-agent demo                      see every promise tried on this machine
   katachi-agent up                        connect and stay; prints one link to open
-  katachi-agent run -- cargo check        one command, confined to this directory
+  katachi-agent run -- ls -la             one command, confined to this directory
   katachi-agent why read ~/.ssh/id_rsa    what the policy says, and which rule")]
 pub(crate) struct Cli {
     #[command(flatten)]

@@ -131,4 +131,13 @@ mod tests {
             "{message}"
         );
     }
+
+    #[test]
+    fn the_example_of_the_readme_is_read() {
+        let readme = include_str!("../README.md");
+        let example = readme.split("```toml\n").nth(2).unwrap();
+        let example = example.split("```").next().unwrap();
+        let policy = Policy::from_toml(example, "README.md").unwrap();
+        assert_eq!(policy.filesystem.exec_from, ["target"]);
+    }
 }

@@ -138,4 +138,14 @@ mod tests {
     fn an_empty_file_is_fine() {
         assert!(File::parse("", Path::new("c")).is_ok());
     }
+
+    #[test]
+    fn the_example_of_the_readme_is_read() {
+        let readme = include_str!("../../README.md");
+        let example = readme.split("```toml\n").nth(1).unwrap();
+        let example = example.split("```").next().unwrap();
+        let file = File::parse(example, Path::new("README.md")).unwrap();
+        assert!(file.relay.url.is_some() && file.ai.command.is_some());
+        assert_eq!(file.ai.keys["ANTHROPIC_API_KEY"], "anthropic");
+    }
 }

@@ -1,6 +1,7 @@
 //! The process that is looked into.
 
 use std::io::{BufRead, Read, Write};
+use std::num::NonZeroUsize;
 
 use katachi_crypto::envelope::{Context, DataKey, Kind};
 use katachi_crypto::kdf::{self, Label};
@@ -31,6 +32,7 @@ pub(crate) fn run(work: &str) {
     match work {
         "envelope" => envelope(),
         "stream" => stream(),
+        "threads" => threads(),
         "keyset" => keyset(),
         "mac" => mac(),
         "secrets" => secrets(),
@@ -74,12 +76,42 @@ fn envelope() {
         .open_in_place(&context(), sealed.clone())
         .expect("it was sealed so");
     assert_eq!(opened, in_place);
+    drop(in_place);
+    let back_and_forth = key
+        .seal_in_place(Kind::Record, &context(), opened)
+        .expect("it is short");
+    assert_eq!(back_and_forth.as_bytes().len(), sealed.as_bytes().len());
+    let opened = key.open(&context(), &sealed).expect("it was sealed so");
     let mut spoilt = sealed.as_bytes().to_vec();
     *spoilt.last_mut().expect("it is not empty") ^= 1;
     let mut buffer = SecretBytes::default();
     key.open_into(&context(), &spoilt, &mut buffer)
         .expect_err("it was changed");
     pause("held", sealed.as_bytes());
+    drop(opened);
+}
+
+/// Seals and opens ten chunks on two threads, whose stacks outlive them.
+#[inline(never)]
+fn threads() {
+    let key = data_key();
+    let piece = plaintext();
+    let value = SecretBytes::new(piece.expose_secret().repeat(41));
+    let parallel = key.parallel(NonZeroUsize::new(2).expect("it is not zero"));
+    let (mut envelope, mut opened) = (Vec::new(), SecretBytes::default());
+    parallel
+        .seal_into(
+            Kind::Record,
+            &context(),
+            value.expose_secret(),
+            &mut envelope,
+        )
+        .expect("it is short");
+    parallel
+        .open_into(&context(), &envelope, &mut opened)
+        .expect("it was sealed so");
+    assert_eq!(opened, value);
+    pause("held", &envelope[..200]);
 }
 
 #[inline(never)]

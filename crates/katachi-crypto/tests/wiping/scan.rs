@@ -20,7 +20,7 @@ pub(crate) fn tests() -> Vec<Trial> {
     } else {
         "rustcrypto"
     };
-    let mut works = vec!["envelope", "stream", "keyset", "mac", "secrets"];
+    let mut works = vec!["envelope", "stream", "threads", "keyset", "mac", "secrets"];
     if cfg!(feature = "password") {
         works.push("password");
     }

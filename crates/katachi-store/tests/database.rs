@@ -13,6 +13,8 @@ mod forbidden;
 mod leaks;
 #[path = "database/opening.rs"]
 mod opening;
+#[path = "database/rekey.rs"]
+mod rekey;
 #[path = "database/transactions.rs"]
 mod transactions;
 #[path = "database/vault.rs"]

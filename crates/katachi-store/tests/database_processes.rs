@@ -44,6 +44,10 @@ fn main() -> ExitCode {
             killed_migration,
         ),
         trial(
+            "a_killed_change_of_key_leaves_one_whole_database_under_one_key",
+            killed_rekey,
+        ),
+        trial(
             "looking_at_an_open_database_keeps_its_locks",
             locks_are_kept,
         ),
@@ -62,6 +66,10 @@ fn trial(name: &str, test: fn() -> Result<(), Failed>) -> Trial {
 
 fn key() -> DatabaseKey {
     DatabaseKey::from_secret(Secret::new([9; 32]))
+}
+
+fn new_key() -> DatabaseKey {
+    DatabaseKey::from_secret(Secret::new([10; 32]))
 }
 
 fn file(place: &Path) -> PathBuf {
@@ -131,6 +139,11 @@ fn play(part: &str, place: &Path) {
         "migrate" => {
             let slow = Options::new().migrations(&SLOW);
             drop(Database::open(file(place), &key(), slow));
+        }
+        "rekey" => {
+            println!("go");
+            let options = Options::new().migrations(SCHEMA);
+            Database::rekey(file(place), &key(), &new_key(), options).unwrap();
         }
         "visit" => drop(open(place)),
         "die" => {
@@ -281,6 +294,47 @@ fn is_locked(path: &Path) -> Result<bool, Failed> {
 #[cfg(not(target_os = "linux"))]
 fn is_locked(_: &Path) -> Result<bool, Failed> {
     Ok(true)
+}
+
+fn killed_rekey() -> Result<(), Failed> {
+    let original = tempfile::tempdir()?;
+    let db = open(original.path());
+    db.write(|tx| {
+        tx.execute_batch("CREATE TABLE big (a TEXT) STRICT")?;
+        for _ in 0..3000 {
+            tx.execute("INSERT INTO big VALUES (hex(randomblob(500)))", [])?;
+        }
+        Ok::<_, DatabaseError>(())
+    })?;
+    drop(db);
+    let mut changed = 0;
+    for round in 0..12_u64 {
+        let place = tempfile::tempdir()?;
+        std::fs::copy(file(original.path()), file(place.path()))?;
+        let mut child = start("rekey", place.path());
+        let mut go = [0; 2];
+        let started = child.stdout.take().unwrap().read_exact(&mut go);
+        std::thread::sleep(Duration::from_millis(round * 6));
+        kill(child)?;
+        started?;
+
+        let options = Options::new().migrations(SCHEMA);
+        let keys = [&key(), &new_key()];
+        let (db, which) = Database::open_any(file(place.path()), &keys, options)?;
+        let rows: Option<i64> =
+            db.read(|tx| tx.query_one("SELECT count(*) FROM big", [], |row| row.get(0)))?;
+        assert_eq!(rows, Some(3000));
+        assert!(db.verify()?.is_sound());
+        drop(db);
+        assert!(Database::open(file(place.path()), keys[1 - which], options).is_err());
+        changed += which;
+        if which == 0 {
+            Database::rekey(file(place.path()), &key(), &new_key(), options)?;
+            drop(Database::open(file(place.path()), &new_key(), options)?);
+        }
+    }
+    eprintln!("{changed} of 12 had changed their key when they were killed");
+    Ok(())
 }
 
 fn hot_log() -> Result<(), Failed> {

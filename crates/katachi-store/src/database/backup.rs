@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::backup::Backup;
+use rusqlite::Connection;
+use rusqlite::backup::{Backup, StepResult};
 use rusqlite::limits::Limit;
 
 use super::connection::Role;
@@ -32,15 +33,15 @@ impl Database {
                 what: "a backup goes to a path where nothing is yet",
             });
         }
-        let partial = Partial::create(&path)?;
+        let partial = Partial::beside(&path)?;
         let source = self.0.settings.connect(Role::Reader)?;
         // Holds one state of the source for the whole copy.
         source.run_as_owner("BEGIN; SELECT count(*) FROM sqlite_schema;")?;
-        let mut copy = self.0.settings.open_other(&partial.path)?;
-        Backup::new(&source.connection, &mut copy)?.run_to_completion(
-            PAGES_AT_ONCE,
-            Duration::ZERO,
-            None,
+        let mut copy = self.0.settings.open_other(partial.path())?;
+        copy_pages(
+            &source.connection,
+            &mut copy,
+            self.0.settings.options.busy_timeout,
         )?;
         copy.close().map_err(|(_, error)| error)?;
         source.run_as_owner("COMMIT")?;
@@ -91,17 +92,53 @@ impl Database {
     }
 }
 
-/// A file in the making, removed unless published.
-struct Partial {
+/// Copies every page of `source`, encrypting it under the key of `copy`.
+pub(super) fn copy_pages(
+    source: &Connection,
+    copy: &mut Connection,
+    patience: Duration,
+) -> Result<(), DatabaseError> {
+    let backup = Backup::new(source, copy)?;
+    let deadline = Instant::now() + patience;
+    loop {
+        match backup.step(PAGES_AT_ONCE)? {
+            StepResult::Done => return Ok(()),
+            StepResult::More => {}
+            _ if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+            _ => return Err(DatabaseError::Busy),
+        }
+    }
+}
+
+/// A file in the making, removed unless it gets its name.
+pub(super) struct Partial {
     path: PathBuf,
     published: bool,
 }
 
 impl Partial {
-    fn create(target: &Path) -> Result<Self, DatabaseError> {
+    /// Makes an empty file in the directory of `target`.
+    pub(super) fn beside(target: &Path) -> Result<Self, DatabaseError> {
         let suffix: [u8; 8] = katachi_crypto::random::bytes()?;
         let suffix = u64::from_le_bytes(suffix);
-        let path = preflight::side_file(target, &format!(".{suffix:016x}.partial"));
+        Self::create(preflight::side_file(
+            target,
+            &format!(".{suffix:016x}.partial"),
+        ))
+    }
+
+    /// Makes an empty file at `path`, removing what a killed process left
+    /// there. The caller holds a lock that keeps others from doing the same.
+    pub(super) fn create_over_stale(path: PathBuf) -> Result<Self, DatabaseError> {
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(DatabaseError::io("remove", &path, error))
+            }
+            _ => Self::create(path),
+        }
+    }
+
+    fn create(path: PathBuf) -> Result<Self, DatabaseError> {
         sentry::create_new(&path)?;
         Ok(Self {
             path,
@@ -109,23 +146,57 @@ impl Partial {
         })
     }
 
-    fn publish(mut self, target: &Path) -> Result<(), DatabaseError> {
-        let failed = |error| DatabaseError::io("finish the copy", target, error);
-        let open = File::options().read(true).write(true).open(&self.path);
-        open.and_then(|file| file.sync_all()).map_err(failed)?;
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives the file its name, where nothing may be yet.
+    pub(super) fn publish(mut self, target: &Path) -> Result<(), DatabaseError> {
+        self.flush(target)?;
         // Unlike a rename, a hard link never replaces what appeared meanwhile.
-        if std::fs::hard_link(&self.path, target).is_err() {
-            std::fs::rename(&self.path, target).map_err(failed)?;
-            self.published = true;
+        match std::fs::hard_link(&self.path, target) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                return Err(DatabaseError::io("finish the copy", target, error));
+            }
+            // Not every file system has hard links.
+            Err(_) => self.rename(target)?,
         }
-        #[cfg(unix)]
-        if let Some(directory) = target.parent() {
-            let open = File::open(directory);
-            open.and_then(|directory| directory.sync_all())
-                .map_err(failed)?;
-        }
+        flush_directory(target)
+    }
+
+    /// Gives the file the name of another one, which is then gone.
+    pub(super) fn replace(mut self, target: &Path) -> Result<(), DatabaseError> {
+        self.flush(target)?;
+        self.rename(target)?;
+        flush_directory(target)
+    }
+
+    fn flush(&self, target: &Path) -> Result<(), DatabaseError> {
+        let open = File::options().read(true).write(true).open(&self.path);
+        open.and_then(|file| file.sync_all())
+            .map_err(|error| DatabaseError::io("finish the copy", target, error))
+    }
+
+    fn rename(&mut self, target: &Path) -> Result<(), DatabaseError> {
+        std::fs::rename(&self.path, target)
+            .map_err(|error| DatabaseError::io("finish the copy", target, error))?;
+        self.published = true;
         Ok(())
     }
+}
+
+/// Makes a name in a directory last through a power cut.
+fn flush_directory(target: &Path) -> Result<(), DatabaseError> {
+    #[cfg(unix)]
+    if let Some(directory) = target.parent() {
+        let open = File::open(directory);
+        open.and_then(|directory| directory.sync_all())
+            .map_err(|error| DatabaseError::io("finish the copy", target, error))?;
+    }
+    #[cfg(not(unix))]
+    let _ = target;
+    Ok(())
 }
 
 impl Drop for Partial {

@@ -91,7 +91,7 @@ pub enum DatabaseError {
     // The caller.
     /// The statement could carry plaintext out of the database, or change how
     /// it is protected.
-    #[error("refused: {what} could weaken the encryption of this database")]
+    #[error("refused: {what} could carry plaintext out of this database or weaken it")]
     Forbidden {
         /// The class of statement.
         what: String,

@@ -7,8 +7,8 @@
 //! reads the schema. Transactions are begun and ended by the owner of the
 //! connection alone.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
@@ -72,7 +72,11 @@ const OWNER: u8 = 1;
 
 /// The door that the owner of a connection holds open while it works.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Guard(Arc<AtomicU8>);
+pub(super) struct Guard {
+    state: Arc<AtomicU8>,
+    /// The last thing refused, for the error that follows.
+    refused: Arc<Mutex<String>>,
+}
 
 impl Guard {
     /// Closes `connection` to everything on the list above.
@@ -87,17 +91,26 @@ impl Guard {
 
     /// Runs `work` with the rights of the owner of the connection.
     pub(super) fn as_owner<T>(&self, work: impl FnOnce() -> T) -> T {
-        let _close = Close(&self.0);
-        self.0.store(OWNER, Ordering::Relaxed);
+        let _close = Close(&self.state);
+        self.state.store(OWNER, Ordering::Relaxed);
         work()
     }
 
     fn decide(&self, context: &AuthContext<'_>) -> Authorization {
-        if self.0.load(Ordering::Relaxed) == OWNER || allowed(context) {
-            Authorization::Allow
-        } else {
-            Authorization::Deny
+        if self.state.load(Ordering::Relaxed) == OWNER || allowed(context) {
+            return Authorization::Allow;
         }
+        *self.lock() = name(&context.action);
+        Authorization::Deny
+    }
+
+    /// Names what was refused last.
+    pub(super) fn refused(&self) -> String {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, String> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -107,6 +120,19 @@ struct Close<'g>(&'g AtomicU8);
 impl Drop for Close<'_> {
     fn drop(&mut self) {
         self.0.store(USER, Ordering::Relaxed);
+    }
+}
+
+/// A word for an action, without any value.
+fn name(action: &AuthAction<'_>) -> String {
+    match action {
+        AuthAction::Attach { .. } => "ATTACH".into(),
+        AuthAction::Detach { .. } => "DETACH".into(),
+        AuthAction::Transaction { .. } => "beginning or ending a transaction".into(),
+        AuthAction::Pragma { pragma_name, .. } => format!("PRAGMA {pragma_name}"),
+        AuthAction::CreateVtable { module_name, .. } => format!("the module {module_name}"),
+        AuthAction::Function { function_name } => format!("the function {function_name}"),
+        _ => "this statement".into(),
     }
 }
 

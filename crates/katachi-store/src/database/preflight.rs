@@ -11,7 +11,7 @@ use super::key::SALT;
 use super::sentry::Sentry;
 use super::{DatabaseError, DatabaseKey, Profile};
 
-const PLAIN: &[u8; SALT] = b"SQLite format 3\0";
+pub(super) const PLAIN: &[u8; SALT] = b"SQLite format 3\0";
 
 /// What is at the path.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

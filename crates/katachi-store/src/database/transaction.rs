@@ -99,6 +99,9 @@ impl<'c> ReadTx<'c> {
     fn sort(&self, error: rusqlite::Error) -> DatabaseError {
         match (DatabaseError::from(error), self.role) {
             (DatabaseError::ReadOnly, Role::Reader) => DatabaseError::WriteInRead,
+            (DatabaseError::Forbidden { .. }, _) => DatabaseError::Forbidden {
+                what: self.guarded.guard.refused(),
+            },
             (error, _) => error,
         }
     }
@@ -134,12 +137,11 @@ impl<'c> Tx<'c> {
     /// statements that could carry plaintext away.
     pub fn execute(&self, sql: &str, params: impl Params) -> Result<usize, DatabaseError> {
         self.check_open()?;
-        Ok(self
-            .read
-            .guarded
-            .connection
-            .prepare_cached(sql)?
-            .execute(params)?)
+        let connection = &self.read.guarded.connection;
+        connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.execute(params))
+            .map_err(|error| self.sort(error))
     }
 
     /// Runs one `INSERT` and returns the new row's id.
@@ -160,7 +162,10 @@ impl<'c> Tx<'c> {
     /// with the transaction.
     pub fn execute_batch(&self, sql: &str) -> Result<(), DatabaseError> {
         self.check_open()?;
-        Ok(self.read.guarded.connection.execute_batch(sql)?)
+        let connection = &self.read.guarded.connection;
+        connection
+            .execute_batch(sql)
+            .map_err(|error| self.sort(error))
     }
 
     /// Sets the version of the file's schema, which callers may only read.

@@ -89,7 +89,10 @@ impl Database {
 ///
 /// Another process may be checkpointing, so a page only counts as damaged if
 /// it is found so twice.
-fn authenticate(connection: &Connection, report: &mut Report) -> Result<(), DatabaseError> {
+pub(super) fn authenticate(
+    connection: &Connection,
+    report: &mut Report,
+) -> Result<(), DatabaseError> {
     let mut twice: Vec<Vec<String>> = Vec::new();
     for _ in 0..2 {
         let mut found = Vec::new();

@@ -4,11 +4,13 @@
 
 use std::collections::HashMap;
 use std::fs::FileType;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::build::Draft;
 use super::entry::{Access, Kind, covering};
 use super::files::{pin, sorted};
+use super::resolve;
 use crate::error::PlanError;
 use crate::policy::GitAccess;
 
@@ -65,42 +67,79 @@ const FROZEN_IN_GIT: &[(&str, bool)] = &[
     ("gitdir", false),
 ];
 
-/// Calls `visit` for everything below `root`, links not followed. A visit
-/// that returns `false` keeps the walk out of that directory. `false` if
-/// `seen` passed [`WALK_LIMIT`] first.
-pub(super) fn walk(
-    root: &Path,
-    seen: &mut usize,
-    visit: &mut dyn FnMut(&Path, FileType) -> bool,
-) -> bool {
-    let mut pending = vec![root.to_owned()];
-    while let Some(directory) = pending.pop() {
-        // What the caller cannot list, the command cannot either.
-        for entry in std::fs::read_dir(&directory)
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            *seen += 1;
-            if *seen > WALK_LIMIT {
-                return false;
-            }
-            let Ok(kind) = entry.file_type() else {
-                continue;
+/// A look through directories.
+#[derive(Debug, Default)]
+pub(super) struct Walk {
+    /// Entries seen so far.
+    seen: usize,
+    /// Directories that do not show what is in them. The command may own them
+    /// and open them with a change of mode, so nothing in them may be seen.
+    pub(super) closed: Vec<PathBuf>,
+}
+
+impl Walk {
+    /// Calls `visit` for everything below `root`, links not followed. A visit
+    /// that returns `false` keeps the walk out of that directory. `false` if
+    /// [`WALK_LIMIT`] entries were seen first.
+    pub(super) fn below(
+        &mut self,
+        root: &Path,
+        visit: &mut dyn FnMut(&Path, FileType) -> bool,
+    ) -> bool {
+        let mut pending = vec![root.to_owned()];
+        while let Some(directory) = pending.pop() {
+            let list = match searchable(&directory) {
+                Ok(list) => list,
+                Err(error) if gone(&error) => continue,
+                Err(_) => {
+                    self.closed.push(directory);
+                    continue;
+                }
             };
-            let path = entry.path();
-            if visit(&path, kind) && kind.is_dir() {
-                pending.push(path);
+            for entry in list {
+                self.seen += 1;
+                if self.seen > WALK_LIMIT {
+                    return false;
+                }
+                let kind = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)));
+                match kind {
+                    Ok((path, kind)) => {
+                        if visit(&path, kind) && kind.is_dir() {
+                            pending.push(path);
+                        }
+                    }
+                    Err(error) if gone(&error) => {}
+                    Err(_) => {
+                        self.closed.push(directory.clone());
+                        break;
+                    }
+                }
             }
         }
+        true
     }
-    true
+}
+
+/// Whether something disappeared, or turned into something else, meanwhile.
+fn gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+/// Opens a directory whose names can be listed and looked at.
+fn searchable(directory: &Path) -> io::Result<std::fs::ReadDir> {
+    std::fs::symlink_metadata(directory.join("."))?;
+    std::fs::read_dir(directory)
 }
 
 #[derive(Default)]
 struct Found {
     repositories: Vec<PathBuf>,
     named: Vec<PathBuf>,
+    /// Links with the name of either.
+    links: Vec<PathBuf>,
     /// By device and inode: how many names the file has, and those seen.
     linked: HashMap<(u64, u64), (u64, Vec<PathBuf>)>,
 }
@@ -108,7 +147,7 @@ struct Found {
 pub(super) fn protect(draft: &mut Draft<'_>) -> Result<(), PlanError> {
     let git = draft.policy.filesystem.git;
     let mut found = Found::default();
-    let mut seen = 0;
+    let mut walk = Walk::default();
     let mut complete = true;
     let writable: Vec<PathBuf> = draft
         .write_roots
@@ -116,13 +155,13 @@ pub(super) fn protect(draft: &mut Draft<'_>) -> Result<(), PlanError> {
         .map(|(root, _)| root.clone())
         .collect();
     for root in &writable {
-        complete &= look(root, &mut seen, git, true, &mut found);
+        complete &= look(root, &mut walk, git, true, &mut found);
     }
     // A directory that can only be read needs no protection, but what `git`
     // hides is hidden there too.
     if git == GitAccess::Hidden {
         for (root, _) in draft.read_roots.clone() {
-            complete &= look(&root, &mut seen, git, false, &mut found);
+            complete &= look(&root, &mut walk, git, false, &mut found);
         }
     }
     if !complete {
@@ -131,6 +170,7 @@ pub(super) fn protect(draft: &mut Draft<'_>) -> Result<(), PlanError> {
             format!("the writable directories hold more than {WALK_LIMIT} files; repositories and protected files beyond them were not found"),
         ));
     }
+    follow_links(draft, &mut found, git);
     found.repositories.sort();
     found.repositories.dedup();
     for repository in &found.repositories {
@@ -150,6 +190,9 @@ pub(super) fn protect(draft: &mut Draft<'_>) -> Result<(), PlanError> {
         pin_parents(draft, &root)?;
     }
     linked_files(draft, &found)?;
+    for directory in walk.closed {
+        hide_closed(draft, directory)?;
+    }
     if !writable.is_empty() {
         draft.gaps.push((
             "metadata",
@@ -160,20 +203,25 @@ pub(super) fn protect(draft: &mut Draft<'_>) -> Result<(), PlanError> {
     Ok(())
 }
 
-fn look(root: &Path, seen: &mut usize, git: GitAccess, writable: bool, found: &mut Found) -> bool {
-    walk(root, seen, &mut |path, kind| {
+fn look(root: &Path, walk: &mut Walk, git: GitAccess, writable: bool, found: &mut Found) -> bool {
+    walk.below(root, &mut |path, kind| {
         let name = path
             .file_name()
             .and_then(|name| name.to_str())
             .unwrap_or("");
-        if name == ".git" && !kind.is_symlink() {
+        let is_name = name == ".git" || (writable && PROTECTED_NAMES.contains(&name));
+        if is_name && kind.is_symlink() {
+            found.links.push(path.to_owned());
+            return false;
+        }
+        if name == ".git" {
             found.repositories.push(path.to_owned());
             return git == GitAccess::Full || git == GitAccess::Commit;
         }
         if !writable {
             return true;
         }
-        if PROTECTED_NAMES.contains(&name) && !kind.is_symlink() {
+        if is_name {
             found.named.push(path.to_owned());
             return false;
         }
@@ -182,6 +230,56 @@ fn look(root: &Path, seen: &mut usize, git: GitAccess, writable: bool, found: &m
         }
         true
     })
+}
+
+/// What a link leads to is protected like the name it stands for. The link
+/// itself is no place for a mount.
+fn follow_links(draft: &mut Draft<'_>, found: &mut Found, git: GitAccess) {
+    for link in std::mem::take(&mut found.links) {
+        let repository = link.file_name().is_some_and(|name| name == ".git");
+        if repository && git == GitAccess::Full {
+            continue;
+        }
+        draft.gaps.push((
+            "metadata",
+            format!(
+                "{} is a link, which the command can replace; directly inside a writable directory that is reported when it ends",
+                link.display()
+            ),
+        ));
+        let Ok(target) = resolve::follow(&link).map(|resolved| resolved.path) else {
+            continue;
+        };
+        let writable = draft
+            .write_roots
+            .iter()
+            .any(|(root, _)| target != *root && target.starts_with(root));
+        match (writable, repository) {
+            (true, true) => found.repositories.push(target),
+            (true, false) => found.named.push(target),
+            (false, _) => {}
+        }
+    }
+    found.named.sort();
+    found.named.dedup();
+}
+
+/// Hides a directory that cannot be searched.
+pub(super) fn hide_closed(draft: &mut Draft<'_>, directory: PathBuf) -> Result<(), PlanError> {
+    let mut roots = draft.read_roots.iter().chain(&draft.write_roots);
+    if roots.any(|(root, _)| *root == directory) {
+        return Err(PlanError::Unreadable {
+            path: directory,
+            source: io::ErrorKind::PermissionDenied.into(),
+        });
+    }
+    draft.protect(
+        directory,
+        Kind::HiddenDirectory,
+        Access::READ,
+        "always, because it cannot be searched for what must be hidden or protected",
+    );
+    Ok(())
 }
 
 #[cfg(unix)]
@@ -206,6 +304,24 @@ fn note_links(_path: &Path, _found: &mut Found) {}
 fn guard_repository(draft: &mut Draft<'_>, path: &Path, git: GitAccess) -> Result<(), PlanError> {
     let rule = format!("filesystem.git = {:?}", format!("{git:?}").to_lowercase());
     let is_directory = path.is_dir();
+    let linked = FROZEN_IN_GIT
+        .iter()
+        .map(|(name, _)| path.join(name))
+        .find(|part| part.is_symlink());
+    let git = match linked {
+        Some(part) if git == GitAccess::Commit => {
+            draft.gaps.push((
+                "metadata",
+                format!(
+                    "{} is read-only, because {} is a link, which could not be kept from being replaced",
+                    path.display(),
+                    part.display()
+                ),
+            ));
+            GitAccess::Read
+        }
+        _ => git,
+    };
     match git {
         GitAccess::Full => {}
         GitAccess::Hidden => {
@@ -238,10 +354,19 @@ fn guard_repository(draft: &mut Draft<'_>, path: &Path, git: GitAccess) -> Resul
                 {
                     let pin = pin(&part)?;
                     draft.protect(part, Kind::Host(pin), Access::READ, &rule);
-                } else if *directory && part.symlink_metadata().is_err() {
+                } else if *directory {
                     draft.protect(part, Kind::Placeholder, Access::READ, &rule);
+                } else {
+                    draft.absent.push(part);
                 }
             }
+            draft.gaps.push((
+                "metadata",
+                format!(
+                    "{}: files that redirect git (commondir, gitdir, config) can be created where there are none; they are removed and reported when the command ends, and git outside acts upon them until then",
+                    path.display()
+                ),
+            ));
         }
     }
     Ok(())
@@ -249,22 +374,29 @@ fn guard_repository(draft: &mut Draft<'_>, path: &Path, git: GitAccess) -> Resul
 
 /// Makes each directory between a writable root and `path` a mount, so that
 /// none of them can be renamed away and replaced.
-pub(super) fn pin_parents(draft: &mut Draft<'_>, path: &Path) -> Result<(), PlanError> {
+fn pin_parents(draft: &mut Draft<'_>, path: &Path) -> Result<(), PlanError> {
+    let below_a_root = |parent: &Path| {
+        draft
+            .write_roots
+            .iter()
+            .any(|(root, _)| parent != root && parent.starts_with(root))
+    };
+    let mut parents: Vec<PathBuf> = path
+        .ancestors()
+        .skip(1)
+        .take_while(|parent| below_a_root(parent))
+        .map(Path::to_owned)
+        .collect();
+    parents.reverse();
     let entries = sorted(&draft.entries);
-    let mut parents: Vec<PathBuf> = Vec::new();
-    for parent in path.ancestors().skip(1) {
-        let Some(above) = covering(&entries, parent) else {
-            break;
-        };
-        if above.target == parent || !above.access.write {
-            break;
-        }
-        parents.push(parent.to_owned());
-    }
-    for parent in parents.into_iter().rev() {
+    for parent in parents {
         let Some(above) = covering(&entries, &parent) else {
             continue;
         };
+        // A mount of its own already, which no rule above it repeats.
+        if above.target == parent && (above.protects || !above.access.write) {
+            continue;
+        }
         let (access, rule) = (above.access, above.rule.clone());
         let pin = pin(&parent)?;
         draft.protect(parent, Kind::Host(pin), access, &rule);
@@ -332,13 +464,21 @@ fn linked_files(draft: &mut Draft<'_>, found: &Found) -> Result<(), PlanError> {
     Ok(())
 }
 
+/// A protected name, and where it leads if it is a link.
+#[cfg(target_os = "linux")]
+pub(crate) type Present = (PathBuf, Option<PathBuf>);
+
 /// Protected names that exist directly inside `directory`.
 #[cfg(target_os = "linux")]
-pub(crate) fn present(directory: &Path) -> Vec<PathBuf> {
+pub(crate) fn present(directory: &Path) -> Vec<Present> {
     PROTECTED_NAMES
         .iter()
         .chain(&[".git"])
         .map(|name| directory.join(name))
         .filter(|path| path.symlink_metadata().is_ok())
+        .map(|path| {
+            let target = std::fs::read_link(&path).ok();
+            (path, target)
+        })
         .collect()
 }

@@ -2,7 +2,8 @@
 //!
 //! `zeroize` wipes what it knows. Key objects of other libraries, which do not
 //! wipe themselves, are held in [`Wiped`]; what their set-up left on the stack
-//! is covered by [`scrub_stack`].
+//! is covered by [`scrub_stack`], and what their use left in vector registers by
+//! [`clear_registers`].
 
 #![allow(
     unsafe_code,
@@ -51,6 +52,71 @@ pub(crate) fn scrub_stack() {
     let mut room = [0u64; SCRUB / 8];
     // Not dropped as dead: `zeroize` puts a barrier behind its writes.
     room.zeroize();
+    clear_registers();
+}
+
+/// Zeroes the vector registers, in which AES keeps its round keys and copying
+/// leaves what it copied.
+///
+/// They are out of reach there, but the dynamic linker and signal handlers store
+/// all of them in memory. Does nothing on processors other than x86-64.
+#[inline]
+pub(crate) fn clear_registers() {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if std::arch::is_x86_feature_detected!("avx") {
+            // SAFETY: the instruction exists where AVX does; it touches the
+            // sixteen vector registers named as clobbered, and neither memory
+            // nor flags.
+            unsafe {
+                std::arch::asm!(
+                    "vzeroall",
+                    out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+                    out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
+                    out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
+                    out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
+                    options(nomem, nostack, preserves_flags),
+                );
+            }
+        }
+        if std::arch::is_x86_feature_detected!("avx512f") {
+            // SAFETY: the processor has AVX-512, as the function asks.
+            unsafe { clear_upper_registers() };
+        }
+    }
+}
+
+/// Zeroes the sixteen registers that AVX-512 adds.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn clear_upper_registers() {
+    // SAFETY: the instructions exist where AVX-512 does; they touch the registers
+    // named as clobbered, and neither memory nor flags.
+    unsafe {
+        std::arch::asm!(
+            "vpxorq zmm16, zmm16, zmm16",
+            "vpxorq zmm17, zmm17, zmm17",
+            "vpxorq zmm18, zmm18, zmm18",
+            "vpxorq zmm19, zmm19, zmm19",
+            "vpxorq zmm20, zmm20, zmm20",
+            "vpxorq zmm21, zmm21, zmm21",
+            "vpxorq zmm22, zmm22, zmm22",
+            "vpxorq zmm23, zmm23, zmm23",
+            "vpxorq zmm24, zmm24, zmm24",
+            "vpxorq zmm25, zmm25, zmm25",
+            "vpxorq zmm26, zmm26, zmm26",
+            "vpxorq zmm27, zmm27, zmm27",
+            "vpxorq zmm28, zmm28, zmm28",
+            "vpxorq zmm29, zmm29, zmm29",
+            "vpxorq zmm30, zmm30, zmm30",
+            "vpxorq zmm31, zmm31, zmm31",
+            out("zmm16") _, out("zmm17") _, out("zmm18") _, out("zmm19") _,
+            out("zmm20") _, out("zmm21") _, out("zmm22") _, out("zmm23") _,
+            out("zmm24") _, out("zmm25") _, out("zmm26") _, out("zmm27") _,
+            out("zmm28") _, out("zmm29") _, out("zmm30") _, out("zmm31") _,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
 }
 
 #[cfg(test)]

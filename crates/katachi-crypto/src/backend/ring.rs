@@ -1,10 +1,11 @@
 //! Through ring, whose key objects do not wipe themselves: they are held in
-//! memory that we wipe, and what the set-up left on the stack is scrubbed.
+//! memory that we wipe, what the set-up left on the stack is scrubbed, and the
+//! registers that a use leaves full of round keys are cleared.
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, Tag, UnboundKey};
 
 use super::{Aead, TAG, Unauthentic};
-use crate::wipe::Wiped;
+use crate::wipe::{Wiped, clear_registers};
 
 pub(crate) struct Cipher(Wiped<LessSafeKey>);
 
@@ -27,13 +28,15 @@ impl Aead for Cipher {
             .get()
             .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), chunk)
             .expect("a chunk is far below AES-GCM's limit");
+        clear_registers();
         let mut bytes = [0; TAG];
         bytes.copy_from_slice(tag.as_ref());
         bytes
     }
 
     fn open(&self, nonce: [u8; 12], chunk: &mut [u8], tag: &[u8; TAG]) -> Result<(), Unauthentic> {
-        self.0
+        let opened = self
+            .0
             .get()
             .open_in_place_separate_tag(
                 Nonce::assume_unique_for_key(nonce),
@@ -43,6 +46,8 @@ impl Aead for Cipher {
                 0..,
             )
             .map(|_| ())
-            .map_err(|_| Unauthentic)
+            .map_err(|_| Unauthentic);
+        clear_registers();
+        opened
     }
 }

@@ -20,7 +20,7 @@ use crate::strength::Strength;
 /// Opening a slot takes some microseconds, so a machine that is not recognised
 /// costs some milliseconds. A `verify` that stretches a passphrase had better
 /// count its calls and refuse earlier.
-pub const MOST_VERIFICATIONS: usize = 256;
+pub const MOST_VERIFICATIONS: usize = 2048;
 
 /// The machine was recognised.
 ///

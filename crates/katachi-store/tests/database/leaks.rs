@@ -10,8 +10,11 @@ use crate::support::{BOTH, Place, files, key, options};
 /// One lower-case word, so that a full-text index would spell it the same way.
 const MARKER: &str = "zyxmarkerwvu";
 
-fn holds_marker(content: &[u8]) -> bool {
-    memchr::memmem::find(content, MARKER.as_bytes()).is_some()
+/// Another word, since all tests of this process see each other's open files.
+const CONTROL: &str = "zyxcontrolwvu";
+
+fn holds(content: &[u8], word: &str) -> bool {
+    memchr::memmem::find(content, word.as_bytes()).is_some()
 }
 
 /// Files of this process that are open, also those already deleted.
@@ -46,7 +49,7 @@ fn open_files() -> Vec<(PathBuf, Vec<u8>)> {
 fn assert_clean(dir: &Path, moment: &str) {
     for (path, content) in files(dir).into_iter().chain(open_files()) {
         assert!(
-            !holds_marker(&content),
+            !holds(&content, MARKER),
             "{moment}: plaintext in {}",
             path.display()
         );
@@ -59,13 +62,13 @@ fn the_search_itself_would_see_a_leak() {
     let plain = rusqlite::Connection::open(place.path()).unwrap();
     plain
         .execute_batch(&format!(
-            "CREATE TABLE t (a); INSERT INTO t VALUES ('{MARKER}')"
+            "CREATE TABLE t (a); INSERT INTO t VALUES ('{CONTROL}')"
         ))
         .unwrap();
     assert!(
         files(place.dir.path())
             .iter()
-            .any(|(_, content)| holds_marker(content))
+            .any(|(_, content)| holds(content, CONTROL))
     );
 }
 
@@ -140,34 +143,54 @@ fn work(db: &Database, place: &Place) {
     assert_clean(place.dir.path(), "checkpoint");
 }
 
-/// What was deleted is gone from the file even for whoever has the key.
+/// Opens the file with the key and no more, as someone would who has both.
+fn bare(place: &Place) -> rusqlite::Connection {
+    let connection = rusqlite::Connection::open(place.path()).unwrap();
+    let spec = format!("x'{}'", &*key(1).expose_sqlcipher_hex());
+    connection.key(None::<&str>, spec, false).unwrap();
+    connection
+}
+
+/// All pages in plain, their unused parts included.
+fn decrypted(connection: &rusqlite::Connection) -> Vec<u8> {
+    use rusqlite::ffi;
+    let mut size = 0;
+    // SAFETY: the handle is that of an open connection, which outlives the
+    // call; the name is a C string; the size is written before it is read.
+    let image =
+        unsafe { ffi::sqlite3_serialize(connection.handle(), c"main".as_ptr(), &mut size, 0) };
+    assert!(!image.is_null());
+    // SAFETY: SQLite allocated `size` bytes at `image` for us.
+    let bytes =
+        unsafe { std::slice::from_raw_parts(image, usize::try_from(size).unwrap()) }.to_vec();
+    // SAFETY: the pointer came from SQLite's allocator and is not used again.
+    unsafe { ffi::sqlite3_free(image.cast()) };
+    bytes
+}
+
 #[test]
-fn deleted_rows_are_overwritten() {
+fn what_is_deleted_is_overwritten_even_for_whoever_has_the_key() {
     let place = Place::new();
     let db = Database::open(place.path(), &key(1), Options::new()).unwrap();
     db.write(|tx| {
         tx.execute_batch("CREATE TABLE t (a TEXT) STRICT")?;
-        tx.execute("INSERT INTO t VALUES (?1)", [MARKER])?;
-        tx.execute("INSERT INTO t VALUES ('stays')", [])
+        tx.execute("INSERT INTO t VALUES ('stays')", [])?;
+        tx.execute("INSERT INTO t VALUES (?1)", [MARKER])
     })
     .unwrap();
-    db.write(|tx| tx.execute("DELETE FROM t WHERE a <> 'stays'", []))
-        .unwrap();
+    db.checkpoint().unwrap();
+    assert!(holds(&decrypted(&bare(&place)), MARKER));
+    let delete = "DELETE FROM t WHERE a <> 'stays'";
+    db.write(|tx| tx.execute(delete, [])).unwrap();
     db.checkpoint().unwrap();
     drop(db);
-    // Decrypt every page by copying the file into a plain one, free space and all.
-    let plain = place.dir.path().join("plain.db");
-    let connection = rusqlite::Connection::open(place.path()).unwrap();
-    let text = key(1).expose_sqlcipher_hex();
-    connection
-        .execute_batch(&format!("PRAGMA key = \"x'{}'\"", &*text))
-        .unwrap();
-    let mut pages = Vec::new();
-    let mut statement = connection.prepare("SELECT a FROM t").unwrap();
-    let mut rows = statement.query([]).unwrap();
-    while let Some(row) = rows.next().unwrap() {
-        pages.push(row.get::<_, String>(0).unwrap());
-    }
-    assert_eq!(pages, ["stays"]);
-    assert!(!plain.exists());
+    let connection = bare(&place);
+    let image = decrypted(&connection);
+    assert!(holds(&image, "stays") && !holds(&image, MARKER));
+
+    // Without overwriting, this test would see what remains.
+    let insert =
+        format!("PRAGMA secure_delete = OFF; INSERT INTO t VALUES ('{MARKER}'); {delete};");
+    connection.execute_batch(&insert).unwrap();
+    assert!(holds(&decrypted(&connection), MARKER));
 }

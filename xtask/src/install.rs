@@ -24,10 +24,11 @@ const DEBIAN: [(&str, &str); 9] = [
 ];
 
 /// Python packages, installed into a virtual environment.
-const PYTHON: [&str; 3] = [
+const PYTHON: [&str; 4] = [
     "sqlcipher3-wheels==0.5.7",
     "http-message-signatures==3.0.0",
     "cryptography==50.0.2",
+    "noiseprotocol==0.3.1",
 ];
 
 /// Node packages.

@@ -35,19 +35,22 @@
 //!   [`BlindIndex`]: finding equal values without opening them.
 //! - [`kdf`]: keys from keys; `password` (feature): keys from what a person
 //!   remembers; [`mac`]: authentic messages; [`random`]: the system's randomness.
+//! - `channel` (feature): two ends that trust nobody on the way between them.
 //! - [`harden`]: a process that is harder to steal from.
 //!
 //! # Features
 //!
 //! `ring` (default) and `rustcrypto` choose who computes AES-256-GCM; with both,
 //! ring seals and the tests hold the two against each other. Without either,
-//! everything that seals is absent. `password` adds Argon2id.
+//! everything that seals is absent. `password` adds Argon2id, `channel` Noise.
 
 #![deny(unsafe_code)]
 
 #[cfg(any(feature = "ring", feature = "rustcrypto"))]
 mod backend;
 mod blind_index;
+#[cfg(all(feature = "channel", any(feature = "ring", feature = "rustcrypto")))]
+pub mod channel;
 #[cfg(any(feature = "ring", feature = "rustcrypto"))]
 mod encryptor;
 #[cfg(any(feature = "ring", feature = "rustcrypto"))]

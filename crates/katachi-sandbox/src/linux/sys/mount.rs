@@ -49,6 +49,9 @@ pub(in crate::platform) fn clone_tree(place: BorrowedFd<'_>) -> io::Result<Owned
 
 /// Sets attributes on a mount and everything mounted below it. With a user
 /// namespace, owners are shown as that namespace maps them.
+///
+/// The mount also leaves its peer group: a clone of a shared mount would hand
+/// every mount that is put onto it to the host, where it would stay.
 pub(in crate::platform) fn restrict(
     mount: BorrowedFd<'_>,
     attributes: u64,
@@ -58,7 +61,7 @@ pub(in crate::platform) fn restrict(
     let attr = MountAttr {
         attr_set: attributes | if map.is_some() { IDMAP } else { 0 },
         attr_clr: 0,
-        propagation: 0,
+        propagation: libc::MS_PRIVATE,
         userns_fd: map.map_or(0, |map| map.as_raw_fd() as u64),
     };
     let flags = libc::AT_EMPTY_PATH as libc::c_uint | if recursive { AT_RECURSIVE } else { 0 };

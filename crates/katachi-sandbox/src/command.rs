@@ -37,6 +37,10 @@ impl Command {
     }
 
     /// Where standard input comes from; by default it is empty.
+    ///
+    /// A directory is refused. A file that lies in a writable directory can
+    /// be opened again for writing by the command, even if the policy
+    /// protects it there: hand over a pipe with its content.
     #[must_use]
     pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
         self.stdin = stdin.into();

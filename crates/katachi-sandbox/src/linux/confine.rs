@@ -48,6 +48,7 @@ pub(super) fn become_command(spec: &Spec, who: Identities) -> Result<Never, Fail
     let environment = strings(&spec.environment).step("read the environment")?;
     let mut filter = seccomp::filter(Choices {
         unix_sockets: spec.unix_sockets,
+        no_memory_files: spec.memory.is_some(),
     });
     process::default_signals().step("reset signals")?;
     fd::close_range(3, u32::MAX, true).step("close descriptors")?;
@@ -63,7 +64,9 @@ pub(super) fn become_command(spec: &Spec, who: Identities) -> Result<Never, Fail
 }
 
 fn limit(spec: &Spec) -> io::Result<()> {
-    process::limit(libc::RLIMIT_CORE, 0)?;
+    // Zero keeps core files away, and one also the host's core handler: the
+    // kernel starts no handler for a process with exactly this limit.
+    process::limit(libc::RLIMIT_CORE, 1)?;
     process::limit(libc::RLIMIT_NOFILE, 8192)?;
     process::limit(libc::RLIMIT_MEMLOCK, 1 << 26)?;
     process::limit(libc::RLIMIT_MSGQUEUE, 0)?;

@@ -97,6 +97,7 @@ enum Never {}
 fn run(spec: OwnedFd, status: &File, control: OwnedFd) -> Result<Never, Failure> {
     let spec = read_spec(spec)?;
     close_others(&[status.as_raw_fd(), control.as_raw_fd()]).step("close descriptors")?;
+    refuse_directories().step("take over the standard descriptors")?;
     process::new_session();
     let mut gaps = Vec::new();
     let (trees, identities) = enter_namespaces(&spec, &mut gaps)?;
@@ -118,6 +119,24 @@ fn run(spec: OwnedFd, status: &File, control: OwnedFd) -> Result<Never, Failure>
             process::exit(0)
         }
     }
+}
+
+/// A directory handed over as a standard descriptor would lead out of every
+/// mount of the sandbox.
+fn refuse_directories() -> io::Result<()> {
+    for standard in [
+        io::stdin().as_fd(),
+        io::stdout().as_fd(),
+        io::stderr().as_fd(),
+    ] {
+        if File::from(standard.try_clone_to_owned()?)
+            .metadata()?
+            .is_dir()
+        {
+            return Err(io::Error::other("one of them is a directory"));
+        }
+    }
+    Ok(())
 }
 
 fn read_spec(file: OwnedFd) -> Result<Spec, Failure> {

@@ -39,6 +39,8 @@ const fn argument(index: u32) -> u32 {
 pub(in crate::platform) struct Choices {
     /// Unix sockets may be made.
     pub(in crate::platform) unix_sockets: bool,
+    /// Files in memory may not be made, not even such that are never executed.
+    pub(in crate::platform) no_memory_files: bool,
 }
 
 /// Calls that are refused whatever their arguments.
@@ -145,6 +147,9 @@ const SENDS: &[(libc::c_long, u32)] = &[
     (libc::SYS_sendmmsg, 3),
 ];
 
+/// A socket's kind; the upper bits are SOCK_CLOEXEC and SOCK_NONBLOCK.
+const SOCKET_KIND: u32 = 0xf;
+
 /// Builds the filter.
 pub(in crate::platform) fn filter(choices: Choices) -> Vec<libc::sock_filter> {
     let mut program = Program::default();
@@ -184,7 +189,10 @@ pub(in crate::platform) fn filter(choices: Choices) -> Vec<libc::sock_filter> {
     program.call(libc::SYS_memfd_create, |block| {
         const MFD_NOEXEC_SEAL: u32 = 8;
         block.load(argument(1));
-        block.if_any_bit(MFD_NOEXEC_SEAL, ALLOW);
+        // No process has to map them, so their size is nobody's.
+        if !choices.no_memory_files {
+            block.if_any_bit(MFD_NOEXEC_SEAL, ALLOW);
+        }
         block.give(refuse(libc::ENOSYS));
     });
     for (call, index, flags) in MODES {
@@ -214,6 +222,21 @@ pub(in crate::platform) fn filter(choices: Choices) -> Vec<libc::sock_filter> {
     program.call(libc::SYS_socketpair, |block| {
         block.load(argument(0));
         block.unless_equal(libc::AF_UNIX as u32, refuse(libc::EAFNOSUPPORT));
+        // One end of a pair of datagram sockets can send to any other socket
+        // and be bound to a path. SOCK_RAW means the same to unix sockets.
+        if !choices.unix_sockets {
+            block.load(argument(1));
+            block.keep_bits(SOCKET_KIND);
+            block.if_equal(libc::SOCK_STREAM as u32, ALLOW);
+            block.if_equal(libc::SOCK_SEQPACKET as u32, ALLOW);
+            block.give(refuse(libc::EPROTONOSUPPORT));
+        }
+    });
+    program.call(libc::SYS_prlimit64, |block| {
+        // The first process has the command's user: with its limits lowered
+        // it could no longer watch those of the command.
+        block.load(argument(0));
+        block.unless_equal(0, refuse(libc::EPERM));
     });
     socket(&mut program, choices);
     program.give(ALLOW);
@@ -237,10 +260,7 @@ fn socket(program: &mut Program, choices: Choices) {
         block.0.push(jump(libc::BPF_JEQ, v6, 1, 0));
         block.give(refuse(libc::EAFNOSUPPORT));
         block.load(argument(1));
-        // The upper bits are SOCK_CLOEXEC and SOCK_NONBLOCK.
-        block
-            .0
-            .push(statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0xf));
+        block.keep_bits(SOCKET_KIND);
         block
             .0
             .push(jump(libc::BPF_JEQ, libc::SOCK_STREAM as u32, 2, 0));
@@ -307,6 +327,11 @@ impl Program {
     fn if_at_least(&mut self, value: u32, action: u32) {
         self.0.push(jump(libc::BPF_JGE, value, 0, 1));
         self.give(action);
+    }
+
+    fn keep_bits(&mut self, bits: u32) {
+        self.0
+            .push(statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, bits));
     }
 
     fn if_any_bit(&mut self, bits: u32, action: u32) {
@@ -389,6 +414,13 @@ mod tests {
         run(&filter(choices), NATIVE, number, arguments)
     }
 
+    fn with(unix_sockets: bool) -> Choices {
+        Choices {
+            unix_sockets,
+            ..Choices::default()
+        }
+    }
+
     #[test]
     fn a_foreign_architecture_is_fatal() {
         assert_eq!(
@@ -411,7 +443,7 @@ mod tests {
     fn sockets_are_tcp_and_udp() {
         let socket = |domain: i32, kind: i32, protocol: i32, unix_sockets| {
             let arguments = [domain as u64, kind as u64, protocol as u64, 0, 0, 0];
-            verdict(Choices { unix_sockets }, libc::SYS_socket, arguments)
+            verdict(with(unix_sockets), libc::SYS_socket, arguments)
         };
         let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         for family in [libc::AF_INET, libc::AF_INET6] {
@@ -457,6 +489,39 @@ mod tests {
             refuse(libc::EAFNOSUPPORT)
         );
         assert_eq!(socket(libc::AF_UNIX, libc::SOCK_STREAM, 0, true), ALLOW);
+    }
+
+    #[test]
+    fn pairs_of_sockets_lead_to_each_other_alone() {
+        let pair = |domain: i32, kind: i32, unix_sockets| {
+            let arguments = [domain as u64, kind as u64, 0, 0, 0, 0];
+            verdict(with(unix_sockets), libc::SYS_socketpair, arguments)
+        };
+        let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        for kind in [libc::SOCK_STREAM, libc::SOCK_SEQPACKET] {
+            assert_eq!(pair(libc::AF_UNIX, kind | flags, false), ALLOW);
+        }
+        for kind in [libc::SOCK_DGRAM, libc::SOCK_RAW] {
+            assert_eq!(
+                pair(libc::AF_UNIX, kind | flags, false),
+                refuse(libc::EPROTONOSUPPORT)
+            );
+            assert_eq!(pair(libc::AF_UNIX, kind | flags, true), ALLOW);
+        }
+        assert_eq!(
+            pair(libc::AF_INET, libc::SOCK_STREAM, true),
+            refuse(libc::EAFNOSUPPORT)
+        );
+    }
+
+    #[test]
+    fn limits_of_other_processes_stay_as_they_are() {
+        let limit = |pid: u64| {
+            let arguments = [pid, 7, 1, 0, 0, 0];
+            verdict(Choices::default(), libc::SYS_prlimit64, arguments)
+        };
+        assert_eq!(limit(0), ALLOW);
+        assert_eq!(limit(1), refuse(libc::EPERM));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::root;
 use super::spec::{Identity, Spec};
 use super::sys::process::{Ended, Fork};
 use super::sys::{fd, namespace, process};
+use super::usage::passed_limit;
 
 /// How often limits that the kernel does not keep are looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -125,44 +126,6 @@ fn watch(
             return Some(End::Limit(limit.to_owned()));
         }
     }
-}
-
-/// Sums up the namespace's processes.
-fn passed_limit(spec: &Spec) -> Option<&'static str> {
-    let mut pages = 0;
-    let mut threads = 0;
-    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
-        let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
-        if pid == 1 {
-            continue;
-        }
-        if let Ok(statm) = std::fs::read_to_string(format!("/proc/{pid}/statm")) {
-            let mut fields = statm
-                .split(' ')
-                .skip(1)
-                .map(|field| field.parse().unwrap_or(0_u64));
-            let (resident, shared) = (fields.next().unwrap_or(0), fields.next().unwrap_or(0));
-            pages += resident.saturating_sub(shared);
-        }
-        if let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) {
-            // Fields are counted after the name, which may hold anything.
-            let after = stat.rsplit_once(") ").map_or("", |(_, after)| after);
-            threads += after
-                .split(' ')
-                .nth(17)
-                .and_then(|count| count.parse().ok())
-                .unwrap_or(1_u64);
-        }
-    }
-    if spec.memory.is_some_and(|limit| pages * 4096 > limit) {
-        return Some("memory");
-    }
-    spec.processes
-        .is_some_and(|limit| threads > limit)
-        .then_some("processes")
 }
 
 /// Compares an opened file or directory with what the plan pinned.

@@ -21,6 +21,7 @@ mod root;
 mod running;
 mod spec;
 mod sys;
+mod usage;
 mod witness;
 
 pub(crate) use helper::run_helper_if_requested;

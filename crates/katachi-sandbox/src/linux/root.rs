@@ -201,7 +201,9 @@ impl Root<'_> {
     }
 
     fn private(&self, path: &Path) -> Result<(), Failure> {
-        let size = self.spec.disk.unwrap_or(PRIVATE_SIZE).to_string();
+        let limits = [self.spec.disk, self.spec.memory];
+        let size = limits.into_iter().flatten().min().unwrap_or(PRIVATE_SIZE);
+        let size = size.to_string();
         let (user, group) = (self.who.user.to_string(), self.who.group.to_string());
         let shared = path == Path::new("/tmp") || path == Path::new("/dev/shm");
         let options = [
@@ -245,6 +247,13 @@ impl Root<'_> {
                     "this container does not let a new /proc be mounted, so there is none inside"
                         .to_owned(),
                 ));
+                if self.spec.memory.is_some() || self.spec.processes.is_some() {
+                    gaps.push((
+                        "limits".to_owned(),
+                        "without /proc, memory and processes are limited one by one and not summed up"
+                            .to_owned(),
+                    ));
+                }
                 return Ok(());
             }
             Err(error) => return Err(error).step("create /proc"),

@@ -120,7 +120,7 @@ impl fmt::Display for Enforcement {
                 control.id, control.requested, control.mechanism
             )?;
             if !reason.is_empty() {
-                writeln!(f, "               gap: {reason}")?;
+                writeln!(f, "               gap: {}", one_line(reason))?;
             }
         }
         for line in &self.residual {
@@ -128,6 +128,20 @@ impl fmt::Display for Enforcement {
         }
         Ok(())
     }
+}
+
+/// A name as one line of text: what a terminal would act upon, or would show
+/// as another line, is written out.
+pub(crate) fn one_line(text: impl fmt::Display) -> String {
+    let mut line = String::new();
+    for letter in text.to_string().chars() {
+        if letter.is_control() {
+            line.extend(letter.escape_default());
+        } else {
+            line.push(letter);
+        }
+    }
+    line
 }
 
 /// Something that was refused, or that was found changed afterwards.
@@ -151,10 +165,13 @@ impl fmt::Display for Violation {
         write!(
             f,
             "{} of {} denied by {}: {}",
-            self.operation, self.target, self.control, self.reason
+            self.operation,
+            one_line(&self.target),
+            self.control,
+            one_line(&self.reason)
         )?;
         match &self.allow_with {
-            Some(line) => write!(f, "; to allow it: {line}"),
+            Some(line) => write!(f, "; to allow it: {}", one_line(line)),
             None => Ok(()),
         }
     }

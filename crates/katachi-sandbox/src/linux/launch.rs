@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{Seek as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::helper::{MARKER, is_installed};
 use super::message::Message;
-use super::running::{Killer, Running, Traces};
+use super::running::{Killer, Placeholder, Running, Traces};
 use super::spec::{Identity, Mount, Source, Spec};
 use super::sys::fd;
 use super::{confine, landlock_version};
@@ -38,6 +38,13 @@ pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {
         Decision::Denied(violation) => return Err(SpawnError::Denied(Box::new(violation))),
     };
     let mut traces = Traces::default();
+    // What exists already is the user's own.
+    traces.absent = inner
+        .absent
+        .iter()
+        .filter(|path| path.symlink_metadata().is_err())
+        .cloned()
+        .collect();
     for root in &inner.watched {
         traces.before.push((root.clone(), protected_names_in(root)));
     }
@@ -246,13 +253,46 @@ pub(super) fn plan_spec(
 }
 
 /// Makes the empty directory that keeps the command from making one.
+///
+/// Every sandbox that counts on it holds a shared lock, and it is removed only
+/// by who can lock it alone: the kernel takes the mount off a directory that is
+/// removed, in every namespace.
 fn placeholder(path: &Path, traces: &mut Traces) -> Result<Identity, SpawnError> {
-    match std::fs::create_dir(path) {
-        Ok(()) => traces.placeholders.push(path.to_owned()),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(SpawnError::Io(error)),
+    for _ in 0..100 {
+        let made = match std::fs::create_dir(path) {
+            Ok(()) => true,
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => false,
+            Err(error) => return Err(SpawnError::Io(error)),
+        };
+        let held = match File::open(path) {
+            Ok(held) => held,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(SpawnError::Io(error)),
+        };
+        match held.try_lock_shared() {
+            Ok(()) => {}
+            // Somebody is about to remove it.
+            Err(TryLockError::WouldBlock) => {
+                std::thread::sleep(Duration::from_millis(2));
+                continue;
+            }
+            Err(TryLockError::Error(error)) => return Err(SpawnError::Io(error)),
+        }
+        let pin = Pin::new(path)?;
+        let seen = held.metadata()?;
+        if (pin.device, pin.inode) == (seen.dev(), seen.ino()) {
+            traces.placeholders.push(Placeholder {
+                path: path.to_owned(),
+                held,
+                made,
+            });
+            return Ok(identity(&pin));
+        }
     }
-    Ok(identity(&Pin::new(path)?))
+    Err(SpawnError::Io(std::io::Error::other(format!(
+        "{} is locked by another program",
+        path.display()
+    ))))
 }
 
 /// Who owns the workspace: a command started by root works as them.

@@ -1,5 +1,6 @@
 //! The caller's hold on a running sandbox.
 
+use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter};
 use std::path::PathBuf;
 use std::process::Child;
@@ -8,7 +9,7 @@ use std::time::Instant;
 
 use super::message::{End, Message};
 use crate::child::{Ending, Outcome};
-use crate::plan::protected_names_in;
+use crate::plan::{Present, protected_names_in};
 use crate::report::Violation;
 
 /// Everything that has to be let go in the right order.
@@ -30,9 +31,20 @@ pub(crate) struct Killer(Arc<Mutex<Option<PipeWriter>>>);
 #[derive(Debug, Default)]
 pub(super) struct Traces {
     /// Empty directories that hold a place.
-    pub(super) placeholders: Vec<PathBuf>,
+    pub(super) placeholders: Vec<Placeholder>,
+    /// Files that redirect git and that were not there.
+    pub(super) absent: Vec<PathBuf>,
     /// Writable directories, with the protected names in them.
-    pub(super) before: Vec<(PathBuf, Vec<PathBuf>)>,
+    pub(super) before: Vec<(PathBuf, Vec<Present>)>,
+}
+
+/// An empty directory that holds a place, and the lock that keeps it there.
+#[derive(Debug)]
+pub(super) struct Placeholder {
+    pub(super) path: PathBuf,
+    pub(super) held: File,
+    /// Whether it was made for this run.
+    pub(super) made: bool,
 }
 
 impl Killer {
@@ -54,28 +66,64 @@ impl Killer {
 
 impl Drop for Traces {
     fn drop(&mut self) {
+        self.take_back();
         for place in self.placeholders.drain(..).rev() {
             // Only ever removes an empty directory; whatever is in it now was
-            // put there by somebody outside and stays.
-            let _ = std::fs::remove_dir(place);
+            // put there by somebody outside and stays. It stays as well while
+            // another sandbox counts on it.
+            if place.made && place.held.try_lock().is_ok() {
+                let _ = std::fs::remove_dir(place.path);
+            }
         }
     }
 }
 
 impl Traces {
+    /// Removes what the command made to redirect git. The directories around
+    /// it were mounts, which it could not replace.
+    fn take_back(&mut self) -> Vec<Violation> {
+        let appeared: Vec<PathBuf> = self
+            .absent
+            .drain(..)
+            .filter(|path| path.symlink_metadata().is_ok())
+            .collect();
+        appeared
+            .into_iter()
+            .map(|path| {
+                let outcome = match std::fs::remove_file(&path) {
+                    Ok(()) => "it was removed".to_owned(),
+                    Err(error) => format!("it could not be removed: {error}"),
+                };
+                Violation {
+                    control: "metadata".to_owned(),
+                    operation: "create".to_owned(),
+                    target: path.display().to_string(),
+                    reason: format!(
+                        "git outside would have followed it to what the command chose; {outcome}"
+                    ),
+                    allow_with: None,
+                }
+            })
+            .collect()
+    }
+
     fn violations(&self) -> Vec<Violation> {
         let mut found = Vec::new();
         for (directory, before) in &self.before {
-            for path in protected_names_in(directory) {
-                if !before.contains(&path) {
-                    found.push(Violation {
-                        control: "metadata".to_owned(),
-                        operation: "create".to_owned(),
-                        target: path.display().to_string(),
-                        reason: "the command created a name that programs outside act upon; look at it before you use the directory".to_owned(),
-                        allow_with: None,
-                    });
-                }
+            let now = protected_names_in(directory);
+            let appeared = now.iter().filter(|present| !before.contains(present));
+            // Everything else is a mount while the command runs.
+            let links = before.iter().filter(|(path, target)| {
+                target.is_some() && !now.iter().any(|(now, _)| now == path)
+            });
+            for (path, _) in appeared.chain(links) {
+                found.push(Violation {
+                    control: "metadata".to_owned(),
+                    operation: "create".to_owned(),
+                    target: path.display().to_string(),
+                    reason: "the command created, replaced or removed a name that programs outside act upon; look at it before you use the directory".to_owned(),
+                    allow_with: None,
+                });
             }
         }
         found
@@ -133,6 +181,7 @@ impl Running {
             None => return Err(io::Error::other("the sandbox ended without saying how")),
         };
         let mut violations = self.traces.violations();
+        violations.extend(self.traces.take_back());
         violations.extend(violation_of(&ending));
         std::mem::take(&mut self.traces);
         let outcome = Outcome {

@@ -26,6 +26,8 @@ pub(super) struct Draft<'a> {
     pub(super) sockets: Vec<PathBuf>,
     pub(super) gaps: Vec<(&'static str, String)>,
     pub(super) watched: Vec<PathBuf>,
+    /// Files that git would act upon and that do not exist.
+    pub(super) absent: Vec<PathBuf>,
     /// Canonical roots that `filesystem.write` names, with their rules.
     pub(super) write_roots: Vec<(PathBuf, String)>,
     /// The same for `filesystem.read`, bundles left out.
@@ -55,6 +57,7 @@ pub(super) fn build(policy: &Policy, options: &PlanOptions) -> Result<Inner, Pla
         sockets: Vec::new(),
         gaps: Vec::new(),
         watched: Vec::new(),
+        absent: Vec::new(),
         write_roots: Vec::new(),
         read_roots: Vec::new(),
     };
@@ -183,6 +186,7 @@ fn finish(draft: Draft<'_>) -> Inner {
         sockets: draft.sockets,
         gaps: draft.gaps,
         watched: draft.watched,
+        absent: draft.absent,
         hash: String::new(),
     };
     inner.hash = hash(&inner);

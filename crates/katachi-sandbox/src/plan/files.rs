@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::build::Draft;
 use super::entry::{Access, Entry, Kind, covering, depth};
 use super::pin::Pin;
-use super::protect::{self, WALK_LIMIT};
+use super::protect::{self, WALK_LIMIT, Walk};
 use super::resolve;
 use crate::bundle::{self, Bundle};
 use crate::error::PlanError;
@@ -327,24 +327,39 @@ pub(super) fn denied(draft: &mut Draft<'_>) -> Result<(), PlanError> {
             continue;
         }
         let place = resolve::follow_existing(&draft.absolute(text, &rule)?);
-        let roots = draft.read_roots.iter().chain(&draft.write_roots);
-        let opened = roots
-            .chain(&draft.exec_trees)
-            .find(|(root, _)| root.starts_with(&place));
-        if let Some((root, other)) = opened {
-            return Err(PlanError::Contradiction {
-                rule,
-                other: other.clone(),
-                problem: format!("{} lies in what is denied", root.display()),
-                next_step: "remove one of the two".to_owned(),
-            });
-        }
+        refuse_to_hide(draft, &place, &rule)?;
         if std::fs::symlink_metadata(&place).is_ok() {
             protect::pin_parents(draft, &place)?;
         }
-        hide(draft, place, &rule)?;
+        // What a bundle opens in it, where the place itself is not open.
+        let opened: Vec<PathBuf> = draft
+            .entries
+            .iter()
+            .filter(|entry| entry.target.starts_with(&place))
+            .map(|entry| entry.target.clone())
+            .collect();
+        for path in opened.into_iter().chain([place]) {
+            hide(draft, path, &rule)?;
+        }
     }
     Ok(())
+}
+
+/// A denial that covers all of what another rule names is a mistake.
+fn refuse_to_hide(draft: &Draft<'_>, place: &Path, rule: &str) -> Result<(), PlanError> {
+    let roots = draft.read_roots.iter().chain(&draft.write_roots);
+    let opened = roots
+        .chain(&draft.exec_trees)
+        .find(|(root, _)| root.starts_with(place));
+    match opened {
+        Some((root, other)) => Err(PlanError::Contradiction {
+            rule: rule.to_owned(),
+            other: other.clone(),
+            problem: format!("{} lies in what is denied", root.display()),
+            next_step: "remove one of the two".to_owned(),
+        }),
+        None => Ok(()),
+    }
 }
 
 fn hide(draft: &mut Draft<'_>, place: PathBuf, rule: &str) -> Result<(), PlanError> {
@@ -390,32 +405,49 @@ fn hide(draft: &mut Draft<'_>, place: PathBuf, rule: &str) -> Result<(), PlanErr
 
 fn deny_matches(draft: &mut Draft<'_>, text: &str, rule: &str) -> Result<(), PlanError> {
     let absolute = draft.absolute(text, rule)?;
-    let pattern = absolute.to_str().unwrap_or(text).to_owned();
-    let glob = Glob::new(&pattern);
+    let Some(pattern) = absolute.to_str() else {
+        return Err(PlanError::NotEnforceable {
+            rule: rule.to_owned(),
+            problem: format!("{} is no valid text, as patterns are", absolute.display()),
+            next_step: "deny single paths, or rename the directory".to_owned(),
+        });
+    };
+    let glob = Glob::new(pattern);
     let start = Path::new("/").join(glob.fixed_prefix());
     let start = resolve::follow_existing(&start);
     if let Some(below) = start.is_dir().then(|| start.join("*")) {
         // The matches are found again for each plan, but only below this.
         protect::pin_parents(draft, &below)?;
     }
-    let roots: Vec<PathBuf> = draft
-        .read_roots
+    let opened: Vec<Entry> = draft
+        .entries
         .iter()
-        .chain(&draft.write_roots)
-        .filter_map(|(root, _)| {
-            if root.starts_with(&start) {
-                Some(root.clone())
-            } else if start.starts_with(root) {
-                Some(start.clone())
-            } else {
-                None
-            }
-        })
+        .filter(|entry| matches!(entry.kind, Kind::Host(_)) && !entry.protects)
+        .cloned()
         .collect();
     let mut matches = Vec::new();
-    let mut places = 0;
-    for root in &roots {
-        let complete = protect::walk(root, &mut places, &mut |path, _| {
+    let mut roots: Vec<PathBuf> = Vec::new();
+    for entry in &opened {
+        if entry.target.ancestors().any(|place| glob.matches(place)) {
+            refuse_to_hide(draft, &entry.target, rule)?;
+            matches.push(entry.target.clone());
+        } else if entry.target.starts_with(&start) {
+            roots.push(entry.target.clone());
+        } else if start.starts_with(&entry.target) {
+            roots.push(start.clone());
+        }
+    }
+    roots.sort();
+    roots.dedup();
+    let mut walk = Walk::default();
+    let mut walked: Option<&PathBuf> = None;
+    for root in roots.iter().filter(|root| root.is_dir()) {
+        // Sorted, what lies in another comes after it.
+        if walked.is_some_and(|above| root.starts_with(above)) {
+            continue;
+        }
+        walked = Some(root);
+        let complete = walk.below(root, &mut |path, _| {
             if glob.matches(path) {
                 matches.push(path.to_owned());
                 return false;
@@ -430,6 +462,9 @@ fn deny_matches(draft: &mut Draft<'_>, text: &str, rule: &str) -> Result<(), Pla
                     .to_owned(),
             });
         }
+    }
+    for directory in walk.closed {
+        protect::hide_closed(draft, directory)?;
     }
     matches.sort();
     matches.dedup();

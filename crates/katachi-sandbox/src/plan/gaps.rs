@@ -150,6 +150,22 @@ fn standing_gaps(plan: &Plan, landlock_abi: u32) -> Vec<(&'static str, String)> 
             "memory and processes are summed up ten times a second, so a peak between two looks can pass them".to_owned(),
         ));
     }
+    if limits.memory.is_some() {
+        gaps.push((
+            "limits",
+            "memory does not count files in the private directories, each of which may grow to it once, nor what the kernel keeps for pipes and sockets".to_owned(),
+        ));
+    }
+    if inner
+        .entries
+        .iter()
+        .any(|entry| entry.protects && !entry.is_hidden() && !entry.is_directory())
+    {
+        gaps.push((
+            "metadata",
+            "a protected file, unlike a directory, can be written by the command once a program outside replaces it during the run, as editors and git do".to_owned(),
+        ));
+    }
     if inner
         .entries
         .iter()

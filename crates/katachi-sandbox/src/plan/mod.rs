@@ -33,7 +33,7 @@ pub(crate) use pin::Pin;
 #[cfg(target_os = "linux")]
 pub(crate) use programs::{Decision, Gate};
 #[cfg(target_os = "linux")]
-pub(crate) use protect::present as protected_names_in;
+pub(crate) use protect::{Present, present as protected_names_in};
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -79,6 +79,8 @@ pub(crate) struct Inner {
     pub(crate) gaps: Vec<(&'static str, String)>,
     /// Directories whose protected names are compared after each command.
     pub(crate) watched: Vec<PathBuf>,
+    /// Files that git would act upon and that did not exist.
+    pub(crate) absent: Vec<PathBuf>,
     pub(crate) hash: String,
 }
 

@@ -81,6 +81,7 @@ pub(crate) struct Found {
 
 pub(super) fn resolve(draft: &mut Draft<'_>) -> Result<(), PlanError> {
     let commands = &draft.policy.commands;
+    let asked = asked(draft)?;
     let rules = commands.allow.iter().map(|rule| (rule, false));
     for (rule, ask) in rules.chain(commands.ask.iter().map(|rule| (rule, true))) {
         let text = format!("commands.{} = {rule}", if ask { "ask" } else { "allow" });
@@ -104,18 +105,13 @@ pub(super) fn resolve(draft: &mut Draft<'_>) -> Result<(), PlanError> {
         } else {
             Gate::Always
         };
-        let files = match rule {
-            CommandRule::Name(name) if name.starts_with('@') => bundle(draft, name, &text)?,
-            CommandRule::File { path, sha256 } => {
-                let path = draft.workspace.join(path);
-                let found = at(&path, &text)?;
-                check_digest(&found.real, sha256.as_deref(), &text)?;
-                vec![found]
-            }
-            named => vec![lookup(draft, named.program(), &text)?],
-        };
+        let files = files_of(draft, rule, &text)?;
         for file in &files {
-            admit(draft, &file.found, &gate, &text, 0)?;
+            // Asking narrows: a program that needs approval is not opened for
+            // everything else by a rule beside it.
+            if ask || !asked.iter().any(|program| decide::same(program, file)) {
+                admit(draft, &file.found, &gate, &text, 0)?;
+            }
         }
         if limited {
             draft.gaps.push((
@@ -130,7 +126,64 @@ pub(super) fn resolve(draft: &mut Draft<'_>) -> Result<(), PlanError> {
             files,
         });
     }
+    report_unasked(draft);
     Ok(())
+}
+
+fn files_of(
+    draft: &mut Draft<'_>,
+    rule: &CommandRule,
+    text: &str,
+) -> Result<Vec<Found>, PlanError> {
+    Ok(match rule {
+        CommandRule::Name(name) if name.starts_with('@') => bundle(draft, name, text)?,
+        CommandRule::File { path, sha256 } => {
+            let path = draft.workspace.join(path);
+            let found = at(&path, text)?;
+            check_digest(&found.real, sha256.as_deref(), text)?;
+            vec![found]
+        }
+        named => vec![lookup(draft, named.program(), text)?],
+    })
+}
+
+/// Programs that need approval whatever their arguments.
+fn asked(draft: &mut Draft<'_>) -> Result<Vec<Found>, PlanError> {
+    let mut asked = Vec::new();
+    for rule in &draft.policy.commands.ask {
+        if !matches!(rule, CommandRule::Argv(words) if words.len() > 1) {
+            asked.extend(files_of(draft, rule, &format!("commands.ask = {rule}"))?);
+        }
+    }
+    Ok(asked)
+}
+
+/// Says which programs that need approval can be started by others without.
+fn report_unasked(draft: &mut Draft<'_>) {
+    for rule in draft.rules.iter().filter(|rule| rule.ask) {
+        for file in &rule.files {
+            let opened_by = draft
+                .programs
+                .iter()
+                .find(|program| program.path == file.real && program.gate == Gate::Always)
+                .map(|program| &program.rule);
+            let tree = draft
+                .exec_trees
+                .iter()
+                .find(|(tree, _)| file.real.starts_with(tree))
+                .map(|(_, rule)| rule);
+            if let Some(other) = opened_by.or(tree) {
+                draft.gaps.push((
+                    "exec",
+                    format!(
+                        "{}: other programs can start {} without approval, because of {other}",
+                        rule.text,
+                        file.real.display()
+                    ),
+                ));
+            }
+        }
+    }
 }
 
 fn bundle(draft: &mut Draft<'_>, name: &str, text: &str) -> Result<Vec<Found>, PlanError> {

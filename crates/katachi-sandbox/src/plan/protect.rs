@@ -374,7 +374,7 @@ fn guard_repository(draft: &mut Draft<'_>, path: &Path, git: GitAccess) -> Resul
 
 /// Makes each directory between a writable root and `path` a mount, so that
 /// none of them can be renamed away and replaced.
-fn pin_parents(draft: &mut Draft<'_>, path: &Path) -> Result<(), PlanError> {
+pub(super) fn pin_parents(draft: &mut Draft<'_>, path: &Path) -> Result<(), PlanError> {
     let below_a_root = |parent: &Path| {
         draft
             .write_roots

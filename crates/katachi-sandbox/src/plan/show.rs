@@ -6,11 +6,12 @@ use std::fmt;
 use super::Plan;
 use super::entry::Kind;
 use super::programs::Gate;
+use crate::report::one_line;
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plan = &self.0;
-        writeln!(f, "workspace {}", plan.workspace.display())?;
+        writeln!(f, "workspace {}", one_line(plan.workspace.display()))?;
         writeln!(f, "plan {}", plan.hash)?;
         writeln!(f, "files")?;
         for entry in &plan.entries {
@@ -25,8 +26,8 @@ impl fmt::Display for Plan {
             writeln!(
                 f,
                 "  {access:<11} {}  ({})",
-                entry.target.display(),
-                entry.rule
+                one_line(entry.target.display()),
+                one_line(&entry.rule)
             )?;
         }
         for (place, target) in &plan.links {
@@ -34,8 +35,8 @@ impl fmt::Display for Plan {
                 f,
                 "  {:<11} {} -> {}",
                 "link",
-                place.display(),
-                target.display()
+                one_line(place.display()),
+                one_line(target.display())
             )?;
         }
         writeln!(f, "programs")?;
@@ -44,15 +45,17 @@ impl fmt::Display for Plan {
                 Gate::Always => "",
                 Gate::Rules(_) => " [only as the command itself]",
             };
-            writeln!(f, "  {}{gate}  ({})", program.path.display(), program.rule)?;
+            let path = one_line(program.path.display());
+            writeln!(f, "  {path}{gate}  ({})", one_line(&program.rule))?;
         }
         for (tree, rule) in &plan.exec_trees {
-            writeln!(f, "  everything in {}  ({rule})", tree.display())?;
+            let tree = one_line(tree.display());
+            writeln!(f, "  everything in {tree}  ({})", one_line(rule))?;
         }
         writeln!(f, "network")?;
         writeln!(f, "  none but a loopback of its own")?;
         for socket in &plan.sockets {
-            writeln!(f, "  unix socket {}", socket.display())?;
+            writeln!(f, "  unix socket {}", one_line(socket.display()))?;
         }
         writeln!(f, "environment")?;
         let named = plan
@@ -67,7 +70,7 @@ impl fmt::Display for Plan {
             .collect();
         writeln!(f, "  {}", names.join(" "))?;
         for (control, gap) in &plan.gaps {
-            writeln!(f, "partial {control}: {gap}")?;
+            writeln!(f, "partial {control}: {}", one_line(gap))?;
         }
         Ok(())
     }

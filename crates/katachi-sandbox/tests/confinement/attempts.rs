@@ -10,7 +10,7 @@ use std::net::{TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -63,6 +63,14 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
             .open(path(0))
             .map(drop),
         "mode" => fs::set_permissions(path(0), fs::Permissions::from_mode(0o777)),
+        "set-mode" => {
+            let mode = u32::from_str_radix(text(1), 8).map_err(io::Error::other)?;
+            fs::set_permissions(path(0), fs::Permissions::from_mode(mode))
+        }
+        "set-mode-and-read" => {
+            let _ = fs::set_permissions(path(0), fs::Permissions::from_mode(0o700));
+            fs::read(path(1)).map(drop)
+        }
         "set-user-id" => fs::set_permissions(path(0), fs::Permissions::from_mode(0o4755)),
         "create-set-user-id" => {
             let file = fs::File::options()
@@ -151,6 +159,12 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
         }
         "unix-connect" => UnixStream::connect(path(0)).map(drop),
         "unix-listen" => UnixListener::bind(path(0)).map(drop),
+        "pair" => UnixStream::pair().map(drop),
+        "pair-send" => {
+            let (one, _other) = UnixDatagram::pair()?;
+            one.send_to(b"x", path(0)).map(drop)
+        }
+        "pair-bind" => pair_bind(path(0)),
         "abstract-connect" => {
             use std::os::linux::net::SocketAddrExt as _;
             let address = std::os::unix::net::SocketAddr::from_abstract_name(text(0))?;
@@ -249,6 +263,60 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
             }
             Ok(())
         }
+        "eat-shared-memory" => {
+            let _held = raw::shared_memory(number(0) as usize * (1 << 20))?;
+            std::thread::sleep(Duration::from_millis(800));
+            Ok(())
+        }
+        // The thread that stands for the process ends before it starts.
+        "eat-memory-without-leader" => {
+            let block = number(0) as usize * (1 << 20) / 4;
+            for _ in 0..5 {
+                if raw::fork() {
+                    std::thread::spawn(move || {
+                        std::thread::sleep(Duration::from_millis(50));
+                        let held = vec![1_u8; block];
+                        std::thread::sleep(Duration::from_secs(2));
+                        std::hint::black_box(held);
+                        std::process::exit(0);
+                    });
+                    raw::end_thread();
+                }
+            }
+            std::thread::sleep(Duration::from_millis(1000));
+            Ok(())
+        }
+        "eat-segments" => {
+            for _ in 0..number(0) / 20 {
+                raw::segment(20 << 20)?;
+            }
+            std::thread::sleep(Duration::from_millis(800));
+            Ok(())
+        }
+        "limit-of" => {
+            const NOFILE: u64 = 7;
+            let mut limit = [0_u64; 2];
+            raw::call(
+                libc::SYS_prlimit64,
+                &[number(0), NOFILE, 0, raw::address_mut(&mut limit)],
+            )?;
+            limit[0] = 64;
+            raw::call(
+                libc::SYS_prlimit64,
+                &[number(0), NOFILE, raw::address(&limit), 0],
+            )
+            .map(drop)
+        }
+        "core" => {
+            // With one byte as its limit the kernel starts no handler.
+            let limits = fs::read_to_string("/proc/self/limits")?;
+            let line = limits
+                .lines()
+                .find_map(|line| line.strip_prefix("Max core file size"))
+                .ok_or_else(nothing)?;
+            let mut values = line.split_whitespace();
+            found(values.next() != Some("1") || values.next() != Some("1"))
+        }
         "sleep" => {
             std::thread::sleep(Duration::from_secs(number(0)));
             Ok(())
@@ -288,6 +356,20 @@ fn execute_memory(program: &Path) -> io::Result<()> {
         .stdout(std::process::Stdio::null())
         .status();
     found(error?.success())
+}
+
+/// Binds one end of a connected pair to a path.
+fn pair_bind(place: &Path) -> io::Result<()> {
+    let (one, _other) = UnixDatagram::pair()?;
+    let mut name = [0_u8; 110];
+    name[..2].copy_from_slice(&(libc::AF_UNIX as u16).to_ne_bytes());
+    let bytes = place.as_os_str().as_bytes();
+    name[2..2 + bytes.len()].copy_from_slice(bytes);
+    raw::call(
+        libc::SYS_bind,
+        &[one.as_raw_fd() as u64, raw::address(&name), 110],
+    )
+    .map(drop)
 }
 
 fn fast_open(target: &str, protocol: i32) -> io::Result<()> {

@@ -49,6 +49,40 @@ pub(crate) fn fork() -> bool {
     unsafe { libc::fork() == 0 }
 }
 
+/// Memory that other processes could share, touched.
+pub(crate) fn shared_memory(length: usize) -> io::Result<&'static mut [u8]> {
+    let (access, kind) = (
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+    );
+    // SAFETY: a new mapping at a place of the kernel's choice.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), length, access, kind, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the mapping has this length, is never unmapped, and nobody else
+    // in this process knows it.
+    let memory = unsafe { std::slice::from_raw_parts_mut(start.cast::<u8>(), length) };
+    memory.fill(1);
+    Ok(memory)
+}
+
+/// A segment of shared memory, filled, that no process keeps mapped.
+pub(crate) fn segment(length: usize) -> io::Result<()> {
+    let mode = libc::IPC_CREAT as u64 | 0o600;
+    let segment = call(libc::SYS_shmget, &[0, length as u64, mode])?;
+    let start = call(libc::SYS_shmat, &[segment as u64, 0, 0])?;
+    // SAFETY: the segment was just attached there with this length.
+    unsafe { std::ptr::write_bytes(start as *mut u8, 1, length) };
+    call(libc::SYS_shmdt, &[start as u64]).map(drop)
+}
+
+/// Ends the calling thread and nothing else.
+pub(crate) fn end_thread() -> ! {
+    let _ = call(libc::SYS_exit, &[0]);
+    unreachable!("the kernel ended this thread")
+}
+
 /// Address of a value that a system call fills in.
 pub(crate) fn address_mut<T>(value: &mut T) -> u64 {
     std::ptr::from_mut(value) as u64

@@ -133,7 +133,7 @@ impl Inner {
 
 /// Two ways to the same program. The name counts too: one file can be many
 /// programs that go by the name they are called with.
-fn same(rule: &Found, asked: &Found) -> bool {
+pub(super) fn same(rule: &Found, asked: &Found) -> bool {
     rule.real == asked.real
         && (rule.found.file_name() == asked.found.file_name()
             || rule.real.file_name() == asked.found.file_name())

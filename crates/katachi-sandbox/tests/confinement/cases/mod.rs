@@ -8,6 +8,7 @@ mod network;
 mod programs;
 mod repositories;
 mod resources;
+mod sideways;
 
 use crate::bed::{Bed, Verdict};
 
@@ -29,6 +30,7 @@ pub(crate) fn all() -> Vec<Case> {
         kernel::CASES,
         resources::CASES,
         programs::CASES,
+        sideways::CASES,
         agreement::CASES,
     ]
     .concat()

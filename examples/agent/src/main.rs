@@ -23,6 +23,7 @@ mod promises;
 mod relay_client;
 mod relay_process;
 mod runner;
+mod shield;
 mod signals;
 mod time;
 mod tunnel;
@@ -117,5 +118,17 @@ fn chain(error: &anyhow::Error) -> String {
         }
         text.push_str(&said);
     }
-    text
+    // A relay's words may be among them.
+    output::printable(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn an_error_that_quotes_a_relay_cannot_change_the_terminal() {
+        let error = anyhow::anyhow!("\u{1b}]0;owned\u{7}").context("the relay refuses");
+        let said = super::chain(&error);
+        assert!(said.starts_with("the relay refuses: "), "{said:?}");
+        assert!(!said.contains(['\u{1b}', '\u{7}']), "{said:?}");
+    }
 }

@@ -76,7 +76,8 @@ pub(crate) fn confirm(question: &str) -> io::Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes" | "Yes"))
 }
 
-/// Replaces characters that could move the cursor or change the terminal.
+/// Replaces characters that could move the cursor, change the terminal or
+/// stand there unseen.
 ///
 /// Newlines and tabs stay; everything that came over the network passes here
 /// before it is shown.
@@ -84,13 +85,24 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| match c {
             '\n' | '\t' => c,
-            c if c.is_control() => '\u{fffd}',
-            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                '\u{fffd}'
-            }
+            c if c.is_control() || is_unseen(c) => '\u{fffd}',
             c => c,
         })
         .collect()
+}
+
+/// The same for what has one line to itself, and must not look like another.
+pub(crate) fn one_line(text: &str) -> String {
+    printable(text).replace(['\n', '\t', '\u{2028}', '\u{2029}'], " ")
+}
+
+/// Characters that show nothing or turn the direction of the text. Two names
+/// that differ in these alone look the same.
+fn is_unseen(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+        | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}'
+        | '\u{feff}' | '\u{ffa0}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// Breaks `text` into lines of at most `width` characters where words allow it.
@@ -149,5 +161,32 @@ mod tests {
     fn escape_sequences_never_reach_the_terminal() {
         assert_eq!(printable("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\n");
         assert_eq!(printable("x\u{202e}y"), "x\u{fffd}y");
+    }
+
+    #[test]
+    fn nothing_stands_on_the_terminal_unseen() {
+        for unseen in [
+            '\u{200b}',
+            '\u{2060}',
+            '\u{feff}',
+            '\u{ad}',
+            '\u{61c}',
+            '\u{e0041}',
+        ] {
+            assert_eq!(
+                printable(&format!("ana{unseen}")),
+                "ana\u{fffd}",
+                "{unseen:?}"
+            );
+        }
+        assert_eq!(printable("Ünal 山 🦀"), "Ünal 山 🦀");
+    }
+
+    #[test]
+    fn what_has_one_line_stays_in_it() {
+        assert_eq!(
+            one_line("a\n    7  x\tb\u{2028}c\r"),
+            "a     7  x b c\u{fffd}"
+        );
     }
 }

@@ -62,6 +62,11 @@ impl Paths {
         self.config.join("config.toml")
     }
 
+    /// The directories that hold everything; some may lie in others.
+    pub(crate) fn directories(&self) -> [&Path; 3] {
+        [&self.config, &self.data, &self.state]
+    }
+
     /// The vault's directory.
     pub(crate) fn vault(&self) -> PathBuf {
         self.data.join("vault")

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use katachi_sandbox::{Plan, PlanError, PlanOptions, Policy};
 
+use crate::config::Config;
 use crate::mistake::Mistake;
+use crate::shield::shield;
 
 /// The policy where none is given: the workspace read-write, the system's
 /// ordinary tools and git (where it is installed), no network.
@@ -82,14 +84,16 @@ impl Rules {
         }
     }
 
-    /// Resolves the policy on this machine.
+    /// Resolves the policy on this machine, with our own files shielded.
     ///
     /// # Errors
     ///
     /// Returns an error naming the policy's source and the rule at fault.
-    pub(crate) fn plan(&self, workspace: &Path) -> anyhow::Result<Plan> {
-        self.policy
-            .plan(&PlanOptions::new(workspace))
+    pub(crate) fn plan(&self, config: &Config) -> anyhow::Result<Plan> {
+        let mut policy = self.policy.clone();
+        shield(&mut policy, config)?;
+        policy
+            .plan(&PlanOptions::new(&config.workspace))
             .map_err(|error| match error {
                 error @ PlanError::Unreadable { .. } => anyhow::Error::new(error),
                 error => {

@@ -66,6 +66,24 @@ fn main() -> ExitCode {
         needing(
             user,
             confine,
+            "a_report_is_not_written_through_a_link_of_the_command",
+            a_report_is_not_written_through_a_link_of_the_command,
+        ),
+        needing(
+            user,
+            confine,
+            "a_command_cannot_change_the_policy_it_runs_under",
+            a_command_cannot_change_the_policy_it_runs_under,
+        ),
+        needing(
+            user,
+            confine,
+            "a_home_in_the_workspace_is_neither_read_nor_written",
+            a_home_in_the_workspace_is_neither_read_nor_written,
+        ),
+        needing(
+            user,
+            confine,
             "the_environment_of_the_caller_stays_outside",
             the_environment_of_the_caller_stays_outside,
         ),
@@ -346,6 +364,83 @@ fn where_nothing_can_be_confined_the_demo_says_unavailable() {
         let promise = &report["promises"][id - 1];
         assert_eq!(promise["status"], "unavailable", "{promise} {stderr}");
     }
+}
+
+fn a_report_is_not_written_through_a_link_of_the_command() {
+    let place = Place::new();
+    let victim = place.file("victim", "precious");
+    let link = ["ln", "-sf", victim.to_str().unwrap(), "report.json"];
+    let run = ["run", "--quiet", "--report", "report.json", "--"];
+    // The second time the link of the first command stands there already.
+    for _ in 0..2 {
+        place.agent(&[&run[..], &link[..]].concat()).ok();
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
+        let report = std::fs::read_to_string(place.workspace().join("report.json")).unwrap();
+        let report: Value = serde_json::from_str(&report).unwrap();
+        assert_eq!(report["argv"][0], "ln");
+    }
+}
+
+fn a_command_cannot_change_the_policy_it_runs_under() {
+    let place = Place::new();
+    let policy = place.workspace().join("mine/policy.toml");
+    let text =
+        "[filesystem]\nread = [\"@system\"]\nwrite = [\".\"]\n[commands]\nallow = [\"@system\"]\n";
+    std::fs::create_dir(policy.parent().unwrap()).unwrap();
+    std::fs::write(&policy, text).unwrap();
+    let run = [
+        "run",
+        "--quiet",
+        "--policy",
+        "mine/policy.toml",
+        "--",
+        "sh",
+        "-c",
+    ];
+    for attempt in [
+        "echo >> mine/policy.toml",
+        "mv mine/policy.toml mine/other",
+        "rm -f mine/policy.toml",
+        "mv mine other",
+    ] {
+        let said = place.agent(&[&run[..], &[attempt]].concat());
+        assert_ne!(said.code, Some(0), "{attempt}: {}", said.stderr);
+        assert_eq!(std::fs::read_to_string(&policy).unwrap(), text, "{attempt}");
+    }
+    place.agent(&[&run[..], &["echo > mine/new"]].concat()).ok();
+    std::os::unix::fs::symlink("mine/policy.toml", place.workspace().join("link.toml")).unwrap();
+    let linked = place.agent(&["run", "--policy", "link.toml", "--", "true"]);
+    let refusal = linked.refused(125);
+    assert!(
+        refusal.contains("link.toml") && refusal.contains("next:"),
+        "{refusal}"
+    );
+}
+
+fn a_home_in_the_workspace_is_neither_read_nor_written() {
+    let place = Place::new();
+    let home = place.workspace().join("deep/home");
+    let run = |script: &str| {
+        let mut command = place.command();
+        command.env("KATACHI_HOME", &home);
+        let status = command
+            .args(["run", "--quiet", "--", "sh", "-c", script])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        status.unwrap().code()
+    };
+    // Also before there is anything.
+    assert_ne!(run("echo '[ai]' > deep/home/config.toml"), Some(0));
+    std::fs::write(home.join("config.toml"), "").unwrap();
+    std::fs::create_dir_all(home.join("data")).unwrap();
+    std::fs::write(home.join("data/secret"), "secret").unwrap();
+    assert_ne!(run("cat deep/home/data/secret"), Some(0));
+    assert_ne!(run("ls deep/home"), Some(0));
+    assert_ne!(run("echo '[ai]' > deep/home/config.toml"), Some(0));
+    assert_ne!(run("mv deep other"), Some(0));
+    assert_ne!(run("mv deep/home deep/other"), Some(0));
+    assert_eq!(run("echo > deep/beside"), Some(0));
 }
 
 fn copy(from: &Path, to: &Path) {

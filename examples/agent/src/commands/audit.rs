@@ -7,7 +7,7 @@ use anyhow::bail;
 use crate::audit::{self, Direction};
 use crate::cli;
 use crate::config::Config;
-use crate::output::{BAD, QUIET, note, paint, print, printable};
+use crate::output::{BAD, QUIET, note, one_line, paint, print};
 
 /// Shows the latest entries of the log, oldest first.
 ///
@@ -37,17 +37,17 @@ pub(crate) fn audit(config: &Config, args: &cli::Audit) -> anyhow::Result<ExitCo
             "{:>5}  {}  {arrow}  {:<26} {}  {}\n",
             entry.sequence,
             crate::time::show(entry.at),
-            entry.call,
-            printable(&entry.outcome),
-            paint(QUIET, printable(&entry.detail)),
+            one_line(&entry.call),
+            one_line(&entry.outcome),
+            paint(QUIET, one_line(&entry.detail)),
         ));
         if let Some(denial) = &entry.denial {
             text.push_str(&format!(
                 "       {} {} of {}: {}\n",
                 paint(BAD, "denied"),
-                printable(&denial.operation),
-                printable(&denial.target),
-                printable(&denial.reason)
+                one_line(&denial.operation),
+                one_line(&denial.target),
+                one_line(&denial.reason)
             ));
         }
     }

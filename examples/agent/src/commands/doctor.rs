@@ -162,7 +162,7 @@ fn try_sandbox(
     config: &Config,
     findings: &mut Vec<Finding>,
 ) -> anyhow::Result<Option<Enforcement>> {
-    let plan = Rules::load(config.policy.as_deref())?.plan(&config.workspace)?;
+    let plan = Rules::load(config.policy.as_deref())?.plan(config)?;
     match witness(&plan) {
         Ok(seen) => {
             let silent: Vec<_> = seen

@@ -1,7 +1,8 @@
 //! `run`: one command from the terminal, confined.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 
 use anyhow::Context as _;
@@ -29,8 +30,9 @@ pub(crate) const DENIED: u8 = 126;
 /// caller exits with [`NOT_BUILT`].
 pub(crate) fn run(config: &Config, args: &cli::Run) -> anyhow::Result<ExitCode> {
     let rules = Rules::load(config.policy.as_deref())?;
-    let plan = rules.plan(&config.workspace)?;
+    let plan = rules.plan(config)?;
     let keys = keys(config, &args.keys)?;
+    let place = args.report.as_deref().map(ReportPlace::of).transpose()?;
     if !args.quiet {
         tell_gaps(&plan.enforcement());
     }
@@ -52,7 +54,7 @@ pub(crate) fn run(config: &Config, args: &cli::Run) -> anyhow::Result<ExitCode> 
                 printable(&violation.to_string())
             ));
             let report = Report::of(&rules, args, &plan, None, None, Some(violation.to_string()));
-            report.write(args.report.as_deref())?;
+            report.write(place.as_ref())?;
             return Ok(ExitCode::from(DENIED));
         }
         Err(error) => return Err(error.into()),
@@ -75,7 +77,7 @@ pub(crate) fn run(config: &Config, args: &cli::Run) -> anyhow::Result<ExitCode> 
         Some(outcome),
         None,
     );
-    report.write(args.report.as_deref())?;
+    report.write(place.as_ref())?;
     Ok(ExitCode::from(code))
 }
 
@@ -118,14 +120,68 @@ impl Report {
         }
     }
 
-    fn write(&self, file: Option<&Path>) -> anyhow::Result<()> {
-        let Some(file) = file else {
+    fn write(&self, place: Option<&ReportPlace>) -> anyhow::Result<()> {
+        let Some(place) = place else {
             return Ok(());
         };
         let mut text = serde_json::to_string_pretty(self)?;
         text.push('\n');
-        std::fs::write(file, text)
-            .with_context(|| format!("cannot write the report {}", file.display()))
+        place
+            .write(&text)
+            .with_context(|| format!("cannot write the report {}", place.path().display()))
+    }
+}
+
+/// Where the report goes, settled before the command runs: its name may lie in
+/// the workspace, and be a link to another file once the command ended.
+#[derive(Debug)]
+enum ReportPlace {
+    /// A terminal or a pipe of ours.
+    Device(PathBuf),
+    /// A file, which is replaced and never written into.
+    File { directory: PathBuf, path: PathBuf },
+}
+
+impl ReportPlace {
+    fn of(file: &Path) -> anyhow::Result<Self> {
+        let absolute = std::path::absolute(file)?;
+        if absolute.starts_with("/dev") || absolute.starts_with("/proc") {
+            return Ok(Self::Device(absolute));
+        }
+        let directory = absolute.parent().unwrap_or(&absolute).canonicalize();
+        let directory =
+            directory.with_context(|| format!("cannot write the report {}", file.display()))?;
+        let Some(name) = absolute.file_name() else {
+            anyhow::bail!(
+                "cannot write the report {}: it is a directory",
+                file.display()
+            );
+        };
+        Ok(Self::File {
+            path: directory.join(name),
+            directory,
+        })
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Device(path) | Self::File { path, .. } => path,
+        }
+    }
+
+    fn write(&self, text: &str) -> anyhow::Result<()> {
+        match self {
+            Self::Device(path) => std::fs::write(path, text)?,
+            Self::File { directory, path } => {
+                if directory.canonicalize()? != *directory {
+                    anyhow::bail!("its directory was moved while the command ran");
+                }
+                let mut fresh = tempfile::NamedTempFile::new_in(directory)?;
+                fresh.write_all(text.as_bytes())?;
+                fresh.persist(path)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -13,7 +13,7 @@ use crate::cli;
 use crate::config::{self, Config, RelayChoice};
 use crate::home::Home;
 use crate::mistake::Mistake;
-use crate::output::{BOLD, GOOD, QUIET, WEAK, note, paint, printable};
+use crate::output::{BOLD, GOOD, QUIET, WEAK, note, one_line, paint, printable};
 use crate::policy::Rules;
 use crate::relay_client::{Endpoint, Registration, RegistrationFile, RelayClient, login};
 use crate::relay_process::RelayProcess;
@@ -134,7 +134,7 @@ impl Registered {
 fn tell_confinement(config: &Config) {
     let planned = Rules::load(config.policy.as_deref())
         .map_err(anyhow::Error::from)
-        .and_then(|rules| rules.plan(&config.workspace));
+        .and_then(|rules| rules.plan(config));
     match planned {
         Ok(_) => note(format_args!(
             "Commands work in {}, confined.",
@@ -265,8 +265,10 @@ async fn tell(mut link: watch::Receiver<Link>) {
             Link::Open => paint(GOOD, "Connected."),
             Link::Waiting { why, wait } => {
                 format!(
-                    "{} {why}; trying again in {:.1} s",
+                    "{} {}; trying again in {:.1} s",
                     paint(WEAK, "Not connected:"),
+                    // Often in the relay's words.
+                    one_line(why),
                     wait.as_secs_f64()
                 )
             }

@@ -19,7 +19,7 @@ use crate::policy::Rules;
 /// Returns an error if the policy cannot be read or planned.
 pub(crate) fn why(config: &Config, args: &cli::Why) -> anyhow::Result<ExitCode> {
     let rules = Rules::load(config.policy.as_deref())?;
-    let plan = rules.plan(&config.workspace)?;
+    let plan = rules.plan(config)?;
     let Some(question) = &args.question else {
         return whole(&rules, &plan, args);
     };

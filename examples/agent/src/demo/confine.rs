@@ -44,7 +44,7 @@ pub(super) async fn confine(story: &mut Story) -> anyhow::Result<()> {
             .detail(format_args!("this machine cannot confine commands: {why}"));
         return Ok(());
     }
-    let plan = Rules::load(None)?.plan(&story.config.workspace)?;
+    let plan = Rules::load(None)?.plan(&story.config)?;
     let agent = story
         .registration
         .as_ref()

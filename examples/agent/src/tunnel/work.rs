@@ -141,7 +141,7 @@ fn confined(
     events: &mpsc::Sender<RunEvent>,
     hear: &mut dyn FnMut(&str),
 ) -> Finished {
-    match rules.plan(&service.config.workspace) {
+    match rules.plan(&service.config) {
         Ok(plan) => runner::run(&plan, job, events, hear),
         Err(error) => {
             let message = format!("{error:#}");

@@ -1,8 +1,10 @@
 //! The log of everything that crossed the tunnel, for the person to read.
 //!
 //! JSON Lines, one entry a line. Each entry carries the hash of the one before
-//! it, so that a line that was changed or removed in the middle shows. Cutting
-//! lines off the end does not show: nothing on this disk could prove it.
+//! it, so that a line that was changed or removed shows, also at the beginning.
+//! Cutting lines off the end does not show: nothing on this disk could prove
+//! it. The hashes have no key: whoever can write the file can also write a new
+//! chain. Commands cannot, since the sandbox hides this directory from them.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -62,6 +64,9 @@ pub(crate) struct Call {
 #[derive(Debug)]
 pub(crate) struct AuditLog {
     path: PathBuf,
+    /// Held while the whole log is read: one reader takes memory, many at once
+    /// would take it all.
+    reading: Mutex<()>,
     tail: Mutex<Tail>,
 }
 
@@ -86,6 +91,7 @@ impl AuditLog {
         let file = append_to(path)?;
         Ok(Self {
             path: path.to_owned(),
+            reading: Mutex::default(),
             tail: Mutex::new(Tail {
                 file,
                 sequence: last.as_ref().map_or(0, |entry| entry.sequence),
@@ -103,7 +109,7 @@ impl AuditLog {
     pub(crate) fn record(&self, call: Call) -> anyhow::Result<()> {
         let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         if tail.file.metadata()?.len() > MAX_BYTES {
-            std::fs::rename(&self.path, self.path.with_extension("old.jsonl"))?;
+            std::fs::rename(&self.path, self.path.with_extension(OLD))?;
             tail.file = append_to(&self.path)?;
         }
         let mut entry = Entry {
@@ -133,6 +139,7 @@ impl AuditLog {
     ///
     /// Returns an error if the log cannot be read.
     pub(crate) fn denials(&self, limit: usize) -> anyhow::Result<Vec<Denial>> {
+        let _alone = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let log = read(&self.path)?;
         Ok(log
             .entries
@@ -165,23 +172,48 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Log> {
         entries: Vec::new(),
         broken_at: None,
     };
-    let mut before: Option<String> = None;
+    // A log whose beginning moved aside goes on after the end of that one.
+    let mut before = last_hash(&path.with_extension(OLD))?.filter(|_| !is_old(path));
     for (number, line) in BufReader::new(file).lines().enumerate() {
         let Ok(entry) = serde_json::from_str::<Entry>(&line?) else {
             // A line torn by a crash; the entry after it will not follow.
             log.broken_at.get_or_insert(number as u64 + 1);
             continue;
         };
-        // The first line of a log that moved aside follows an entry we do not have.
-        if let Some(before) = before.or_else(|| (entry.sequence == 1).then(String::new))
-            && chain(&before, &entry)? != entry.hash
-        {
+        let follows = match &before {
+            _ if entry.sequence == 1 => chain("", &entry)? == entry.hash,
+            Some(before) => chain(before, &entry)? == entry.hash,
+            // What the first entry of the older log followed is gone for good.
+            None => is_old(path),
+        };
+        if !follows {
             log.broken_at.get_or_insert(entry.sequence);
         }
         before = Some(entry.hash.clone());
         log.entries.push(entry);
     }
     Ok(log)
+}
+
+/// Extension of a log that moved aside.
+const OLD: &str = "old.jsonl";
+
+fn is_old(path: &Path) -> bool {
+    path.to_string_lossy().ends_with(OLD)
+}
+
+/// The hash of the last entry of the log at `path`, if there is one.
+fn last_hash(path: &Path) -> anyhow::Result<Option<String>> {
+    let Ok(file) = File::open(path) else {
+        return Ok(None);
+    };
+    let mut last = None;
+    for line in BufReader::new(file).lines() {
+        last = Some(line?);
+    }
+    Ok(last
+        .and_then(|line| serde_json::from_str::<Entry>(&line).ok())
+        .map(|entry| entry.hash))
 }
 
 /// Seconds since 1970-01-01T00:00:00Z by this machine's clock.
@@ -271,6 +303,27 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         let kept: Vec<_> = text.lines().filter(|line| !line.contains("two")).collect();
         std::fs::write(&path, kept.join("\n")).unwrap();
+        assert_eq!(read(&path).unwrap().broken_at, Some(3));
+    }
+
+    #[test]
+    fn a_missing_beginning_shows() {
+        let (_dir, path) = log_of_three();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let kept: Vec<_> = text.lines().skip(1).collect();
+        std::fs::write(&path, kept.join("\n")).unwrap();
+        assert_eq!(read(&path).unwrap().broken_at, Some(2));
+    }
+
+    #[test]
+    fn a_log_goes_on_after_the_one_that_moved_aside() {
+        let (_dir, path) = log_of_three();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (old, new) = text.split_at(text.find("\n").unwrap() + 1);
+        std::fs::write(path.with_extension(OLD), old).unwrap();
+        std::fs::write(&path, new).unwrap();
+        assert_eq!(read(&path).unwrap().broken_at, None);
+        std::fs::write(&path, new.split_once('\n').unwrap().1).unwrap();
         assert_eq!(read(&path).unwrap().broken_at, Some(3));
     }
 

@@ -11,6 +11,9 @@ use katachi_sandbox::child::Ending;
 use katachi_sandbox::{Child, Plan, SpawnError, Violation};
 use tokio::sync::mpsc::Sender;
 
+/// Argument vector of a denied command that is kept in records, in bytes.
+const MAX_RECORDED: usize = 512;
+
 /// What to run.
 #[derive(Debug)]
 pub(crate) struct Job {
@@ -266,13 +269,30 @@ fn denied(violation: &Violation) -> RunEvent {
 fn denial(violation: &Violation, argv: &[String]) -> Denial {
     Denial {
         at: crate::audit::now(),
-        argv: argv.to_vec(),
+        argv: shortened(argv),
         control: violation.control.clone(),
         operation: violation.operation.clone(),
         target: violation.target.clone(),
         reason: violation.reason.clone(),
         allow_with: violation.allow_with.clone(),
     }
+}
+
+/// As much of an argument vector as a record needs: one that is sent over and
+/// over must not push the rest out of the log.
+fn shortened(argv: &[String]) -> Vec<String> {
+    let mut room = MAX_RECORDED;
+    let mut kept = Vec::new();
+    for word in argv {
+        if word.len() > room {
+            let end = word.floor_char_boundary(room);
+            kept.push(format!("{}…", &word[..end]));
+            break;
+        }
+        room -= word.len();
+        kept.push(word.clone());
+    }
+    kept
 }
 
 /// How a command ended, for people.
@@ -297,7 +317,17 @@ fn run_id() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::Decoder;
+    use super::{Decoder, MAX_RECORDED, shortened};
+
+    #[test]
+    fn a_record_of_a_denial_stays_short() {
+        let short = ["curl", "https://example.com"].map(str::to_owned);
+        assert_eq!(shortened(&short), short);
+        let long = ["curl".to_owned(), "ü".repeat(5000), "rest".to_owned()];
+        let kept = shortened(&long);
+        assert_eq!((kept.len(), kept[0].as_str()), (2, "curl"));
+        assert!(kept[1].len() <= MAX_RECORDED && kept[1].ends_with('…'));
+    }
 
     #[test]
     fn a_character_split_between_reads_arrives_whole() {

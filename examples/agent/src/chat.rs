@@ -1,7 +1,7 @@
 //! Conversations with the AI, kept in the encrypted database.
 
 use katachi_protocol::record::HistoryHit;
-use katachi_store::history::{History, NewMessage, Role, SessionId, Stream, WorkspaceId};
+use katachi_store::history::{History, NewMessage, Role, Search, SessionId, Stream, WorkspaceId};
 
 use crate::home::Home;
 
@@ -67,7 +67,8 @@ impl Chat {
         if words.trim().is_empty() {
             return self.newest(limit);
         }
-        let hits = self.history.search(words, limit)?;
+        let search = Search::new(words).workspace(self.workspace).page(limit, 0);
+        let hits = self.history.search_with(&search)?;
         Ok(hits
             .into_iter()
             .map(|hit| HistoryHit {
@@ -82,7 +83,7 @@ impl Chat {
 
     fn newest(&self, limit: u32) -> anyhow::Result<Vec<HistoryHit>> {
         let mut found = Vec::new();
-        for session in self.history.list_sessions(None, limit, 0)? {
+        for session in self.history.list_sessions(Some(self.workspace), limit, 0)? {
             for message in self.history.show(session.id, None, limit)? {
                 found.push(HistoryHit {
                     session: session.id.to_string(),
@@ -131,7 +132,30 @@ fn title(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::title;
+    use katachi_store::database::{Database, DatabaseKey};
+    use katachi_store::history::History;
+
+    use super::{Chat, title};
+
+    #[test]
+    fn a_workspace_does_not_show_what_was_said_in_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = DatabaseKey::generate().unwrap();
+        let options = crate::home::database_options();
+        let database = Database::open(dir.path().join("db"), &key, options).unwrap();
+        let history = History::open(&database).unwrap();
+        let [here, there] = ["/here", "/there"].map(|name| Chat {
+            history: history.clone(),
+            workspace: history.workspace(name).unwrap(),
+        });
+        here.hear(None, "plums of the orchard").unwrap();
+        there.hear(None, "plums of the merger").unwrap();
+        for words in ["", "plums"] {
+            let found = here.find(words, 50).unwrap();
+            assert_eq!(found.len(), 1, "{words}");
+            assert!(found[0].snippet.contains("orchard"), "{words}");
+        }
+    }
 
     #[test]
     fn a_title_is_the_first_line_with_words() {

@@ -91,6 +91,7 @@ impl FromRequestParts<App> for Session {
 pub(super) async fn sign_up(
     State(app): State<App>,
     Peer(address): Peer,
+    headers: HeaderMap,
     JsonBody(request): JsonBody<SignUp>,
 ) -> Result<Response, Failure> {
     if app.sign_up == SignUpPolicy::Closed {
@@ -134,13 +135,14 @@ pub(super) async fn sign_up(
         ));
     }
     app.audit(&user.id, None, "account_created").await;
-    begin(&app, user, StatusCode::CREATED).await
+    begin(&app, &headers, user, StatusCode::CREATED).await
 }
 
 /// `POST /api/login`.
 pub(super) async fn log_in(
     State(app): State<App>,
     Peer(address): Peer,
+    headers: HeaderMap,
     JsonBody(request): JsonBody<LogIn>,
 ) -> Result<Response, Failure> {
     let now = Instant::now();
@@ -177,7 +179,7 @@ pub(super) async fn log_in(
             .map_err(Failure::internal)?;
     }
     app.audit(&user.id, None, "signed_in").await;
-    begin(&app, user, StatusCode::OK).await
+    begin(&app, &headers, user, StatusCode::OK).await
 }
 
 /// `POST /api/logout`.
@@ -185,16 +187,7 @@ pub(super) async fn log_out(
     State(app): State<App>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    if let Some(token) = token(&headers).map(str::to_owned) {
-        let ender = app.clone();
-        let ended = tokio::task::spawn_blocking(move || {
-            ender.sessions.end(&ender.records.sessions(), &token)
-        });
-        ended
-            .await
-            .map_err(Failure::internal)?
-            .map_err(Failure::internal)?;
-    }
+    end(&app, &headers).await?;
     let mut response = StatusCode::NO_CONTENT.into_response();
     set_cookie(&mut response, &session::clear_cookie(COOKIE_NAME))?;
     Ok(response)
@@ -223,8 +216,29 @@ pub(super) async fn session(
     }
 }
 
-/// Begins a session, with a token that was never used before.
-async fn begin(app: &App, user: User, status: StatusCode) -> Result<Response, Failure> {
+/// Ends the session that the browser has, if it has one.
+async fn end(app: &App, headers: &HeaderMap) -> Result<(), Failure> {
+    let Some(token) = token(headers).map(str::to_owned) else {
+        return Ok(());
+    };
+    let ender = app.clone();
+    let ended =
+        tokio::task::spawn_blocking(move || ender.sessions.end(&ender.records.sessions(), &token));
+    ended
+        .await
+        .map_err(Failure::internal)?
+        .map_err(Failure::internal)
+}
+
+/// Begins a session, with a token that was never used before, in place of the
+/// one that the browser had.
+async fn begin(
+    app: &App,
+    headers: &HeaderMap,
+    user: User,
+    status: StatusCode,
+) -> Result<Response, Failure> {
+    end(app, headers).await?;
     let (beginner, account, now) = (app.clone(), user.id.clone(), SystemClock.now());
     let begun = tokio::task::spawn_blocking(move || -> Result<Token, _> {
         beginner
@@ -272,15 +286,21 @@ fn token(headers: &HeaderMap) -> Option<&str> {
 
 /// Lower case, with something on both sides of one `@`. Whether mail arrives
 /// there is another question.
+///
+/// ASCII alone: an agent's owner recognises the account that approved it by
+/// its address, so that no two of them may look alike.
 fn read_email(text: &str) -> Result<String, Failure> {
-    let wrong = || Failure::BadRequest("this is not an e-mail address".to_owned());
+    let wrong = || {
+        Failure::BadRequest("this is not an e-mail address; it has ASCII characters alone, and other domains are written as xn--"
+            .to_owned())
+    };
     let email = text.trim().to_lowercase();
     let (local, domain) = email.split_once('@').ok_or_else(wrong)?;
     let fits = email.len() <= 254
         && !local.is_empty()
         && !domain.is_empty()
         && !domain.contains('@')
-        && !email.chars().any(|c| c.is_whitespace() || c.is_control());
+        && email.bytes().all(|byte| byte.is_ascii_graphic());
     if fits { Ok(email) } else { Err(wrong()) }
 }
 
@@ -299,6 +319,8 @@ mod tests {
             "a@b@c",
             "a b@c.d",
             "a\n@c.d",
+            "an\u{430}@c.d",
+            "a@c.d\u{200b}",
         ] {
             assert!(read_email(wrong).is_err(), "{wrong:?}");
         }

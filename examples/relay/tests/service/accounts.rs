@@ -92,6 +92,52 @@ async fn signing_out_ends_the_session_on_the_relay_too() {
 }
 
 #[tokio::test]
+async fn signing_in_again_ends_the_session_that_the_browser_had() {
+    let relay = TestRelay::start().await;
+    let browser = relay.browser();
+    let body = json!({"email": "a@b.c", "password": PASSWORD});
+    let answer = browser.post("/api/signup", body.clone()).await;
+    let cookie = answer.headers()["set-cookie"].to_str().unwrap();
+    let cookie = cookie.split(';').next().unwrap().to_owned();
+    let with_old_cookie = async || {
+        relay
+            .browser()
+            .raw(Method::GET, "/api/me", headers(&[("cookie", &cookie)]), "")
+            .await
+            .status()
+    };
+    let elsewhere = relay.browser();
+    elsewhere.post("/api/login", body.clone()).await;
+    assert_eq!(with_old_cookie().await, StatusCode::OK);
+    let wrong = json!({"email": "a@b.c", "password": "not the password"});
+    browser.post("/api/login", wrong).await;
+    assert_eq!(with_old_cookie().await, StatusCode::OK);
+    browser.post("/api/login", body).await;
+    assert_eq!(with_old_cookie().await, StatusCode::UNAUTHORIZED);
+    assert_eq!(browser.get("/api/me").await.status(), StatusCode::OK);
+    assert_eq!(elsewhere.get("/api/me").await.status(), StatusCode::OK);
+}
+
+/// Whoever approves a device is shown to its owner by address alone.
+#[tokio::test]
+async fn no_two_accounts_have_addresses_that_look_alike() {
+    let relay = TestRelay::start().await;
+    relay.browser_of("ana@example.org").await;
+    for alike in [
+        "ana@example.org\u{200b}",
+        "a\u{2060}na@example.org",
+        "ana@exam\u{ad}ple.org",
+        "\u{430}na@example.org",
+        "ana@example.org\u{202e}",
+        "\u{ff41}na@example.org",
+    ] {
+        let body = json!({"email": alike, "password": PASSWORD});
+        let answer = relay.browser().post("/api/signup", body).await;
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{alike:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_password_and_an_unknown_address_look_the_same() {
     let relay = TestRelay::start().await;
     relay.browser_of("a@b.c").await;

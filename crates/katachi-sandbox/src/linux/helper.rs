@@ -34,6 +34,12 @@ pub(crate) fn run_helper_if_requested() {
     if words.next().as_deref() != Some(OsStr::new(MARKER)) {
         return;
     }
+    // Whoever calls a set-user-id program chooses its first word, and could
+    // hand in a plan of their own.
+    if process::is_privileged_by_file() {
+        eprintln!("{MARKER}: not for a program that runs as another user than its caller");
+        process::exit(125);
+    }
     let numbers: Vec<RawFd> = words
         .filter_map(|word| word.to_str().and_then(|word| word.parse().ok()))
         .collect();
@@ -217,7 +223,17 @@ fn enter_as_root(
     gaps: &mut Vec<(String, String)>,
 ) -> Result<(Trees, Identities), Failure> {
     let mapped = user_namespace(&format!("0 {BASE} {RANGE}")).step("create a user namespace")?;
-    let within = |id: u32| if id < RANGE { id } else { 0 };
+    // The last of the range is nobody by convention.
+    let within = |id: u32| id.min(RANGE - 2);
+    if spec.owner.0 >= RANGE {
+        gaps.push((
+            "privileges".to_owned(),
+            format!(
+                "the owner of the workspace, user {}, does not exist inside, so the command is nobody and writes only what everybody may",
+                spec.owner.0
+            ),
+        ));
+    }
     let (namespace_fd, identities, trees) = match open_trees(spec, Some(mapped.as_fd())) {
         Ok(trees) => {
             let (user, group) = (within(spec.owner.0), within(spec.owner.1));

@@ -36,8 +36,10 @@ pub(super) fn run(
     control: OwnedFd,
 ) -> Result<Never, Failure> {
     process::die_with_parent().step("tie the sandbox to the helper")?;
-    process::set_umask(0o022);
+    let umask = process::set_umask(0o022);
     root::build(spec, &trees, who, &mut gaps)?;
+    // A caller who keeps files from others keeps them so inside.
+    process::set_umask(umask | 0o022);
     drop(trees);
     namespace::loopback_up().step("start the loopback device")?;
     namespace::set_host_name("sandbox").step("set the host name")?;

@@ -90,9 +90,14 @@ impl Traces {
         appeared
             .into_iter()
             .map(|path| {
-                let outcome = match std::fs::remove_file(&path) {
-                    Ok(()) => "it was removed".to_owned(),
-                    Err(error) => format!("it could not be removed: {error}"),
+                // Kept, should somebody outside have made it meanwhile.
+                let mut aside = path.clone().into_os_string();
+                aside.push(".set-aside");
+                let moved = std::fs::rename(&path, &aside).is_ok();
+                let outcome = match (moved, std::fs::remove_file(&path)) {
+                    (true, _) => format!("it is now {}", aside.display()),
+                    (false, Ok(())) => "it was removed".to_owned(),
+                    (false, Err(error)) => format!("it could not be removed: {error}"),
                 };
                 Violation {
                     control: "metadata".to_owned(),

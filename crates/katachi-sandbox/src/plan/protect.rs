@@ -15,7 +15,7 @@ use crate::error::PlanError;
 use crate::policy::GitAccess;
 
 /// Most entries looked at in all writable directories together.
-pub(super) const WALK_LIMIT: usize = 400_000;
+pub(super) const WALK_LIMIT: usize = 1_000_000;
 
 /// Files with names elsewhere that get a mount of their own, before whole
 /// directories are made read-only instead.
@@ -164,17 +164,28 @@ pub(super) fn protect(draft: &mut Draft<'_>) -> Result<(), PlanError> {
             complete &= look(&root, &mut walk, git, false, &mut found);
         }
     }
+    // Not a gap: the command could fill a directory with files, so that the
+    // next plan does not find what comes after them.
     if !complete {
-        draft.gaps.push((
-            "metadata",
-            format!("the writable directories hold more than {WALK_LIMIT} files; repositories and protected files beyond them were not found"),
-        ));
+        return Err(PlanError::NotEnforceable {
+            rule: "filesystem.write".to_owned(),
+            problem: format!(
+                "the writable directories hold more than {WALK_LIMIT} files, among which repositories and protected files could not be found"
+            ),
+            next_step: "name the directories below them that the command needs, or remove files"
+                .to_owned(),
+        });
     }
     follow_links(draft, &mut found, git);
     found.repositories.sort();
     found.repositories.dedup();
     for repository in &found.repositories {
         guard_repository(draft, repository, git)?;
+    }
+    if git != GitAccess::Full {
+        for repository in &found.repositories {
+            found.named.extend(hooks_of(draft, repository));
+        }
     }
     for path in &found.named {
         pin_parents(draft, path)?;
@@ -262,6 +273,43 @@ fn follow_links(draft: &mut Draft<'_>, found: &mut Found, git: GitAccess) {
     }
     found.named.sort();
     found.named.dedup();
+}
+
+/// Directories in the workspace that a repository names for its hooks.
+fn hooks_of(draft: &Draft<'_>, repository: &Path) -> Vec<PathBuf> {
+    const LARGEST: u64 = 1 << 20;
+    let Some(around) = repository.parent() else {
+        return Vec::new();
+    };
+    ["config", "config.worktree"]
+        .iter()
+        .map(|name| repository.join(name))
+        .filter(|file| {
+            file.metadata()
+                .is_ok_and(|metadata| metadata.is_file() && metadata.len() <= LARGEST)
+        })
+        .filter_map(|file| std::fs::read_to_string(file).ok())
+        .flat_map(|text| hook_paths(&text))
+        .filter_map(|path| resolve::absolute(&path, around, draft.home.as_deref()))
+        .filter_map(|path| resolve::follow(&path).ok())
+        .map(|resolved| resolved.path)
+        .filter(|path| {
+            draft
+                .write_roots
+                .iter()
+                .any(|(root, _)| path != root && path.starts_with(root))
+        })
+        .collect()
+}
+
+/// Values of `hooksPath` in a git configuration, whatever section they are in.
+fn hook_paths(text: &str) -> Vec<String> {
+    text.lines()
+        .filter_map(|line| line.rsplit(']').next()?.split_once('='))
+        .filter(|(key, _)| key.trim().eq_ignore_ascii_case("hookspath"))
+        .map(|(_, value)| value.trim().trim_matches('"').to_owned())
+        .filter(|value| !value.is_empty())
+        .collect()
 }
 
 /// Hides a directory that cannot be searched.
@@ -363,7 +411,7 @@ fn guard_repository(draft: &mut Draft<'_>, path: &Path, git: GitAccess) -> Resul
             draft.gaps.push((
                 "metadata",
                 format!(
-                    "{}: files that redirect git (commondir, gitdir, config) can be created where there are none; they are removed and reported when the command ends, and git outside acts upon them until then",
+                    "{}: files that redirect git (commondir, gitdir, config) can be created where there are none; they are set aside and reported when the command ends, and git outside acts upon them until then",
                     path.display()
                 ),
             ));
@@ -481,4 +529,16 @@ pub(crate) fn present(directory: &Path) -> Vec<Present> {
             (path, target)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hook_paths;
+
+    #[test]
+    fn hook_paths_are_found_as_git_writes_them() {
+        let text = "[core]\n\tbare = false\n\thooksPath = .githooks\n[core] HOOKSPATH=\"a b\"\n";
+        assert_eq!(hook_paths(text), [".githooks", "a b"]);
+        assert!(hook_paths("hooksPath =\n[hooks]\npath = x\n").is_empty());
+    }
 }

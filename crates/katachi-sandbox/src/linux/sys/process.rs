@@ -171,10 +171,16 @@ pub(in crate::platform) fn limit(
     Ok(())
 }
 
-/// Which permission bits new files never have.
-pub(in crate::platform) fn set_umask(mask: libc::mode_t) {
+/// Sets which permission bits new files never have, and says which they were.
+pub(in crate::platform) fn set_umask(mask: libc::mode_t) -> libc::mode_t {
     // SAFETY: one integer, cannot fail.
-    unsafe { libc::umask(mask) };
+    unsafe { libc::umask(mask) }
+}
+
+/// Whether executing this program gave the process more than its caller has.
+pub(in crate::platform) fn is_privileged_by_file() -> bool {
+    // SAFETY: one integer; an entry that is missing is zero.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
 }
 
 /// Becomes another program. Returns only the error.

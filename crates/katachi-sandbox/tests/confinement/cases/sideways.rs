@@ -35,6 +35,11 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[],
     },
     Case {
+        name: "hooks in the workspace stay as they are",
+        run: hooks_elsewhere,
+        needs: &[],
+    },
+    Case {
         name: "no directory above a repository can be swapped",
         run: swapped_above,
         needs: &[],
@@ -83,6 +88,16 @@ pub(crate) const CASES: &[Case] = &[
         name: "a directory is no standard input",
         run: directory_as_input,
         needs: &["cat"],
+    },
+    Case {
+        name: "files stay as private as the caller keeps them",
+        run: umask,
+        needs: &[],
+    },
+    Case {
+        name: "a program that runs as another user is no helper",
+        run: set_user_id_helper,
+        needs: &[],
     },
     Case {
         name: "names forge no lines in reports",
@@ -194,6 +209,25 @@ fn linked_repository(bed: &Bed) -> Verdict {
     // The link itself cannot be held, but its replacement is seen.
     let outcome = bed.run(&plan, &["rename", &bed.inside(".git"), &bed.inside("away")])?;
     must(outcome.violations.len() == 1, "the change was not reported")
+}
+
+fn hooks_elsewhere(bed: &Bed) -> Verdict {
+    let git = bed.repository("");
+    fs::create_dir_all(bed.workspace.join("tools/hooks")).unwrap();
+    let hook = bed.inside("tools/hooks/pre-commit");
+    fs::write(&hook, "").unwrap();
+    bed.control(&["append", &hook])?;
+    bed.allowed_by(&bed.plan(&bed.policy())?, &["append", &hook])?;
+    fs::write(git.join("config"), "[core]\n\thooksPath = tools/hooks\n").unwrap();
+    for git in [GitAccess::Read, GitAccess::Commit] {
+        let plan = bed.plan(&bed.policy().git(git))?;
+        bed.denied_by(&plan, &["append", &hook])?;
+        bed.denied_by(
+            &plan,
+            &["rename", &bed.inside("tools"), &bed.inside("away")],
+        )?;
+    }
+    Ok(())
 }
 
 fn swapped_above(bed: &Bed) -> Verdict {
@@ -391,6 +425,45 @@ fn directory_as_input(bed: &Bed) -> Verdict {
             .is_err(),
         "a way to a directory outside was handed over",
     )
+}
+
+fn umask(bed: &Bed) -> Verdict {
+    raw::call(libc::SYS_umask, &[0o077]).unwrap();
+    let plan = bed.plan(&bed.policy())?;
+    bed.allowed_by(&plan, &["create", &bed.inside("private")])?;
+    let mode = fs::metadata(bed.workspace.join("private"))
+        .unwrap()
+        .permissions()
+        .mode();
+    must(mode & 0o077 == 0, &format!("it was made with {mode:o}"))
+}
+
+fn set_user_id_helper(bed: &Bed) -> Verdict {
+    use std::os::unix::process::CommandExt as _;
+    const MARKER: &str = "katachi-sandbox-helper";
+    const NOBODY: u32 = 65534;
+    if raw::call(libc::SYS_geteuid, &[]).is_ok_and(|user| user != 0) {
+        // Only root can make a program that runs as another user than this.
+        return Ok(());
+    }
+    let program = bed.outside.join("program");
+    fs::copy(Bed::program(), &program).unwrap();
+    for directory in bed.outside.ancestors().take(2) {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let say = |mode: u32| {
+        fs::set_permissions(&program, fs::Permissions::from_mode(mode)).unwrap();
+        let output = std::process::Command::new(&program)
+            .arg0(MARKER)
+            .uid(NOBODY)
+            .gid(NOBODY)
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    must(say(0o755).contains("descriptors"), "it is no helper at all")?;
+    let said = say(0o4755);
+    must(said.contains("another user"), &said)
 }
 
 fn forged_lines(bed: &Bed) -> Verdict {

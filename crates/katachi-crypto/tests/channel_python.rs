@@ -22,6 +22,8 @@ mod peer {
 
     type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
+    type Check = fn() -> Result<()>;
+
     const BINDING: Binding<'static> = Binding {
         relay: "https://relay.example",
         account: "ada",
@@ -40,7 +42,7 @@ mod peer {
             ""
         };
         let ignored = absent && std::env::var_os("KATACHI_REQUIRE_ALL").is_none();
-        let all: [(&str, fn() -> Result<()>); 6] = [
+        let all: [(&str, Check); 6] = [
             ("answers_pairing_by_link", || initiate("IKpsk2")),
             ("begins_pairing_by_link", || respond("IKpsk2")),
             ("answers_a_later_channel", || initiate("IK")),

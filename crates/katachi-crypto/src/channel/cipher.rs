@@ -82,7 +82,7 @@ mod aead {
     use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, Tag, UnboundKey};
 
     use super::TAG;
-    use crate::wipe::Wiped;
+    use crate::wipe::{Wiped, clear_registers};
 
     pub(super) struct Key(Wiped<LessSafeKey>);
 
@@ -105,6 +105,7 @@ mod aead {
                 .get()
                 .seal_in_place_separate_tag(nonce, Aad::from(associated), content)
                 .expect("a record is far below AES-GCM's limit");
+            clear_registers();
             let mut bytes = [0; TAG];
             bytes.copy_from_slice(tag.as_ref());
             bytes
@@ -119,10 +120,13 @@ mod aead {
         ) -> bool {
             let nonce = Nonce::assume_unique_for_key(nonce);
             let (associated, tag) = (Aad::from(associated), Tag::from(*tag));
-            self.0
+            let opened = self
+                .0
                 .get()
                 .open_in_place_separate_tag(nonce, associated, tag, content, 0..)
-                .is_ok()
+                .is_ok();
+            clear_registers();
+            opened
         }
     }
 }

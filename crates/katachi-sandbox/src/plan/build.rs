@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::entry::{Entry, depth};
 use super::options::PlanOptions;
-use super::{Inner, files, programs, protect, resolve};
+use super::{Inner, files, mounts, programs, protect, resolve};
 use crate::codec::Writer;
 use crate::error::PlanError;
 use crate::policy::Policy;
@@ -69,6 +69,7 @@ pub(super) fn build(policy: &Policy, options: &PlanOptions) -> Result<Inner, Pla
     files::executable(&mut draft)?;
     programs::resolve(&mut draft)?;
     files::sockets(&mut draft)?;
+    mounts::hide_kernel(&mut draft);
     protect::protect(&mut draft)?;
     files::denied(&mut draft)?;
     programs::check_loaders(&mut draft)?;

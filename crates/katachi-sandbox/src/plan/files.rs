@@ -439,7 +439,7 @@ fn deny_matches(draft: &mut Draft<'_>, text: &str, rule: &str) -> Result<(), Pla
     }
     roots.sort();
     roots.dedup();
-    let mut walk = Walk::default();
+    let mut walk = Walk::of(draft);
     let mut walked: Option<&PathBuf> = None;
     for root in roots.iter().filter(|root| root.is_dir()) {
         // Sorted, what lies in another comes after it.

@@ -16,6 +16,7 @@ mod entry;
 mod explain;
 mod files;
 mod gaps;
+mod mounts;
 mod options;
 mod pin;
 mod programs;

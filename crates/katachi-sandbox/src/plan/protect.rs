@@ -72,12 +72,23 @@ const FROZEN_IN_GIT: &[(&str, bool)] = &[
 pub(super) struct Walk {
     /// Entries seen so far.
     seen: usize,
+    /// Places that are hidden already.
+    hidden: Vec<PathBuf>,
     /// Directories that do not show what is in them. The command may own them
     /// and open them with a change of mode, so nothing in them may be seen.
     pub(super) closed: Vec<PathBuf>,
 }
 
 impl Walk {
+    /// A look through what is not hidden yet.
+    pub(super) fn of(draft: &Draft<'_>) -> Self {
+        let hidden = draft.entries.iter().filter(|entry| entry.is_hidden());
+        Self {
+            hidden: hidden.map(|entry| entry.target.clone()).collect(),
+            ..Self::default()
+        }
+    }
+
     /// Calls `visit` for everything below `root`, links not followed. A visit
     /// that returns `false` keeps the walk out of that directory. `false` if
     /// [`WALK_LIMIT`] entries were seen first.
@@ -104,6 +115,9 @@ impl Walk {
                 let kind = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)));
                 match kind {
                     Ok((path, kind)) => {
+                        if self.hidden.contains(&path) {
+                            continue;
+                        }
                         if visit(&path, kind) && kind.is_dir() {
                             pending.push(path);
                         }
@@ -147,7 +161,7 @@ struct Found {
 pub(super) fn protect(draft: &mut Draft<'_>) -> Result<(), PlanError> {
     let git = draft.policy.filesystem.git;
     let mut found = Found::default();
-    let mut walk = Walk::default();
+    let mut walk = Walk::of(draft);
     let mut complete = true;
     let writable: Vec<PathBuf> = draft
         .write_roots

@@ -20,6 +20,11 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[],
     },
     Case {
+        name: "a proc mounted in the workspace is hidden",
+        run: mounted_proc,
+        needs: &[],
+    },
+    Case {
         name: "a repository is not redirected to another",
         run: redirected,
         needs: &[],
@@ -108,20 +113,8 @@ pub(crate) const CASES: &[Case] = &[
 
 fn shared_mounts(bed: &Bed) -> Verdict {
     let git = bed.repository("");
+    own_mounts();
     // Most machines share their mounts between namespaces.
-    let (user, group) = (
-        raw::call(libc::SYS_geteuid, &[]).unwrap(),
-        raw::call(libc::SYS_getegid, &[]).unwrap(),
-    );
-    if user == 0 {
-        raw::call(libc::SYS_unshare, &[libc::CLONE_NEWNS as u64]).unwrap();
-    } else {
-        let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS;
-        raw::call(libc::SYS_unshare, &[flags as u64]).unwrap();
-        fs::write("/proc/self/setgroups", "deny").unwrap();
-        fs::write("/proc/self/uid_map", format!("{user} {user} 1")).unwrap();
-        fs::write("/proc/self/gid_map", format!("{group} {group} 1")).unwrap();
-    }
     let flags = libc::MS_REC | libc::MS_SHARED;
     let root = raw::address(c"/".to_bytes_with_nul());
     raw::call(libc::SYS_mount, &[0, root, 0, flags, 0]).unwrap();
@@ -137,6 +130,47 @@ fn shared_mounts(bed: &Bed) -> Verdict {
         fs::write(git.join("HEAD"), "ref: refs/heads/other\n").is_ok(),
         "the host can no longer write its repository",
     )
+}
+
+/// Lets this process mount what nobody else sees.
+fn own_mounts() {
+    let (user, group) = (
+        raw::call(libc::SYS_geteuid, &[]).unwrap(),
+        raw::call(libc::SYS_getegid, &[]).unwrap(),
+    );
+    if user == 0 {
+        raw::call(libc::SYS_unshare, &[libc::CLONE_NEWNS as u64]).unwrap();
+    } else {
+        let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNS;
+        raw::call(libc::SYS_unshare, &[flags as u64]).unwrap();
+        fs::write("/proc/self/setgroups", "deny").unwrap();
+        fs::write("/proc/self/uid_map", format!("{user} {user} 1")).unwrap();
+        fs::write("/proc/self/gid_map", format!("{group} {group} 1")).unwrap();
+    }
+    let flags = libc::MS_REC | libc::MS_PRIVATE;
+    let root = raw::address(c"/".to_bytes_with_nul());
+    raw::call(libc::SYS_mount, &[0, root, 0, flags, 0]).unwrap();
+}
+
+fn mounted_proc(bed: &Bed) -> Verdict {
+    let place = bed.workspace.join("jail/proc");
+    fs::create_dir_all(&place).unwrap();
+    own_mounts();
+    let from = raw::address(c"/proc".to_bytes_with_nul());
+    let target = std::ffi::CString::new(text(&place)).unwrap();
+    let to = raw::address(target.to_bytes_with_nul());
+    let flags = libc::MS_BIND | libc::MS_REC;
+    raw::call(libc::SYS_mount, &[from, to, 0, flags, 0]).unwrap();
+    let own = format!("jail/proc/{}/cmdline", std::process::id());
+    bed.control(&["read", &bed.inside(&own)])?;
+    let plan = bed.plan(&bed.policy())?;
+    bed.denied_by(&plan, &["read", &bed.inside(&own)])?;
+    for file in ["uptime", "sys/kernel/domainname"] {
+        let file = bed.inside(&format!("jail/proc/{file}"));
+        bed.denied_by(&plan, &["read", &file])?;
+        bed.denied_by(&plan, &["open-write", &file])?;
+    }
+    bed.allowed_by(&plan, &["create", &bed.inside("jail/new")])
 }
 
 fn redirected(bed: &Bed) -> Verdict {

@@ -1,6 +1,7 @@
 //! One confined command, told as a stream of events.
 
 use std::io::{Read, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Instant;
 
@@ -67,7 +68,10 @@ pub(crate) fn run(
 ) -> Finished {
     let began = Instant::now();
     let mut finished = Finished::failed(String::new());
-    let last = match start(plan, job) {
+    let Some(directory) = directory(plan.workspace(), job.cwd.as_deref()) else {
+        return refused(&began, NO_DIRECTORY, events);
+    };
+    let last = match start(plan, job, &directory) {
         Ok(child) => follow(child, plan, job, events, hear, &mut finished),
         Err(SpawnError::Denied(violation)) => {
             tell(events, denied(&violation));
@@ -92,7 +96,30 @@ pub(crate) fn run(
     finished
 }
 
-fn start(plan: &Plan, job: &Job) -> Result<Child, SpawnError> {
+/// What is said of every directory that a command cannot start in, so that
+/// nobody learns from it what exists outside.
+const NO_DIRECTORY: &str = "cwd is not a directory in the workspace";
+
+/// The directory to start in, if it lies in the workspace with all links followed.
+fn directory(workspace: &Path, cwd: Option<&str>) -> Option<PathBuf> {
+    let wanted = workspace.join(cwd.unwrap_or_default());
+    let found = wanted.canonicalize().ok()?;
+    (found.is_dir() && found.starts_with(workspace)).then_some(found)
+}
+
+fn refused(began: &Instant, why: &str, events: &Sender<RunEvent>) -> Finished {
+    let mut finished = Finished::failed(format!("not started: {why}"));
+    finished.milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tell(
+        events,
+        RunEvent::Error {
+            message: why.to_owned(),
+        },
+    );
+    finished
+}
+
+fn start(plan: &Plan, job: &Job, directory: &Path) -> Result<Child, SpawnError> {
     let mut command = plan
         .command(&job.argv)
         .stdin(match job.stdin.is_empty() {
@@ -104,8 +131,8 @@ fn start(plan: &Plan, job: &Job) -> Result<Child, SpawnError> {
     for (name, value) in &job.env {
         command = command.env(name, value.expose_secret());
     }
-    if let Some(cwd) = &job.cwd {
-        command = command.current_dir(plan.workspace().join(cwd));
+    if job.cwd.is_some() {
+        command = command.current_dir(directory);
     }
     command.spawn()
 }
@@ -317,7 +344,31 @@ fn run_id() -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Decoder, MAX_RECORDED, shortened};
+    use super::{Decoder, MAX_RECORDED, directory, shortened};
+
+    #[cfg(unix)]
+    #[test]
+    fn a_directory_outside_looks_like_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().canonicalize().unwrap();
+        let workspace = base.join("workspace");
+        std::fs::create_dir_all(workspace.join("sub")).unwrap();
+        std::fs::create_dir(base.join("outside")).unwrap();
+        std::fs::write(workspace.join("file"), "").unwrap();
+        for (link, target) in [
+            ("there", "../outside"),
+            ("nowhere", "../none"),
+            ("near", "sub"),
+        ] {
+            std::os::unix::fs::symlink(target, workspace.join(link)).unwrap();
+        }
+        for inside in ["sub", "near", ".", ""] {
+            assert!(directory(&workspace, Some(inside)).is_some(), "{inside}");
+        }
+        for other in ["there", "nowhere", "file", "none", "sub\0", "there/."] {
+            assert_eq!(directory(&workspace, Some(other)), None, "{other:?}");
+        }
+    }
 
     #[test]
     fn a_record_of_a_denial_stays_short() {

@@ -110,6 +110,29 @@ fn mistakes_in_the_configuration_name_file_line_and_next_step_and_harm_nothing()
     assert!(place.agent(&["key", "list"]).ok().contains("anthropic"));
 }
 
+#[cfg(unix)]
+#[test]
+fn a_home_that_everybody_can_write_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let place = Place::new();
+    let open = |mode| {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(place.home(), permissions).unwrap();
+    };
+    open(0o777);
+    let error = place.agent(&["key", "list"]).refused(2);
+    assert!(error.contains("chmod o-w"), "{error}");
+    assert_eq!(place.agent(&["run", "--", "true"]).code, Some(125));
+    open(0o700);
+    place.agent(&["key", "list"]).ok();
+    let config = place.home().join("config.toml");
+    std::fs::write(&config, "").unwrap();
+    std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let error = place.agent(&["key", "list"]).refused(2);
+    assert!(error.contains("config.toml"), "{error}");
+}
+
 #[test]
 fn flags_stand_above_variables_and_those_above_the_file() {
     let place = Place::new();

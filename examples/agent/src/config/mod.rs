@@ -78,6 +78,8 @@ impl Config {
             Some(path) => path.clone(),
             None => paths.config_file(),
         };
+        #[cfg(unix)]
+        ours_alone(&path)?;
         let file = file::File::read(&path, options.config.is_some())?;
 
         let relay = relay(options, &file.relay, &path)?;
@@ -93,6 +95,30 @@ impl Config {
             paths,
         })
     }
+}
+
+/// Refuses a configuration that everybody on this machine can write: it says
+/// which programs run.
+#[cfg(unix)]
+fn ours_alone(file: &Path) -> Result<(), Mistake> {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    for place in [Some(file), file.parent()].into_iter().flatten() {
+        let Ok(metadata) = place.metadata() else {
+            continue;
+        };
+        let mode = metadata.permissions().mode();
+        // In a sticky directory such as /tmp others cannot replace our files.
+        let is_sticky = metadata.is_dir() && mode & 0o1000 != 0;
+        if mode & 0o002 != 0 && !is_sticky {
+            return Err(Mistake::new(
+                place.display().to_string(),
+                "can be written by everybody on this machine, who could choose what runs here",
+                format!("run `chmod o-w {}`", place.display()),
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn relay(options: &Options, file: &file::Relay, path: &Path) -> Result<RelayChoice, Mistake> {

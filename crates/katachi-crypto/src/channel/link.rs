@@ -222,3 +222,36 @@ impl Proved {
         self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Initiator, Responder, SECOND};
+    use crate::channel::frame::PREFIX;
+    use crate::channel::{Binding, Channel, Error, StaticKey};
+
+    #[test]
+    fn a_device_whose_first_record_does_not_confirm_is_refused() {
+        let binding = Binding {
+            relay: "r",
+            account: "c",
+            agent: "a",
+            device: "d",
+            stream: "s",
+        };
+        let (agent, device) = (StaticKey::generate(), StaticKey::generate());
+        let (agent, device) = (agent.unwrap(), device.unwrap());
+        let now = Duration::ZERO;
+        let (begun, sent) = Initiator::resume(&device, &agent.public(), &binding).unwrap();
+        let waiting = Responder::resume(&agent, &binding).unwrap();
+        let incoming = waiting.read(&sent[PREFIX..]).unwrap();
+        let (unproved, sent) = incoming.answer(now).unwrap();
+        begun.0.read::<0>(&sent[PREFIX..], SECOND).unwrap();
+        let mut channel = Channel::new(begun.0.finish().unwrap(), now);
+        let mut sent = Vec::new();
+        channel.send(now, b"hello", &mut sent).unwrap();
+        let outcome = unproved.prove(&mut sent.as_slice());
+        assert!(matches!(outcome, Err(Error::Malformed { .. })));
+    }
+}

@@ -210,6 +210,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_larger_size_than_needed_is_refused() {
+        let mut bytes = encoded(Record::Message {
+            total: 5,
+            content: b"hello",
+        });
+        for size in [255, 257, 1024, 4096, 16_384, 20_000] {
+            bytes.resize(size, 0);
+            let rule = "a record has the smallest size that holds it";
+            assert_eq!(Record::parse(&bytes), Err(Error::Malformed { rule }));
+        }
+    }
+
     proptest! {
         /// Few bytes changed in a good record: still the only encoding of
         /// whatever it says, or refused.

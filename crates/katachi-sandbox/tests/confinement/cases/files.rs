@@ -244,6 +244,10 @@ fn moved_parents(bed: &Bed) -> Verdict {
         bed.control(&["rename", &to, &from])?;
         bed.denied_by(&plan, &["rename", &from, &to])?;
     }
+    // What is denied and not seen anyway does not come into view.
+    let beside = bed.plan(&bed.policy().deny(bed.out("victim")))?;
+    bed.control(&["read", &bed.out("secret")])?;
+    bed.denied_by(&beside, &["read", &bed.out("secret")])?;
     // A glob finds its matches again, wherever they lie below its beginning.
     bed.allowed_by(
         &plan,

@@ -44,6 +44,13 @@
 //! ring seals and the tests hold the two against each other. Without either,
 //! everything that seals is absent. `password` adds Argon2id, `channel` Noise.
 
+#![cfg_attr(
+    not(any(feature = "ring", feature = "rustcrypto")),
+    allow(
+        rustdoc::broken_intra_doc_links,
+        reason = "this page names what sealing adds"
+    )
+)]
 #![deny(unsafe_code)]
 
 #[cfg(any(feature = "ring", feature = "rustcrypto"))]

@@ -2,11 +2,11 @@
 //!
 //! Each line of a `sh` block is run as it stands, in the workspace's root and
 //! with a home of its own. A program that stays is started, waited for until it
-//! prints its link, and asked to stop. A `rust` block has to stand, to the
-//! letter but for hidden lines, in the README of a crate, where it is a
-//! documentation test.
+//! prints its link at a terminal, and stopped with Ctrl-C. A `rust` block has to
+//! stand, to the letter but for hidden lines, in the README of a crate, where it
+//! is a documentation test.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -21,6 +21,9 @@ const LINK_DEADLINE: Duration = Duration::from_secs(120);
 
 /// How long it may take to stop when asked.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
+
+/// What a terminal sends for Ctrl-C.
+const CTRL_C: u8 = 3;
 
 /// How a command of the README is tried.
 #[derive(Debug, Eq, PartialEq)]
@@ -44,7 +47,7 @@ pub(crate) fn try_all() -> Result<Vec<(String, bool)>> {
         let success = match trial(&line) {
             Trial::ThisRun => true,
             Trial::Run => shell(&line, &home).status()?.success(),
-            Trial::Stays => stays_and_stops(shell(&line, &home))?,
+            Trial::Stays => stays_and_stops(terminal(&line, &home))?,
         };
         outcomes.push((line, success));
     }
@@ -133,54 +136,50 @@ fn trial(command: &str) -> Trial {
 /// Runs `line` as a newcomer would: with a home of its own, and without what
 /// this machine prepared to build faster.
 fn shell(line: &str, home: &Path) -> Command {
-    let is_compound = line.contains('|') || line.contains("&&");
-    // Without `exec` the signal that ends a program would end its shell alone.
-    let script = if is_compound {
-        line.to_owned()
-    } else {
-        format!("exec {line}")
-    };
     let mut command = Command::new("sh");
-    command
-        .args(["-c", &script])
-        .current_dir(run::root())
-        .env("KATACHI_HOME", home)
-        .stdin(Stdio::null());
-    if line.starts_with("cargo run --release -p katachi-agent") {
-        command.env_remove("OPENSSL_NO_VENDOR");
-    }
+    command.args(["-c", line]).stdin(Stdio::null());
+    at_home(&mut command, line, home);
     command
 }
 
+/// Runs `line` at a terminal of its own, as a program that may ask expects.
+fn terminal(line: &str, home: &Path) -> Command {
+    let mut command = Command::new("script");
+    command
+        .args([
+            "--quiet",
+            "--return",
+            "--flush",
+            "--command",
+            line,
+            "/dev/null",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    at_home(&mut command, line, home);
+    command
+}
+
+fn at_home(command: &mut Command, line: &str, home: &Path) {
+    command.current_dir(run::root()).env("KATACHI_HOME", home);
+    if line.starts_with("cargo run --release -p katachi-agent") {
+        command.env_remove("OPENSSL_NO_VENDOR");
+    }
+}
+
+/// Waits until the program shows its link, then presses Ctrl-C.
 fn stays_and_stops(mut command: Command) -> Result<bool> {
     let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
+        .spawn()
+        .context("cannot start `script`, of util-linux")?;
     let (sender, receiver) = mpsc::channel();
-    let streams: Vec<Box<dyn std::io::Read + Send>> = [
-        child
-            .stdout
-            .take()
-            .map(|stream| Box::new(stream) as Box<dyn std::io::Read + Send>),
-        child
-            .stderr
-            .take()
-            .map(|stream| Box::new(stream) as Box<dyn std::io::Read + Send>),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    for stream in streams {
-        let sender = sender.clone();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                println!("{line}");
-                let _ = sender.send(line);
-            }
-        });
-    }
-    drop(sender);
+    let output = child.stdout.take().context("the output is piped")?;
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            println!("{line}");
+            let _ = sender.send(line);
+        }
+    });
     let deadline = Instant::now() + LINK_DEADLINE;
     let mut shown = false;
     while let Some(left) = deadline.checked_duration_since(Instant::now()) {
@@ -193,17 +192,20 @@ fn stays_and_stops(mut command: Command) -> Result<bool> {
             Err(_) => break,
         }
     }
-    let ended_well = ask_to_stop(&mut child)?;
+    let mut keyboard = child.stdin.take().context("the input is piped")?;
+    // A program that has ended already is noticed below.
+    let _ = keyboard
+        .write_all(&[CTRL_C])
+        .and_then(|()| keyboard.flush());
+    let ended_well = ends_well(&mut child)?;
     Ok(shown && ended_well)
 }
 
-fn ask_to_stop(child: &mut Child) -> Result<bool> {
-    let _ = Command::new("kill")
-        .args(["-TERM", &child.id().to_string()])
-        .status();
+fn ends_well(child: &mut Child) -> Result<bool> {
     let deadline = Instant::now() + STOP_DEADLINE;
     while Instant::now() < deadline {
         if let Some(status) = child.try_wait()? {
+            println!("it ended with {status}");
             return Ok(status.success());
         }
         std::thread::sleep(Duration::from_millis(50));

@@ -9,7 +9,6 @@ mod rows;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -239,23 +238,60 @@ fn human(nanoseconds: f64) -> String {
     }
 }
 
+/// Writes the table into the README; a run of some rows replaces those alone.
 fn write_readme(report: &Report) -> Result<()> {
-    write_between(
-        &root().join("README.md"),
-        "<!-- bench:begin -->",
-        "<!-- bench:end -->",
-        &table(report),
-    )
+    const BEGIN: &str = "<!-- bench:begin -->\n";
+    const END: &str = "<!-- bench:end -->";
+    let path = root().join("README.md");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+    let (head, rest) = text
+        .split_once(BEGIN)
+        .context("no bench:begin in README.md")?;
+    let (old, tail) = rest.split_once(END).context("no bench:end in README.md")?;
+    let fresh = table(report);
+    let inner = match report.rows.len() == COMPARISONS.len() {
+        true => format!("{fresh}\n"),
+        false => {
+            ensure!(
+                old.lines().next() == fresh.lines().next(),
+                "the table in the README is of another machine: measure every row"
+            );
+            replace_rows(old, &fresh)
+        }
+    };
+    std::fs::write(path, format!("{head}{BEGIN}{inner}{END}{tail}"))?;
+    Ok(())
 }
 
-fn write_between(path: &Path, begin: &str, end: &str, inner: &str) -> Result<()> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("{}", path.display()))?;
-    let (head, rest) = text
-        .split_once(begin)
-        .with_context(|| format!("no {begin} in {}", path.display()))?;
-    let (_, tail) = rest
-        .split_once(end)
-        .with_context(|| format!("no {end} in {}", path.display()))?;
-    std::fs::write(path, format!("{head}{begin}\n{inner}\n{end}{tail}"))?;
-    Ok(())
+/// `old` with those rows that `fresh` has too.
+fn replace_rows(old: &str, fresh: &str) -> String {
+    let id = |line: &str| {
+        line.strip_prefix("| `")?
+            .split_once('`')
+            .map(|(id, _)| id.to_owned())
+    };
+    old.lines()
+        .map(|line| {
+            let newer = id(line).and_then(|wanted| {
+                fresh
+                    .lines()
+                    .find(|row| id(row).as_deref() == Some(&wanted))
+            });
+            format!("{}\n", newer.unwrap_or(line))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::replace_rows;
+
+    #[test]
+    fn a_run_of_some_rows_leaves_the_others() {
+        let old = "Measured.\n| `a/b` | 1 |\n| `a` | 2 |\n";
+        assert_eq!(
+            replace_rows(old, "| `a` | 3 |\n"),
+            "Measured.\n| `a/b` | 1 |\n| `a` | 3 |\n"
+        );
+    }
 }

@@ -34,7 +34,7 @@ pub(super) const COMPARISONS: &[Comparison] = &[
         "seal-bulk/cobblestone",
         "crypto",
         "seal-bulk",
-        "ours",
+        "ours-fresh",
         "cobblestone",
         2.5,
     ),

@@ -143,7 +143,12 @@ fn shell(line: &str, home: &Path) -> Command {
 }
 
 /// Runs `line` at a terminal of its own, as a program that may ask expects.
+///
+/// The shell makes way for the program: one that waited for it would get the
+/// Ctrl-C too, and some (dash) then report their own death instead of how the
+/// program ended.
 fn terminal(line: &str, home: &Path) -> Command {
+    let replaced = format!("exec {line}");
     let mut command = Command::new("script");
     command
         .args([
@@ -151,7 +156,7 @@ fn terminal(line: &str, home: &Path) -> Command {
             "--return",
             "--flush",
             "--command",
-            line,
+            &replaced,
             "/dev/null",
         ])
         .stdin(Stdio::piped())

@@ -278,6 +278,17 @@ mod sealing {
                 assert_eq!(sha2::Sha512::digest(&released)[..], digest[..], "{case}");
             }
 
+            // The same with threads.
+            let message = begin(test, &sealed).unwrap().0;
+            let threads = std::num::NonZeroUsize::new(2).unwrap();
+            let reader = OpenReader::of_message(chunks, message).on(threads).unwrap();
+            let (on_threads, end) = read_all(reader);
+            assert_eq!(
+                (on_threads, end.is_ok()),
+                (released.clone(), valid),
+                "{case}"
+            );
+
             // Opened at once, into a buffer and in place: all or nothing.
             let message = begin(test, &sealed).unwrap().0;
             let mut plain = vec![0; chunks.len()];

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
+use std::num::NonZeroUsize;
 
 use katachi_crypto::envelope::{Context, DataKey, Kind};
 use katachi_crypto::stream::{OpenAt, OpenReader, SealWriter};
@@ -30,6 +31,48 @@ fn open(bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut plaintext = Vec::new();
     OpenReader::new(bytes, &key(), &context())?.read_to_end(&mut plaintext)?;
     Ok(plaintext)
+}
+
+fn threads(count: usize) -> NonZeroUsize {
+    NonZeroUsize::new(count).unwrap()
+}
+
+fn seal_on(count: usize, plaintext: &[u8], step: usize) -> Vec<u8> {
+    let key = key();
+    let parallel = key.parallel(threads(count));
+    let mut writer = parallel.seal_writer(Vec::new(), &context()).unwrap();
+    for piece in plaintext.chunks(step.max(1)) {
+        writer.write_all(piece).unwrap();
+    }
+    writer.finish().unwrap()
+}
+
+/// Reads to the end or to the first error, which has to last; gives what was
+/// released before it.
+fn released(mut reader: impl Read) -> (Vec<u8>, Option<String>) {
+    let (mut plaintext, mut buffer) = (Vec::new(), [0; 9_999]);
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return (plaintext, None),
+            Ok(count) => plaintext.extend_from_slice(&buffer[..count]),
+            Err(error) => {
+                assert!(reader.read(&mut buffer).is_err(), "a failure lasts");
+                return (plaintext, Some(error.to_string()));
+            }
+        }
+    }
+}
+
+/// What one thread and several release of the same source, which has to agree.
+fn released_alike<R: Read>(source: impl Fn() -> R, counts: &[usize]) -> (Vec<u8>, Option<String>) {
+    let key = key();
+    let alone = released(OpenReader::new(source(), &key, &context()).unwrap());
+    for &count in counts {
+        let parallel = key.parallel(threads(count));
+        let several = released(parallel.open_reader(source(), &context()).unwrap());
+        assert!(alone == several, "{count} threads differ: {:?}", several.1);
+    }
+    alone
 }
 
 fn cause(error: &io::Error) -> &Error {
@@ -145,22 +188,138 @@ fn a_stream_may_stand_behind_other_content() {
     assert_eq!(text, "the stream");
 }
 
-#[test]
-fn a_writer_whose_sink_failed_never_finishes() {
-    struct Full(usize);
-    impl Write for Full {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let taken = bytes.len().min(self.0);
-            self.0 -= taken;
-            match taken {
-                0 => Err(io::ErrorKind::StorageFull.into()),
-                _ => Ok(taken),
-            }
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
+/// A sink with room for so many bytes.
+struct Full(usize);
+
+impl Write for Full {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(self.0);
+        self.0 -= taken;
+        match taken {
+            0 => Err(io::ErrorKind::StorageFull.into()),
+            _ => Ok(taken),
         }
     }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn several_threads_read_what_they_wrote_at_every_edge_of_a_piece() {
+    const PIECE: usize = 16 * 16_384;
+    for length in [
+        0,
+        1,
+        16_384,
+        PIECE - 1,
+        PIECE,
+        PIECE + 1,
+        5 * PIECE,
+        1_500_000,
+    ] {
+        let plaintext: Vec<u8> = (0..length).map(|at| (at / 7) as u8).collect();
+        for count in [1, 2, 3, 7] {
+            let sealed = seal_on(count, &plaintext, 100_000);
+            assert_eq!(sealed.len(), 72 + length + 16 * (length / 16_384 + 1));
+            let (got, error) = released_alike(|| sealed.as_slice(), &[count]);
+            assert!(
+                error.is_none() && got == plaintext,
+                "{length} on {count}: {error:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_several_threads_did_not_finish_does_not_open() {
+    let key = key();
+    for length in [0, 40_000, 3_000_000] {
+        let mut sealed = Vec::new();
+        let mut writer = key
+            .parallel(threads(2))
+            .seal_writer(&mut sealed, &context())
+            .unwrap();
+        writer.write_all(&vec![3; length]).unwrap();
+        writer.flush().unwrap();
+        drop(writer);
+        assert_eq!(cause(&open(&sealed).unwrap_err()), &Error::Truncated);
+        let (got, error) = released_alike(|| sealed.as_slice(), &[1, 2, 3]);
+        assert!(error.is_some() && got == vec![3; got.len()]);
+    }
+}
+
+#[test]
+fn several_threads_release_the_same_before_the_same_error() {
+    let plaintext: Vec<u8> = (0..1_200_000).map(|at| (at / 7) as u8).collect();
+    let sealed = seal(&plaintext, 100_000);
+    // One changed byte, in the first and the last chunk of a piece and between.
+    for chunk in [0, 7, 15, 16, 31, 32, 70] {
+        let mut changed = sealed.clone();
+        changed[72 + chunk * 16_400 + 99] ^= 1;
+        let (got, error) = released_alike(|| changed.as_slice(), &[1, 2, 3]);
+        assert_eq!((got.len(), error.is_some()), (chunk * 16_384, true));
+        assert!(plaintext.starts_with(&got));
+    }
+    for length in [
+        72,
+        72 + 16,
+        72 + 16 * 16_400,
+        72 + 32 * 16_400 + 8,
+        1_000_000,
+    ] {
+        let (got, error) = released_alike(|| &sealed[..length], &[1, 2, 3]);
+        assert!(
+            error.is_some() && plaintext.starts_with(&got),
+            "cut to {length}"
+        );
+    }
+}
+
+#[test]
+fn a_source_that_fails_is_reported_where_it_failed() {
+    struct Failing<'a>(&'a [u8]);
+    impl Read for Failing<'_> {
+        fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+            match self.0.is_empty() {
+                true => Err(io::Error::other("the disk went away")),
+                false => self.0.read(out),
+            }
+        }
+    }
+    let plaintext = vec![9; 900_000];
+    let sealed = seal(&plaintext, 100_000);
+    for (length, whole) in [
+        (72, 0),
+        (72 + 16_400, 1),
+        (72 + 5, 0),
+        (72 + 20 * 16_400 + 5, 20),
+    ] {
+        let (got, error) = released_alike(|| Failing(&sealed[..length]), &[1, 2, 3]);
+        assert_eq!(error.as_deref(), Some("the disk went away"), "{length}");
+        assert_eq!(got.len(), whole * 16_384);
+    }
+}
+
+#[test]
+fn several_threads_whose_sink_failed_never_finish() {
+    let key = key();
+    for room in [72, 72 + 100, 72 + 16_400 + 3, 1_000_000] {
+        let parallel = key.parallel(threads(2));
+        let mut writer = parallel.seal_writer(Full(room), &context()).unwrap();
+        let mut failed = false;
+        for _ in 0..100 {
+            failed |= writer.write_all(&[8; 16_384]).is_err();
+        }
+        assert!(
+            writer.finish().is_err(),
+            "room for {room}, failed: {failed}"
+        );
+    }
+}
+
+#[test]
+fn a_writer_whose_sink_failed_never_finishes() {
     for room in [72, 72 + 100, 72 + 16_400 + 3] {
         let mut writer = SealWriter::new(Full(room), &key(), &context()).unwrap();
         let mut failed = false;
@@ -176,6 +335,25 @@ proptest! {
     #[test]
     fn pieces_of_any_size_give_the_same_content(plaintext in proptest::collection::vec(any::<u8>(), 0..70_000), step in 1usize..20_000) {
         prop_assert_eq!(open(&seal(&plaintext, step)).unwrap(), plaintext);
+    }
+
+    #[test]
+    fn any_number_of_threads_gives_the_same_content(
+        length in 0usize..900_000,
+        (writing, reading) in (1usize..5, 1usize..5),
+        step in 1usize..300_000,
+        change: Option<u32>,
+    ) {
+        let plaintext: Vec<u8> = (0..length).map(|at| (at / 11) as u8).collect();
+        let mut sealed = seal_on(writing, &plaintext, step);
+        if let Some(place) = change {
+            let place = 72 + place as usize % (sealed.len() - 72);
+            sealed[place] ^= 1;
+        }
+        let (got, error) = released_alike(|| sealed.as_slice(), &[reading]);
+        prop_assert_eq!(error.is_none(), change.is_none());
+        prop_assert!(plaintext.starts_with(&got));
+        prop_assert!(error.is_some() || got == plaintext);
     }
 
     #[test]

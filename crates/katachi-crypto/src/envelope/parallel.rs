@@ -1,4 +1,6 @@
 //! Large values on several threads: chunks do not depend on each other.
+//!
+//! Content of any length is in [`stream`](crate::stream).
 
 use std::num::NonZeroUsize;
 
@@ -11,8 +13,8 @@ use crate::{Error, SecretBytes, random};
 /// A data key that seals and opens on several threads; see [`DataKey::parallel`].
 #[derive(Clone, Copy, Debug)]
 pub struct Parallel<'a> {
-    key: &'a DataKey,
-    threads: NonZeroUsize,
+    pub(crate) key: &'a DataKey,
+    pub(crate) threads: NonZeroUsize,
 }
 
 impl DataKey {

@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{MAX_PLAINTEXT, PREFIX, begin, io_error, read_full};
+use super::{MAX_PLAINTEXT, PREFIX, begin, io_error, read_full, too_long};
 use crate::Error;
 use crate::backend::{Default as Backend, TAG};
 use crate::envelope::{CHUNK, Context, DataKey, Message, SEALED_CHUNK};
@@ -80,7 +80,7 @@ impl<R: Read + Seek> OpenAt<R> {
             .checked_mul(CHUNK as u64)
             .map(|full| full + last)
             .filter(|length| *length <= MAX_PLAINTEXT)
-            .ok_or_else(too_long)?;
+            .ok_or_else(|| io_error(too_long()))?;
         let mut reader = Self {
             inner,
             message,
@@ -134,13 +134,6 @@ impl<R: Read + Seek> OpenAt<R> {
             .expect("the slice is longer than a tag");
         self.message.open_chunk(index, body, tag).map_err(io_error)
     }
-}
-
-fn too_long() -> io::Error {
-    io_error(Error::Limit {
-        what: "the length of a stream",
-        limit: MAX_PLAINTEXT,
-    })
 }
 
 impl<R: Read + Seek> Read for OpenAt<R> {

@@ -4,13 +4,24 @@
 //! without the length limit of a single value: up to 32 GiB. What a writer that
 //! was not finished leaves behind never opens; a reader that meets the end of
 //! its source before the last chunk reports it as an error and not as an end.
+//!
+//! One chunk is held at a time. [`Parallel`](crate::envelope::Parallel) makes
+//! writers and readers that keep several threads busy, in less than 1 MiB of
+//! memory for each; the feature `tokio` adds an asynchronous pair.
 
 mod at;
+mod crew;
+mod filling;
 mod open;
+mod opening;
+#[cfg(feature = "tokio")]
+mod poll;
 mod seal;
 
 pub use at::OpenAt;
 pub use open::OpenReader;
+#[cfg(feature = "tokio")]
+pub use poll::{AsyncOpenReader, AsyncSealWriter};
 pub use seal::SealWriter;
 
 use std::io::{self, Read};
@@ -23,6 +34,9 @@ use crate::envelope::{
 
 /// Plaintext of one stream, in bytes, at most.
 pub const MAX_PLAINTEXT: u64 = 32 * 1024 * 1024 * 1024;
+
+/// The keys of a stream, with the backend that is the default.
+type Lane = Message<Backend>;
 
 /// Chunks before the last one, at most.
 const MAX_FULL_CHUNKS: u64 = MAX_PLAINTEXT / CHUNK as u64;
@@ -37,11 +51,18 @@ fn io_error(error: Error) -> io::Error {
     io::Error::new(kind, error)
 }
 
+fn too_long() -> Error {
+    Error::Limit {
+        what: "the length of a stream",
+        limit: MAX_PLAINTEXT,
+    }
+}
+
 /// Bytes before the first chunk.
 const PREFIX: usize = HEADER + SALT + COMMITMENT;
 
 /// Reads what comes before the chunks and checks that it fits key and context.
-fn begin(source: &mut impl Read, key: &DataKey, context: &Context) -> io::Result<Message<Backend>> {
+fn begin(source: &mut impl Read, key: &DataKey, context: &Context) -> io::Result<Lane> {
     let mut prefix = [0; PREFIX];
     if read_full(source, &mut prefix)? < PREFIX {
         return Err(io_error(Error::Truncated));
@@ -49,11 +70,7 @@ fn begin(source: &mut impl Read, key: &DataKey, context: &Context) -> io::Result
     check(&prefix, key, context).map_err(io_error)
 }
 
-fn check(
-    prefix: &[u8; PREFIX],
-    key: &DataKey,
-    context: &Context,
-) -> Result<Message<Backend>, Error> {
+fn check(prefix: &[u8; PREFIX], key: &DataKey, context: &Context) -> Result<Lane, Error> {
     let (header, rest) = prefix
         .split_first_chunk::<HEADER>()
         .ok_or(Error::Truncated)?;
@@ -67,7 +84,7 @@ fn check(
     if parsed.key != key.id() {
         return Err(Error::KeyMismatch);
     }
-    let message: Message<Backend> = envelope::message(key, header, salt, context);
+    let message: Lane = envelope::message(key, header, salt, context);
     message.check(commitment)?;
     Ok(message)
 }
@@ -102,11 +119,11 @@ mod tests {
             Context::new("limit"),
         );
         let mut writer = SealWriter::new(Vec::new(), &key, &context)?;
-        writer.index = MAX_FULL_CHUNKS - 1;
+        writer.filling.first = MAX_FULL_CHUNKS - 1;
         writer.write_all(&vec![1; length])?;
         let sealed = writer.finish()?;
         let mut reader = OpenReader::new(sealed.as_slice(), &key, &context)?;
-        reader.index = MAX_FULL_CHUNKS - 1;
+        reader.opening.first = MAX_FULL_CHUNKS - 1;
         let mut plain = Vec::new();
         reader.read_to_end(&mut plain)?;
         Ok(plain)

@@ -33,6 +33,7 @@ pub(crate) fn run(work: &str) {
         "envelope" => envelope(),
         "stream" => stream(),
         "threads" => threads(),
+        "stream-threads" => stream_threads(),
         "keyset" => keyset(),
         "mac" => mac(),
         "secrets" => secrets(),
@@ -137,6 +138,31 @@ fn stream() {
     some = plaintext();
     pause("held", &sealed[..200]);
     drop(some);
+}
+
+/// The same on two threads, whose stacks outlive them, and given up half way.
+#[inline(never)]
+fn stream_threads() {
+    let key = data_key();
+    let parallel = key.parallel(NonZeroUsize::new(2).expect("it is not zero"));
+    let mut sealed = Vec::new();
+    let mut writer = parallel
+        .seal_writer(&mut sealed, &context())
+        .expect("there are threads");
+    let value = plaintext();
+    (0..400).for_each(|_| {
+        writer
+            .write_all(value.expose_secret())
+            .expect("a vector takes all");
+    });
+    writer.finish().expect("a vector takes all");
+    drop(value);
+    let mut reader = parallel
+        .open_reader(sealed.as_slice(), &context())
+        .expect("it was sealed");
+    let mut piece = zeroize::Zeroizing::new([0; 4_000]);
+    reader.read_exact(&mut *piece).expect("it was sealed");
+    pause("held", &sealed[..200]);
 }
 
 #[inline(never)]

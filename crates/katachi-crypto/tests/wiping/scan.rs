@@ -20,7 +20,15 @@ pub(crate) fn tests() -> Vec<Trial> {
     } else {
         "rustcrypto"
     };
-    let mut works = vec!["envelope", "stream", "threads", "keyset", "mac", "secrets"];
+    let mut works = vec![
+        "envelope",
+        "stream",
+        "threads",
+        "stream-threads",
+        "keyset",
+        "mac",
+        "secrets",
+    ];
     if cfg!(feature = "password") {
         works.push("password");
     }

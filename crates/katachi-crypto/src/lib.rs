@@ -42,7 +42,8 @@
 //!
 //! `ring` (default) and `rustcrypto` choose who computes AES-256-GCM; with both,
 //! ring seals and the tests hold the two against each other. Without either,
-//! everything that seals is absent. `password` adds Argon2id, `channel` Noise.
+//! everything that seals is absent. `password` adds Argon2id, `channel` Noise,
+//! `tokio` asynchronous streams.
 
 #![cfg_attr(
     not(any(feature = "ring", feature = "rustcrypto")),
@@ -84,7 +85,7 @@ pub use encryptor::{KeyEncryptor, LocalKeyEncryptor};
 #[cfg(any(feature = "ring", feature = "rustcrypto"))]
 pub use envelope::KeyId;
 pub use error::Error;
-pub use harden::{Hardening, harden};
+pub use harden::{Hardening, KeyMemory, harden, key_memory};
 pub use secret::{Secret, SecretBytes, SecretString};
 
 #[cfg(all(doctest, any(feature = "ring", feature = "rustcrypto")))]

@@ -19,9 +19,13 @@ use std::fmt;
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::wipe::Wiped;
 use crate::{Error, random};
 
-/// Exactly `N` secret bytes, on the heap so that moving it leaves no copy.
+/// Exactly `N` secret bytes, which stay where they are when it moves, so that
+/// moving it leaves no copy.
+///
+/// After [`harden`](crate::harden) new ones lie in the pages for keys.
 ///
 /// ```
 /// use katachi_crypto::Secret;
@@ -31,7 +35,7 @@ use crate::{Error, random};
 /// assert_eq!(format!("{key:?}"), "Secret<32>");
 /// # Ok::<(), katachi_crypto::Error>(())
 /// ```
-pub struct Secret<const N: usize>(Box<[u8; N]>);
+pub struct Secret<const N: usize>(Wiped<[u8; N]>);
 
 impl<const N: usize> Secret<N> {
     /// Draws a secret from the operating system.
@@ -40,15 +44,15 @@ impl<const N: usize> Secret<N> {
     ///
     /// Returns [`Error::Randomness`] if the operating system gives none.
     pub fn random() -> Result<Self, Error> {
-        let mut secret = Self(Box::new([0; N]));
-        random::fill(secret.0.as_mut_slice())?;
+        let mut secret = Self(Wiped::new([0; N]));
+        random::fill(secret.0.get_mut())?;
         Ok(secret)
     }
 
     /// Takes over bytes that the caller made; the array passed in is wiped.
     #[must_use]
     pub fn new(mut bytes: [u8; N]) -> Self {
-        let secret = Self(Box::new(bytes));
+        let secret = Self(Wiped::new(bytes));
         bytes.zeroize();
         secret
     }
@@ -69,27 +73,21 @@ impl<const N: usize> Secret<N> {
 
     /// Lets `write` fill a secret in place.
     pub(crate) fn fill_with(write: impl FnOnce(&mut [u8; N])) -> Self {
-        let mut secret = Self(Box::new([0; N]));
-        write(&mut secret.0);
+        let mut secret = Self(Wiped::new([0; N]));
+        write(secret.0.get_mut());
         secret
     }
 
     /// The bytes.
     #[must_use]
     pub fn expose_secret(&self) -> &[u8; N] {
-        &self.0
-    }
-}
-
-impl<const N: usize> Drop for Secret<N> {
-    fn drop(&mut self) {
-        self.0.zeroize();
+        self.0.get()
     }
 }
 
 impl<const N: usize> PartialEq for Secret<N> {
     fn eq(&self, other: &Self) -> bool {
-        self.0.as_slice().ct_eq(other.0.as_slice()).into()
+        self.0.get().ct_eq(other.0.get()).into()
     }
 }
 

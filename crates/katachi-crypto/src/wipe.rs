@@ -1,4 +1,5 @@
-//! Wiping memory that held secrets: the only `unsafe` in this crate.
+//! Wiping memory that held secrets, and pages that keep it from disks: the only
+//! `unsafe` in this crate.
 //!
 //! `zeroize` wipes what it knows. Key objects of other libraries, which do not
 //! wipe themselves, are held in [`Wiped`]; what their set-up left on the stack
@@ -10,7 +11,14 @@
     reason = "a dropped value's memory is out of reach otherwise"
 )]
 
+#[cfg(target_os = "linux")]
+pub(crate) mod pages;
+
+#[cfg(target_os = "linux")]
+use std::alloc::Layout;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::ptr::NonNull;
 
 use zeroize::Zeroize;
 
@@ -19,29 +27,68 @@ use zeroize::Zeroize;
 /// a good deal more, since every move of a value is a copy.
 const SCRUB: usize = if cfg!(debug_assertions) { 64 } else { 8 } * 1024;
 
-/// A value on the heap whose memory is overwritten after it was dropped.
-pub(crate) struct Wiped<T>(Box<MaybeUninit<T>>);
+/// A value whose memory is overwritten after it was dropped: on the heap, or in
+/// the pages for keys once [`harden`](crate::harden) has made them.
+pub(crate) struct Wiped<T> {
+    /// Owned, initialised until it is dropped, and never handed out as it is.
+    value: NonNull<T>,
+    in_pages: bool,
+    owned: PhantomData<T>,
+}
+
+// SAFETY: it owns its value as a box does, and gives out no more than a box.
+unsafe impl<T: Send> Send for Wiped<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Wiped<T> {}
 
 impl<T> Wiped<T> {
-    /// Moves `value` to the heap.
+    /// Moves `value` to memory that is wiped.
     pub(crate) fn new(value: T) -> Self {
-        Self(Box::new(MaybeUninit::new(value)))
+        #[cfg(target_os = "linux")]
+        let page = pages::take(Layout::new::<T>());
+        #[cfg(not(target_os = "linux"))]
+        let page: Option<NonNull<u8>> = None;
+        let in_pages = page.is_some();
+        let memory = match page {
+            Some(memory) => memory.cast(),
+            None => NonNull::from(Box::leak(Box::new(MaybeUninit::<T>::uninit()))).cast::<T>(),
+        };
+        // SAFETY: the memory is of the size and the alignment of `T`, and nobody
+        // else's: a leaked box, or taken from the pages for that layout.
+        unsafe { memory.write(value) };
+        Self {
+            value: memory,
+            in_pages,
+            owned: PhantomData,
+        }
     }
 
     pub(crate) fn get(&self) -> &T {
-        // SAFETY: `new` is the only way to make one and initialises the value;
-        // it stays initialised until `drop`.
-        unsafe { self.0.assume_init_ref() }
+        // SAFETY: `new` initialised it, and it stays so until `drop`.
+        unsafe { self.value.as_ref() }
+    }
+
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        // SAFETY: as for `get`, and nobody else has a reference.
+        unsafe { self.value.as_mut() }
     }
 }
 
 impl<T> Drop for Wiped<T> {
     fn drop(&mut self) {
         // SAFETY: the value is initialised (see `get`) and not used again.
-        unsafe { self.0.assume_init_drop() };
-        // SAFETY: the box owns `size_of::<T>()` bytes there exclusively, and
-        // every byte pattern is a valid `MaybeUninit<T>`.
-        unsafe { zeroize::zeroize_flat_type(self.0.as_mut_ptr().cast::<MaybeUninit<T>>()) };
+        unsafe { self.value.drop_in_place() };
+        let memory = self.value.cast::<MaybeUninit<T>>();
+        // SAFETY: its `size_of::<T>()` bytes are ours alone, and every byte
+        // pattern is a valid `MaybeUninit<T>`.
+        unsafe { zeroize::zeroize_flat_type(memory.as_ptr()) };
+        if !self.in_pages {
+            // SAFETY: then `new` leaked it from a box of this type.
+            drop(unsafe { Box::from_raw(memory.as_ptr()) });
+            return;
+        }
+        #[cfg(target_os = "linux")]
+        pages::give_back(memory.cast(), Layout::new::<T>());
     }
 }
 
@@ -138,5 +185,30 @@ mod tests {
         assert_eq!(held.get().0.get(), 0);
         drop(held);
         assert_eq!(drops.get(), 1);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn pieces_of_the_pages_are_apart_and_used_again() {
+        #[repr(align(256))]
+        struct Aligned([u8; 300]);
+        super::pages::reserve();
+        // More than there is room for: the rest lies on the heap, and works.
+        for _ in 0..2 {
+            let mut small: Vec<_> = (0..20_000u32).map(|n| Wiped::new([n; 8])).collect();
+            let large: Vec<_> = (0..300)
+                .map(|n| Wiped::new(Aligned([n as u8; 300])))
+                .collect();
+            small.iter_mut().for_each(|held| held.get_mut()[7] += 1);
+            for (held, n) in small.iter().zip(0..) {
+                assert_eq!(held.get(), &[n, n, n, n, n, n, n, n + 1]);
+            }
+            for (held, n) in large.iter().zip(0..300) {
+                assert_eq!(held.get().0, [n as u8; 300]);
+                assert!(std::ptr::from_ref(held.get()).is_aligned());
+            }
+        }
+        let usage = super::pages::usage();
+        assert!(usage.elsewhere > 0 && usage.total > 0);
     }
 }

@@ -31,6 +31,8 @@ pub(crate) fn context() -> Context {
 pub(crate) fn run(work: &str) {
     match work {
         "envelope" => envelope(),
+        #[cfg(target_os = "linux")]
+        "hardened" => hardened(),
         "stream" => stream(),
         "threads" => threads(),
         "stream-threads" => stream_threads(),
@@ -90,6 +92,14 @@ fn envelope() {
         .expect_err("it was changed");
     pause("held", sealed.as_bytes());
     drop(opened);
+}
+
+/// The same in the pages for keys, which are kept, and used again.
+#[inline(never)]
+fn hardened() {
+    let got = katachi_crypto::harden();
+    assert!(got.excluded_pages, "the system has no such pages");
+    envelope();
 }
 
 /// Seals and opens ten chunks on two threads, whose stacks outlive them.

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use crate::run;
 
 /// Debian packages, and what each is for.
-const DEBIAN: [(&str, &str); 9] = [
+const DEBIAN: [(&str, &str); 14] = [
     ("libssl-dev", "the SQLCipher of the test builds"),
     ("g++", "linking libFuzzer"),
     ("python3-venv", "the Python peers"),
@@ -21,6 +21,11 @@ const DEBIAN: [(&str, &str); 9] = [
     ("bubblewrap", "the peer of the sandbox benches"),
     ("git", "repositories inside the sandbox"),
     ("chromium", "the browser console"),
+    ("age", "a peer of the sealing benches"),
+    ("valgrind", "counting instructions of comparisons"),
+    ("rustc-web", "type checks for other systems"),
+    ("cargo-web", "the same"),
+    ("rust-web-src", "the standard library of those systems"),
 ];
 
 /// Python packages, installed into a virtual environment.

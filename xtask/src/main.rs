@@ -5,6 +5,7 @@
 //! and `cargo xtask fuzz` is the door to the fuzz targets.
 
 mod bench;
+mod foreign;
 mod fuzz;
 mod install;
 mod readme;

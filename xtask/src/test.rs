@@ -5,11 +5,13 @@
 //! that is not a test harness counts as one test.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Args;
 
+use crate::foreign::FOREIGN;
 use crate::run::{self, Count, cargo, root};
 use crate::{fuzz, install, readme};
 
@@ -32,6 +34,9 @@ const PROGRAMS: [&str; 4] = [
     "katachi-agent",
     "xtask",
 ];
+
+/// Whether tests may take long, which they read from `KATACHI_LONG`.
+static LONG: AtomicBool = AtomicBool::new(false);
 
 #[derive(Args, Debug)]
 pub(crate) struct Options {
@@ -99,6 +104,7 @@ impl Verdict {
 
 pub(crate) fn run(options: &Options) -> Result<bool> {
     let started = Instant::now();
+    LONG.store(options.long, Ordering::Relaxed);
     if options.install {
         install::install()?;
     }
@@ -201,6 +207,18 @@ fn stages(long: bool) -> Vec<Stage> {
             cargo(["test", "--no-fail-fast", "--locked", "-p", name])
         }));
     }
+    for foreign in FOREIGN {
+        stages.push(Stage {
+            name: foreign.stage(),
+            work: Box::new(|| match foreign.command() {
+                Some(command) => Ok(Verdict::single(run::observe(command)?.success)),
+                None => Ok(Verdict::skipped(&format!(
+                    "no toolchain for {} (`rustup target add` it, or `cargo xtask test --install`)",
+                    foreign.target
+                ))),
+            }),
+        });
+    }
     stages.push(check("documentation", || {
         let mut command = cargo([
             "doc",
@@ -278,13 +296,16 @@ fn tests(name: &str, command: impl Fn() -> Command + 'static) -> Stage {
     }
 }
 
-/// Tells the tests where the peers are.
+/// Tells the tests where the peers are, and whether they may take long.
 fn prepared(mut command: Command) -> Command {
     if let Some(python) = install::python() {
         command.env("KATACHI_PYTHON", python);
     }
     if let Some(modules) = install::node_modules() {
         command.env("NODE_PATH", modules);
+    }
+    if LONG.load(Ordering::Relaxed) {
+        command.env("KATACHI_LONG", "1");
     }
     command
 }

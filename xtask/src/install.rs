@@ -12,6 +12,7 @@ use crate::run;
 
 /// Debian packages, and what each is for.
 const DEBIAN: [(&str, &str); 14] = [
+const DEBIAN: [(&str, &str); 11] = [
     ("libssl-dev", "the SQLCipher of the test builds"),
     ("g++", "linking libFuzzer"),
     ("python3-venv", "the Python peers"),
@@ -26,6 +27,8 @@ const DEBIAN: [(&str, &str); 14] = [
     ("rustc-web", "type checks for other systems"),
     ("cargo-web", "the same"),
     ("rust-web-src", "the standard library of those systems"),
+    ("swtpm", "a real software TPM"),
+    ("tpm2-tools", "an independent client of it"),
 ];
 
 /// Python packages, installed into a virtual environment.

@@ -1,4 +1,5 @@
-//! Publishes digests of board serial and product UUID for an application.
+//! Publishes digests of board serial, product UUID and TPM endorsement key for
+//! an application.
 //!
 //! Root runs this once at every boot, for instance by a service like this:
 //!
@@ -14,7 +15,7 @@
 //! WantedBy=multi-user.target
 //! ```
 //!
-//! From then on `SystemProbe::published_for("my-application")` counts both
+//! From then on `SystemProbe::published_for("my-application")` counts these
 //! parts, for root and for users alike.
 
 use std::path::Path;
@@ -23,7 +24,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let Some(application) = std::env::args().nth(1) else {
         return Err("usage: publish APPLICATION".into());
     };
-    let path = katachi_fingerprint::publish(Path::new("/"), &application)?;
-    println!("{}", path.display());
+    let published = katachi_fingerprint::publish(Path::new("/"), &application)?;
+    for part in &published.parts {
+        println!("{part}");
+    }
+    if let Some(error) = &published.tpm {
+        println!("without the TPM endorsement key: {error}");
+    }
+    println!("published in {}", published.path.display());
     Ok(())
 }

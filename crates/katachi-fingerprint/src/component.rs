@@ -28,8 +28,7 @@ pub enum Component {
     BoardSerial,
     /// The UUID the firmware gives the machine.
     ProductUuid,
-    /// The public endorsement key of the TPM. No probe of this crate reads it
-    /// yet; a probe of your own may.
+    /// The public endorsement key of the TPM.
     TpmEndorsementKey,
 }
 

@@ -17,14 +17,16 @@ mod strength;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod threshold;
+mod tpm;
 mod wire;
 
 pub use component::{Class, Component, Sensitivity, Stability};
 pub use device_id::{Anonymous, DeviceId, device_id};
 pub use enrollment::{EnrollError, Enrollment};
-pub use linux::{PublishError, publish};
+pub use linux::{PublishError, Published, publish, publish_with_tpm};
 pub use observation::{Observation, Reading};
 pub use probe::{Probe, SystemProbe};
 pub use recovery::{Change, Drift, MOST_VERIFICATIONS, Recovery, WrongMachine};
 pub use strength::{FLOOR_BITS, Strength};
+pub use tpm::{TpmError, endorsement_key};
 pub use wire::{MOST_BYTES, ParseError};

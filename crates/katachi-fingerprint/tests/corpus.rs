@@ -46,6 +46,11 @@ fn published_files() {
     replay("fingerprint_published", laws::published);
 }
 
+#[test]
+fn tpm_answers() {
+    replay("fingerprint_tpm_answer", laws::tpm_answer);
+}
+
 proptest! {
     #[test]
     fn readings_of_anything(text in ".{0,80}") {

@@ -215,7 +215,10 @@ fn published_digests_count_and_are_the_applications_own() {
         "nothing is published yet"
     );
 
-    let path = katachi_fingerprint::publish(directory.path(), "editor").unwrap();
+    let published = katachi_fingerprint::publish(directory.path(), "editor").unwrap();
+    assert_eq!(published.parts, [BoardSerial, ProductUuid]);
+    assert!(published.tpm.is_none(), "no TPM, no complaint");
+    let path = published.path;
     assert!(
         path.starts_with(directory.path().join("run")),
         "memory, never disk"

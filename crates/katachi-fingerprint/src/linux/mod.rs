@@ -14,7 +14,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 pub use mounts::{Mount, mount_holding};
-pub use published::{PublishError, publish};
+pub use published::{PublishError, Published, publish, publish_with_tpm};
 #[cfg(feature = "testing")]
 pub(crate) use published::{parse_published, print_published};
 

@@ -1,15 +1,17 @@
 //! Digests of the readings that only root can make.
 //!
-//! Linux shows the board's serial number and the product UUID to root alone.
-//! If root read them and a user did not, the two would see different machines.
-//! So neither reads them. Instead a one-shot run by root at boot may publish
-//! digests, keyed by the application, in a file that everybody can read.
+//! Linux shows the board's serial number and the product UUID to root alone,
+//! and the TPM is closed to users on most systems. If root read them and a user
+//! did not, the two would see different machines. So neither reads them.
+//! Instead a one-shot run by root at boot may publish digests, keyed by the
+//! application, in a file that everybody can read.
 //!
 //! The file lies under `/run`, which is memory. On disk it would travel with
 //! every copied image, and the board's serial number would be worth nothing
 //! against whoever took the copy.
 
-use std::io::Write as _;
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use katachi_crypto::kdf::{self, Label};
@@ -18,22 +20,38 @@ use super::Tree;
 use crate::component::Component;
 use crate::observation::{Observation, Value};
 use crate::parse;
+use crate::tpm::{self, TpmError};
 
 const DIRECTORY: &str = "run/katachi/board";
 
-/// Where root finds each reading, and its name in the published file.
-const PUBLISHED: [(Component, &str, &str); 2] = [
-    (
-        Component::BoardSerial,
-        "board-serial",
-        "sys/class/dmi/id/board_serial",
-    ),
-    (
-        Component::ProductUuid,
-        "product-uuid",
-        "sys/class/dmi/id/product_uuid",
-    ),
+/// The name of each reading in the published file.
+const NAMES: [(Component, &str); 3] = [
+    (Component::BoardSerial, "board-serial"),
+    (Component::ProductUuid, "product-uuid"),
+    (Component::TpmEndorsementKey, "tpm-endorsement-key"),
 ];
+
+/// Where root finds what firmware says.
+const FIRMWARE: [(Component, &str); 2] = [
+    (Component::BoardSerial, "sys/class/dmi/id/board_serial"),
+    (Component::ProductUuid, "sys/class/dmi/id/product_uuid"),
+];
+
+/// The TPM by way of the kernel's resource manager, which lets others use it
+/// at the same time.
+const TPM: &str = "dev/tpmrm0";
+
+/// What was published.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Published {
+    /// The file.
+    pub path: PathBuf,
+    /// The parts in it, in the order of their tags.
+    pub parts: Vec<Component>,
+    /// Why the TPM's key is not among them, where there is a TPM.
+    pub tpm: Option<TpmError>,
+}
 
 /// Why nothing was published.
 #[derive(Debug, thiserror::Error)]
@@ -44,9 +62,10 @@ pub enum PublishError {
         "an application is named by 1 to 64 letters, digits, '.', '-' and '_', not first a '.'"
     )]
     Name,
-    /// Neither reading is there, or this is not root.
+    /// No reading is there, or this is not root.
     #[error(
-        "no board serial or product UUID can be read; this needs root and a board that has them"
+        "no board serial, product UUID or TPM key can be read; this needs root and a board that \
+         has one of them"
     )]
     NothingToPublish,
     /// The file could not be written.
@@ -59,8 +78,8 @@ pub enum PublishError {
     },
 }
 
-/// Publishes digests of board serial and product UUID for `application`, and
-/// says where. `root` is `/` on the machine itself.
+/// Publishes digests of board serial, product UUID and TPM endorsement key for
+/// `application`. `root` is `/` on the machine itself.
 ///
 /// Meant for a one-shot service that root runs at boot. Afterwards a
 /// [`SystemProbe`](crate::SystemProbe) made with
@@ -70,17 +89,57 @@ pub enum PublishError {
 ///
 /// # Errors
 ///
-/// Returns [`PublishError`] if the name is unsuitable, if neither reading is
-/// there, or if the file cannot be written.
-pub fn publish(root: &Path, application: &str) -> Result<PathBuf, PublishError> {
+/// Returns [`PublishError`] if the name is unsuitable, if no reading is there,
+/// or if the file cannot be written.
+pub fn publish(root: &Path, application: &str) -> Result<Published, PublishError> {
+    let device = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(root.join(TPM));
+    match device {
+        Ok(mut device) => publish_with_tpm(root, application, &mut device),
+        Err(error) => {
+            let tpm = (error.kind() != ErrorKind::NotFound).then_some(TpmError::Device(error));
+            write(root, application, None, tpm)
+        }
+    }
+}
+
+/// Publishes as [`publish`] does, with a TPM that is reached by another way
+/// than `/dev/tpmrm0`.
+///
+/// `tpm` takes commands and gives responses as that device does.
+///
+/// # Errors
+///
+/// As [`publish`]. A TPM that fails is no error: the other parts are published
+/// without it, and [`Published::tpm`] says why.
+pub fn publish_with_tpm(
+    root: &Path,
+    application: &str,
+    tpm: &mut (impl Read + Write),
+) -> Result<Published, PublishError> {
+    match tpm::endorsement_key(tpm) {
+        Ok(key) => write(root, application, Some(&key), None),
+        Err(error) => write(root, application, None, Some(error)),
+    }
+}
+
+fn write(
+    root: &Path,
+    application: &str,
+    key: Option<&[u8; 64]>,
+    tpm: Option<TpmError>,
+) -> Result<Published, PublishError> {
     let path = root.join(file_of(application).ok_or(PublishError::Name)?);
     let tree = Tree { root };
-    let found: Vec<(Component, Value)> = PUBLISHED
-        .into_iter()
-        .filter_map(|(component, _, source)| {
-            let value = parse::value(component, &tree.text(source)?)?;
-            Some((component, digest(component, &value, application)))
-        })
+    let firmware = FIRMWARE.into_iter().filter_map(|(component, source)| {
+        Some((component, parse::value(component, &tree.text(source)?)?))
+    });
+    let key = key.map(|key| (Component::TpmEndorsementKey, Value::new(*key, u8::MAX)));
+    let found: Vec<(Component, Value)> = firmware
+        .chain(key)
+        .map(|(component, value)| (component, digest(component, &value, application)))
         .collect();
     let text = print_published(&found);
     if text.is_empty() {
@@ -95,7 +154,8 @@ pub fn publish(root: &Path, application: &str) -> Result<PathBuf, PublishError> 
     let mut file = tempfile_in(&directory).map_err(failed(&directory))?;
     file.1.write_all(text.as_bytes()).map_err(failed(&file.0))?;
     std::fs::rename(&file.0, &path).map_err(failed(&path))?;
-    Ok(path)
+    let parts = found.iter().map(|(component, _)| *component).collect();
+    Ok(Published { path, parts, tpm })
 }
 
 /// A new file beside the final one, readable by everybody.
@@ -129,14 +189,18 @@ pub(crate) fn parse_published(text: &str) -> impl Iterator<Item = (Component, Va
     text.lines().filter_map(|line| {
         let mut words = line.split(' ');
         let name = words.next()?;
-        let (component, ..) = PUBLISHED.into_iter().find(|(_, known, _)| *known == name)?;
+        let (component, _) = NAMES.into_iter().find(|(_, known)| *known == name)?;
         let bits: u8 = words.next()?.parse().ok()?;
+        let most = match component {
+            Component::TpmEndorsementKey => u8::MAX,
+            _ => 122,
+        };
         let digest = words.next()?;
         let whole = digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit());
         (whole && words.next().is_none()).then(|| {
             (
                 component,
-                Value::new(digest.to_ascii_lowercase(), bits.min(122)),
+                Value::new(digest.to_ascii_lowercase(), bits.min(most)),
             )
         })
     })
@@ -146,8 +210,8 @@ pub(crate) fn parse_published(text: &str) -> impl Iterator<Item = (Component, Va
 pub(crate) fn print_published(found: &[(Component, Value)]) -> String {
     let mut text = String::new();
     for (component, digest) in found {
-        let known = PUBLISHED.into_iter().find(|(known, ..)| known == component);
-        if let Some((_, name, _)) = known {
+        let known = NAMES.into_iter().find(|(known, _)| known == component);
+        if let Some((_, name)) = known {
             let hex = String::from_utf8_lossy(&digest.bytes);
             text.push_str(&format!("{name} {} {hex}\n", digest.bits));
         }

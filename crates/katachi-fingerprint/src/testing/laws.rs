@@ -2,6 +2,7 @@
 //! corpora. Each function panics where its law is broken.
 
 use crate::linux::{Mount, mount_holding, parse_published, print_published};
+use crate::tpm::{parse_created, print_created};
 use crate::{Component, Enrollment, MOST_VERIFICATIONS, Observation, parse};
 
 /// An enrolment that parses prints back to the same bytes, has a strength
@@ -138,4 +139,19 @@ pub fn published(bytes: &[u8]) {
     let printed = print_published(&read);
     let again: Vec<_> = parse_published(&printed).collect();
     assert!(read == again, "{printed}");
+}
+
+/// A TPM's answer that is understood prints to one that says the same.
+///
+/// # Panics
+///
+/// Panics if the law is broken.
+pub fn tpm_answer(bytes: &[u8]) {
+    let Ok(created) = parse_created(bytes) else {
+        return;
+    };
+    let (x, y) = created.key.split_at(32);
+    let printed = print_created(created.handle, x, y);
+    let again = parse_created(&printed).expect("our own bytes");
+    assert_eq!(again, created);
 }

@@ -18,6 +18,8 @@ const DEBIAN: [(&str, &str); 11] = [
     ("python3-venv", "the Python peers"),
     ("gnome-keyring", "a real Secret Service"),
     ("dbus", "the bus that it answers on"),
+    ("swtpm", "a software TPM 2.0"),
+    ("strace", "kills and faults at chosen system calls"),
     ("libsecret-tools", "an independent client of it"),
     ("bubblewrap", "the peer of the sandbox benches"),
     ("git", "repositories inside the sandbox"),

@@ -3,7 +3,7 @@
 //! ## Map
 //!
 //! - [`vault`]: the vault, its slots, its data keys. Begin here.
-//! - [`binding`]: what ties it to a machine, and [`keychain`]: where a slot's secret is.
+//! - [`binding`]: what ties it to a machine, [`keychain`] and [`tpm`]: where a slot's secret is.
 //! - [`mod@file`], [`credentials`], [`mod@column`]: what can be kept under a vault.
 #![cfg_attr(
     feature = "sqlcipher",
@@ -27,6 +27,7 @@ pub mod file;
 pub mod keychain;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod tpm;
 pub mod vault;
 
 #[cfg(feature = "sqlcipher")]

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! keychain item + this machine --> slot 1 --.
-//! secret file   + this machine --> slot 2 --+--> vault key --> key ring --> data keys
-//! recovery code ----------------> slot 3 --|               '-> derived keys
-//! passphrase (Argon2id) --------> slot 4 --'
+//! TPM of this machine ----------> slot 2 --|
+//! secret file   + this machine --> slot 3 --+--> vault key --> key ring --> data keys
+//! recovery code ----------------> slot 4 --|               '-> derived keys
+//! passphrase (Argon2id) --------> slot 5 --'
 //! ```
 //!
 //! Data is sealed by random data keys in the key ring, never by a key made

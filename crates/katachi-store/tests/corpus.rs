@@ -62,6 +62,13 @@ fn recovery_codes() {
     replay("store_recovery_code", text(laws::recovery_code));
 }
 
+#[cfg(all(feature = "tpm", target_os = "linux"))]
+#[test]
+fn answers_of_a_tpm_and_what_it_sealed() {
+    replay("store_tpm_answer", laws::tpm_answer);
+    replay("store_tpm_sealed", laws::tpm_sealed);
+}
+
 proptest! {
     #[test]
     fn random_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {

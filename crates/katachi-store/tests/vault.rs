@@ -768,3 +768,14 @@ fn nothing_printed_holds_a_secret() {
         assert!(!printed.contains(secret));
     }
 }
+
+#[test]
+fn a_recovery_code_is_never_renewed_behind_its_owners_back() {
+    let home = Home::new();
+    let vault = home.with_file().create().unwrap();
+    let code = vault.add_recovery_code().unwrap();
+    let slot = vault.slots()[1].id;
+    let error = vault.rewrap(slot).unwrap_err();
+    assert!(matches!(error, VaultError::Invalid(_)), "{error}");
+    assert!(vault.accepts_recovery_code(&code));
+}

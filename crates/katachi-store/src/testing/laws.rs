@@ -32,6 +32,26 @@ pub fn credentials(bytes: &[u8]) {
     credentials::check_law(bytes);
 }
 
+/// An answer of a TPM that is read is written back byte by byte.
+///
+/// # Panics
+///
+/// Panics if it is not.
+#[cfg(all(feature = "tpm", target_os = "linux"))]
+pub fn tpm_answer(bytes: &[u8]) {
+    crate::tpm::check_answer_law(bytes);
+}
+
+/// What a TPM slot holds is, once read, written back byte by byte.
+///
+/// # Panics
+///
+/// Panics if it is not.
+#[cfg(all(feature = "tpm", target_os = "linux"))]
+pub fn tpm_sealed(bytes: &[u8]) {
+    crate::tpm::check_sealed_law(bytes);
+}
+
 /// A text that is a credential name is its only spelling, and no path that
 /// leaves its directory.
 ///

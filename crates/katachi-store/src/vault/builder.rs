@@ -8,6 +8,7 @@ use katachi_crypto::{SecretString, random};
 use crate::binding::MachineBinding;
 use crate::durable::{Directory, Privacy};
 use crate::keychain::{Deadline, Keychain};
+use crate::tpm::Tpm;
 
 use super::error::VaultError;
 use super::format::{MAX_SLOTS, SlotKind, VaultFile, VaultId};
@@ -23,8 +24,8 @@ use super::{Draft, FILE, State, Vault, load, no_vault, save};
 /// Creates or opens a vault.
 ///
 /// What is given here both opens the slots that exist and, when creating,
-/// asks for a slot: a keychain for a keychain slot, a secret directory for a
-/// file slot, a passphrase or recovery code for its own.
+/// asks for a slot: a keychain for a keychain slot, a TPM for a TPM slot, a
+/// secret directory for a file slot, a passphrase or recovery code for its own.
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `create`, `open` or `open_or_create`"]
 pub struct Builder {
@@ -41,6 +42,7 @@ impl Builder {
         let environment = Environment {
             binding: None,
             keychain: None,
+            tpm: None,
             secret_dir: None,
             witness: None,
             deadline: Deadline::quiet(),
@@ -65,6 +67,13 @@ impl Builder {
     /// Keeps a secret in `keychain`, for a keychain slot.
     pub fn keychain(mut self, keychain: impl Keychain + 'static) -> Self {
         self.environment.keychain = Some(Arc::new(keychain));
+        self
+    }
+
+    /// Has `tpm` seal a secret, for a TPM slot. It needs no binding: the chip is
+    /// a part of the machine itself.
+    pub fn tpm(mut self, tpm: impl Tpm + 'static) -> Self {
+        self.environment.tpm = Some(Arc::new(tpm));
         self
     }
 
@@ -206,8 +215,8 @@ impl Builder {
 
     /// Opens the vault with the first slot that works.
     ///
-    /// Tried are the keychain slots, the file slots, the recovery codes and
-    /// the passphrases, as far as their means were given. If the machine has
+    /// Tried are the keychain slots, the TPM slots, the file slots, the recovery
+    /// codes and the passphrases, as far as their means were given. If the machine has
     /// changed a little since the slot was made, the slot is made anew for it
     /// and saved.
     ///
@@ -298,7 +307,8 @@ impl Builder {
     fn check(&self) -> Result<(), VaultError> {
         let environment = &self.environment;
         let bound = environment.keychain.is_some() || environment.secret_dir.is_some();
-        if !bound && self.passphrase.is_none() && self.recovery_code.is_none() {
+        let has_tpm = environment.tpm.is_some();
+        if !bound && !has_tpm && self.passphrase.is_none() && self.recovery_code.is_none() {
             return Err(VaultError::NoSlotAsked);
         }
         if bound && environment.binding.is_none() {
@@ -337,6 +347,9 @@ fn first_slots(
         }
     } else if fallback_only {
         file_slot = true;
+    }
+    if draft.environment.tpm.is_some() {
+        draft.add_tpm()?;
     }
     if file_slot {
         let reached = draft.add_bound(SlotKind::File)?;

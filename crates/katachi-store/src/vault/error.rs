@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::binding::BindingError;
 use crate::durable::FileError;
 use crate::keychain::KeychainError;
+use crate::tpm::TpmError;
 
 use super::format::{FormatError, SlotId};
 use super::report::Degraded;
@@ -49,7 +50,7 @@ pub enum VaultError {
     // The caller's turn.
     /// Nothing was given to make the first slot with.
     #[error(
-        "a vault needs a slot: give the builder a keychain, a secret directory, a passphrase or a recovery code"
+        "a vault needs a slot: give the builder a keychain, a secret directory, a TPM, a passphrase or a recovery code"
     )]
     NoSlotAsked,
     /// A machine-bound slot was asked for without a binding.
@@ -92,6 +93,9 @@ pub enum VaultError {
     /// The keychain did not take the secret of a new slot.
     #[error(transparent)]
     Keychain(#[from] KeychainError),
+    /// The TPM did not seal the secret of a new slot.
+    #[error(transparent)]
+    Tpm(#[from] TpmError),
     /// The machine could not be enrolled.
     #[error(transparent)]
     Binding(#[from] BindingError),

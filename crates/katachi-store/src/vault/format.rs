@@ -15,8 +15,8 @@
 //!         8     created, seconds since 1970
 //!         32    salt
 //!         1+n   user the slot is for; empty where it is for anybody
-//!         2+n   parameters (passphrase: Argon2id)
-//!         4+n   sealed enrolment; empty where the slot is not machine-bound
+//!         2+n   parameters (passphrase: Argon2id; TPM: the sealed secret)
+//!         4+n   sealed enrolment; of keychain and file slots only
 //!         2+n   sealed vault key
 //! ```
 //!
@@ -106,13 +106,15 @@ pub enum SlotKind {
     RecoveryCode,
     /// A passphrase, on any machine.
     Passphrase,
+    /// A secret that this machine's TPM sealed.
+    Tpm,
 }
 
 impl SlotKind {
     /// Whether the slot opens on the machine it was made on only.
     #[must_use]
     pub const fn is_machine_bound(self) -> bool {
-        matches!(self, Self::Keychain | Self::File)
+        matches!(self, Self::Keychain | Self::File | Self::Tpm)
     }
 
     pub(crate) const fn to_byte(self) -> u8 {
@@ -121,6 +123,7 @@ impl SlotKind {
             Self::File => 2,
             Self::RecoveryCode => 3,
             Self::Passphrase => 4,
+            Self::Tpm => 5,
         }
     }
 
@@ -130,6 +133,7 @@ impl SlotKind {
             2 => Some(Self::File),
             3 => Some(Self::RecoveryCode),
             4 => Some(Self::Passphrase),
+            5 => Some(Self::Tpm),
             _ => None,
         }
     }
@@ -142,6 +146,7 @@ impl fmt::Display for SlotKind {
             Self::File => "file",
             Self::RecoveryCode => "recovery code",
             Self::Passphrase => "passphrase",
+            Self::Tpm => "TPM",
         })
     }
 }
@@ -369,7 +374,7 @@ mod tests {
 
     prop_compose! {
         fn a_slot()(
-            kind in 1_u8..=4, id: [u8; 8], created: u64, salt: [u8; 32], user in "[a-z0-9é]{0,20}",
+            kind in 1_u8..=5, id: [u8; 8], created: u64, salt: [u8; 32], user in "[a-z0-9é]{0,20}",
             parameters in prop::collection::vec(any::<u8>(), 0..40),
             enrolment in prop::collection::vec(any::<u8>(), 0..300),
             wrapped in prop::collection::vec(any::<u8>(), 0..150),

@@ -12,7 +12,7 @@ use super::format::{MAX_SLOTS, Reader, SlotId, SlotKind, SlotRecord};
 use super::recovery::RecoveryCode;
 use super::report::{SlotFailure, SlotInfo};
 use super::slot::VaultKey;
-use super::unlock::Renewal;
+use super::unlock::{Renewal, open_here};
 use super::{Draft, FILE, Vault};
 
 /// Fewest characters of a passphrase.
@@ -36,7 +36,17 @@ impl Vault {
     /// Returns [`VaultError::NotGiven`] if the builder was given no keychain,
     /// or why the keychain, the machine or the disk refused.
     pub fn add_keychain_slot(&self) -> Result<SlotInfo, VaultError> {
-        self.add_bound(SlotKind::Keychain)
+        self.add_here(SlotKind::Keychain)
+    }
+
+    /// Adds a slot that opens with this machine's TPM.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`VaultError::NotGiven`] if the builder was given no TPM, or
+    /// why the chip or the disk refused.
+    pub fn add_tpm_slot(&self) -> Result<SlotInfo, VaultError> {
+        self.add_here(SlotKind::Tpm)
     }
 
     /// Adds a slot that opens with a secret file on this machine.
@@ -46,12 +56,12 @@ impl Vault {
     /// Returns [`VaultError::NotGiven`] if the builder was given no secret
     /// directory, or why the machine or the disk refused.
     pub fn add_file_slot(&self) -> Result<SlotInfo, VaultError> {
-        self.add_bound(SlotKind::File)
+        self.add_here(SlotKind::File)
     }
 
-    fn add_bound(&self, kind: SlotKind) -> Result<SlotInfo, VaultError> {
+    fn add_here(&self, kind: SlotKind) -> Result<SlotInfo, VaultError> {
         self.change(|draft| {
-            draft.add_bound(kind)?;
+            draft.add_here(kind)?;
             draft.newest()
         })
     }
@@ -103,7 +113,7 @@ impl Vault {
     }
 
     /// Puts a new slot of the same kind, for this machine and with a new
-    /// secret, in place of a keychain or file slot.
+    /// secret, in place of a keychain, TPM or file slot.
     ///
     /// # Errors
     ///
@@ -113,14 +123,14 @@ impl Vault {
     pub fn rewrap(&self, id: SlotId) -> Result<SlotInfo, VaultError> {
         self.change(|draft| {
             let kind = draft.take(id)?.kind;
-            draft.add_bound(kind)?;
+            draft.add_here(kind)?;
             draft.newest()
         })
     }
 
     /// Makes the vault at home on this machine, after it was opened by
-    /// recovery code or passphrase: every keychain and file slot is replaced by
-    /// one for this machine, as far as the builder was given the means.
+    /// recovery code or passphrase: every keychain, TPM and file slot is replaced
+    /// by one for this machine, as far as the builder was given the means.
     ///
     /// Slots whose means were not given stay as they are.
     ///
@@ -132,6 +142,9 @@ impl Vault {
             let mut kinds = Vec::new();
             if draft.environment.keychain.is_some() {
                 kinds.push(SlotKind::Keychain);
+            }
+            if draft.environment.tpm.is_some() {
+                kinds.push(SlotKind::Tpm);
             }
             if draft.environment.secret_dir.is_some() {
                 kinds.push(SlotKind::File);
@@ -151,7 +164,7 @@ impl Vault {
                 for id in old {
                     draft.take(id)?;
                 }
-                draft.add_bound(kind)?;
+                draft.add_here(kind)?;
                 made.push(draft.newest()?);
             }
             Ok(made)
@@ -187,13 +200,14 @@ impl Vault {
                         draft.environment.secret_dir.is_some()
                             && draft.environment.binding.is_some()
                     }
+                    SlotKind::Tpm => draft.environment.tpm.is_some(),
                     SlotKind::RecoveryCode => recovery_code.is_some(),
                     SlotKind::Passphrase => passphrase.is_some(),
                 };
                 let is_first = draft.file.slots.iter().all(|made| made.kind != slot.kind);
                 match (has_means && is_first, slot.kind, recovery_code, passphrase) {
-                    (true, SlotKind::Keychain | SlotKind::File, _, _) => {
-                        draft.add_bound(slot.kind)?;
+                    (true, SlotKind::Keychain | SlotKind::File | SlotKind::Tpm, _, _) => {
+                        draft.add_here(slot.kind)?;
                     }
                     (true, SlotKind::RecoveryCode, Some(code), _) => {
                         draft.add_recovery_code(code)?
@@ -222,16 +236,7 @@ impl Vault {
     #[must_use]
     pub fn examine(&self) -> Vec<(SlotInfo, Result<(), SlotFailure>)> {
         let slots = self.state().file.slots.clone();
-        let try_slot = |slot: &SlotRecord| {
-            let binding = self
-                .environment
-                .binding
-                .as_deref()
-                .ok_or(SlotFailure::NotTried)?;
-            let source = self.environment.fetch(self.id, slot)?;
-            slot.open_bound(self.environment.place(self.id), &source, binding)
-                .map(|_| ())
-        };
+        let try_slot = |slot: &SlotRecord| open_here(self.id, slot, &self.environment).map(|_| ());
         slots
             .iter()
             .map(|slot| (SlotInfo::of(slot), try_slot(slot)))
@@ -286,6 +291,25 @@ impl Vault {
 }
 
 impl Draft<'_> {
+    /// Adds a slot that opens with what this machine has.
+    fn add_here(&mut self, kind: SlotKind) -> Result<(), VaultError> {
+        match kind {
+            SlotKind::Keychain | SlotKind::File => self.add_bound(kind).map(|_| ()),
+            SlotKind::Tpm => self.add_tpm(),
+            SlotKind::RecoveryCode | SlotKind::Passphrase => Err(VaultError::Invalid(
+                "a recovery code or passphrase slot belongs to no machine; add a new one and remove this",
+            )),
+        }
+    }
+
+    /// Has the chip seal a new secret and adds the slot that it opens.
+    pub(super) fn add_tpm(&mut self) -> Result<(), VaultError> {
+        let tpm = self.environment.tpm.as_deref();
+        let source = Secret::random()?;
+        let sealed = tpm.ok_or(VaultError::NotGiven("TPM"))?.seal(&source)?;
+        self.add_portable(SlotKind::Tpm, sealed, source.expose_secret())
+    }
+
     /// Stores a new secret and adds the slot that it opens on this machine.
     pub(super) fn add_bound(&mut self, kind: SlotKind) -> Result<Strength, VaultError> {
         let id = self.free_id()?;

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::binding::{BindingError, Strength};
 use crate::keychain::KeychainError;
+use crate::tpm::TpmError;
 
 use super::format::{SlotId, SlotKind, SlotRecord, VaultId};
 use super::witness::Freshness;
@@ -93,7 +94,7 @@ impl fmt::Display for Degraded {
 #[non_exhaustive]
 pub enum SlotFailure {
     /// Its means were not given to the builder: no keychain, no secret
-    /// directory, no recovery code, no passphrase.
+    /// directory, no TPM, no recovery code, no passphrase.
     #[error("not tried, since nothing was given to open it with")]
     NotTried,
     /// The builder was given the means for a slot that the vault does not have.
@@ -102,6 +103,9 @@ pub enum SlotFailure {
     /// The keychain did not hand over the secret.
     #[error(transparent)]
     Keychain(#[from] KeychainError),
+    /// The TPM did not open the secret.
+    #[error(transparent)]
+    Tpm(#[from] TpmError),
     /// The file with the secret could not be read.
     #[error("its secret file could not be read: {why}")]
     SecretFile {

@@ -1,5 +1,5 @@
-//! Where the secrets of machine-bound slots are kept: the keychain, and a file
-//! in a directory of its own.
+//! Where the secrets of machine-bound slots are kept: the keychain, a file in a
+//! directory of its own, and sealed by a TPM in the slot itself.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use katachi_crypto::Secret;
 use crate::binding::MachineBinding;
 use crate::durable::{Directory, Privacy};
 use crate::keychain::{Deadline, ItemId, Keychain};
+use crate::tpm::Tpm;
 
 use super::error::VaultError;
 use super::format::{SlotId, SlotKind, SlotRecord, VaultId};
@@ -24,6 +25,7 @@ const SECRET_LEN: usize = SECRET_MAGIC.len() + 32;
 pub(crate) struct Environment {
     pub(crate) binding: Option<Arc<dyn MachineBinding>>,
     pub(crate) keychain: Option<Arc<dyn Keychain>>,
+    pub(crate) tpm: Option<Arc<dyn Tpm>>,
     pub(crate) secret_dir: Option<PathBuf>,
     pub(crate) witness: Option<Arc<dyn Witness>>,
     pub(crate) deadline: Deadline,
@@ -42,6 +44,7 @@ impl std::fmt::Debug for Environment {
                     .as_ref()
                     .map(|keychain| keychain.name().to_owned()),
             )
+            .field("tpm", &self.tpm.as_ref().map(|tpm| tpm.name().to_owned()))
             .field("secret_dir", &self.secret_dir)
             .field("witness", &self.witness.is_some())
             .field("deadline", &self.deadline)
@@ -97,6 +100,10 @@ impl Environment {
                 let path = self.secret_dir.as_deref().ok_or(SlotFailure::NotTried)?;
                 read_secret_file(path, vault, slot.id)
             }
+            SlotKind::Tpm => {
+                let tpm = self.tpm.as_deref().ok_or(SlotFailure::NotTried)?;
+                Ok(tpm.unseal(&slot.parameters)?)
+            }
             SlotKind::RecoveryCode | SlotKind::Passphrase => Err(SlotFailure::NotTried),
         }
     }
@@ -128,7 +135,8 @@ impl Environment {
                 Ok(Directory::create(path, Privacy::Private)?
                     .replace(&secret_name(vault, slot), &bytes[..])?)
             }
-            SlotKind::RecoveryCode | SlotKind::Passphrase => Ok(()),
+            // The slot itself holds what these need.
+            SlotKind::Tpm | SlotKind::RecoveryCode | SlotKind::Passphrase => Ok(()),
         }
     }
 
@@ -152,7 +160,7 @@ impl Environment {
                     let _ = directory.remove(&secret_name(vault, slot));
                 }
             }
-            SlotKind::RecoveryCode | SlotKind::Passphrase => {}
+            SlotKind::Tpm | SlotKind::RecoveryCode | SlotKind::Passphrase => {}
         }
     }
 

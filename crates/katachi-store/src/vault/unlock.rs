@@ -6,7 +6,7 @@ use crate::binding::Enrolled;
 
 use super::authenticate;
 use super::error::VaultError;
-use super::format::{MAC_LEN, SlotId, SlotKind, SlotRecord, VaultFile};
+use super::format::{MAC_LEN, SlotId, SlotKind, SlotRecord, VaultFile, VaultId};
 use super::keys::KeyRing;
 use super::manage::stretch;
 use super::recovery::RecoveryCode;
@@ -29,8 +29,9 @@ pub(super) struct Renewal {
     pub(super) enrolled: Enrolled,
 }
 
-const ORDER: [SlotKind; 4] = [
+const ORDER: [SlotKind; 5] = [
     SlotKind::Keychain,
+    SlotKind::Tpm,
     SlotKind::File,
     SlotKind::RecoveryCode,
     SlotKind::Passphrase,
@@ -47,7 +48,9 @@ pub(super) fn unlock(
     for kind in ORDER {
         for slot in file.slots.iter().filter(|slot| slot.kind == kind) {
             let tried = match kind {
-                SlotKind::Keychain | SlotKind::File => open_bound(file, slot, environment),
+                SlotKind::Keychain | SlotKind::Tpm | SlotKind::File => {
+                    open_here(file.id, slot, environment)
+                }
                 SlotKind::RecoveryCode => match recovery_code {
                     Some(code) => slot
                         .open_portable(file.id, code.expose_secret())
@@ -79,24 +82,23 @@ pub(super) fn unlock(
 
 /// Kinds that the caller gave the means for and the vault has no slot of.
 fn missing_kinds(file: &VaultFile, environment: &Environment) -> Vec<Degraded> {
-    let given = environment.keychain.is_some();
-    let has_slot = file
-        .slots
-        .iter()
-        .any(|slot| slot.kind == SlotKind::Keychain);
-    let missing = Degraded {
-        kind: SlotKind::Keychain,
-        slot: None,
-        why: SlotFailure::Missing,
-    };
-    if given && !has_slot {
-        vec![missing]
-    } else {
-        Vec::new()
-    }
+    let given = [
+        (SlotKind::Keychain, environment.keychain.is_some()),
+        (SlotKind::Tpm, environment.tpm.is_some()),
+    ];
+    let is_missing = |kind| file.slots.iter().all(|slot| slot.kind != kind);
+    given
+        .into_iter()
+        .filter(|&(kind, is_given)| is_given && is_missing(kind))
+        .map(|(kind, _)| Degraded {
+            kind,
+            slot: None,
+            why: SlotFailure::Missing,
+        })
+        .collect()
 }
 
-struct Opened {
+pub(super) struct Opened {
     key: VaultKey,
     bound: Option<(crate::binding::Recovered, Secret<32>)>,
 }
@@ -140,17 +142,27 @@ impl Opened {
     }
 }
 
-fn open_bound(
-    file: &VaultFile,
+/// Opens a slot of this machine with what it keeps for it.
+pub(super) fn open_here(
+    vault: VaultId,
     slot: &SlotRecord,
     environment: &Environment,
 ) -> Result<Opened, SlotFailure> {
+    if slot.kind == SlotKind::Tpm {
+        if environment.tpm.is_some() && slot.user != environment.user {
+            return Err(SlotFailure::OtherUser);
+        }
+        let source = environment.fetch(vault, slot)?;
+        return slot
+            .open_portable(vault, source.expose_secret())
+            .map(Opened::portable);
+    }
     let binding = environment
         .binding
         .as_deref()
         .ok_or(SlotFailure::NotTried)?;
-    let source = environment.fetch(file.id, slot)?;
-    let (key, recovered) = slot.open_bound(environment.place(file.id), &source, binding)?;
+    let source = environment.fetch(vault, slot)?;
+    let (key, recovered) = slot.open_bound(environment.place(vault), &source, binding)?;
     Ok(Opened {
         key,
         bound: Some((recovered, source)),

@@ -13,11 +13,13 @@ use crate::run;
 /// Debian packages, and what each is for.
 const DEBIAN: [(&str, &str); 14] = [
 const DEBIAN: [(&str, &str); 11] = [
+const DEBIAN: [(&str, &str); 12] = [
     ("libssl-dev", "the SQLCipher of the test builds"),
     ("g++", "linking libFuzzer"),
     ("python3-venv", "the Python peers"),
     ("gnome-keyring", "a real Secret Service"),
     ("dbus", "the bus that it answers on"),
+    ("keyutils", "another session of the kernel's keyrings"),
     ("swtpm", "a software TPM 2.0"),
     ("strace", "kills and faults at chosen system calls"),
     ("libsecret-tools", "an independent client of it"),

@@ -19,6 +19,9 @@ use crate::vault::{Vault, VaultError};
 
 pub use crate::durable::FileError;
 
+#[cfg(feature = "cloudflare")]
+pub mod cloudflare;
+
 /// The data keys of sealed files.
 const PURPOSE: &str = "katachi.files";
 const OVERHEAD: usize = 1 << 16;

@@ -17,6 +17,10 @@ use std::time::Duration;
 
 use katachi_crypto::Secret;
 
+#[cfg(all(feature = "keyutils", target_os = "linux"))]
+mod session;
+#[cfg(all(feature = "keyutils", target_os = "linux"))]
+pub use session::SessionCache;
 #[cfg(feature = "keychain")]
 mod system;
 #[cfg(feature = "keychain")]

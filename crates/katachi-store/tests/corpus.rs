@@ -69,6 +69,12 @@ fn answers_of_a_tpm_and_what_it_sealed() {
     replay("store_tpm_sealed", laws::tpm_sealed);
 }
 
+#[cfg(feature = "cloudflare")]
+#[test]
+fn tunnel_credentials() {
+    replay("store_tunnel_credential", laws::tunnel_credential);
+}
+
 proptest! {
     #[test]
     fn random_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {

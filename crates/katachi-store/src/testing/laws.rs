@@ -52,6 +52,17 @@ pub fn tpm_sealed(bytes: &[u8]) {
     crate::tpm::check_sealed_law(bytes);
 }
 
+/// A tunnel credential that is read is read again, the same, from both of the
+/// forms that it is written in.
+///
+/// # Panics
+///
+/// Panics if it is not.
+#[cfg(feature = "cloudflare")]
+pub fn tunnel_credential(bytes: &[u8]) {
+    crate::file::cloudflare::check_law(bytes);
+}
+
 /// A text that is a credential name is its only spelling, and no path that
 /// leaves its directory.
 ///

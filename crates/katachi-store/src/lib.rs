@@ -25,6 +25,12 @@ pub mod credentials;
 mod durable;
 pub mod file;
 pub mod keychain;
+#[cfg(any(feature = "sqlcipher", test, feature = "testing"))]
+#[cfg_attr(
+    not(feature = "sqlcipher"),
+    allow(dead_code, unused_imports, reason = "fuzzed without a database")
+)]
+mod pages;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod tpm;

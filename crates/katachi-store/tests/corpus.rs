@@ -75,6 +75,16 @@ fn tunnel_credentials() {
     replay("store_tunnel_credential", laws::tunnel_credential);
 }
 
+#[test]
+fn anchor_records() {
+    replay("store_anchor_record", laws::anchor_record);
+}
+
+#[test]
+fn write_ahead_logs() {
+    replay("store_write_ahead_log", laws::write_ahead_log);
+}
+
 proptest! {
     #[test]
     fn random_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {

@@ -5,6 +5,8 @@
 #[path = "database/support.rs"]
 mod support;
 
+#[path = "database/anchor.rs"]
+mod anchor;
 #[path = "database/damage.rs"]
 mod damage;
 #[path = "database/forbidden.rs"]

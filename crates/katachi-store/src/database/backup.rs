@@ -72,13 +72,19 @@ impl Database {
     }
 
     /// Moves everything from the write-ahead log into the file and empties the
-    /// log, so that nothing deleted remains in it.
+    /// log, so that nothing deleted remains in it. Where the database has an
+    /// [`Anchor`](super::Anchor), no older state opens from then on.
     ///
     /// # Errors
     ///
-    /// Returns [`DatabaseError::Busy`] while a reader needs the log.
+    /// Returns [`DatabaseError::Busy`] while a reader needs the log, and
+    /// [`DatabaseError::Vault`] or [`DatabaseError::Record`] if the anchor
+    /// cannot be set; everything is still there then.
     pub fn checkpoint(&self) -> Result<(), DatabaseError> {
         let writer = self.writer()?;
+        if let Some(anchored) = &self.0.anchored {
+            return anchored.settle(&self.0.settings, &self.0.sentry, &writer);
+        }
         let blocked: i64 = writer.guard.as_owner(|| {
             writer
                 .connection

@@ -11,12 +11,17 @@ use super::guard::Guard;
 use super::key::KeySpec;
 use super::{DatabaseError, Durability, Options, Profile};
 
+/// Bytes in a page of [`Profile::Fast`].
+pub(super) const FAST_PAGE: u32 = 8192;
+
 /// What all connections of one database share.
 #[derive(Debug)]
 pub(super) struct Settings {
     pub(super) path: PathBuf,
     pub(super) options: Options,
     pub(super) spec: KeySpec,
+    /// The log is copied to the file by [`super::anchor`] alone.
+    pub(super) anchored: bool,
 }
 
 /// What a connection is for.
@@ -54,6 +59,11 @@ impl Settings {
         read_schema(&connection)?;
         configure(&connection, role, &self.options)?;
         harden(&connection)?;
+        if self.anchored {
+            silent(&connection, "PRAGMA wal_autocheckpoint = 0")?;
+            silent(&connection, "PRAGMA journal_size_limit = 0")?;
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        }
         let guard = Guard::install(&mut connection)?;
         Ok(Guarded { connection, guard })
     }
@@ -121,16 +131,13 @@ fn open_keyed(
     silent(&connection, "PRAGMA cipher_log_level = NONE")?;
     connection.key(None::<&str>, settings.spec.as_bytes(), false)?;
     // All of it is stated: defaults are process-wide and others may change them.
-    let layout: &[&str] = match settings.options.profile {
-        Profile::Compat => &["PRAGMA cipher_compatibility = 4"],
-        Profile::Fast => &[
-            "PRAGMA cipher_compatibility = 4",
-            "PRAGMA cipher_page_size = 8192",
-            "PRAGMA cipher_hmac_algorithm = HMAC_SHA256",
-        ],
-    };
-    for pragma in layout {
-        silent(&connection, pragma)?;
+    silent(&connection, "PRAGMA cipher_compatibility = 4")?;
+    if settings.options.profile == Profile::Fast {
+        silent(
+            &connection,
+            &format!("PRAGMA cipher_page_size = {FAST_PAGE}"),
+        )?;
+        silent(&connection, "PRAGMA cipher_hmac_algorithm = HMAC_SHA256")?;
     }
     Ok(connection)
 }

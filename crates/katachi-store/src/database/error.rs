@@ -59,6 +59,36 @@ pub enum DatabaseError {
         known: u32,
     },
 
+    /// An older copy of the database was put in its place. It was left as it is.
+    #[error(
+        "the database is an older copy (generation {found}, the vault knows {recorded}): bring the newer one back, or accept this one as restored on purpose"
+    )]
+    RolledBack {
+        /// The generation of the file; zero if there is none.
+        found: u64,
+        /// The generation that the vault recorded.
+        recorded: u64,
+    },
+    /// The database is newer than its vault knows, so an older copy of the
+    /// vault was put in place. The database was left as it is.
+    #[error(
+        "the vault is an older copy (it knows generation {recorded}, the database is at {found}): bring the newer vault back, or accept the database as it is"
+    )]
+    VaultRolledBack {
+        /// The generation of the file.
+        found: u64,
+        /// The generation that the vault recorded.
+        recorded: u64,
+    },
+    /// The database has an anchor, and was to be opened without.
+    #[error(
+        "{path} is anchored in a vault: open it with its anchor, or ignore that to look into a backup"
+    )]
+    Anchored {
+        /// The path of the file.
+        path: PathBuf,
+    },
+
     // Another process, or the machine.
     /// Another connection kept the database locked for too long. Try again.
     #[error("the database is in use by another process: try again")]
@@ -148,6 +178,12 @@ pub enum DatabaseError {
         "this program is linked against an SQLite library that cannot encrypt: build with the `sqlcipher` feature and no other SQLite crate"
     )]
     PlainLibrary,
+    /// The vault that the database is anchored in cannot be asked.
+    #[error("the vault that the database is anchored in cannot be used")]
+    Vault(#[source] Box<crate::vault::VaultError>),
+    /// The record of pages that lies beside the database cannot be used.
+    #[error("the record of the database's pages cannot be read or written")]
+    Record(#[source] Box<crate::file::SealedFileError>),
     /// The key could not be derived.
     #[error(transparent)]
     Crypto(#[from] katachi_crypto::Error),
@@ -177,6 +213,18 @@ impl DatabaseError {
             page: None,
             detail: detail.into(),
         }
+    }
+}
+
+impl From<crate::vault::VaultError> for DatabaseError {
+    fn from(error: crate::vault::VaultError) -> Self {
+        Self::Vault(Box::new(error))
+    }
+}
+
+impl From<crate::file::SealedFileError> for DatabaseError {
+    fn from(error: crate::file::SealedFileError) -> Self {
+        Self::Record(Box::new(error))
     }
 }
 

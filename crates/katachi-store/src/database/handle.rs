@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::Instant;
 
+use super::anchor::{self, Anchor, Anchored};
 use super::connection::{Guarded, Role, Settings};
 use super::preflight::{self, Found};
 use super::sentry::Sentry;
@@ -18,13 +19,14 @@ pub struct Database(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     pub(super) settings: Settings,
+    pub(super) anchored: Option<Anchored>,
     writer: Mutex<Guarded>,
     /// The thread inside `write`, to tell a nested call from a waiting one.
     writing: Mutex<Option<ThreadId>>,
     readers: Mutex<Readers>,
     reader_freed: Condvar,
     /// Dropped after all connections, as fields are in their order.
-    _sentry: Sentry,
+    pub(super) sentry: Sentry,
 }
 
 struct Readers {
@@ -52,6 +54,8 @@ impl Database {
     /// Returns [`DatabaseError::WrongKey`], [`DatabaseError::NotEncrypted`] or
     /// [`DatabaseError::WrongProfile`] before anything is touched;
     /// [`DatabaseError::Corrupt`] for a damaged file;
+    /// [`DatabaseError::Anchored`] for one that
+    /// [`open_anchored`](Database::open_anchored) made;
     /// [`DatabaseError::SchemaNewer`] and [`DatabaseError::Migration`] from the
     /// migrations; [`DatabaseError::Busy`], [`DatabaseError::ReadOnly`],
     /// [`DatabaseError::DiskFull`] and [`DatabaseError::Io`] from the machine.
@@ -60,20 +64,36 @@ impl Database {
         key: &DatabaseKey,
         options: Options,
     ) -> Result<Self, DatabaseError> {
-        let path = preflight::resolve(path.as_ref())?;
+        Self::open_with(path.as_ref(), key, options, None)
+    }
+
+    pub(super) fn open_with(
+        path: &Path,
+        key: &DatabaseKey,
+        options: Options,
+        anchor: Option<Anchor>,
+    ) -> Result<Self, DatabaseError> {
+        let path = preflight::resolve(path)?;
         let (found, sentry) = preflight::inspect(&path, key, options.profile, options.create)?;
         sentry.make_private(&path)?;
         let settings = Settings {
             spec: key.spec(options.profile),
             path,
             options,
+            anchored: anchor.is_some(),
         };
         if found == Found::Database && !key.salt_proves_key() {
             settings.probe()?;
         }
         let writer = settings.connect(Role::Writer)?;
+        match &anchor {
+            Some(anchor) => anchor::check(anchor, &settings, &writer)?,
+            None if options.ignore_anchor => {}
+            None => anchor::refuse_anchored(&settings, &writer)?,
+        }
         let database = Self(Arc::new(Inner {
             settings,
+            anchored: anchor.map(Anchored::new),
             writer: Mutex::new(writer),
             writing: Mutex::new(None),
             readers: Mutex::new(Readers {
@@ -81,7 +101,7 @@ impl Database {
                 open: 0,
             }),
             reader_freed: Condvar::new(),
-            _sentry: sentry,
+            sentry,
         }));
         if !options.migrations.is_empty() {
             database.migrate_file(options.migrations)?;
@@ -116,6 +136,9 @@ impl Database {
         let outcome = work(&tx)?;
         tx.check_open()?;
         open.commit()?;
+        if let Some(anchored) = &self.0.anchored {
+            anchored.settle_if_due(&self.0.settings, &self.0.sentry, &writer);
+        }
         Ok(outcome)
     }
 
@@ -186,6 +209,18 @@ impl Database {
     }
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let writer = self
+            .writer
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(anchored) = &self.anchored {
+            anchored.settle_at_close(&self.settings, &self.sentry, writer);
+        }
+    }
+}
+
 /// The writer, held by this thread.
 pub(super) struct Writing<'d> {
     guarded: MutexGuard<'d, Guarded>,
@@ -234,13 +269,13 @@ impl Drop for Reading<'_> {
 }
 
 /// A transaction that is rolled back unless committed.
-struct Open<'c> {
+pub(super) struct Open<'c> {
     guarded: &'c Guarded,
     committed: bool,
 }
 
 impl<'c> Open<'c> {
-    fn begin(guarded: &'c Guarded, sql: &str) -> Result<Self, DatabaseError> {
+    pub(super) fn begin(guarded: &'c Guarded, sql: &str) -> Result<Self, DatabaseError> {
         guarded.run_as_owner(sql)?;
         Ok(Self {
             guarded,
@@ -248,7 +283,7 @@ impl<'c> Open<'c> {
         })
     }
 
-    fn commit(mut self) -> Result<(), DatabaseError> {
+    pub(super) fn commit(mut self) -> Result<(), DatabaseError> {
         self.guarded.run_as_owner("COMMIT")?;
         self.committed = true;
         Ok(())

@@ -43,6 +43,7 @@ impl Database {
             path: partial.path().to_owned(),
             spec: key.spec(options.profile),
             options,
+            anchored: false,
         };
         let target = settings.connect(Role::Writer)?;
         let connection = &target.connection;

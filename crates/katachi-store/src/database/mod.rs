@@ -44,9 +44,10 @@
 //!
 //! It does not hide the size of the database or when it is written. It does
 //! not protect against a program of the same user that reads this process's
-//! memory. An old copy of the whole file put back in place opens like the
-//! current one.
+//! memory. Without an [`Anchor`], an old copy of the whole file put back in
+//! place opens like the current one.
 
+mod anchor;
 mod backup;
 mod connection;
 mod error;
@@ -64,6 +65,7 @@ mod verify;
 
 use std::time::Duration;
 
+pub use anchor::Anchor;
 pub use error::DatabaseError;
 pub use handle::Database;
 pub use key::DatabaseKey;
@@ -72,7 +74,7 @@ pub use rusqlite::types::{FromSql, ToSql, Value, ValueRef};
 pub use rusqlite::{Params, Row, named_params, params, params_from_iter};
 pub use text_query::TextQuery;
 pub use transaction::{ReadTx, Tx};
-pub use verify::{Problem, Report};
+pub use verify::{Comparison, Problem, Report};
 
 /// What a row-reading closure returns: `row.get(0)` gives it.
 pub type RowResult<T> = rusqlite::Result<T>;
@@ -112,6 +114,7 @@ pub struct Options {
     busy_timeout: Duration,
     readers: usize,
     cache_kib: u32,
+    ignore_anchor: bool,
 }
 
 impl Default for Options {
@@ -124,6 +127,7 @@ impl Default for Options {
             busy_timeout: Duration::from_secs(5),
             readers: 4,
             cache_kib: 16 * 1024,
+            ignore_anchor: false,
         }
     }
 }
@@ -175,6 +179,16 @@ impl Options {
     #[must_use]
     pub fn readers(mut self, readers: usize) -> Self {
         self.readers = readers.max(1);
+        self
+    }
+
+    /// Opens an anchored database without its [`Anchor`], to look into a
+    /// backup. What is written this way, the next
+    /// [`verify`](Database::verify) with the anchor reports as pages that
+    /// somebody else put in place.
+    #[must_use]
+    pub fn ignore_anchor(mut self) -> Self {
+        self.ignore_anchor = true;
         self
     }
 

@@ -9,11 +9,19 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
+use super::anchor;
 use super::backup::{Partial, copy_pages};
 use super::connection::{Role, Settings};
 use super::preflight::{self, Found};
 use super::verify::{Report, authenticate};
 use super::{Database, DatabaseError, DatabaseKey, Options};
+
+/// Whether the caller keeps an anchor's record of pages.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Anchorage {
+    None,
+    Kept,
+}
 
 impl Database {
     /// Opens the database with whichever of `keys` belongs to it, and tells
@@ -60,7 +68,17 @@ impl Database {
         to: &DatabaseKey,
         options: Options,
     ) -> Result<(), DatabaseError> {
-        let path = preflight::resolve(path.as_ref())?;
+        Self::rekey_file(path.as_ref(), from, to, options, Anchorage::None)
+    }
+
+    pub(super) fn rekey_file(
+        path: &Path,
+        from: &DatabaseKey,
+        to: &DatabaseKey,
+        options: Options,
+        anchorage: Anchorage,
+    ) -> Result<(), DatabaseError> {
+        let path = preflight::resolve(path)?;
         let (found, _sentry) = preflight::inspect(&path, from, options.profile, false)?;
         if found == Found::Nothing {
             return Err(DatabaseError::NotFound { path });
@@ -72,11 +90,15 @@ impl Database {
             path: path.clone(),
             spec: from.spec(options.profile),
             options,
+            anchored: false,
         };
         if !from.salt_proves_key() {
             old.probe()?;
         }
         let source = old.connect(Role::Writer)?;
+        if anchorage == Anchorage::None && !options.ignore_anchor {
+            anchor::refuse_anchored(&old, &source)?;
+        }
         // Leaving the log asks for the file alone, and puts all of it there.
         let mode: String = source.guard.as_owner(|| {
             let leave = "PRAGMA journal_mode = DELETE";
@@ -95,6 +117,7 @@ impl Database {
             path: partial.path().to_owned(),
             spec: to.spec(options.profile),
             options,
+            anchored: false,
         };
         let mut copy = new.open_other(partial.path())?;
         copy_pages(&source.connection, &mut copy, options.busy_timeout)?;

@@ -86,6 +86,28 @@ impl Sentry {
         Ok(head)
     }
 
+    /// Bytes in the file.
+    pub(super) fn length(&self, path: &Path) -> Result<u64, DatabaseError> {
+        let file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let metadata = file.metadata();
+        Ok(metadata
+            .map_err(|error| DatabaseError::io("look at", path, error))?
+            .len())
+    }
+
+    /// Fills `part` with what is in the file at `offset`.
+    pub(super) fn read_at(
+        &self,
+        path: &Path,
+        offset: u64,
+        part: &mut [u8],
+    ) -> Result<(), DatabaseError> {
+        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(offset))
+            .and_then(|_| file.read_exact(part))
+            .map_err(|error| DatabaseError::io("read", path, error))
+    }
+
     /// Takes group and others their rights to the file.
     #[cfg(unix)]
     pub(super) fn make_private(&self, path: &Path) -> Result<(), DatabaseError> {

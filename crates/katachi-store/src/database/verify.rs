@@ -3,7 +3,8 @@
 use rusqlite::Connection;
 
 use super::connection::Role;
-use super::{Database, DatabaseError};
+use super::handle::Open;
+use super::{Database, DatabaseError, anchor};
 
 /// What [`Database::verify`] found.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -13,6 +14,28 @@ pub struct Report {
     pub pages: u64,
     /// What is wrong; empty for a sound database.
     pub problems: Vec<Problem>,
+    /// Whether an old page, put in the place of the current one, would be
+    /// among the problems.
+    pub comparison: Comparison,
+}
+
+/// What the pages of a file were compared with.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Comparison {
+    /// Nothing: the database has no [`Anchor`](super::Anchor). An old page
+    /// would not be noticed, unless the structure no longer fits.
+    #[default]
+    NotAnchored,
+    /// Each with the record of the last clean checkpoint, or with the log.
+    Compared {
+        /// How many there were.
+        pages: u64,
+    },
+    /// Nothing: there has been no clean checkpoint since the file came to be,
+    /// was restored or got another key, or it has more pages than a record
+    /// holds (two million). [`Database::checkpoint`] makes one.
+    NotPossible,
 }
 
 /// One thing that is wrong.
@@ -32,7 +55,7 @@ impl Report {
         self.problems.is_empty()
     }
 
-    fn add(&mut self, detail: String) {
+    pub(super) fn add(&mut self, detail: String) {
         let page = page_in(&detail);
         self.problems.push(Problem { page, detail });
     }
@@ -40,18 +63,35 @@ impl Report {
 
 impl Database {
     /// Authenticates every page, then checks the structure of tables, indexes
-    /// and full-text indexes, and foreign keys. Writers of this process wait.
+    /// and full-text indexes, and foreign keys. Writers wait.
     ///
     /// A page of an older version of this same file, put back in place,
-    /// authenticates; only the structure check may notice it.
+    /// authenticates. In an anchored database it is found nevertheless, by
+    /// comparing with the record of the last clean checkpoint; in others only
+    /// the structure check may notice it.
     ///
     /// # Errors
     ///
     /// Returns an error where the check itself could not run. Damage is no
     /// error: it is in the report.
     pub fn verify(&self) -> Result<Report, DatabaseError> {
-        let _writers_wait = self.writer()?;
+        let writer = self.writer()?;
         let mut report = Report::default();
+        // Pages that a reader keeps in the log may be in the file by half.
+        let mut all_in_file = true;
+        if let Some(anchored) = &self.0.anchored {
+            let waiting = Open::begin(&writer, "BEGIN IMMEDIATE")?;
+            let (settings, sentry) = (&self.0.settings, &self.0.sentry);
+            anchor::compare(&anchored.anchor, settings, sentry, &mut report)?;
+            waiting.commit()?;
+            match anchored.settle(settings, sentry, &writer) {
+                // A reader keeps the log; what is in the file is looked at.
+                Ok(()) => {}
+                Err(DatabaseError::Busy) => all_in_file = false,
+                Err(DatabaseError::Corrupt { detail, .. }) => report.add(detail),
+                Err(other) => return Err(other),
+            }
+        }
         // A connection of its own: no cache hides the file, and a failed page
         // makes SQLCipher refuse everything on the connection that met it.
         let fresh = match self.0.settings.connect(Role::Writer) {
@@ -68,9 +108,23 @@ impl Database {
                 .query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0))
                 .map(i64::unsigned_abs)
                 .unwrap_or_default();
-            // Brings the pages that still wait in the log into the file.
-            lines(connection, "PRAGMA wal_checkpoint(TRUNCATE)", &mut |_| {})?;
-            authenticate(connection, &mut report)?;
+            if self.0.anchored.is_none() {
+                // Brings the pages that still wait in the log into the file.
+                let pragma = "PRAGMA wal_checkpoint(TRUNCATE)";
+                let blocked = connection.query_row(pragma, [], |row| row.get(0));
+                all_in_file = blocked.is_ok_and(|blocked: i64| blocked == 0);
+            }
+            if all_in_file {
+                authenticate(connection, &mut report)?;
+            } else {
+                let in_log = anchor::pages_in_log(&self.0.settings)?;
+                let mut file = Report::default();
+                authenticate(connection, &mut file)?;
+                let certain = |problem: &Problem| problem.page.is_none_or(|page| !in_log(page));
+                report
+                    .problems
+                    .extend(file.problems.into_iter().filter(certain));
+            }
             let mut structure = |line: String| {
                 if line != "ok" {
                     report.add(line);

@@ -112,3 +112,22 @@ pub fn recovery_code(text: &str) {
     let refused = RecoveryCode::parse(&wrong).err();
     assert_eq!(refused, Some(ParseRecoveryCodeError::Mistyped));
 }
+
+/// A record of a database's pages that is read is written back byte by byte.
+///
+/// # Panics
+///
+/// Panics if it is not.
+pub fn anchor_record(bytes: &[u8]) {
+    crate::pages::record::check_law(bytes);
+}
+
+/// A write-ahead log has no more pages than there are bytes for, and a
+/// shorter one has no more than a longer.
+///
+/// # Panics
+///
+/// Panics if it does.
+pub fn write_ahead_log(bytes: &[u8]) {
+    crate::pages::log::check_law(bytes);
+}

@@ -7,13 +7,17 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use katachi_crypto::Secret;
+use katachi_store::Vault;
+use katachi_store::binding::Unbound;
 use katachi_store::database::{
-    Database, DatabaseError, DatabaseKey, Migration, Options, Profile, Tx,
+    Anchor, Comparison, Database, DatabaseError, DatabaseKey, Migration, Options, Profile, Tx,
 };
 use katachi_store::history::{History, Role, State};
+use katachi_store::testing::fault;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 const PART: &str = "KATACHI_DATABASE_PART";
@@ -54,6 +58,22 @@ fn main() -> ExitCode {
         trial(
             "a_process_that_died_leaves_a_log_that_the_next_one_reads",
             hot_log,
+        ),
+        trial(
+            "four_processes_share_an_anchor_and_lose_no_increment",
+            anchored_counting,
+        ),
+        trial(
+            "killed_at_every_step_of_coming_to_rest_the_database_opens_and_verifies",
+            killed_at_rest,
+        ),
+        trial(
+            "killed_at_every_step_of_changing_the_key_of_an_anchored_database",
+            killed_anchored_rekey,
+        ),
+        trial(
+            "killed_at_any_moment_what_was_committed_is_there_and_nothing_else",
+            killed_model,
         ),
     ];
     trials.extend(reader_trials());
@@ -145,6 +165,30 @@ fn play(part: &str, place: &Path) {
             let options = Options::new().migrations(SCHEMA);
             Database::rekey(file(place), &key(), &new_key(), options).unwrap();
         }
+        "anchored-count" => {
+            let db = open_anchored(place);
+            for _ in 0..40 {
+                increment(&db);
+            }
+            db.checkpoint().or_else(busy_is_fine).unwrap();
+        }
+        "rest" => {
+            let db = open_anchored(place);
+            increment(&db);
+            println!("{}", fault::steps_reached());
+            db.checkpoint().unwrap();
+            increment(&db);
+            drop(db);
+            println!("{}", fault::steps_reached());
+        }
+        "anchored-rekey" => {
+            println!("{}", fault::steps_reached());
+            let options = Options::new().migrations(SCHEMA);
+            let anchor = anchor(place);
+            Database::rekey_anchored(file(place), &key(), &new_key(), &anchor, options).unwrap();
+            println!("{}", fault::steps_reached());
+        }
+        "model" => model(place),
         "visit" => drop(open(place)),
         "die" => {
             let db = open(place);
@@ -334,6 +378,197 @@ fn killed_rekey() -> Result<(), Failed> {
         }
     }
     eprintln!("{changed} of 12 had changed their key when they were killed");
+    Ok(())
+}
+
+fn anchor(place: &Path) -> Anchor {
+    let vault = Vault::builder(place.join("vault"))
+        .binding(Unbound)
+        .file_slot(place.join("secret"))
+        .open_or_create();
+    Anchor::in_vault(&Arc::new(vault.unwrap()), "shared")
+}
+
+fn open_anchored(place: &Path) -> Database {
+    let options = Options::new()
+        .migrations(SCHEMA)
+        .busy_timeout(Duration::from_secs(60));
+    Database::open_anchored(file(place), &key(), &anchor(place), options).unwrap()
+}
+
+fn increment(db: &Database) {
+    db.write(|tx| tx.execute("UPDATE counter SET n = n + 1", []))
+        .unwrap();
+}
+
+/// Another process reads at that moment.
+fn busy_is_fine(error: DatabaseError) -> Result<(), DatabaseError> {
+    match error {
+        DatabaseError::Busy => Ok(()),
+        other => Err(other),
+    }
+}
+
+fn anchored_counting() -> Result<(), Failed> {
+    let place = tempfile::tempdir()?;
+    drop(anchor(place.path()));
+    let children: Vec<Child> = (0..4)
+        .map(|_| start("anchored-count", place.path()))
+        .collect();
+    for child in children {
+        assert!(child.wait_with_output()?.status.success());
+    }
+    let db = open_anchored(place.path());
+    assert_eq!(count(&db), 4 * 40);
+    let report = db.verify()?;
+    assert!(report.is_sound(), "{report:?}");
+    Ok(())
+}
+
+/// Copies a directory with everything in it.
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), target)?;
+        }
+    }
+    #[cfg(unix)]
+    std::fs::set_permissions(to, std::fs::metadata(from)?.permissions())?;
+    Ok(())
+}
+
+/// Runs a part that dies at a step, on a copy of `original`. `None` once it
+/// has fewer steps than that.
+fn died_at(step: u64, part: &str, original: &Path) -> Result<Option<tempfile::TempDir>, Failed> {
+    let place = tempfile::tempdir()?;
+    copy(original, place.path())?;
+    let mut child = Command::new(std::env::current_exe()?);
+    let child = child.env(PART, part).env(PLACE, place.path());
+    let child = child.env(fault::ABORT_AT, step.to_string());
+    let output = child.stderr(Stdio::null()).output()?;
+    Ok((!output.status.success()).then_some(place))
+}
+
+fn killed_at_rest() -> Result<(), Failed> {
+    let original = tempfile::tempdir()?;
+    increment(&open_anchored(original.path()));
+    let mut step = 1;
+    while let Some(place) = died_at(step, "rest", original.path())? {
+        for _ in 0..2 {
+            let db = open_anchored(place.path());
+            assert!((1..=3).contains(&count(&db)), "step {step}");
+            let report = db.verify()?;
+            assert!(report.is_sound(), "step {step}: {report:?}");
+            let compared = matches!(report.comparison, Comparison::Compared { .. });
+            assert!(compared, "step {step}: {report:?}");
+            drop(db);
+        }
+        let db = open_anchored(place.path());
+        let before = count(&db);
+        increment(&db);
+        drop(db);
+        assert_eq!(count(&open_anchored(place.path())), before + 1);
+        step += 1;
+    }
+    assert!(step > 30, "only {step} steps");
+    Ok(())
+}
+
+fn killed_anchored_rekey() -> Result<(), Failed> {
+    let original = tempfile::tempdir()?;
+    increment(&open_anchored(original.path()));
+    let options = Options::new().migrations(SCHEMA);
+    let mut step = 1;
+    let mut changed = 0;
+    while let Some(place) = died_at(step, "anchored-rekey", original.path())? {
+        let place = place.path();
+        let open =
+            |key: &DatabaseKey| Database::open_anchored(file(place), key, &anchor(place), options);
+        let (db, now) = match open(&new_key()) {
+            Err(DatabaseError::WrongKey { .. }) => (open(&key())?, key()),
+            other => (other?, new_key()),
+        };
+        assert_eq!(count(&db), 1);
+        let report = db.verify()?;
+        assert!(report.is_sound(), "step {step}: {report:?}");
+        increment(&db);
+        drop(db);
+        if now.expose_sqlcipher_hex() == key().expose_sqlcipher_hex() {
+            Database::rekey_anchored(file(place), &key(), &new_key(), &anchor(place), options)?;
+        } else {
+            changed += 1;
+        }
+        let db = open(&new_key())?;
+        assert_eq!(count(&db), 2);
+        let report = db.verify()?;
+        assert!(report.is_sound(), "step {step}: {report:?}");
+        step += 1;
+    }
+    assert!(step > 30 && changed > 3, "{changed} of {step} steps");
+    Ok(())
+}
+
+/// Writes numbered rows with checkpoints and deletions in between, and says
+/// after each commit what must be there from then on.
+fn model(place: &Path) {
+    let db = open_anchored(place);
+    db.write(|tx| tx.execute_batch("CREATE TABLE IF NOT EXISTS row (n INTEGER, text TEXT) STRICT"))
+        .unwrap();
+    for n in 0_u64.. {
+        db.write(|tx| {
+            let text = "x".repeat(usize::try_from(n * 97 % 5000).unwrap_or_default());
+            tx.execute("INSERT INTO row VALUES (?1, ?2)", (n as i64, text))?;
+            // Only the last fifty stay.
+            tx.execute("DELETE FROM row WHERE n <= ?1 - 50", [n as i64])
+        })
+        .unwrap();
+        println!("{n}");
+        if n % 7 == 6 {
+            db.checkpoint().unwrap();
+        }
+    }
+}
+
+fn killed_model() -> Result<(), Failed> {
+    let long = std::env::var_os("KATACHI_LONG").is_some_and(|value| value == "1");
+    let place = tempfile::tempdir()?;
+    for round in 0..if long { 300 } else { 12_u64 } {
+        let mut child = start("model", place.path());
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut said = None;
+        // Between 1 and 60 commits, and at any moment of the one after.
+        for _ in 0..1 + round * 37 % 60 {
+            said = lines.next().transpose()?.or(said);
+        }
+        std::thread::sleep(Duration::from_micros(round * 911 % 7000));
+        kill(child)?;
+        for line in lines {
+            said = Some(line?);
+        }
+        let said: i64 = said.ok_or("nothing was committed")?.parse()?;
+
+        let db = open_anchored(place.path());
+        let rows: Vec<(i64, i64)> = db.read(|tx| {
+            let sql = "SELECT n, length(text) FROM row ORDER BY n";
+            tx.query(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
+        })?;
+        let last = rows.last().ok_or("no row")?.0;
+        assert!(
+            last == said || last == said + 1,
+            "{said} was said, {last} is there"
+        );
+        let first = (last - 49).max(0);
+        let expected: Vec<_> = (first..=last).map(|n| (n, n * 97 % 5000)).collect();
+        assert_eq!(rows, expected);
+        let report = db.verify()?;
+        assert!(report.is_sound(), "round {round}: {report:?}");
+        db.write(|tx| tx.execute("DELETE FROM row", []))?;
+    }
     Ok(())
 }
 

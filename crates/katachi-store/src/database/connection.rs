@@ -12,7 +12,7 @@ use super::key::KeySpec;
 use super::{DatabaseError, Durability, Options, Profile};
 
 /// Bytes in a page of [`Profile::Fast`].
-pub(super) const FAST_PAGE: u32 = 8192;
+pub(super) const FAST_PAGE: u32 = 4096;
 
 /// What all connections of one database share.
 #[derive(Debug)]

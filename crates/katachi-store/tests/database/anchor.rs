@@ -61,12 +61,8 @@ impl Place {
         self.vault.mark("database/test").unwrap()
     }
 
-    fn page(&self) -> usize {
-        match self.profile {
-            Profile::Compat => 4096,
-            _ => 8192,
-        }
-    }
+    /// Bytes in a page.
+    const PAGE: usize = 4096;
 
     /// Every file of the database.
     fn copy(&self) -> Vec<(PathBuf, Vec<u8>)> {
@@ -171,7 +167,7 @@ fn an_old_copy_with_its_log_is_refused() {
     add(&db, "in the log");
     let old = place.copy();
     let log = |(path, content): &(PathBuf, Vec<u8>)| {
-        path.to_string_lossy().ends_with("-wal") && content.len() > 8192
+        path.to_string_lossy().ends_with("-wal") && content.len() > 2 * Place::PAGE
     };
     assert!(old.iter().any(log), "the copy has a log");
     add(&db, "later");
@@ -258,7 +254,7 @@ fn every_old_page_put_in_place_is_found_and_stays_known() {
             .unwrap();
         drop(db);
         let new = std::fs::read(place.path()).unwrap();
-        let page = place.page();
+        let page = Place::PAGE;
         let changed: Vec<usize> = (0..old.len().min(new.len()) / page)
             .filter(|at| old[at * page..][..page] != new[at * page..][..page])
             .collect();
@@ -534,7 +530,7 @@ fn what_is_deleted_leaves_the_log_too() {
     let log = std::fs::metadata(place.data().join("test.db-wal"))
         .unwrap()
         .len();
-    assert!(log <= 32 + 24 + 8192, "{log}");
+    assert!(log <= 32 + 24 + 4096, "{log}");
 }
 
 #[test]

@@ -17,6 +17,10 @@
     feature = "memory",
     doc = "- [`memory`]: what an assistant remembers about a workspace."
 )]
+#![cfg_attr(
+    feature = "postgres",
+    doc = "- [`postgres`]: sealed columns in PostgreSQL, and their rotation."
+)]
 #![forbid(unsafe_code)]
 
 pub mod binding;
@@ -42,6 +46,8 @@ pub mod database;
 pub mod history;
 #[cfg(feature = "memory")]
 pub mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 
 pub use katachi_crypto::{KeyId, Secret, SecretBytes, SecretString};
 pub use vault::Vault;

@@ -6,6 +6,8 @@ mod support;
 
 use std::os::unix::fs::MetadataExt as _;
 
+use katachi_crypto::LocalKeyEncryptor;
+use katachi_crypto::envelope::DataKey;
 use katachi_store::SecretString;
 use katachi_store::column::{Cell, ColumnError, TenantKeys};
 use katachi_store::credentials::{CredentialError, Credentials, Name};
@@ -327,7 +329,7 @@ fn a_cell_opens_in_its_own_place_only() {
     }
     assert!(matches!(
         umbrella.open(&cell, &sealed),
-        Err(ColumnError::Refused)
+        Err(ColumnError::UnknownKey { id }) if id == acme.key_id()
     ));
     assert!(matches!(
         tenants.open("umbrella", &acme_key),
@@ -372,4 +374,47 @@ fn rewrapping_a_tenant_key_leaves_its_data_alone() {
     );
     assert_eq!(cipher.index("t", "c").tag(b"value", 64), tag);
     assert_ne!(cipher.index("t", "d").tag(b"value", 64), tag);
+}
+
+#[test]
+fn the_newest_key_seals_and_all_of_them_open() {
+    let tenants = TenantKeys::new(LocalKeyEncryptor::new(DataKey::generate().unwrap()));
+    let (old, new) = (
+        tenants.generate("acme").unwrap(),
+        tenants.generate("acme").unwrap(),
+    );
+    let cell = Cell {
+        table: "t",
+        column: "c",
+        row: b"1",
+        version: 1,
+    };
+    let before = tenants.open("acme", &old).unwrap();
+    let sealed = before.seal(&cell, b"value").unwrap();
+
+    let both = tenants.open_all("acme", [&new[..], &old]).unwrap();
+    assert_eq!(both.open(&cell, &sealed).unwrap().expose_secret(), b"value");
+    let again = both.seal(&cell, b"value").unwrap();
+    assert_eq!(again[8..16], *both.key_id().as_bytes());
+    assert_ne!(again[8..16], sealed[8..16]);
+    assert!(matches!(
+        before.open(&cell, &again),
+        Err(ColumnError::UnknownKey { id }) if id == both.key_id()
+    ));
+
+    // A search during the rotation finds rows of either key.
+    let tags = both.tags("t", "c", b"value", 64).unwrap();
+    assert_eq!(tags.len(), 2);
+    for cipher in [&before, &both] {
+        let tag = cipher.index("t", "c").tag(b"value", 64).unwrap();
+        assert!(tags.contains(&tag));
+    }
+    assert!(matches!(
+        tenants.open_all("acme", []),
+        Err(ColumnError::Refused)
+    ));
+    assert!(matches!(
+        tenants.open("umbrella", &old),
+        Err(ColumnError::Encryptor(_))
+    ));
 }

@@ -55,6 +55,10 @@ pub enum Reason {
     StaleEpoch,
     /// The request was made on another TLS connection.
     Channel,
+    /// The body is longer than this server collects.
+    TooLarge,
+    /// The body did not arrive whole.
+    Unreadable,
     /// The body is not the one that was signed.
     Digest,
     /// The nonce was spent before.
@@ -82,7 +86,7 @@ pub enum Fault {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 pub enum Answer {
-    /// 400: larger than any request here, or addressed ambiguously. Told to anyone.
+    /// 400: larger than any request here, addressed ambiguously, or cut off. Told to anyone.
     BadRequest,
     /// 401, the same for every other fault that a stranger can produce.
     Refused,
@@ -94,6 +98,8 @@ pub enum Answer {
     Revoked,
     /// 401: this very request was accepted before.
     Replayed,
+    /// 413: the body is longer than this server collects.
+    TooLarge,
     /// 429: ask again later.
     Busy,
     /// 503: ask again later.
@@ -109,6 +115,7 @@ impl Answer {
         match self {
             Self::BadRequest => 400,
             Self::Refused | Self::Skew | Self::StaleEpoch | Self::Revoked | Self::Replayed => 401,
+            Self::TooLarge => 413,
             Self::Busy => 429,
             Self::Unavailable => 503,
             Self::Misconfigured => 500,
@@ -125,6 +132,7 @@ impl Answer {
             Self::StaleEpoch => "stale_epoch",
             Self::Revoked => "revoked",
             Self::Replayed => "replayed",
+            Self::TooLarge => "too_large",
             Self::Busy => "busy",
             Self::Unavailable => "unavailable",
             Self::Misconfigured => "misconfigured",
@@ -141,6 +149,7 @@ impl Answer {
             Self::StaleEpoch,
             Self::Revoked,
             Self::Replayed,
+            Self::TooLarge,
             Self::Busy,
             Self::Unavailable,
             Self::Misconfigured,
@@ -188,13 +197,14 @@ impl Refusal {
     #[must_use]
     pub const fn answer(&self) -> Answer {
         match self.reason {
-            Reason::Oversized(_) | Reason::Authority => Answer::BadRequest,
+            Reason::Oversized(_) | Reason::Authority | Reason::Unreadable => Answer::BadRequest,
             Reason::NoChannel => Answer::Misconfigured,
             _ if self.proof.is_none() => Answer::Refused,
             Reason::Skew { .. } => Answer::Skew,
             Reason::StaleEpoch => Answer::StaleEpoch,
             Reason::Revoked => Answer::Revoked,
             Reason::Replayed => Answer::Replayed,
+            Reason::TooLarge => Answer::TooLarge,
             Reason::Full => Answer::Busy,
             Reason::Store(_) => Answer::Unavailable,
             _ => Answer::Refused,
@@ -228,6 +238,8 @@ impl fmt::Display for Reason {
             Self::Lifetime => f.write_str("expires is not within the window after created"),
             Self::StaleEpoch => f.write_str("signed for another epoch"),
             Self::Channel => f.write_str("signed for another TLS connection"),
+            Self::TooLarge => f.write_str("the body is longer than is collected here"),
+            Self::Unreadable => f.write_str("the body did not arrive whole"),
             Self::Digest => f.write_str("the body is not the one that was signed"),
             Self::Replayed => f.write_str("spent before"),
             Self::Full => f.write_str("the replay store has no room for this key"),

@@ -1,12 +1,13 @@
 //! The server's side: from a received request to `Verified`.
 //!
 //! ```text
-//! bounds -> parse -> key -> MAC -> window -> epoch -> channel -> digest    check()  -> Authentic
+//! bounds -> parse -> key -> MAC -> window -> channel -> epoch -> digest    check()  -> Authentic
 //!                                                     record the nonce     spend()  -> Verified
 //! ```
 //!
 //! Up to and including the MAC every fault gets one answer; an unknown key costs as
-//! much work as a wrong signature.
+//! much work as a wrong signature. All but the digest needs the head alone, so a server
+//! can refuse a stranger before it reads any of the body.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use std::sync::Arc;
 use katachi_crypto::mac::HmacKey;
 
 use super::base::{Covered, MAX_VALUE, one};
-use super::digest::content_digest;
-use super::input::{MAX_INPUT, parse_signature, signature_text};
+use super::digest::{self, content_digest};
+use super::input::{MAX_INPUT, parse_signature};
 use super::message::{Field, Request, field};
 use super::refusal::{Proof, Reason, Refusal};
 use super::sign::encode_channel;
@@ -96,17 +97,20 @@ impl Verifier {
         keys: &dyn Keys,
         context: &Context<'_>,
     ) -> Result<Authentic<R>, Refusal> {
-        let checked = self.examine(&request, keys, context)?;
-        Ok(Authentic { request, checked })
+        self.authenticate(&request, keys, context.now, context.channel)?
+            .for_epoch(&request, context.epoch)?
+            .with_body(request, &self.profile, context.now)
     }
 
-    fn examine<R: Request>(
+    /// All that can be said without the epoch and the body.
+    pub(crate) fn authenticate<R: Request>(
         &self,
-        request: &R,
+        head: &R,
         keys: &dyn Keys,
-        context: &Context<'_>,
-    ) -> Result<Checked, Refusal> {
-        let claim = self.read(request, context).map_err(Refusal::stranger)?;
+        now: Timestamp,
+        channel: Option<&[u8; 32]>,
+    ) -> Result<Genuine, Refusal> {
+        let claim = self.read(head, channel).map_err(Refusal::stranger)?;
         let found = keys.find(claim.input.key_id());
         let genuine = match found.as_deref().map(|known| &known.key) {
             Some(VerifyingKey::Hmac(key)) => claim.is_by_hmac(&self.profile, key),
@@ -128,49 +132,41 @@ impl Verifier {
         if !genuine {
             return Err(Refusal::stranger(Reason::Signature));
         }
-        let known = |reason| {
-            Refusal::known(
-                reason,
-                Proof {
-                    key: key.clone(),
-                    binding: claim.binding(),
-                },
-            )
-        };
-        if key.revoked {
-            return Err(known(Reason::Revoked));
-        }
-        self.check_window(&claim.input, context.now)
-            .map_err(known)?;
-        let epoch = match Epoch::parse_bytes(claim.covered.epoch) {
-            Ok(epoch) if epoch == context.epoch => epoch,
-            _ => return Err(known(Reason::StaleEpoch)),
-        };
-        if let Some(channel) = context.channel
-            && self.profile.channel_header.is_some()
-            && claim.covered.channel != encode_channel(channel)
-        {
-            return Err(known(Reason::Channel));
-        }
-        if claim.covered.digest != content_digest(request.body()) {
-            return Err(known(Reason::Digest));
-        }
-        Ok(Checked {
+        let epoch = Epoch::parse_bytes(claim.covered.epoch);
+        let checked = Checked {
             created: claim.input.created(),
             expires: claim.input.expires(),
             nonce: *claim.input.nonce(),
-            epoch,
+            epoch: epoch.unwrap_or(NO_EPOCH),
             signature: claim.signature,
             signature_len: claim.signature_len,
             key,
-        })
+        };
+        if checked.key.revoked {
+            return Err(checked.refuse(head, Reason::Revoked));
+        }
+        if let Err(reason) = checked.check_window(&self.profile, now) {
+            return Err(checked.refuse(head, reason));
+        }
+        if let Some(channel) = channel
+            && self.profile.channel_header.is_some()
+            && claim.covered.channel != encode_channel(channel)
+        {
+            return Err(checked.refuse(head, Reason::Channel));
+        }
+        if epoch.is_err() {
+            return Err(checked.refuse(head, Reason::StaleEpoch));
+        }
+        // A digest of another length is not of the body either.
+        let digest = claim.covered.digest.try_into().unwrap_or([0; DIGEST_LEN]);
+        Ok(Genuine { checked, digest })
     }
 
     /// Bounds and parsing: what needs no key.
     fn read<'a, R: Request>(
         &self,
         request: &'a R,
-        context: &Context<'_>,
+        channel: Option<&[u8; 32]>,
     ) -> Result<Claim<'a>, Reason> {
         let input = bounded(request, SIGNATURE_INPUT, MAX_INPUT)?;
         let signature = bounded(request, SIGNATURE, MAX_SIGNATURE)?;
@@ -190,7 +186,7 @@ impl Verifier {
         covered.digest = one(request, CONTENT_DIGEST)?;
         covered.epoch = one(request, self.profile.epoch_header)?;
         if let Some(header) = self.profile.channel_header {
-            if context.channel.is_none() {
+            if channel.is_none() {
                 return Err(Reason::NoChannel);
             }
             covered.channel = one(request, header)?;
@@ -198,36 +194,23 @@ impl Verifier {
         if input.optional != covered.present {
             return Err(Reason::Uncovered);
         }
-        let signature_text =
-            signature_text(&self.profile, signature).ok_or(Reason::Malformed(SIGNATURE))?;
         Ok(Claim {
             input,
             covered,
             signature: bytes,
             signature_len,
-            signature_text,
         })
-    }
-
-    fn check_window(&self, input: &RequestInput<'_>, now: Timestamp) -> Result<(), Reason> {
-        let (created, expires, now) = (input.created(), input.expires(), now.as_unix());
-        let (window, skew) = (u64::from(self.profile.window), u64::from(self.profile.skew));
-        if expires <= created || expires - created > window {
-            return Err(Reason::Lifetime);
-        }
-        if created > now + skew || created + window < now || expires < now {
-            // Both lie below 10^15, or are the clock's: no wrap.
-            return Err(Reason::Skew {
-                age: now as i64 - created as i64,
-            });
-        }
-        Ok(())
     }
 }
 
 pub(crate) const SIGNATURE_INPUT: &str = "signature-input";
 pub(crate) const SIGNATURE: &str = "signature";
 pub(crate) const CONTENT_DIGEST: &str = "content-digest";
+
+const DIGEST_LEN: usize = digest::LEN;
+
+/// Stands where a request named none.
+const NO_EPOCH: Epoch = Epoch::from_bytes([0; 16]);
 
 /// Longest `Signature`: a label, an Ed25519 signature and punctuation.
 const MAX_SIGNATURE: usize = 256;
@@ -251,7 +234,6 @@ struct Claim<'a> {
     covered: Covered<'a>,
     signature: [u8; 64],
     signature_len: usize,
-    signature_text: &'a [u8],
 }
 
 impl Claim<'_> {
@@ -264,14 +246,46 @@ impl Claim<'_> {
         self.covered.write(profile, self.input.params, &mut mac);
         mac.verify(self.signature()).is_ok()
     }
+}
 
-    fn binding(&self) -> RequestBinding {
-        RequestBinding {
-            method: self.covered.method.into(),
-            path: self.covered.path.into(),
-            query: self.covered.query.into(),
-            signature: String::from_utf8_lossy(self.signature_text).into(),
+/// A request by the holder of a key, made in time. Its body is not known yet.
+pub(crate) struct Genuine {
+    checked: Checked,
+    digest: [u8; DIGEST_LEN],
+}
+
+impl Genuine {
+    /// Makes sure that the request was made for `epoch`.
+    pub(crate) fn for_epoch<R: Request>(self, head: &R, epoch: Epoch) -> Result<Self, Refusal> {
+        if self.checked.epoch == epoch {
+            Ok(self)
+        } else {
+            Err(self.checked.refuse(head, Reason::StaleEpoch))
         }
+    }
+
+    /// Makes sure that the body is the one that was signed, and that it came in time.
+    /// `request` must be the one that was authenticated.
+    pub(crate) fn with_body<R: Request>(
+        self,
+        request: R,
+        profile: &Profile,
+        now: Timestamp,
+    ) -> Result<Authentic<R>, Refusal> {
+        let checked = self.checked;
+        if let Err(reason) = checked.check_window(profile, now) {
+            return Err(checked.refuse(&request, reason));
+        }
+        if self.digest != content_digest(request.body()) {
+            return Err(checked.refuse(&request, Reason::Digest));
+        }
+        Ok(Authentic { request, checked })
+    }
+
+    /// A refusal to the holder of the key.
+    #[cfg(feature = "tower")]
+    pub(crate) fn refuse<R: Request>(self, head: &R, reason: Reason) -> Refusal {
+        self.checked.refuse(head, reason)
     }
 }
 
@@ -299,6 +313,33 @@ struct Checked {
 }
 
 impl Checked {
+    fn check_window(&self, profile: &Profile, now: Timestamp) -> Result<(), Reason> {
+        let (created, expires, now) = (self.created, self.expires, now.as_unix());
+        let (window, skew) = (u64::from(profile.window), u64::from(profile.skew));
+        if expires <= created || expires - created > window {
+            return Err(Reason::Lifetime);
+        }
+        if created > now + skew || created + window < now || expires < now {
+            // Both lie below 10^15, or are the clock's: no wrap.
+            return Err(Reason::Skew {
+                age: now as i64 - created as i64,
+            });
+        }
+        Ok(())
+    }
+
+    /// A refusal to the holder of the key.
+    fn refuse<R: Request>(self, request: &R, reason: Reason) -> Refusal {
+        let binding = self.binding(request);
+        Refusal::known(
+            reason,
+            Proof {
+                key: self.key,
+                binding,
+            },
+        )
+    }
+
     fn spending(&self, now: Timestamp) -> Spending<'_> {
         Spending {
             key_id: &self.key.id,
@@ -336,6 +377,12 @@ impl<R: Request> Authentic<R> {
         &self.checked.key
     }
 
+    /// What a store is asked.
+    #[cfg(feature = "tower")]
+    pub(crate) fn spending(&self, now: Timestamp) -> Spending<'_> {
+        self.checked.spending(now)
+    }
+
     /// Spends the nonce. The only way to a [`Verified`].
     ///
     /// # Errors
@@ -365,7 +412,7 @@ impl<R: Request> Authentic<R> {
         self.settle(spent)
     }
 
-    fn settle(self, spent: Result<Spend, Unavailable>) -> Result<Verified<R>, Refusal> {
+    pub(crate) fn settle(self, spent: Result<Spend, Unavailable>) -> Result<Verified<R>, Refusal> {
         let reason = match spent {
             Ok(Spend::Fresh) => {
                 return Ok(Verified {
@@ -378,14 +425,7 @@ impl<R: Request> Authentic<R> {
             Ok(Spend::StaleEpoch) => Reason::StaleEpoch,
             Err(error) => Reason::Store(error),
         };
-        let binding = self.checked.binding(&self.request);
-        Err(Refusal::known(
-            reason,
-            Proof {
-                key: self.checked.key,
-                binding,
-            },
-        ))
+        Err(self.checked.refuse(&self.request, reason))
     }
 }
 

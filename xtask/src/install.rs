@@ -44,7 +44,11 @@ const PYTHON: [&str; 4] = [
 ];
 
 /// Node packages.
-const NODE: [&str; 1] = ["playwright-core@1.64.1"];
+const NODE: [&str; 3] = [
+    "playwright-core@1.64.1",
+    "http-message-signatures@1.0.6",
+    "http-message-sig@0.3.0",
+];
 
 /// Version of cargo-deny that the licence and ban rules were written for.
 const CARGO_DENY: &str = "0.20.2";

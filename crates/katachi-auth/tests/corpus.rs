@@ -9,7 +9,8 @@ use katachi_auth::device::form::Form;
 use katachi_auth::password::Record;
 use katachi_auth::replay::{Epoch, Nonce};
 use katachi_auth::session::cookie;
-use katachi_auth::signature::{Profile, RequestInput};
+use katachi_auth::signature::generic::{Message, accept_signature, requested};
+use katachi_auth::signature::{Profile, RequestInput, ResponseView};
 
 /// Every input of one target, by name. A published crate comes without the corpora.
 fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
@@ -49,6 +50,27 @@ fn signature_inputs_that_are_accepted_are_written_as_they_were() {
         ) {
             assert!(!accepted, "{name}");
         }
+    }
+}
+
+#[test]
+fn requests_for_signatures_are_written_as_they_were() {
+    for (name, value) in corpus("auth_accept_signature") {
+        let headers: [(&str, &[u8]); 1] = [("accept-signature", &value)];
+        let response = ResponseView {
+            status: 401,
+            headers: &headers,
+            body: b"",
+        };
+        let asked = requested(&Message::Response {
+            response: &response,
+            request: None,
+        });
+        if let Ok(asked) = &asked {
+            assert_eq!(accept_signature(asked).as_bytes(), value, "{name}");
+        }
+        let refused = matches!(name.as_str(), "created-with-a-value" | "unknown-parameter");
+        assert_eq!(asked.is_err(), refused, "{name}");
     }
 }
 

@@ -4,7 +4,9 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use katachi_auth::signature::generic::{GenericError, Message, sign, signature_base, verify};
+use katachi_auth::signature::generic::{
+    GenericError, Message, WithTrailers, sign, signature_base, verify,
+};
 use katachi_auth::signature::{RequestView, ResponseView, SigningKey, VerifyingKey};
 use katachi_crypto::Secret;
 use katachi_crypto::mac::HmacKey;
@@ -102,6 +104,342 @@ fn b_2_6_ed25519_over_the_base_of_the_standard() {
     ];
     let key = ed25519().public_key().unwrap();
     with_request(&headers, |message| verify(message, "sig-b26", &key)).unwrap();
+}
+
+/// Appendix B.2, "test-response", signed in B.2.4 with a key of another algorithm: the
+/// base is held against that signature.
+#[test]
+fn b_2_4_the_base_of_a_response_is_the_one_that_was_signed() {
+    let input = r#"sig-b24=("@status" "content-type" "content-digest" "content-length");created=1618884473;keyid="test-key-ecc-p256""#;
+    let headers: [(&str, &[u8]); 5] = [
+        ("Date", b"Tue, 20 Apr 2021 02:07:56 GMT"),
+        ("Content-Type", b"application/json"),
+        ("Content-Digest", b"sha-512=:mEWXIS7MaLRuGgxOBdODa3xqM1XdEvxoYhvlCFJ41QJgJc4GTsPp29l5oGX69wWdXymyU0rjJuahq4l5aGgfLQ==:"),
+        ("Content-Length", b"23"),
+        ("Signature-Input", input.as_bytes()),
+    ];
+    let response = ResponseView {
+        status: 200,
+        headers: &headers,
+        body: b"{\"message\": \"good dog\"}",
+    };
+    let message = Message::Response {
+        response: &response,
+        request: None,
+    };
+    let base = signature_base(&message, "sig-b24").unwrap();
+    let mut point = vec![4];
+    for half in [
+        "qIVYZVLCrPZHGHjP17CTW0_-D9Lfw0EkjqF7xB4FivA",
+        "Mc4nN9LTDOBhfoUeg8Ye9WedFRhnZXZJA12Qp0zZ6F0",
+    ] {
+        point.extend(URL_SAFE_NO_PAD.decode(half).unwrap());
+    }
+    let signature = STANDARD
+        .decode("wNmSUAhwb5LxtOtOpNa6W5xj067m5hFrj0XQ4fvpaCLx0NKocgPquLgyahnzDnDAUy5eCdlYUEkLIj+32oiasw==")
+        .unwrap();
+    let key =
+        ring::signature::UnparsedPublicKey::new(&ring::signature::ECDSA_P256_SHA256_FIXED, point);
+    key.verify(base.as_bytes(), &signature).unwrap();
+    assert!(key.verify(&base.as_bytes()[1..], &signature).is_err());
+}
+
+/// Appendix B.4: what a proxy may change under an ed25519 signature, and what not.
+#[test]
+fn b_4_a_signature_survives_the_harmless_transformations_alone() {
+    let input = r#"transform=("@method" "@path" "@authority" "accept");created=1618884473;keyid="test-key-ed25519""#;
+    let signature = "transform=:ZT1kooQsEHpZ0I1IjCqtQppOmIqlJPeo7DHR3SoMn0s5JZ1eRGS0A+vyYP9t/LXlh5QMFFQ6cpLt2m0pmj3NDA==:";
+    let original: [(&str, &[u8]); 5] = [
+        ("Date", b"Fri, 15 Jul 2022 14:24:55 GMT"),
+        ("Accept", b"application/json"),
+        ("Accept", b"*/*"),
+        ("Signature-Input", input.as_bytes()),
+        ("Signature", signature.as_bytes()),
+    ];
+    let request = RequestView {
+        method: "GET",
+        authority: "example.org",
+        path: "/demo",
+        query: Some("name1=Value1&Name2=value2"),
+        headers: &original,
+        body: b"",
+    };
+    let key = ed25519().public_key().unwrap();
+    let accepts = |request: &RequestView<'_>| {
+        let message = Message::Request {
+            request,
+            scheme: "https",
+        };
+        verify(&message, "transform", &key).is_ok()
+    };
+    assert!(accepts(&request));
+    let with = |headers: &[(&str, &[u8])]| accepts(&RequestView { headers, ..request });
+    let mut added = original.to_vec();
+    added.insert(1, ("Accept-Language", b"en-US,en;q=0.5"));
+    assert!(accepts(&RequestView {
+        query: Some("name1=Value1&Name2=value2&param=added"),
+        headers: &added,
+        ..request
+    }));
+    let mut joined = original.to_vec();
+    joined[1].1 = b"application/json, */*";
+    joined.remove(2);
+    joined.remove(0);
+    assert!(with(&joined), "one line, and no date");
+    let mut swapped = original;
+    swapped.swap(1, 2);
+    assert!(!with(&swapped), "another order");
+    assert!(!accepts(&RequestView {
+        method: "POST",
+        ..request
+    }));
+    assert!(!accepts(&RequestView {
+        authority: "example.com",
+        ..request
+    }));
+}
+
+/// The value of one component of a request.
+fn value_of(request: &RequestView<'_>, scheme: &str, id: &str) -> Option<String> {
+    let input = format!("s=({id})");
+    let mut headers = request.headers.to_vec();
+    headers.push(("Signature-Input", input.as_bytes()));
+    let request = RequestView {
+        headers: &headers,
+        ..*request
+    };
+    let message = Message::Request {
+        request: &request,
+        scheme,
+    };
+    let base = signature_base(&message, "s").ok()?;
+    let line = base.lines().next().unwrap();
+    Some(line.strip_prefix(&format!("{id}: ")).unwrap().to_owned())
+}
+
+fn plain<'a>(query: Option<&'a str>, headers: &'a [(&'a str, &'a [u8])]) -> RequestView<'a> {
+    RequestView {
+        method: "GET",
+        authority: "www.example.com",
+        path: "/path",
+        query,
+        headers,
+        body: b"",
+    }
+}
+
+#[test]
+fn query_parameters_are_read_as_a_form_and_encoded_again() {
+    // The examples of section 2.2.8.
+    let query = "var=this%20is%20a%20big%0Amultiline%20value&bar=with+plus+whitespace&fa%C3%A7ade%22%3A%20=something&qux=&twice=1&twice=2&low=%2f&tilde=~";
+    let request = plain(Some(query), &[]);
+    for (name, value) in [
+        ("var", Some("this%20is%20a%20big%0Amultiline%20value")),
+        ("bar", Some("with%20plus%20whitespace")),
+        ("fa%C3%A7ade%22%3A%20", Some("something")),
+        ("qux", Some("")),
+        ("low", Some("%2F")),
+        ("tilde", Some("%7E")),
+        ("twice", None),
+        ("absent", None),
+        ("fa\u{e7}ade", None),
+    ] {
+        let id = format!("\"@query-param\";name=\"{name}\"");
+        assert_eq!(value_of(&request, "https", &id).as_deref(), value, "{name}");
+    }
+    assert_eq!(value_of(&request, "https", "\"@query-param\""), None);
+}
+
+#[test]
+fn targets_are_written_as_section_2_2_says() {
+    let value = |request: RequestView<'_>, scheme, id: &str| {
+        value_of(&request, scheme, &format!("\"{id}\"")).unwrap()
+    };
+    let with = |authority| RequestView {
+        authority,
+        ..plain(None, &[])
+    };
+    assert_eq!(
+        value(with("WWW.Example.com:443"), "https", "@authority"),
+        "www.example.com"
+    );
+    assert_eq!(
+        value(with("www.example.com:443"), "http", "@authority"),
+        "www.example.com:443"
+    );
+    assert_eq!(value(with("www.example.com:80"), "HTTP", "@scheme"), "http");
+    assert_eq!(
+        value(with("www.example.com:80"), "HTTP", "@target-uri"),
+        "http://www.example.com/path"
+    );
+    assert_eq!(value(plain(None, &[]), "https", "@query"), "?");
+    assert_eq!(value(plain(Some(""), &[]), "https", "@query"), "?");
+    assert_eq!(
+        value(plain(Some(""), &[]), "https", "@request-target"),
+        "/path?"
+    );
+    let bare = RequestView {
+        path: "",
+        ..plain(None, &[])
+    };
+    assert_eq!(value(bare, "https", "@path"), "/");
+    let connect = RequestView {
+        method: "CONNECT",
+        authority: "www.example.com:80",
+        ..bare
+    };
+    assert_eq!(
+        value(connect, "http", "@request-target"),
+        "www.example.com:80"
+    );
+    let options = RequestView {
+        method: "OPTIONS",
+        path: "*",
+        ..bare
+    };
+    assert_eq!(value(options, "https", "@request-target"), "*");
+    assert_eq!(
+        value_of(&bare, "https", "\"@status\""),
+        None,
+        "of a request"
+    );
+    assert_eq!(value_of(&bare, "https", "\"@signature-params\""), None);
+    assert_eq!(value_of(&bare, "https", "\"@unknown\""), None);
+}
+
+#[test]
+fn fields_are_written_as_section_2_1_says() {
+    // The examples of sections 2.1, 2.1.1, 2.1.2 and 2.1.3.
+    let headers: [(&str, &[u8]); 9] = [
+        ("X-OWS-Header", b"   Leading and trailing whitespace.   "),
+        ("Cache-Control", b"max-age=60"),
+        ("Cache-Control", b"   must-revalidate"),
+        ("Example-Dict", b"  a=1,    b=2;x=1;y=2,   c=(a   b   c), d"),
+        ("X-Empty", b""),
+        ("Example-Header", b"value, with, lots"),
+        ("Example-Header", b"of, commas"),
+        ("Example-Item", b"1.50;  q=1"),
+        ("Example-Twice", b"a=1, a=2"),
+    ];
+    let request = plain(None, &headers);
+    for (id, value) in [
+        ("\"x-ows-header\"", Some("Leading and trailing whitespace.")),
+        ("\"cache-control\"", Some("max-age=60, must-revalidate")),
+        ("\"x-empty\"", Some("")),
+        (
+            "\"example-dict\"",
+            Some("a=1,    b=2;x=1;y=2,   c=(a   b   c), d"),
+        ),
+        (
+            "\"example-dict\";sf",
+            Some("a=1, b=2;x=1;y=2, c=(a b c), d"),
+        ),
+        ("\"example-dict\";key=\"a\"", Some("1")),
+        ("\"example-dict\";key=\"b\"", Some("2;x=1;y=2")),
+        ("\"example-dict\";key=\"c\"", Some("(a b c)")),
+        ("\"example-dict\";key=\"d\"", Some("?1")),
+        ("\"example-dict\";key=\"e\"", None),
+        ("\"example-item\";sf", Some("1.5;q=1")),
+        (
+            "\"example-header\";bs",
+            Some(":dmFsdWUsIHdpdGgsIGxvdHM=:, :b2YsIGNvbW1hcw==:"),
+        ),
+        ("\"example-header\";bs;sf", None),
+        ("\"example-dict\";sf;key=\"a\"", None),
+        ("\"example-dict\";name=\"a\"", None),
+        ("\"x-ows-header\";sf", None),
+        ("\"Cache-Control\"", None),
+        ("\"x-absent\"", None),
+        ("\"cache-control\";req", None),
+        ("\"cache-control\";tr", None),
+        ("\"cache-control\";x", None),
+    ] {
+        assert_eq!(value_of(&request, "https", id).as_deref(), value, "{id}");
+    }
+}
+
+#[test]
+fn trailers_are_covered_by_tr() {
+    // The example of section 2.1.4.
+    let headers: [(&str, &[u8]); 1] = [("Trailer", b"Expires")];
+    let trailers: [(&str, &[u8]); 1] = [("Expires", b"Wed, 9 Nov 2022 07:28:00 GMT")];
+    let key = SigningKey::from(shared_secret());
+    let request = plain(None, &[]);
+    let signed = |expires: &[u8]| {
+        let trailers = [("Expires", expires)];
+        let response = WithTrailers {
+            message: ResponseView {
+                status: 200,
+                headers: &headers,
+                body: b"",
+            },
+            trailers: &trailers,
+        };
+        let message = Message::Response {
+            response: &response,
+            request: Some((&request, "https")),
+        };
+        let input = r#"("@status" "trailer" "expires";tr "@query";req)"#;
+        sign(&message, "s", input, &key)
+    };
+    let (input, signature) = signed(trailers[0].1).unwrap();
+    assert_ne!(
+        signature,
+        signed(b"Wed, 9 Nov 2033 07:28:00 GMT").unwrap().1
+    );
+    let fields: [(&str, &[u8]); 3] = [
+        headers[0],
+        ("Signature-Input", input.as_bytes()),
+        ("Signature", signature.as_bytes()),
+    ];
+    let message = ResponseView {
+        status: 200,
+        headers: &fields,
+        body: b"",
+    };
+    let response = WithTrailers {
+        message,
+        trailers: &trailers,
+    };
+    let request = Some((&request as &dyn katachi_auth::signature::Request, "https"));
+    let whole = Message::Response {
+        response: &response,
+        request,
+    };
+    assert_eq!(
+        signature_base(&whole, "s").unwrap().lines().nth(2).unwrap(),
+        "\"expires\";tr: Wed, 9 Nov 2022 07:28:00 GMT"
+    );
+    let key = VerifyingKey::from(shared_secret());
+    verify(&whole, "s", &key).unwrap();
+    let cut = Message::Response {
+        response: &message,
+        request,
+    };
+    assert!(verify(&cut, "s", &key).is_err(), "a header is no trailer");
+}
+
+#[test]
+fn the_same_component_with_its_parameters_in_another_order_is_a_repetition() {
+    let key = SigningKey::from(shared_secret());
+    let headers: [(&str, &[u8]); 1] = [("x-dict", b"a=1")];
+    let request = plain(None, &headers);
+    let response = ResponseView {
+        status: 200,
+        headers: &[],
+        body: b"",
+    };
+    let message = Message::Response {
+        response: &response,
+        request: Some((&request, "https")),
+    };
+    let once = r#"("x-dict";req;key="a")"#;
+    sign(&message, "s", once, &key).unwrap();
+    let twice = r#"("x-dict";req;key="a" "x-dict";key="a";req)"#;
+    assert!(matches!(
+        sign(&message, "s", twice, &key),
+        Err(GenericError::Component(_))
+    ));
 }
 
 #[test]

@@ -26,6 +26,10 @@ pub trait Request {
     /// Shows each value of the header `name` (lower-case) in order.
     fn each_header<'a>(&'a self, name: &str, visit: &mut dyn FnMut(&'a [u8]));
 
+    /// Shows each value of the trailer field `name` (lower-case) in order. Only
+    /// signatures of the generic mode look there.
+    fn each_trailer<'a>(&'a self, _name: &str, _visit: &mut dyn FnMut(&'a [u8])) {}
+
     /// The whole body, as received, before any content decoding.
     fn body(&self) -> &[u8];
 }
@@ -37,6 +41,10 @@ pub trait Response {
 
     /// Shows each value of the header `name` (lower-case) in order.
     fn each_header<'a>(&'a self, name: &str, visit: &mut dyn FnMut(&'a [u8]));
+
+    /// Shows each value of the trailer field `name` (lower-case) in order. Only
+    /// signatures of the generic mode look there.
+    fn each_trailer<'a>(&'a self, _name: &str, _visit: &mut dyn FnMut(&'a [u8])) {}
 
     /// The whole body, as received, before any content decoding.
     fn body(&self) -> &[u8];
@@ -61,6 +69,10 @@ impl<R: Request + ?Sized> Request for &R {
 
     fn each_header<'a>(&'a self, name: &str, visit: &mut dyn FnMut(&'a [u8])) {
         (**self).each_header(name, visit);
+    }
+
+    fn each_trailer<'a>(&'a self, name: &str, visit: &mut dyn FnMut(&'a [u8])) {
+        (**self).each_trailer(name, visit);
     }
 
     fn body(&self) -> &[u8] {
@@ -136,7 +148,7 @@ impl Response for ResponseView<'_> {
     }
 }
 
-fn each<'a>(headers: &[(&str, &'a [u8])], name: &str, visit: &mut dyn FnMut(&'a [u8])) {
+pub(crate) fn each<'a>(headers: &[(&str, &'a [u8])], name: &str, visit: &mut dyn FnMut(&'a [u8])) {
     for (candidate, value) in headers {
         if candidate.eq_ignore_ascii_case(name) {
             visit(value);

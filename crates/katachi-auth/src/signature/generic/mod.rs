@@ -6,12 +6,25 @@
 //! digest, and must spend the nonce. Between two programs of your own use a
 //! [`super::Profile`], which decides all of that.
 //!
+//! All derived components and parameters of the standard are spoken: `@method`,
+//! `@target-uri`, `@authority`, `@scheme`, `@request-target`, `@path`, `@query`,
+//! `@query-param`, `@status`; `sf`, `key`, `bs`, `tr` (with [`WithTrailers`]), `req`. The
+//! algorithms are `hmac-sha256` and `ed25519`.
+//!
 //! Fields must arrive in canonical form (RFC 8941 section 4.1), as all implementations
 //! write them; so there is one reading of every message.
+//!
+//! Either side may ask the other to sign, by `Accept-Signature`: see [`Requested`].
+
+mod component;
+mod negotiate;
 
 use sfv::{BareItem, Dictionary, FieldType as _, InnerList, Item, ListEntry, Parser};
 
+use self::component::{Source, base, joined, name_of, values};
 use super::{Request, Response, SigningKey, VerifyingKey};
+
+pub use negotiate::{Requested, Terms, accept_signature, requested};
 
 /// The message that is signed.
 #[derive(Clone, Copy)]
@@ -42,6 +55,64 @@ impl std::fmt::Debug for Message<'_> {
     }
 }
 
+/// A message with the trailer fields that came behind its body (RFC 9110 section 6.5),
+/// for signatures that cover them (`tr`).
+#[derive(Clone, Copy, Debug)]
+pub struct WithTrailers<'a, M> {
+    /// The message.
+    pub message: M,
+    /// Names (in any case) and values.
+    pub trailers: &'a [(&'a str, &'a [u8])],
+}
+
+impl<M: Request> Request for WithTrailers<'_, M> {
+    fn method(&self) -> &str {
+        self.message.method()
+    }
+
+    fn authority(&self) -> Option<&str> {
+        self.message.authority()
+    }
+
+    fn path(&self) -> &str {
+        self.message.path()
+    }
+
+    fn query(&self) -> Option<&str> {
+        self.message.query()
+    }
+
+    fn each_header<'a>(&'a self, name: &str, visit: &mut dyn FnMut(&'a [u8])) {
+        self.message.each_header(name, visit);
+    }
+
+    fn each_trailer<'a>(&'a self, name: &str, visit: &mut dyn FnMut(&'a [u8])) {
+        super::message::each(self.trailers, name, visit);
+    }
+
+    fn body(&self) -> &[u8] {
+        self.message.body()
+    }
+}
+
+impl<M: Response> Response for WithTrailers<'_, M> {
+    fn status(&self) -> u16 {
+        self.message.status()
+    }
+
+    fn each_header<'a>(&'a self, name: &str, visit: &mut dyn FnMut(&'a [u8])) {
+        self.message.each_header(name, visit);
+    }
+
+    fn each_trailer<'a>(&'a self, name: &str, visit: &mut dyn FnMut(&'a [u8])) {
+        super::message::each(self.trailers, name, visit);
+    }
+
+    fn body(&self) -> &[u8] {
+        self.message.body()
+    }
+}
+
 /// Why a message could not be signed or verified.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -55,6 +126,9 @@ pub enum GenericError {
     /// A component is unknown here, absent from the message, or stands there twice.
     #[error("the component {0} is unknown, absent, or covered twice")]
     Component(String),
+    /// A parameter that was asked for is unknown, or cannot be given.
+    #[error("the parameter {0} that was asked for cannot be given")]
+    Parameter(String),
     /// The `alg` parameter names another algorithm than the key's.
     #[error("the signature names another algorithm than the key's")]
     Algorithm,
@@ -69,9 +143,8 @@ pub struct Signed {
     list: InnerList,
 }
 
-/// Longest field read, in bytes, and most components of a signature.
+/// Longest field read, in bytes.
 const MAX_FIELD: usize = 16 * 1024;
-const MAX_COMPONENTS: usize = 64;
 
 impl Signed {
     /// The covered components as identifiers, such as `"@method"` or
@@ -225,189 +298,8 @@ pub fn signature_base(message: &Message<'_>, label: &str) -> Result<String, Gene
     base(message, &claims(message, label)?.list)
 }
 
-fn base(message: &Message<'_>, list: &InnerList) -> Result<String, GenericError> {
-    if list.items.len() > MAX_COMPONENTS {
-        return Err(GenericError::Malformed("signature-input"));
-    }
-    let mut base = String::new();
-    let mut seen: Vec<String> = Vec::with_capacity(list.items.len());
-    for item in &list.items {
-        let identifier = item.serialize();
-        let value = (!seen.contains(&identifier))
-            .then(|| component(message, item))
-            .flatten()
-            .ok_or_else(|| GenericError::Component(identifier.clone()))?;
-        base.push_str(&identifier);
-        base.push_str(": ");
-        base.push_str(&value);
-        base.push('\n');
-        seen.push(identifier);
-    }
-    let mut alone = Dictionary::new();
-    let key = sfv::KeyRef::constant("s");
-    alone.insert(key.to_owned(), ListEntry::InnerList(list.clone()));
-    let params = alone
-        .serialize()
-        .ok_or(GenericError::Malformed("signature-input"))?;
-    base.push_str("\"@signature-params\": ");
-    base.push_str(params.trim_start_matches("s="));
-    Ok(base)
-}
-
-fn name_of(item: &Item) -> Option<&str> {
-    item.bare_item.as_string().map(|name| name.as_str())
-}
-
-/// The value of one component, or none if the message has none.
-fn component(message: &Message<'_>, item: &Item) -> Option<String> {
-    let name = name_of(item)?;
-    let mut of_request = false;
-    let mut shape = None;
-    for (param, value) in &item.params {
-        match (param.as_str(), value) {
-            ("req", BareItem::Boolean(true)) => of_request = true,
-            ("bs" | "sf", BareItem::Boolean(true)) | ("key" | "name", BareItem::String(_))
-                if shape.is_none() =>
-            {
-                shape = Some((param.as_str(), value.as_string().map(|text| text.as_str())));
-            }
-            // `tr` (trailers) among them.
-            _ => return None,
-        }
-    }
-    let source = match (message, of_request) {
-        (Message::Request { request, scheme }, false) => Source::Request(*request, scheme),
-        (Message::Response { response, .. }, false) => Source::Response(*response),
-        (
-            Message::Response {
-                request: Some((request, scheme)),
-                ..
-            },
-            true,
-        ) => Source::Request(*request, scheme),
-        _ => return None,
-    };
-    if name.starts_with('@') {
-        derived(&source, name, shape)
-    } else {
-        field(&source, name, shape)
-    }
-}
-
-enum Source<'a> {
-    Request(&'a dyn Request, &'a str),
-    Response(&'a dyn Response),
-}
-
-/// Derived components (RFC 9421 section 2.2).
-fn derived(source: &Source<'_>, name: &str, shape: Option<(&str, Option<&str>)>) -> Option<String> {
-    let (request, scheme) = match (source, name, shape) {
-        (Source::Response(response), "@status", None) => {
-            return Some(response.status().to_string());
-        }
-        (Source::Request(request, scheme), _, _) => (*request, *scheme),
-        _ => return None,
-    };
-    let query = request.query();
-    match (name, shape) {
-        ("@method", None) => Some(request.method().to_owned()),
-        ("@authority", None) => request.authority().map(str::to_ascii_lowercase),
-        ("@scheme", None) => Some(scheme.to_ascii_lowercase()),
-        ("@path", None) => Some(request.path().to_owned()),
-        ("@query", None) => Some(format!("?{}", query.unwrap_or_default())),
-        ("@request-target", None) => Some(with_query(request.path(), query)),
-        ("@target-uri", None) => {
-            let authority = request.authority()?.to_ascii_lowercase();
-            Some(format!(
-                "{scheme}://{authority}{}",
-                with_query(request.path(), query)
-            ))
-        }
-        ("@query-param", Some(("name", Some(wanted)))) => query_param(query?, wanted),
-        _ => None,
-    }
-}
-
-fn with_query(path: &str, query: Option<&str>) -> String {
-    query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
-}
-
-/// The one parameter with this (percent-encoded) name (RFC 9421 section 2.2.8).
-fn query_param(query: &str, wanted: &str) -> Option<String> {
-    let mut found = query.split('&').filter_map(|pair| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (name == wanted).then(|| value.replace('+', "%20"))
-    });
-    let value = found.next()?;
-    found.next().is_none().then_some(value)
-}
-
-/// Fields (RFC 9421 section 2.1).
-fn field(source: &Source<'_>, name: &str, shape: Option<(&str, Option<&str>)>) -> Option<String> {
-    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        return None;
-    }
-    let values = values(source, name);
-    if values.is_empty() {
-        return None;
-    }
-    match shape {
-        Some(("bs", None)) => {
-            use base64::Engine as _;
-            let encode = |value: &&[u8]| {
-                format!(
-                    ":{}:",
-                    base64::engine::general_purpose::STANDARD.encode(value)
-                )
-            };
-            Some(values.iter().map(encode).collect::<Vec<_>>().join(", "))
-        }
-        Some(("key", Some(key))) => {
-            let fields = Parser::new(&joined(&values)?).parse::<Dictionary>().ok()?;
-            let mut one = Dictionary::new();
-            one.insert(
-                sfv::KeyRef::constant("k").to_owned(),
-                fields.get(key)?.clone(),
-            );
-            let text = one.serialize()?;
-            // A lone `true` is written as the key without a value.
-            Some(
-                text.strip_prefix("k=")
-                    .map_or_else(|| text.replacen('k', "?1", 1), Into::into),
-            )
-        }
-        Some(("sf", None)) => {
-            let text = joined(&values)?;
-            Parser::new(&text).parse::<Dictionary>().ok()?.serialize()
-        }
-        None => joined(&values),
-        _ => None,
-    }
-}
-
-fn values<'a>(source: &Source<'a>, name: &str) -> Vec<&'a [u8]> {
-    let mut values = Vec::new();
-    let mut take = |value: &'a [u8]| values.push(value.trim_ascii());
-    match source {
-        Source::Request(request, _) => (**request).each_header(name, &mut take),
-        Source::Response(response) => (**response).each_header(name, &mut take),
-    }
-    values
-}
-
-fn joined(values: &[&[u8]]) -> Option<String> {
-    let text = String::from_utf8(values.join(&b", "[..])).ok()?;
-    text.bytes()
-        .all(|byte| (0x20..0x7f).contains(&byte))
-        .then_some(text)
-}
-
 fn dictionary(message: &Message<'_>, name: &'static str) -> Result<Dictionary, GenericError> {
-    let source = match message {
-        Message::Request { request, scheme } => Source::Request(*request, scheme),
-        Message::Response { response, .. } => Source::Response(*response),
-    };
-    joined(&values(&source, name))
+    joined(&values(&Source::of(message), name, false))
         .and_then(|text| parse(&text))
         .ok_or(GenericError::Malformed(name))
 }

@@ -7,6 +7,7 @@
 //! | [`signature`] | who made this request, and is it unaltered? |
 //! | [`replay`] | was it accepted before? |
 //! | [`device`] | how does a program without a browser get its key? |
+//! | `oauth` | who does GitHub, Google or another provider say that it is? |
 //! | [`session`] | which person is this browser? |
 //! | [`refresh`] | may this client have a new token, and was its old one stolen? |
 //! | [`origin`] | did a page of ours make this request? |
@@ -17,6 +18,8 @@
 
 pub mod clock;
 pub mod device;
+#[cfg(feature = "oauth")]
+pub mod oauth;
 pub mod origin;
 #[cfg(feature = "password")]
 pub mod password;

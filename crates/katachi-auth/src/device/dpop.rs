@@ -66,6 +66,24 @@ impl ProofKey {
         nonce: &Nonce,
         epoch: Option<&Epoch>,
     ) -> String {
+        let epoch = epoch.map(Epoch::to_string);
+        self.prove_with(method, uri, now, nonce, epoch.as_deref())
+    }
+
+    /// The same for any server: `server_nonce` is what it sent as `DPoP-Nonce`, if it did.
+    ///
+    /// # Panics
+    ///
+    /// Never: these claims can always be written as JSON.
+    #[must_use]
+    pub fn prove_with(
+        &self,
+        method: &str,
+        uri: &str,
+        now: Timestamp,
+        id: &Nonce,
+        server_nonce: Option<&str>,
+    ) -> String {
         let header = Header {
             typ: "dpop+jwt".into(),
             alg: "EdDSA".into(),
@@ -76,11 +94,11 @@ impl ProofKey {
             },
         };
         let claims = Claims {
-            jti: nonce.to_string(),
+            jti: id.to_string(),
             htm: method.to_owned(),
             htu: uri.to_owned(),
             iat: now.as_unix(),
-            nonce: epoch.map(Epoch::to_string),
+            nonce: server_nonce.map(str::to_owned),
         };
         let part = |json: Result<Vec<u8>, _>| {
             URL_SAFE_NO_PAD.encode(json.expect("strings and numbers are JSON"))

@@ -66,9 +66,11 @@ pub mod doctor;
 pub mod error;
 pub mod glob;
 pub mod helper;
+mod network;
 pub mod plan;
 pub mod policy;
 pub mod report;
+mod resolver;
 mod suggest;
 
 #[cfg(target_os = "linux")]
@@ -84,3 +86,4 @@ pub use error::{PlanError, SpawnError};
 pub use plan::{Answer, Plan, PlanOptions, Query};
 pub use policy::{Policy, PolicyError};
 pub use report::{Enforcement, Violation};
+pub use resolver::Resolve;

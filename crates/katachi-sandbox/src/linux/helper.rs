@@ -8,7 +8,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::init;
@@ -43,7 +43,7 @@ pub(crate) fn run_helper_if_requested() {
     let numbers: Vec<RawFd> = words
         .filter_map(|word| word.to_str().and_then(|word| word.parse().ok()))
         .collect();
-    let [spec, status, control] = numbers.as_slice() else {
+    let [spec, status, control, channel @ ..] = numbers.as_slice() else {
         eprintln!(
             "{MARKER}: started without its descriptors; it is started by katachi-sandbox only"
         );
@@ -57,8 +57,9 @@ pub(crate) fn run_helper_if_requested() {
         eprintln!("{MARKER}: its descriptors are not open; it is started by katachi-sandbox only");
         process::exit(125);
     };
+    let channel = channel.first().and_then(|channel| fd::inherited(*channel));
     let mut status = File::from(status);
-    let failure = match run(spec, &status, control) {
+    let failure = match run(spec, &status, control, channel) {
         Ok(never) => match never {},
         Err(failure) => failure,
     };
@@ -100,16 +101,30 @@ pub(super) struct Identities {
 
 enum Never {}
 
-fn run(spec: OwnedFd, status: &File, control: OwnedFd) -> Result<Never, Failure> {
+fn run(
+    spec: OwnedFd,
+    status: &File,
+    control: OwnedFd,
+    channel: Option<OwnedFd>,
+) -> Result<Never, Failure> {
     let spec = read_spec(spec)?;
-    close_others(&[status.as_raw_fd(), control.as_raw_fd()]).step("close descriptors")?;
+    let mut keep = vec![status.as_raw_fd(), control.as_raw_fd()];
+    keep.extend(channel.iter().map(AsRawFd::as_raw_fd));
+    close_others(&keep).step("close descriptors")?;
     refuse_directories().step("take over the standard descriptors")?;
     process::new_session();
     let mut gaps = Vec::new();
     let (trees, identities) = enter_namespaces(&spec, &mut gaps)?;
     match process::fork().step("fork the first process")? {
         Fork::Child => {
-            let failure = match init::run(&spec, trees, identities, gaps, status, control) {
+            let failure = match init::run(
+                &spec,
+                trees,
+                identities,
+                gaps,
+                status,
+                init::Ends { control, channel },
+            ) {
                 Ok(never) => match never {},
                 Err(failure) => failure,
             };
@@ -117,7 +132,7 @@ fn run(spec: OwnedFd, status: &File, control: OwnedFd) -> Result<Never, Failure>
             process::exit(125)
         }
         Fork::Parent(first) => {
-            drop((trees, control));
+            drop((trees, control, channel));
             if let Ok(null) = File::open("/dev/null") {
                 let _ = fd::silence(null.as_fd());
             }

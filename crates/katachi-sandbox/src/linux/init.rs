@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::confine;
 use super::helper::{Failure, Identities, Step as _, Trees};
+use super::inside::{self, Inside};
 use super::message::{End, Message};
 use super::root;
 use super::spec::{Identity, Spec};
@@ -26,6 +27,14 @@ const LOOK: Duration = Duration::from_millis(100);
 
 pub(super) enum Never {}
 
+/// The caller's hold on the sandbox.
+pub(super) struct Ends {
+    /// Closed when everything is to end.
+    pub(super) control: OwnedFd,
+    /// For sockets, where the plan has any.
+    pub(super) channel: Option<OwnedFd>,
+}
+
 /// Builds everything and stays until the end.
 pub(super) fn run(
     spec: &Spec,
@@ -33,7 +42,7 @@ pub(super) fn run(
     who: Identities,
     mut gaps: Vec<(String, String)>,
     status: &File,
-    control: OwnedFd,
+    ends: Ends,
 ) -> Result<Never, Failure> {
     process::die_with_parent().step("tie the sandbox to the helper")?;
     let umask = process::set_umask(0o022);
@@ -42,6 +51,11 @@ pub(super) fn run(
     process::set_umask(umask | 0o022);
     drop(trees);
     namespace::loopback_up().step("start the loopback device")?;
+    let inside = match &spec.doors {
+        Some(doors) => Some(inside::open(doors, ends.channel)?),
+        None => None,
+    };
+    let control = ends.control;
     namespace::set_host_name("sandbox").step("set the host name")?;
     process::hide_memory().step("hide the first process")?;
     let signals = process::child_signals().step("watch child processes")?;
@@ -50,7 +64,7 @@ pub(super) fn run(
     let (mut running, mut ready) = io::pipe().step("create a pipe")?;
     let command = match process::fork().step("fork the command")? {
         Fork::Child => {
-            drop((running, control, signals));
+            drop((running, control, inside, signals));
             let failure = match confine::become_command(spec, who) {
                 Ok(never) => match never {},
                 Err(failure) => failure,
@@ -74,7 +88,7 @@ pub(super) fn run(
     Message::Started(gaps)
         .send(&mut &*status)
         .step("report the start")?;
-    let end = watch(spec, command, started, control, signals);
+    let end = watch(spec, command, started, (control, inside), signals);
     if let Some(end) = end {
         let _ = Message::Ended(end).send(&mut &*status);
     }
@@ -86,7 +100,7 @@ fn watch(
     spec: &Spec,
     command: libc::pid_t,
     started: Instant,
-    control: OwnedFd,
+    (control, mut inside): (OwnedFd, Option<Inside>),
     signals: OwnedFd,
 ) -> Option<End> {
     let deadline = spec
@@ -104,11 +118,18 @@ fn watch(
         let timeout = sleep.map_or(-1, |sleep| {
             i32::try_from(sleep.as_millis() + 1).unwrap_or(i32::MAX)
         });
-        let Ok([control, child]) = fd::poll([control.as_fd(), signals.as_fd()], timeout) else {
+        // Without a channel, the end of the control pipe is asked for twice.
+        let channel = inside.as_ref().map_or(control.as_fd(), Inside::channel);
+        let Ok([control, child, channel]) =
+            fd::poll([control.as_fd(), signals.as_fd(), channel], timeout)
+        else {
             return None;
         };
         if control.closed || control.readable {
             return None;
+        }
+        if channel.readable || channel.closed {
+            inside = inside.filter(Inside::answer);
         }
         if child.readable {
             process::drain(signals.as_fd());

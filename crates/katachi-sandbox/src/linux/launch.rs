@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{File, TryLockError};
 use std::io::{Seek as _, Write as _};
+use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -11,15 +12,23 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::helper::{MARKER, is_installed};
+use super::inside::PROXY_PORT;
 use super::message::Message;
+use super::proxy::{self, Network};
 use super::running::{Killer, Placeholder, Running, Traces};
-use super::spec::{Identity, Mount, Source, Spec};
-use super::sys::fd;
+use super::spec::{Doors, Identity, Mount, Source, Spec};
+use super::sys::{fd, net};
 use super::{confine, landlock_version};
 use crate::child::Child;
 use crate::command::Command;
 use crate::error::SpawnError;
+use crate::network::host::Host;
+use crate::network::names::GATEWAY;
 use crate::plan::{Decision, Gate, Inner, Kind, Pin, covering, protected_names_in};
+
+/// Addresses that exist inside so that programs without a proxy reach them;
+/// further ones are reached by the proxy only.
+const MOST_ADDRESSES: usize = 64;
 
 pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {
     if !is_installed() {
@@ -69,13 +78,24 @@ pub(super) fn start(
     plan.write_all(&spec.encode())?;
     plan.rewind()?;
     fd::seal(plan.as_fd())?;
+    let inner = command.plan.0.clone();
+    // Ports that somebody else holds are found out before anything starts.
+    let published = match &spec.doors {
+        Some(_) => proxy::bind(&inner.network.publish)?,
+        None => Vec::new(),
+    };
+    let channel = match &spec.doors {
+        Some(_) => Some(net::pair()?),
+        None => None,
+    };
     let (mut status, status_end) = std::io::pipe()?;
     let (control_end, control) = std::io::pipe()?;
-    let fds = vec![
+    let mut fds = vec![
         plan.as_raw_fd(),
         status_end.as_raw_fd(),
         control_end.as_raw_fd(),
     ];
+    fds.extend(channel.iter().map(|(_, end)| end.as_raw_fd()));
     let mut helper = std::process::Command::new("/proc/self/exe");
     helper
         .arg0(MARKER)
@@ -87,6 +107,7 @@ pub(super) fn start(
         .stderr(command.stderr);
     fd::pass_on(&mut helper, fds);
     let mut helper = helper.spawn()?;
+    let channel = channel.map(|(channel, _)| channel);
     drop((plan, status_end, control_end));
     let killer = Killer::new(control);
 
@@ -105,6 +126,15 @@ pub(super) fn start(
             });
         }
     };
+    let network = match channel.map(|channel| Network::start(inner, channel, published)) {
+        Some(Ok(network)) => Some(network),
+        Some(Err(error)) => {
+            killer.kill();
+            let _ = helper.wait();
+            return Err(SpawnError::Io(error));
+        }
+        None => None,
+    };
     let mut enforcement = command.plan.enforcement();
     for (control, reason) in &gaps {
         enforcement.add_gap(control, reason);
@@ -114,7 +144,7 @@ pub(super) fn start(
         stdout: helper.stdout.take(),
         stderr: helper.stderr.take(),
         enforcement,
-        running: Running::new(helper, status, killer, started, traces),
+        running: Running::new(helper, status, killer, started, traces, network),
     })
 }
 
@@ -242,6 +272,7 @@ pub(super) fn plan_spec(
         home: plan.home.clone(),
         owner: owner(plan),
         unix_sockets: !plan.sockets.is_empty(),
+        doors: doors(plan),
         memory: limits.memory.map(crate::policy::ByteSize::bytes),
         processes: limits.processes.map(u64::from),
         disk: limits.disk.map(crate::policy::ByteSize::bytes),
@@ -250,6 +281,37 @@ pub(super) fn plan_spec(
             .map(|time| u64::try_from(time.duration().as_millis()).unwrap_or(u64::MAX)),
         ..Spec::default()
     })
+}
+
+/// What has to be made in the network namespace; nothing without network.
+fn doors(plan: &Inner) -> Option<Doors> {
+    let rules = &plan.network.rules;
+    let proxy = !rules.allow.is_empty();
+    if !proxy && plan.network.publish.is_empty() {
+        return None;
+    }
+    let mut doors = Doors {
+        proxy,
+        ports: rules.ports(),
+        ..Doors::default()
+    };
+    for rule in &rules.allow {
+        match (rule.host(), rule.port()) {
+            (Some(Host::Address(IpAddr::V4(address))), _) if !address.is_loopback() => {
+                doors.addresses.push(*address);
+            }
+            (Some(Host::Address(IpAddr::V6(address))), Some(port)) if address.is_loopback() => {
+                doors.ports_v6.push(port);
+            }
+            _ => {}
+        }
+    }
+    doors.addresses.sort_unstable();
+    doors.addresses.dedup();
+    doors.addresses.truncate(MOST_ADDRESSES);
+    doors.ports_v6.sort_unstable();
+    doors.ports_v6.dedup();
+    Some(doors)
 }
 
 /// Makes the empty directory that keeps the command from making one.
@@ -319,6 +381,9 @@ fn environment(
         ("TMPDIR".into(), "/tmp".into()),
         ("LANG".into(), "C.UTF-8".into()),
     ]);
+    if !plan.network.rules.allow.is_empty() {
+        variables.extend(proxy_variables());
+    }
     for name in &plan.policy.env.pass {
         if let Some(value) = std::env::var_os(name) {
             variables.insert(name.into(), value);
@@ -340,6 +405,32 @@ fn environment(
             name
         })
         .collect())
+}
+
+/// What programs that know proxies look for. Others need nothing of it: names
+/// resolve to addresses that lead to the proxy too.
+fn proxy_variables() -> impl Iterator<Item = (OsString, OsString)> {
+    const PROXIED: &[&str] = &[
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "CARGO_HTTP_PROXY",
+        "npm_config_proxy",
+        "npm_config_https_proxy",
+    ];
+    const OWN: &[&str] = &["no_proxy", "NO_PROXY", "npm_config_noproxy"];
+    let proxy = format!("http://{GATEWAY}:{PROXY_PORT}");
+    let proxied = PROXIED.iter().map(move |name| (*name, proxy.clone()));
+    let own = OWN
+        .iter()
+        .map(|name| (*name, "localhost,127.0.0.1,::1".to_owned()));
+    proxied
+        .chain(own)
+        .chain([("NODE_USE_ENV_PROXY", "1".to_owned())])
+        .map(|(name, value)| (name.into(), value.into()))
 }
 
 fn refused(message: Message, program: &Path) -> SpawnError {

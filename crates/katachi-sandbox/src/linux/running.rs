@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::message::{End, Message};
+use super::proxy::Network;
 use crate::child::{Ending, Outcome};
 use crate::plan::{Present, protected_names_in};
 use crate::report::Violation;
@@ -19,6 +20,7 @@ pub(crate) struct Running {
     killer: Killer,
     started: Instant,
     traces: Traces,
+    network: Option<Network>,
     outcome: Option<Outcome>,
 }
 
@@ -142,6 +144,7 @@ impl Running {
         killer: Killer,
         started: Instant,
         traces: Traces,
+        network: Option<Network>,
     ) -> Self {
         Self {
             helper,
@@ -149,6 +152,7 @@ impl Running {
             killer,
             started,
             traces,
+            network,
             outcome: None,
         }
     }
@@ -160,8 +164,18 @@ impl Running {
     pub(crate) fn violations(&self) -> Vec<Violation> {
         match &self.outcome {
             Some(outcome) => outcome.violations.clone(),
-            None => self.traces.violations(),
+            None => {
+                let mut found = self.refused_hosts();
+                found.extend(self.traces.violations());
+                found
+            }
         }
+    }
+
+    fn refused_hosts(&self) -> Vec<Violation> {
+        self.network
+            .as_ref()
+            .map_or_else(Vec::new, Network::violations)
     }
 
     pub(crate) fn wait(&mut self) -> io::Result<Outcome> {
@@ -185,7 +199,9 @@ impl Running {
             None if self.killer.was_used() => Ending::Killed,
             None => return Err(io::Error::other("the sandbox ended without saying how")),
         };
-        let mut violations = self.traces.violations();
+        let mut violations = self.refused_hosts();
+        self.network = None;
+        violations.extend(self.traces.violations());
         violations.extend(self.traces.take_back());
         violations.extend(violation_of(&ending));
         std::mem::take(&mut self.traces);

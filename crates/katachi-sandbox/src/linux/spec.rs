@@ -2,6 +2,7 @@
 //! everything decided.
 
 use std::ffi::OsString;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use super::attempts::Attempts;
@@ -33,12 +34,54 @@ pub(super) struct Spec {
     /// User and group that own the workspace.
     pub(super) owner: (u32, u32),
     pub(super) unix_sockets: bool,
+    /// What is made in the network namespace and handed out, if anything.
+    pub(super) doors: Option<Doors>,
     pub(super) memory: Option<u64>,
     pub(super) processes: Option<u64>,
     pub(super) disk: Option<u64>,
     pub(super) wall_time_ms: Option<u64>,
     /// Instead of a program.
     pub(super) attempts: Option<Attempts>,
+}
+
+/// Listeners of the proxy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Doors {
+    /// Whether there is one; without it, only ports are published.
+    pub(super) proxy: bool,
+    /// Ports on which programs without a proxy connect.
+    pub(super) ports: Vec<u16>,
+    /// The same on the loopback address of IPv6.
+    pub(super) ports_v6: Vec<u16>,
+    /// Addresses that exist inside so that they can be connected to.
+    pub(super) addresses: Vec<Ipv4Addr>,
+}
+
+impl Doors {
+    fn write(&self, writer: &mut Writer) {
+        writer.flag(self.proxy);
+        for ports in [&self.ports, &self.ports_v6] {
+            writer.list(ports.iter(), |writer, port| {
+                writer.number((*port).into());
+            });
+        }
+        writer.list(self.addresses.iter(), |writer, address| {
+            writer.number(u32::from(*address).into());
+        });
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let port = |reader: &mut Reader<'_>| reader.number()?.try_into().ok();
+        Some(Self {
+            proxy: reader.flag()?,
+            ports: reader.list(port)?,
+            ports_v6: reader.list(port)?,
+            addresses: reader.list(|reader| {
+                let bits = u32::try_from(reader.number()?).ok()?;
+                Some(Ipv4Addr::from(bits))
+            })?,
+        })
+    }
 }
 
 /// One place in the new root.
@@ -147,6 +190,7 @@ impl Spec {
             .number(self.owner.0.into())
             .number(self.owner.1.into());
         writer.flag(self.unix_sockets);
+        writer.list(self.doors.iter(), |writer, doors| doors.write(writer));
         for limit in [self.memory, self.processes, self.disk, self.wall_time_ms] {
             write_option(&mut writer, limit);
         }
@@ -193,6 +237,7 @@ impl Spec {
                 reader.number()?.try_into().ok()?,
             ),
             unix_sockets: reader.flag()?,
+            doors: reader.list(Doors::read)?.pop(),
             memory: read_option(reader)?,
             processes: read_option(reader)?,
             disk: read_option(reader)?,
@@ -241,6 +286,12 @@ mod tests {
             home: "/h".into(),
             owner: (1000, 100),
             unix_sockets: true,
+            doors: Some(Doors {
+                proxy: true,
+                ports: vec![80, 443],
+                ports_v6: vec![1],
+                addresses: vec![Ipv4Addr::LOCALHOST],
+            }),
             memory: Some(1),
             processes: None,
             disk: Some(0),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::entry::{Entry, depth};
 use super::options::PlanOptions;
-use super::{Inner, files, mounts, programs, protect, resolve};
+use super::{Inner, files, mounts, network, programs, protect, resolve};
 use crate::codec::Writer;
 use crate::error::PlanError;
 use crate::policy::Policy;
@@ -43,6 +43,7 @@ pub(super) fn build(policy: &Policy, options: &PlanOptions) -> Result<Inner, Pla
         .and_then(|home| resolve::follow(home).ok())
         .map(|resolved| resolved.path)
         .filter(|home| home.is_dir() && depth(home) > 1);
+    let network = network::network(policy, options)?;
     let mut draft = Draft {
         policy,
         options,
@@ -61,7 +62,6 @@ pub(super) fn build(policy: &Policy, options: &PlanOptions) -> Result<Inner, Pla
         write_roots: Vec::new(),
         read_roots: Vec::new(),
     };
-    refuse_unbuilt_network(policy)?;
     check_environment(policy)?;
     files::private(&mut draft);
     files::readable(&mut draft)?;
@@ -73,7 +73,8 @@ pub(super) fn build(policy: &Policy, options: &PlanOptions) -> Result<Inner, Pla
     protect::protect(&mut draft)?;
     files::denied(&mut draft)?;
     programs::check_loaders(&mut draft)?;
-    Ok(finish(draft))
+    files::host_resolver(&mut draft)?;
+    Ok(finish(draft, network))
 }
 
 fn workspace(options: &PlanOptions) -> Result<PathBuf, PlanError> {
@@ -116,25 +117,6 @@ fn search_path(options: &PlanOptions) -> Vec<PathBuf> {
     directories
 }
 
-fn refuse_unbuilt_network(policy: &Policy) -> Result<(), PlanError> {
-    let network = &policy.network;
-    if let Some(host) = network.allow.first() {
-        return Err(PlanError::NotEnforceable {
-            rule: format!("network.allow = {host:?}"),
-            problem: "this version has no proxy that could let single hosts through".to_owned(),
-            next_step: "leave network.allow empty, which means no network at all".to_owned(),
-        });
-    }
-    if let Some(port) = network.publish.first() {
-        return Err(PlanError::NotEnforceable {
-            rule: format!("network.publish = {port}"),
-            problem: "this version cannot publish a port of the sandbox".to_owned(),
-            next_step: "remove it; servers can still be reached from inside".to_owned(),
-        });
-    }
-    Ok(())
-}
-
 fn check_environment(policy: &Policy) -> Result<(), PlanError> {
     let names = policy.env.pass.iter().map(|name| ("env.pass", name));
     for (key, name) in names.chain(policy.env.set.keys().map(|name| ("env.set", name))) {
@@ -149,7 +131,7 @@ fn check_environment(policy: &Policy) -> Result<(), PlanError> {
     Ok(())
 }
 
-fn finish(draft: Draft<'_>) -> Inner {
+fn finish(draft: Draft<'_>, network: network::Network) -> Inner {
     let home = draft.home.clone().unwrap_or_else(|| PathBuf::from("/tmp"));
     let entries = settle(draft.entries);
     let visible = |path: &Path| {
@@ -184,6 +166,7 @@ fn finish(draft: Draft<'_>) -> Inner {
         exec_trees: draft.exec_trees,
         rules: draft.rules,
         search_path,
+        network,
         sockets: draft.sockets,
         gaps: draft.gaps,
         watched: draft.watched,

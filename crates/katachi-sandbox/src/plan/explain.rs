@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::entry::{Entry, Kind, covering};
 use super::programs::Decision;
 use super::{Inner, resolve};
+use crate::network::host::{self, Host};
 use crate::report::Violation;
 
 /// Something a command might do.
@@ -271,17 +272,43 @@ fn connect(plan: &Inner, target: &str) -> Answer {
         let allow_with = Some(format!("[network] unix = [{target:?}]"));
         return answer(false, "network.unix does not name this socket", allow_with);
     }
-    let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
-    if matches!(host, "localhost" | "127.0.0.1" | "[::1]") {
+    // Without a port, the one that is meant most.
+    let bracket = target.rfind(']').unwrap_or(0);
+    let with_port = match target[bracket..].contains(':') {
+        true => target.to_owned(),
+        false => format!("{target}:443"),
+    };
+    let (host, port) = match host::authority(&with_port) {
+        Ok(read) => read,
+        Err(problem) => {
+            return answer(false, &format!("it is no host and port: {problem}"), None);
+        }
+    };
+    let decision = plan.network.rules.decide(&host, port);
+    let answer = |allowed, rule: &str, allow_with| Answer {
+        target: format!("{host}:{port}"),
+        ..answer(allowed, rule, allow_with)
+    };
+    let own = match &host {
+        Host::Name(name) => name == "localhost" || name.ends_with(".localhost"),
+        Host::Address(address) => address.is_loopback(),
+    };
+    if own && !decision.allowed() && !plan.network.rules.ports().contains(&port) {
         return answer(
             true,
             "the command has a loopback of its own; the host's services are not on it",
             None,
         );
     }
-    answer(
-        false,
-        "network.allow is empty, so there is no network",
-        None,
-    )
+    match host {
+        Host::Name(_) if decision.allowed() => answer(
+            true,
+            &format!(
+                "{}, as long as the name leads to a public address",
+                decision.rule
+            ),
+            None,
+        ),
+        _ => answer(decision.allowed(), &decision.rule, decision.allow_with),
+    }
 }

@@ -318,6 +318,16 @@ pub(super) fn sockets(draft: &mut Draft<'_>) -> Result<(), PlanError> {
     Ok(())
 }
 
+/// Without a list of resolvers, programs ask the one on their own loopback,
+/// which answers from the policy. The host's list would lead nowhere.
+pub(super) fn host_resolver(draft: &mut Draft<'_>) -> Result<(), PlanError> {
+    let place = PathBuf::from("/etc/resolv.conf");
+    if draft.policy.network.allow.is_empty() || place.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    hide(draft, place, "network.allow")
+}
+
 /// Hides what `filesystem.deny` names.
 pub(super) fn denied(draft: &mut Draft<'_>) -> Result<(), PlanError> {
     for text in &draft.policy.filesystem.deny {

@@ -76,11 +76,15 @@ pub(super) fn enforcement(plan: &Plan) -> Enforcement {
             } else {
                 Enforced::Partial(reasons.join("; "))
             };
+            let (requested, mechanism) = match *id {
+                "network" => network(inner),
+                _ => ((*requested).to_owned(), (*mechanism).to_owned()),
+            };
             Control {
                 id: (*id).to_owned(),
-                requested: (*requested).to_owned(),
+                requested,
                 enforced,
-                mechanism: (*mechanism).to_owned(),
+                mechanism,
                 witnessed: false,
             }
         })
@@ -89,6 +93,11 @@ pub(super) fn enforcement(plan: &Plan) -> Enforcement {
         "an allowed program can do inside itself whatever its arguments and input tell it, within the same confinement".to_owned(),
         "a hole in the kernel is a hole in the sandbox".to_owned(),
     ];
+    if !inner.network.rules.allow.is_empty() {
+        residual.push(
+            "what the command can read can leave through an allowed host: to accounts of others there, in names below a `*.`, in what TLS hides".to_owned(),
+        );
+    }
     if inner.write_roots_hold_code() {
         residual.push(
             "what the command writes into the workspace is run by whoever builds or opens it outside".to_owned(),
@@ -103,6 +112,26 @@ pub(super) fn enforcement(plan: &Plan) -> Enforcement {
         policy_hash: inner.policy.hash(),
         plan_hash: inner.hash.clone(),
     }
+}
+
+/// What the policy wants of the network, and what holds it.
+fn network(inner: &super::Inner) -> (String, String) {
+    let mut requested = "none".to_owned();
+    let mut mechanism = "network namespace without a route, seccomp".to_owned();
+    if !inner.network.rules.allow.is_empty() {
+        requested = format!("only {}", inner.policy.network.allow.join(", "));
+        mechanism.push_str(
+            "; a proxy outside that decides, then resolves, then checks address and TLS name",
+        );
+    }
+    if !inner.network.publish.is_empty() {
+        let ports: Vec<String> = inner.network.publish.iter().map(u16::to_string).collect();
+        requested = format!(
+            "{requested}; ports {} published to the host's loopback",
+            ports.join(", ")
+        );
+    }
+    (requested, mechanism)
 }
 
 impl super::Inner {

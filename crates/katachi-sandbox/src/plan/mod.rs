@@ -17,6 +17,7 @@ mod explain;
 mod files;
 mod gaps;
 mod mounts;
+mod network;
 mod options;
 mod pin;
 mod programs;
@@ -74,6 +75,8 @@ pub(crate) struct Inner {
     pub(crate) rules: Vec<programs::Rule>,
     /// Where programs are looked up, inside as outside.
     pub(crate) search_path: Vec<PathBuf>,
+    /// Hosts and published ports.
+    pub(crate) network: network::Network,
     /// Unix sockets that can be reached.
     pub(crate) sockets: Vec<PathBuf>,
     /// What is enforced with a gap: control and reason.

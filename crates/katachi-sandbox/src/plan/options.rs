@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::resolver::{Resolve, Resolver};
+
 /// What [`Policy::plan`](crate::Policy::plan) needs beside the policy.
 #[derive(Clone, Debug)]
 pub struct PlanOptions {
@@ -9,6 +11,7 @@ pub struct PlanOptions {
     pub(crate) home: Option<PathBuf>,
     pub(crate) search_path: Option<Vec<PathBuf>>,
     pub(crate) argv_rules: ArgvRules,
+    pub(crate) resolver: Resolver,
 }
 
 /// What to do with rules that restrict arguments, such as
@@ -35,6 +38,7 @@ impl PlanOptions {
             home: std::env::var_os("HOME").map(PathBuf::from),
             search_path: None,
             argv_rules: ArgvRules::default(),
+            resolver: Resolver::default(),
         }
     }
 
@@ -53,6 +57,14 @@ impl PlanOptions {
         P: Into<PathBuf>,
     {
         self.search_path = Some(directories.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// How names of allowed hosts become addresses; by default as the system
+    /// does it.
+    #[must_use]
+    pub fn resolver(mut self, resolver: impl Resolve + 'static) -> Self {
+        self.resolver = Resolver::new(resolver);
         self
     }
 

@@ -53,7 +53,19 @@ impl fmt::Display for Plan {
             writeln!(f, "  everything in {tree}  ({})", one_line(rule))?;
         }
         writeln!(f, "network")?;
-        writeln!(f, "  none but a loopback of its own")?;
+        let network = &plan.policy.network;
+        if network.allow.is_empty() {
+            writeln!(f, "  none but a loopback of its own")?;
+        }
+        for host in &network.allow {
+            writeln!(f, "  {}", one_line(host))?;
+        }
+        for host in &network.deny {
+            writeln!(f, "  never {}", one_line(host))?;
+        }
+        for port in &plan.network.publish {
+            writeln!(f, "  port {port} on the host's loopback")?;
+        }
         for socket in &plan.sockets {
             writeln!(f, "  unix socket {}", one_line(socket.display()))?;
         }

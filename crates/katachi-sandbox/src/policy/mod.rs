@@ -122,9 +122,18 @@ pub struct Commands {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Network {
-    /// `host:port` pairs.
+    /// `host:port` pairs that can be reached.
+    ///
+    /// A host is a name, `*.` and a name for every name below it, or an
+    /// address. Names of other scripts are written in their `xn--` form. A
+    /// name must lead to a public address; an address that is private, or the
+    /// host's own loopback, is reached only where it is named itself.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<String>,
+    /// Hosts, with or without a port, that stay out of reach whatever `allow`
+    /// says.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub deny: Vec<String>,
     /// Ports inside that the host's loopback reaches.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<u16>,
@@ -161,6 +170,9 @@ pub struct Limits {
     /// Bytes in one file, and in each private temporary file system.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk: Option<ByteSize>,
+    /// Bytes to and from allowed hosts and published ports, all together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<ByteSize>,
     /// Time from start until everything is killed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wall_time: Option<WallTime>,
@@ -218,6 +230,27 @@ impl Policy {
     #[must_use]
     pub fn ask(mut self, rule: impl Into<CommandRule>) -> Self {
         self.commands.ask.push(rule.into());
+        self
+    }
+
+    /// Lets a host be reached, as `host:port`.
+    #[must_use]
+    pub fn allow_host(mut self, host: impl Into<String>) -> Self {
+        self.network.allow.push(host.into());
+        self
+    }
+
+    /// Keeps a host out of reach whatever else is allowed.
+    #[must_use]
+    pub fn deny_host(mut self, host: impl Into<String>) -> Self {
+        self.network.deny.push(host.into());
+        self
+    }
+
+    /// Makes a port inside reachable from the host's loopback.
+    #[must_use]
+    pub fn publish(mut self, port: u16) -> Self {
+        self.network.publish.push(port);
         self
     }
 

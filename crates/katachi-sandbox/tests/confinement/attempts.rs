@@ -157,6 +157,12 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
                 .ok_or_else(nothing)
                 .map(drop)
         }
+        "reach" => crate::reach::reach(text(0)),
+        "reach-direct" => crate::reach::direct(text(0)),
+        "say" => crate::reach::say(text(0), text(1), text(2)),
+        "many" => crate::reach::many(text(0), number(1)),
+        "serve" => crate::reach::serve(number(0) as u16, path(1)),
+        "ask" => crate::reach::ask(text(0)),
         "unix-connect" => UnixStream::connect(path(0)).map(drop),
         "unix-listen" => UnixListener::bind(path(0)).map(drop),
         "pair" => UnixStream::pair().map(drop),

@@ -47,6 +47,17 @@ impl Bed {
         policy
     }
 
+    /// A plan whose names are found by `resolver`.
+    pub(crate) fn plan_with(
+        &self,
+        policy: &Policy,
+        resolver: impl katachi_sandbox::Resolve + 'static,
+    ) -> Result<Plan, String> {
+        policy
+            .plan(&PlanOptions::new(&self.workspace).resolver(resolver))
+            .map_err(|error| error.to_string())
+    }
+
     pub(crate) fn plan(&self, policy: &Policy) -> Result<Plan, String> {
         policy
             .plan(&PlanOptions::new(&self.workspace))

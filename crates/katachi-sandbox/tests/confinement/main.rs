@@ -18,6 +18,10 @@ mod cases;
 #[cfg(target_os = "linux")]
 mod raw;
 #[cfg(target_os = "linux")]
+mod reach;
+#[cfg(target_os = "linux")]
+mod servers;
+#[cfg(target_os = "linux")]
 mod suite;
 
 #[cfg(target_os = "linux")]

@@ -5,7 +5,9 @@ mod execution;
 mod files;
 mod kernel;
 mod network;
+mod online;
 mod programs;
+mod proxy;
 mod repositories;
 mod resources;
 mod sideways;
@@ -27,6 +29,8 @@ pub(crate) fn all() -> Vec<Case> {
         repositories::CASES,
         execution::CASES,
         network::CASES,
+        proxy::CASES,
+        online::CASES,
         kernel::CASES,
         resources::CASES,
         programs::CASES,

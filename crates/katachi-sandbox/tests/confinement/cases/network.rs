@@ -58,11 +58,6 @@ pub(crate) const CASES: &[Case] = &[
         run: loopback,
         needs: &[],
     },
-    Case {
-        name: "a host allow list is refused until it can be enforced",
-        run: allow_list,
-        needs: &[],
-    },
 ];
 
 fn tcp(bed: &Bed) -> Verdict {
@@ -179,11 +174,4 @@ fn families(bed: &Bed) -> Verdict {
 
 fn loopback(bed: &Bed) -> Verdict {
     bed.allowed_by(&bed.plan(&bed.policy())?, &["loopback"])
-}
-
-fn allow_list(bed: &Bed) -> Verdict {
-    let mut policy = bed.policy();
-    policy.network.allow.push("example.com:443".into());
-    let error = bed.plan(&policy).err().ok_or("it was accepted")?;
-    must(error.contains("network.allow"), &error)
 }

@@ -1,0 +1,16 @@
+//! Which hosts a command reaches, and how it asks for them.
+//!
+//! Everything in here is pure: it reads bytes, knows the policy and decides.
+//! What accepts connections and opens others lies with the platform.
+
+pub(crate) mod address;
+mod body;
+pub(crate) mod dns;
+pub(crate) mod hello;
+pub(crate) mod host;
+pub(crate) mod http;
+pub(crate) mod names;
+pub(crate) mod rule;
+pub(crate) mod socks;
+
+pub(crate) use body::Body;

@@ -11,9 +11,7 @@ use anyhow::{Context, Result, ensure};
 use crate::run;
 
 /// Debian packages, and what each is for.
-const DEBIAN: [(&str, &str); 14] = [
-const DEBIAN: [(&str, &str); 11] = [
-const DEBIAN: [(&str, &str); 12] = [
+const DEBIAN: &[(&str, &str)] = &[
     ("libssl-dev", "the SQLCipher of the test builds"),
     ("g++", "linking libFuzzer"),
     ("python3-venv", "the Python peers"),
@@ -31,12 +29,11 @@ const DEBIAN: [(&str, &str); 12] = [
     ("rustc-web", "type checks for other systems"),
     ("cargo-web", "the same"),
     ("rust-web-src", "the standard library of those systems"),
-    ("swtpm", "a real software TPM"),
     ("tpm2-tools", "an independent client of it"),
 ];
 
 /// Python packages, installed into a virtual environment.
-const PYTHON: [&str; 4] = [
+const PYTHON: &[&str] = &[
     "sqlcipher3-wheels==0.5.7",
     "http-message-signatures==3.0.0",
     "cryptography==50.0.2",
@@ -44,7 +41,7 @@ const PYTHON: [&str; 4] = [
 ];
 
 /// Node packages.
-const NODE: [&str; 3] = [
+const NODE: &[&str] = &[
     "playwright-core@1.64.1",
     "http-message-signatures@1.0.6",
     "http-message-sig@0.3.0",

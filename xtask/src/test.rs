@@ -202,6 +202,29 @@ fn stages(long: bool) -> Vec<Stage> {
             ));
         }
     }
+    // What memory holds and how long a comparison takes depends on the compiler's
+    // work, so this is seen in the profile that is shipped, for each backend.
+    for backend in ["ring", "rustcrypto"] {
+        stages.push(tests(
+            &format!("test katachi-crypto in release with {backend}"),
+            move || {
+                let mut command = cargo(["test", "--release", "--no-fail-fast", "--locked"]);
+                command.args([
+                    "-p",
+                    "katachi-crypto",
+                    "--no-default-features",
+                    "--features",
+                ]);
+                command.arg(format!("{backend},password,channel"));
+                ["wiping", "channel_wiping", "hardening", "timing"]
+                    .iter()
+                    .for_each(|name| {
+                        command.args(["--test", name]);
+                    });
+                command
+            },
+        ));
+    }
     for name in PROGRAMS {
         stages.push(tests(&format!("test {name}"), move || {
             cargo(["test", "--no-fail-fast", "--locked", "-p", name])

@@ -3,15 +3,23 @@
 //! None of them can be cloned or serialised, and reading one takes the words
 //! `expose_secret`, which a review can search for.
 //!
-//! ```compile_fail
-//! # use katachi_crypto::Secret;
-//! let key = Secret::<32>::random().unwrap();
+//! ```compile_fail,E0599
+//! let key = katachi_crypto::Secret::<32>::random().unwrap();
 //! let copy = key.clone();
 //! ```
 //!
-//! ```compile_fail
-//! # use katachi_crypto::SecretString;
-//! println!("{}", SecretString::new("hunter2".into()));
+//! ```compile_fail,E0277
+//! println!("{}", katachi_crypto::SecretString::new("hunter2".into()));
+//! ```
+//!
+//! ```compile_fail,E0277
+//! fn write<T: serde::Serialize>(value: &T) {}
+//! write(&katachi_crypto::SecretBytes::new(vec![7]));
+//! ```
+//!
+//! ```compile_fail,E0614
+//! let key = katachi_crypto::SecretBytes::new(vec![7]);
+//! let bytes: &[u8] = &*key;
 //! ```
 
 use std::fmt;

@@ -263,6 +263,46 @@ fn refuses_another_context_in_any_field() {
 }
 
 #[test]
+fn refuses_a_change_in_each_field_and_the_lack_of_each() {
+    /// The context with field number `field` as given, or without it.
+    fn with(field: usize, given: Option<&str>) -> Context {
+        let plain = ["purpose", "acme", "notes", "text", "17", "3", "a/b", "own"];
+        let value = |at: usize| match at == field {
+            true => given,
+            false => Some(plain[at]),
+        };
+        let mut context = Context::new(value(0).unwrap_or_default());
+        for at in 1..plain.len() {
+            let Some(value) = value(at) else { continue };
+            context = match at {
+                1 => context.tenant(value),
+                2 => context.table(value),
+                3 => context.column(value),
+                4 => context.row(value.as_bytes()),
+                5 => context.version(value.len() as u64),
+                6 => context.path(value),
+                _ => context.bytes(9, value.as_bytes()),
+            };
+        }
+        context
+    }
+    let sealed = key().seal(Kind::Record, &with(99, None), b"text").unwrap();
+    assert!(key().open(&with(99, None), &sealed).is_ok());
+    for field in 0..8 {
+        for given in [None, Some(""), Some("purposE"), Some("acme."), Some("17 ")] {
+            let other = with(field, given);
+            assert_eq!(
+                key().open(&other, &sealed).unwrap_err(),
+                Error::KeyMismatch,
+                "field {field} as {given:?}"
+            );
+        }
+    }
+    let renamed = with(7, None).bytes(8, b"own");
+    assert!(key().open(&renamed, &sealed).is_err());
+}
+
+#[test]
 fn refuses_another_key_and_another_name_for_it() {
     let sealed = key().seal(Kind::Record, &context(), b"text").unwrap();
     let same_name = DataKey::from_parts(key().id(), Secret::new([8; 32]));

@@ -29,7 +29,13 @@ pub(crate) trait Aead: Sized {
     /// Encrypts `chunk` in place and returns its tag.
     fn seal(&self, nonce: [u8; 12], chunk: &mut [u8]) -> [u8; TAG];
 
-    /// Decrypts `chunk` in place if `tag` is right; otherwise what is left in
-    /// `chunk` is not to be read.
-    fn open(&self, nonce: [u8; 12], chunk: &mut [u8], tag: &[u8; TAG]) -> Result<(), Unauthentic>;
+    /// Decrypts what is in `chunk` from `start` on to its front if `tag` is
+    /// right; otherwise what is left in `chunk` is not to be read.
+    fn open(
+        &self,
+        nonce: [u8; 12],
+        chunk: &mut [u8],
+        start: usize,
+        tag: &[u8; TAG],
+    ) -> Result<(), Unauthentic>;
 }

@@ -34,7 +34,13 @@ impl Aead for Cipher {
         bytes
     }
 
-    fn open(&self, nonce: [u8; 12], chunk: &mut [u8], tag: &[u8; TAG]) -> Result<(), Unauthentic> {
+    fn open(
+        &self,
+        nonce: [u8; 12],
+        chunk: &mut [u8],
+        start: usize,
+        tag: &[u8; TAG],
+    ) -> Result<(), Unauthentic> {
         let opened = self
             .0
             .get()
@@ -43,7 +49,7 @@ impl Aead for Cipher {
                 Aad::empty(),
                 Tag::from(*tag),
                 chunk,
-                0..,
+                start..,
             )
             .map(|_| ())
             .map_err(|_| Unauthentic);

@@ -51,8 +51,16 @@ impl Aead for Cipher {
         tag
     }
 
-    fn open(&self, nonce: [u8; 12], chunk: &mut [u8], tag: &[u8; TAG]) -> Result<(), Unauthentic> {
-        let opened = self.open_unscrubbed(nonce, chunk, tag);
+    fn open(
+        &self,
+        nonce: [u8; 12],
+        chunk: &mut [u8],
+        start: usize,
+        tag: &[u8; TAG],
+    ) -> Result<(), Unauthentic> {
+        chunk.copy_within(start.., 0);
+        let length = chunk.len() - start;
+        let opened = self.open_unscrubbed(nonce, &mut chunk[..length], tag);
         scrub_stack();
         opened
     }

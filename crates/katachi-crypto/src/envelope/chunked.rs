@@ -11,9 +11,9 @@ use std::thread;
 use subtle::ConstantTimeEq;
 
 use super::expand::Expander;
-use crate::Error;
 use crate::backend::{Aead, TAG};
 use crate::wipe::scrub_stack;
+use crate::{Error, SecretBytes};
 
 /// Plaintext bytes of every chunk but the last, which is shorter.
 pub(crate) const CHUNK: usize = 16 * 1024;
@@ -48,7 +48,7 @@ fn share(sealed: usize, threads: NonZeroUsize) -> usize {
 }
 
 impl<A: Aead + Sync> Message<A> {
-    /// As [`Message::seal_all`], on up to `threads` threads.
+    /// Seals `plain` into `out`, which has [`sealed_len`] bytes, on up to `threads` threads.
     pub(crate) fn seal_on(&self, threads: NonZeroUsize, plain: &[u8], out: &mut [u8]) {
         let share = share(out.len(), threads);
         thread::scope(|scope| {
@@ -64,7 +64,7 @@ impl<A: Aead + Sync> Message<A> {
         });
     }
 
-    /// As [`Message::open_all`], on up to `threads` threads.
+    /// Opens `sealed` into `out`, which has [`plain_len`] bytes, on up to `threads` threads.
     pub(crate) fn open_on(
         &self,
         threads: NonZeroUsize,
@@ -156,15 +156,34 @@ impl<A: Aead> Message<A> {
         chunk: &mut [u8],
         tag: &[u8; TAG],
     ) -> Result<(), Error> {
+        self.open_moving(index, chunk, 0, tag)
+    }
+
+    /// Opens chunk number `index`, which stands in `buffer` from `start` on, to
+    /// the front of `buffer`.
+    fn open_moving(
+        &self,
+        index: u64,
+        buffer: &mut [u8],
+        start: usize,
+        tag: &[u8; TAG],
+    ) -> Result<(), Error> {
         self.aead
-            .open(self.nonce(index), chunk, tag)
+            .open(self.nonce(index), buffer, start, tag)
             .map_err(|_| Error::Tampered)
     }
 
-    /// Seals `plain` into `out`, which has [`sealed_len`] bytes.
-    pub(crate) fn seal_all(&self, plain: &[u8], out: &mut [u8]) {
-        debug_assert_eq!(out.len(), sealed_len(plain.len()));
-        self.seal_from(0, plain, out);
+    /// Seals `plain` to the end of `out`, which has room for [`sealed_len`] bytes
+    /// more: memory that is fresh is touched once, and not zeroed before.
+    pub(crate) fn seal_onto(&self, plain: &[u8], out: &mut Vec<u8>) {
+        for index in 0..=plain.len() / CHUNK {
+            let start = out.len();
+            out.extend_from_slice(
+                &plain[index * CHUNK..][..CHUNK.min(plain.len() - index * CHUNK)],
+            );
+            let tag = self.seal_chunk(index as u64, &mut out[start..]);
+            out.extend_from_slice(&tag);
+        }
     }
 
     /// Seals the chunks that `out` has room for, the first of them number `first`.
@@ -192,11 +211,15 @@ impl<A: Aead> Message<A> {
         }
     }
 
-    /// Opens `sealed` into `out`, which has [`plain_len`] bytes. After an error
-    /// `out` may hold part of the plaintext, which the caller wipes.
-    pub(crate) fn open_all(&self, sealed: &[u8], out: &mut [u8]) -> Result<(), Error> {
-        plain_len(sealed.len())?;
-        self.open_from(0, sealed, out)
+    /// Opens `sealed` in place of what `out` held. After an error `out` may hold
+    /// part of the plaintext, which the caller wipes.
+    pub(crate) fn open_over(&self, sealed: &[u8], out: &mut SecretBytes) -> Result<(), Error> {
+        out.start_over(plain_len(sealed.len())?);
+        for (index, sealed) in sealed.chunks(SEALED_CHUNK).enumerate() {
+            let (body, tag) = sealed.split_last_chunk::<TAG>().ok_or(Error::Truncated)?;
+            self.open_chunk(index as u64, out.append(body), tag)?;
+        }
+        Ok(())
     }
 
     /// Opens the chunks in `sealed`, the first of them number `first`.
@@ -220,8 +243,7 @@ impl<A: Aead> Message<A> {
             let tag = *buffer[from + body..]
                 .first_chunk::<TAG>()
                 .ok_or(Error::Truncated)?;
-            buffer.copy_within(from..from + body, to);
-            self.open_chunk(index, &mut buffer[to..to + body], &tag)?;
+            self.open_moving(index, &mut buffer[to..from + body], from - to, &tag)?;
             if length < SEALED_CHUNK {
                 break;
             }

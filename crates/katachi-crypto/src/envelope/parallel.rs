@@ -4,8 +4,8 @@
 
 use std::num::NonZeroUsize;
 
-use super::chunked::plain_len;
-use super::seal::{PREFIX, check_length, make_room, opening, sealing, write_prefix};
+use super::chunked::{plain_len, sealed_len};
+use super::seal::{PREFIX, check_length, opening, sealing, write_prefix};
 use super::{Context, DataKey, Kind};
 use crate::backend::Default as Backend;
 use crate::{Error, SecretBytes, random};
@@ -94,5 +94,16 @@ impl Parallel<'_> {
             out.clear();
         }
         opened
+    }
+}
+
+/// Makes `out` as long as the envelope of `plaintext` bytes.
+fn make_room(out: &mut Vec<u8>, plaintext: usize) {
+    let total = PREFIX + sealed_len(plaintext);
+    if out.capacity() < total {
+        // Not grown: what it held need not be copied.
+        *out = vec![0; total];
+    } else {
+        out.resize(total, 0);
     }
 }

@@ -179,9 +179,15 @@ fn seal_with<A: Aead>(
 ) -> Result<Header, Error> {
     check_length(plaintext.len())?;
     let (header, message) = sealing::<A>(key, kind, context, salt);
-    make_room(out, plaintext.len());
+    let total = PREFIX + sealed_len(plaintext.len());
+    if out.capacity() < total {
+        // Not grown: what it held need not be copied.
+        *out = Vec::with_capacity(total);
+    }
+    out.clear();
+    out.resize(PREFIX, 0);
     write_prefix(out, header, salt, &message);
-    message.seal_all(plaintext, &mut out[PREFIX..]);
+    message.seal_onto(plaintext, out);
     Ok(header)
 }
 
@@ -193,17 +199,6 @@ pub(super) fn check_length(plaintext: usize) -> Result<(), Error> {
         });
     }
     Ok(())
-}
-
-/// Makes `out` as long as the envelope of `plaintext` bytes.
-pub(super) fn make_room(out: &mut Vec<u8>, plaintext: usize) {
-    let total = PREFIX + sealed_len(plaintext);
-    if out.capacity() < total {
-        // Not grown: what it held need not be copied.
-        *out = vec![0; total];
-    } else {
-        out.resize(total, 0);
-    }
 }
 
 pub(super) fn sealing<A: Aead>(
@@ -257,10 +252,8 @@ fn open_with<A: Aead>(
     envelope: &[u8],
     out: &mut SecretBytes,
 ) -> Result<(), Error> {
-    let opened = opening::<A>(key, context, envelope).and_then(|(message, chunks)| {
-        out.resize_for_overwrite(plain_len(chunks.len())?);
-        message.open_all(chunks, out.as_mut_slice())
-    });
+    let opened = opening::<A>(key, context, envelope)
+        .and_then(|(message, chunks)| message.open_over(chunks, out));
     if opened.is_err() {
         out.clear();
     }

@@ -3,12 +3,12 @@
 use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom};
 
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
 
 use super::{MAX_PLAINTEXT, PREFIX, begin, io_error, read_full, too_long};
-use crate::Error;
 use crate::backend::{Default as Backend, TAG};
 use crate::envelope::{CHUNK, Context, DataKey, Message, SEALED_CHUNK};
+use crate::{Error, SecretBytes};
 
 /// Opens any part of a stream, in constant memory.
 ///
@@ -46,7 +46,7 @@ pub struct OpenAt<R: Read + Seek> {
     /// Where the next read starts; may lie beyond the end.
     position: u64,
     /// As long as a sealed chunk; holds the plaintext of chunk `held`.
-    chunk: Zeroizing<Vec<u8>>,
+    chunk: SecretBytes,
     held: Option<u64>,
 }
 
@@ -87,7 +87,7 @@ impl<R: Read + Seek> OpenAt<R> {
             start,
             length,
             position: 0,
-            chunk: Zeroizing::new(vec![0; SEALED_CHUNK]),
+            chunk: SecretBytes::new(vec![0; SEALED_CHUNK]),
             held: None,
         };
         reader.hold(full)?;
@@ -125,7 +125,7 @@ impl<R: Read + Seek> OpenAt<R> {
             .expect("a chunk fits in memory");
         self.inner
             .seek(SeekFrom::Start(self.start + index * SEALED_CHUNK as u64))?;
-        let sealed = &mut self.chunk[..plain + TAG];
+        let sealed = &mut self.chunk.as_mut_slice()[..plain + TAG];
         if read_full(&mut self.inner, sealed)? < plain + TAG {
             return Err(io_error(Error::Truncated));
         }
@@ -146,7 +146,7 @@ impl<R: Read + Seek> Read for OpenAt<R> {
         let within = usize::try_from(self.position % CHUNK as u64).expect("less than a chunk");
         let plain = usize::try_from((self.length - index * CHUNK as u64).min(CHUNK as u64))
             .expect("a chunk fits in memory");
-        let unread = &self.chunk[within..plain];
+        let unread = &self.chunk.expose_secret()[within..plain];
         let count = unread.len().min(out.len());
         out[..count].copy_from_slice(&unread[..count]);
         self.position += count as u64;

@@ -1,16 +1,14 @@
 //! What a writer works on at a time: some chunks in a row, filled and sealed.
 
-use zeroize::Zeroizing;
-
 use super::{Lane, MAX_PLAINTEXT, too_long};
-use crate::Error;
 use crate::backend::TAG;
 use crate::envelope::{CHUNK, SEALED_CHUNK};
+use crate::{Error, SecretBytes};
 
 /// A buffer laid out as its sealed chunks are: each plaintext with room for its
 /// tag behind it. Without I/O, so that every kind of writer stands on it.
 pub(super) struct Filling {
-    bytes: Zeroizing<Vec<u8>>,
+    bytes: SecretBytes,
     /// Number of its first chunk in the stream.
     pub(super) first: u64,
     /// Plaintext that was put in, in bytes.
@@ -23,7 +21,7 @@ impl Filling {
     /// Has room for `chunks` full chunks, and an empty last one behind them.
     pub(super) fn new(chunks: usize) -> Self {
         Self {
-            bytes: Zeroizing::new(vec![0; chunks * SEALED_CHUNK + TAG]),
+            bytes: SecretBytes::new(vec![0; chunks * SEALED_CHUNK + TAG]),
             first: 0,
             plain: 0,
             last: false,
@@ -62,7 +60,7 @@ impl Filling {
             let within = self.plain % CHUNK;
             let (now, later) = rest.split_at(rest.len().min(CHUNK - within));
             let place = self.plain / CHUNK * SEALED_CHUNK + within;
-            self.bytes[place..place + now.len()].copy_from_slice(now);
+            self.bytes.as_mut_slice()[place..place + now.len()].copy_from_slice(now);
             self.plain += now.len();
             rest = later;
         }
@@ -79,7 +77,7 @@ impl Filling {
         let full = self.plain / CHUNK;
         for index in 0..full + usize::from(self.last) {
             let length = (self.plain - index * CHUNK).min(CHUNK);
-            let chunk = &mut self.bytes[index * SEALED_CHUNK..][..length + TAG];
+            let chunk = &mut self.bytes.as_mut_slice()[index * SEALED_CHUNK..][..length + TAG];
             let (body, tag) = chunk.split_at_mut(length);
             tag.copy_from_slice(&message.seal_chunk(self.first + index as u64, body));
         }
@@ -91,6 +89,6 @@ impl Filling {
             true => self.plain % CHUNK + TAG,
             false => 0,
         };
-        &self.bytes[..self.plain / CHUNK * SEALED_CHUNK + last]
+        &self.bytes.expose_secret()[..self.plain / CHUNK * SEALED_CHUNK + last]
     }
 }

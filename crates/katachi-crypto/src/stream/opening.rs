@@ -2,12 +2,12 @@
 
 use std::io;
 
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
 
 use super::{Lane, MAX_FULL_CHUNKS, io_error, too_long};
-use crate::Error;
 use crate::backend::TAG;
 use crate::envelope::{CHUNK, SEALED_CHUNK};
+use crate::{Error, SecretBytes};
 
 /// What stands behind the plaintext of some chunks.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(super) enum End {
 /// A buffer of sealed chunks, opened in their place. Without I/O, so that every
 /// kind of reader stands on it.
 pub(super) struct Opening {
-    bytes: Zeroizing<Vec<u8>>,
+    bytes: SecretBytes,
     /// Number of its first chunk in the stream.
     pub(super) first: u64,
     /// Sealed bytes that were read.
@@ -41,7 +41,7 @@ impl Opening {
     /// Has room for `chunks` full chunks, and nothing in it.
     pub(super) fn new(chunks: usize) -> Self {
         Self {
-            bytes: Zeroizing::new(vec![0; chunks * SEALED_CHUNK]),
+            bytes: SecretBytes::new(vec![0; chunks * SEALED_CHUNK]),
             first: 0,
             filled: 0,
             plain: 0,
@@ -72,7 +72,7 @@ impl Opening {
 
     /// Where to read to.
     pub(super) fn space(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.filled..]
+        &mut self.bytes.as_mut_slice()[self.filled..]
     }
 
     /// Says that `count` bytes were read.
@@ -104,7 +104,7 @@ impl Opening {
         }
         if !matches!(self.end, End::More) {
             let kept = self.plain.div_ceil(CHUNK) * SEALED_CHUNK;
-            if let Some(rest) = self.bytes.get_mut(kept..) {
+            if let Some(rest) = self.bytes.as_mut_slice().get_mut(kept..) {
                 rest.zeroize();
             }
         }
@@ -113,7 +113,7 @@ impl Opening {
     /// Opens chunk by chunk; says whether the last one of the stream was there.
     fn open_chunks(&mut self, message: &Lane) -> Result<bool, Error> {
         let broken = matches!(self.end, End::Broken(_));
-        for (index, chunk) in self.bytes[..self.filled]
+        for (index, chunk) in self.bytes.as_mut_slice()[..self.filled]
             .chunks_mut(SEALED_CHUNK)
             .enumerate()
         {
@@ -144,7 +144,7 @@ impl Opening {
     pub(super) fn unread(&self) -> &[u8] {
         let within = self.released % CHUNK;
         let place = self.released / CHUNK * SEALED_CHUNK + within;
-        &self.bytes[place.min(self.bytes.len())..]
+        &self.bytes.expose_secret()[place.min(self.bytes.len())..]
             [..(self.plain - self.released).min(CHUNK - within)]
     }
 

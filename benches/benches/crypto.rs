@@ -104,10 +104,28 @@ fn seal_bulk(criterion: &mut Criterion) {
             cobblestone::decrypt(&theirs, b"bench", &sealed).expect("what was sealed opens")
         });
     });
+    // Through the same traits and between the same kept buffers as our stream.
+    group.bench_function("cobblestone-stream", |bencher| {
+        let mut sealed = Vec::with_capacity(2 * MIB);
+        let mut opened = Vec::with_capacity(MIB);
+        bencher.iter(|| {
+            sealed.clear();
+            opened.clear();
+            let mut writer = cobblestone::EncryptWriter::new(&theirs, b"bench", &mut sealed);
+            writer
+                .write_all(black_box(&plain))
+                .expect("a vector takes everything");
+            writer.finish().expect("a vector takes everything");
+            cobblestone::DecryptReader::new(&theirs, b"bench", sealed.as_slice())
+                .read_to_end(&mut opened)
+                .expect("what was sealed opens")
+        });
+    });
     group.finish();
 }
 
-/// Seal and open 16 MiB between kept buffers, on two threads and on one.
+/// Seal and open 16 MiB between kept buffers, on two threads and on one: as one
+/// value, and as a stream.
 fn seal_parallel(criterion: &mut Criterion) {
     const LENGTH: usize = 16 * MIB;
     let mut group = criterion.benchmark_group("seal-parallel");
@@ -131,6 +149,43 @@ fn seal_parallel(criterion: &mut Criterion) {
             });
         });
     }
+    let mut sealed = Vec::with_capacity(2 * LENGTH);
+    let mut opened = Vec::with_capacity(2 * LENGTH);
+    group.bench_function("stream", |bencher| {
+        bencher.iter(|| {
+            sealed.clear();
+            opened.clear();
+            let parallel = key.parallel(NonZeroUsize::new(2).expect("it is not zero"));
+            let mut writer = parallel
+                .seal_writer(&mut sealed, &context)
+                .expect("there are threads");
+            writer
+                .write_all(black_box(&plain))
+                .expect("a vector takes everything");
+            writer.finish().expect("a vector takes everything");
+            parallel
+                .open_reader(sealed.as_slice(), &context)
+                .expect("what was sealed opens")
+                .read_to_end(&mut opened)
+                .expect("what was sealed opens")
+        });
+    });
+    group.bench_function("stream-one", |bencher| {
+        bencher.iter(|| {
+            sealed.clear();
+            opened.clear();
+            let mut writer =
+                SealWriter::new(&mut sealed, &key, &context).expect("a vector takes everything");
+            writer
+                .write_all(black_box(&plain))
+                .expect("a vector takes everything");
+            writer.finish().expect("a vector takes everything");
+            OpenReader::new(sealed.as_slice(), &key, &context)
+                .expect("what was sealed opens")
+                .read_to_end(&mut opened)
+                .expect("what was sealed opens")
+        });
+    });
     group.finish();
 }
 

@@ -38,6 +38,42 @@ pub(super) const COMPARISONS: &[Comparison] = &[
         "cobblestone",
         2.5,
     ),
+    // The same through streams between buffers that are kept: without the
+    // allocator's giving memory back to the system after each value.
+    speed(
+        "seal-bulk/cobblestone-stream",
+        "crypto",
+        "seal-bulk",
+        "ours-stream",
+        "cobblestone-stream",
+        2.5,
+    ),
+    // Whole processes on one file.
+    speed("seal-bulk/age", "files", "seal-file", "ours", "age", 1.0),
+    speed(
+        "seal-bulk/openssl",
+        "files",
+        "seal-file",
+        "ours",
+        "openssl",
+        1.0,
+    ),
+    speed(
+        "seal-parallel/value",
+        "crypto",
+        "seal-parallel",
+        "ours",
+        "one",
+        1.7,
+    ),
+    speed(
+        "seal-parallel/stream",
+        "crypto",
+        "seal-parallel",
+        "stream",
+        "stream-one",
+        1.7,
+    ),
     time("seal-small", "crypto", "seal-small", "ours", "parts", 1.4),
     time("verify/bare", "auth", "verify", "ours", "bare", 3.0),
     speed("verify/httpsig", "auth", "verify", "ours", "httpsig", 3.0),

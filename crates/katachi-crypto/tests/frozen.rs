@@ -51,6 +51,21 @@ fn opens_every_frozen_value() {
 }
 
 #[test]
+fn the_worked_example_of_the_format_page_is_the_frozen_sample() {
+    let page = include_str!("../FORMAT.md").replace(char::is_whitespace, "");
+    let sealed = sample("v1-short.ktc");
+    for part in [
+        &sealed[..16],
+        &sealed[16..40],
+        &sealed[40..72],
+        &sealed[72..],
+    ] {
+        assert!(page.contains(&hex(part)), "{}", hex(part));
+    }
+    assert!(page.contains(&hex(context().as_bytes())));
+}
+
+#[test]
 fn opens_the_frozen_text() {
     let text = String::from_utf8(sample("v1-text.txt")).unwrap();
     let sealed = Sealed::from_text(&text).unwrap();

@@ -1,13 +1,19 @@
-//! Power cuts, full disks' bigger brother: the process is aborted at every
-//! step of every kind of save, and another process has to find the old vault
-//! or the new one. And several processes save at once.
+//! Power cuts, full disks' bigger brother: the process is ended at every named
+//! step of every kind of save, and at every system call of it (`syscalls`), and
+//! another process has to find the old vault or the new one. The same on a disk
+//! that is full (`full_disk`), and when several processes save at once.
 //!
-//! A process that aborts runs no destructor and flushes nothing, as if it had
-//! been killed. What the disk itself does with unflushed pages is not tested.
+//! A process that is killed runs no destructor and flushes nothing. What the
+//! disk itself does with unflushed pages is not tested.
 #![allow(clippy::unwrap_used, reason = "a test that cannot set up fails loudly")]
 
+#[cfg(target_os = "linux")]
+mod full_disk;
 #[cfg(unix)]
+#[path = "../support/mod.rs"]
 mod support;
+#[cfg(target_os = "linux")]
+mod syscalls;
 
 #[cfg(unix)]
 mod unix {
@@ -20,20 +26,20 @@ mod unix {
     use katachi_store::file::SealedFile;
     use katachi_store::testing::{FakeMachine, fault};
     use katachi_store::vault::{Builder, RecoveryCode, SlotKind, VaultError};
-    use katachi_store::{SecretString, Vault};
+    use katachi_store::{KeyId, SecretString, Vault};
     use libtest_mimic::{Arguments, Failed, Trial};
 
     use super::support::copy;
 
-    const JOB: &str = "KATACHI_CRASH_JOB";
-    const HOME: &str = "KATACHI_CRASH_HOME";
+    pub(crate) const JOB: &str = "KATACHI_CRASH_JOB";
+    pub(crate) const HOME: &str = "KATACHI_CRASH_HOME";
     /// More steps than any job has.
     const TOO_MANY: u64 = 100;
 
     /// What a process does before, or instead of, dying.
     type Job = (&'static str, fn(&Path));
 
-    const JOBS: [Job; 11] = [
+    pub(crate) const JOBS: [Job; 11] = [
         ("create", |home| drop(builder(home).create().unwrap())),
         ("add a recovery code", |home| {
             drop(open(home).add_recovery_code().unwrap())
@@ -101,6 +107,16 @@ mod unix {
             "everything is the owner's alone whatever the umask",
             any_umask,
         ));
+        trials.push(Trial::test(
+            "no credential is lost when four processes set them at once",
+            four_writers_of_credentials,
+        ));
+        #[cfg(target_os = "linux")]
+        trials.extend(
+            crate::syscalls::trials()
+                .into_iter()
+                .chain(crate::full_disk::trials()),
+        );
         libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
     }
 
@@ -108,6 +124,17 @@ mod unix {
         match JOBS.iter().find(|(name, _)| *name == job) {
             Some((_, act)) => act(home),
             None if job == "destroy" => open(home).destroy().unwrap(),
+            #[cfg(target_os = "linux")]
+            None if job == crate::full_disk::JOB => crate::full_disk::run(home),
+            None if job.starts_with("credentials") => {
+                let vault = open(home);
+                let credentials = Credentials::open(&vault).unwrap();
+                for number in 0..10 {
+                    let name = Name::parse(&format!("{job}/{number}")).unwrap();
+                    let value = SecretString::new(format!("value {number}"));
+                    credentials.set(&name, &value).unwrap();
+                }
+            }
             None => {
                 let vault = open(home);
                 for number in 0..10 {
@@ -123,15 +150,15 @@ mod unix {
             .file_slot(home.join("secrets"))
     }
 
-    fn builder(home: &Path) -> Builder {
+    pub(crate) fn builder(home: &Path) -> Builder {
         with_machine(home, FakeMachine::laptop())
     }
 
-    fn open(home: &Path) -> Vault {
+    pub(crate) fn open(home: &Path) -> Vault {
         builder(home).open().unwrap()
     }
 
-    fn set_credential(vault: &Vault, value: &str) {
+    pub(crate) fn set_credential(vault: &Vault, value: &str) {
         let name = Name::parse("key").unwrap();
         Credentials::open(vault)
             .unwrap()
@@ -139,7 +166,7 @@ mod unix {
             .unwrap();
     }
 
-    fn sealed_file(home: &Path) -> SealedFile {
+    pub(crate) fn sealed_file(home: &Path) -> SealedFile {
         SealedFile::at(home.join("files/tunnel")).unwrap()
     }
 
@@ -161,7 +188,7 @@ mod unix {
     }
 
     /// A home with something of everything, and a code to it.
-    fn prepare(home: &Path) -> RecoveryCode {
+    pub(crate) fn prepare(home: &Path) -> RecoveryCode {
         let vault = builder(home).create().unwrap();
         vault.data_key("notes").unwrap();
         set_credential(&vault, "old");
@@ -169,7 +196,7 @@ mod unix {
         vault.add_recovery_code().unwrap()
     }
 
-    fn duplicate(from: &Path, to: &Path) {
+    pub(crate) fn duplicate(from: &Path, to: &Path) {
         for directory in ["vault", "secrets", "files"] {
             copy(&from.join(directory), &to.join(directory));
         }
@@ -189,7 +216,36 @@ mod unix {
             }
             let died = dies(job, home, step);
 
-            // The old vault or the new one, by the slot of this machine.
+            let trace = Trace {
+                job,
+                died,
+                what: format!("step {step}"),
+            };
+            trace.check(home, code.expose_secret(), notes);
+            if !died {
+                assert!(
+                    step > 6,
+                    "{job} has only {step} steps, so nothing was saved"
+                );
+                return Ok(());
+            }
+        }
+        panic!("{job} never came to its end");
+    }
+
+    /// What was done to a home, and how it ended.
+    pub(crate) struct Trace<'a> {
+        pub(crate) job: &'a str,
+        pub(crate) died: bool,
+        pub(crate) what: String,
+    }
+
+    impl Trace<'_> {
+        /// The old vault or the new one opens, with everything in it, and the
+        /// same job goes through afterwards.
+        pub(crate) fn check(&self, home: &Path, code: &str, notes: KeyId) {
+            let (job, what) = (self.job, &self.what);
+            let is_create = job == "create";
             match builder(home).open() {
                 Ok(vault) if !is_create => {
                     vault.data_key_by_id("notes", notes).unwrap();
@@ -199,24 +255,24 @@ mod unix {
                         .unwrap();
                     assert!(
                         ["old", "new"].contains(&value.expose_secret()),
-                        "{job}, step {step}"
+                        "{job}, {what}"
                     );
                     let content = sealed_file(home).read(&vault).unwrap();
                     assert!(
                         [&b"old"[..], b"new"].contains(&content.expose_secret()),
-                        "{job}, step {step}"
+                        "{job}, {what}"
                     );
                 }
                 Ok(_) => {}
-                Err(VaultError::NoVault { .. }) if is_create && died => {}
-                Err(error) => panic!("{job}, killed at step {step}: {error}"),
+                Err(VaultError::NoVault { .. }) if is_create && self.died => {}
+                Err(error) => panic!("{job}, {what}: {error}"),
             }
             let closes_code = matches!(
                 job,
                 "create" | "remove the recovery slot" | "lock the vault anew"
             );
             if !closes_code {
-                let code = RecoveryCode::parse(code.expose_secret()).unwrap();
+                let code = RecoveryCode::parse(code).unwrap();
                 Vault::builder(home.join("vault"))
                     .recovery_code(code)
                     .open()
@@ -230,45 +286,37 @@ mod unix {
                 _ => true,
             };
             if repeats {
-                assert!(!dies(job, home, TOO_MANY), "{job}");
+                do_job(job, home);
             }
             open(home).set_mark("tidy", 1).unwrap();
-            check_tidy(job, home, step);
-            if !died {
-                assert!(
-                    step > 6,
-                    "{job} has only {step} steps, so nothing was saved"
-                );
-                return Ok(());
-            }
+            self.check_tidy(home);
         }
-        panic!("{job} never came to its end");
-    }
 
-    /// No temporary file, and one secret file for each slot.
-    fn check_tidy(job: &str, home: &Path, step: u64) {
-        let names = |directory: &str| -> Vec<String> {
-            let entries = std::fs::read_dir(home.join(directory))
-                .into_iter()
-                .flatten();
-            entries
-                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-                .collect()
-        };
-        let is_temporary = |name: &String| name.ends_with(".tmp");
-        for directory in ["vault", "files"] {
-            let left: Vec<_> = names(directory).into_iter().filter(is_temporary).collect();
-            assert!(left.is_empty(), "{job}, step {step}: {left:?}");
-        }
-        // A vault that was never written leaves a secret that opens nothing,
-        // and nobody can tell whose it was.
-        if job != "create" {
-            let slots = open(home).slots();
-            let slots = slots
-                .iter()
-                .filter(|slot| slot.kind == SlotKind::File)
-                .count();
-            assert_eq!(names("secrets").len(), slots, "{job}, step {step}");
+        /// No temporary file, and one secret file for each slot.
+        fn check_tidy(&self, home: &Path) {
+            let names = |directory: &str| -> Vec<String> {
+                let entries = std::fs::read_dir(home.join(directory))
+                    .into_iter()
+                    .flatten();
+                entries
+                    .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                    .collect()
+            };
+            let is_temporary = |name: &String| name.ends_with(".tmp");
+            for directory in ["vault", "files"] {
+                let left: Vec<_> = names(directory).into_iter().filter(is_temporary).collect();
+                assert!(left.is_empty(), "{}, {}: {left:?}", self.job, self.what);
+            }
+            // A vault that was never written leaves a secret that opens nothing,
+            // and nobody can tell whose it was.
+            if self.job != "create" {
+                let slots = open(home).slots();
+                let slots = slots
+                    .iter()
+                    .filter(|slot| slot.kind == SlotKind::File)
+                    .count();
+                assert_eq!(names("secrets").len(), slots, "{}, {}", self.job, self.what);
+            }
         }
     }
 
@@ -308,6 +356,29 @@ mod unix {
             }
         }
         assert_eq!(vault.generation(), before + 40);
+        Ok(())
+    }
+
+    #[allow(clippy::unnecessary_wraps, reason = "the shape of a trial")]
+    fn four_writers_of_credentials() -> Result<(), Failed> {
+        let home = tempfile::tempdir().unwrap();
+        drop(builder(home.path()).create().unwrap());
+        let writers = [
+            "credentials-1",
+            "credentials-2",
+            "credentials-3",
+            "credentials-4",
+        ];
+        let running: Vec<_> = writers
+            .iter()
+            .map(|name| start(name, home.path(), 1_000_000).spawn().unwrap())
+            .collect();
+        for mut writer in running {
+            assert!(writer.wait().unwrap().success());
+        }
+        let vault = open(home.path());
+        let kept = Credentials::open(&vault).unwrap().list().unwrap();
+        assert_eq!(kept.len(), 40);
         Ok(())
     }
 

@@ -76,7 +76,16 @@ fn main() -> ExitCode {
             killed_model,
         ),
     ];
+    trials.push(trial(
+        "a_database_that_another_process_writes_is_busy",
+        held,
+    ));
+    trials.push(trial(
+        "many_messages_are_imported_with_progress_in_bounded_memory",
+        bounded_import,
+    ));
     trials.extend(reader_trials());
+    trials.extend(disk_trials());
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
@@ -189,7 +198,27 @@ fn play(part: &str, place: &Path) {
             println!("{}", fault::steps_reached());
         }
         "model" => model(place),
+        "hold" => {
+            let db = open(place);
+            let _ = db.write(|tx| {
+                tx.execute("UPDATE counter SET n = 7", [])?;
+                println!("go");
+                std::thread::sleep(Duration::from_secs(60));
+                Ok::<(), DatabaseError>(())
+            });
+        }
+        "full-disk" => full_disk(place),
+        "read-only-disk" => read_only(place),
+        "read-only-file" => {
+            let refused = Database::open(file(place), &key(), Options::new());
+            assert!(
+                matches!(refused, Err(DatabaseError::ReadOnly)),
+                "{refused:?}"
+            );
+        }
+        "import" => import_many(place),
         "visit" => drop(open(place)),
+        "nothing" => {}
         "die" => {
             let db = open(place);
             db.write(|tx| tx.execute("UPDATE counter SET n = 41", []))
@@ -378,6 +407,346 @@ fn killed_rekey() -> Result<(), Failed> {
         }
     }
     eprintln!("{changed} of 12 had changed their key when they were killed");
+    Ok(())
+}
+
+fn held() -> Result<(), Failed> {
+    let place = tempfile::tempdir()?;
+    let mut child = start("hold", place.path());
+    let mut go = [0; 2];
+    let started = child.stdout.take().unwrap().read_exact(&mut go);
+    let patient = Options::new().busy_timeout(Duration::from_millis(50));
+    let db = Database::open(file(place.path()), &key(), patient)?;
+    let refused = db.write(|tx| tx.execute("UPDATE counter SET n = 8", []));
+    let still = count(&db);
+    kill(child)?;
+    started?;
+    assert!(matches!(refused, Err(DatabaseError::Busy)), "{refused:?}");
+    assert_eq!(still, 0);
+    increment(&db);
+    assert_eq!(count(&db), 1, "the other process never committed");
+    Ok(())
+}
+
+/// Runs a part with a small file system of its own at `place`, if this user
+/// may mount one.
+#[cfg(target_os = "linux")]
+fn on_small_disk(part: &str, place: &Path, size: &str) -> std::io::Result<std::process::Output> {
+    let root = rustix::process::geteuid().is_root();
+    let mount =
+        format!("mount -t tmpfs -o size={size} tmpfs \"$KATACHI_DATABASE_PLACE\" && exec \"$0\"");
+    Command::new("unshare")
+        .args(if root { "-m" } else { "-Urm" }.split(' '))
+        .args(["sh", "-c", &mount])
+        .arg(std::env::current_exe()?)
+        .env(PART, part)
+        .env(PLACE, place)
+        .output()
+}
+
+#[cfg(target_os = "linux")]
+fn disk_trials() -> Vec<Trial> {
+    let required = std::env::var_os("KATACHI_REQUIRE_ALL").is_some_and(|value| value == "1");
+    let probe = tempfile::tempdir().expect("a directory");
+    let can_mount =
+        on_small_disk("nothing", probe.path(), "1m").is_ok_and(|done| done.status.success());
+    let tests = [
+        (
+            "a_full_disk_is_named_and_leaves_the_data_as_it_was",
+            "full-disk",
+        ),
+        (
+            "a_read_only_disk_is_named_and_leaves_the_data_as_it_was",
+            "read-only-disk",
+        ),
+    ];
+    let mut trials: Vec<Trial> = tests
+        .into_iter()
+        .map(|(name, part)| match can_mount {
+            true => Trial::test(name, move || {
+                let place = tempfile::tempdir()?;
+                let done = on_small_disk(part, place.path(), "3m")?;
+                match done.status.success() {
+                    true => Ok(()),
+                    false => Err(String::from_utf8_lossy(&done.stderr).into_owned().into()),
+                }
+            }),
+            false if required => Trial::test(name, || Err("this user may not mount".into())),
+            false => Trial::test(format!("{name} (this user may not mount)"), || Ok(()))
+                .with_ignored_flag(true),
+        })
+        .collect();
+    trials.push(trial(
+        "a_read_only_file_is_named_and_stays_as_it_was",
+        read_only_file,
+    ));
+    trials
+}
+
+#[cfg(not(target_os = "linux"))]
+fn disk_trials() -> Vec<Trial> {
+    Vec::new()
+}
+
+/// Takes all space that is left.
+fn fill(place: &Path) {
+    use std::io::Write;
+    let mut file = std::fs::File::create(place.join("filler")).unwrap();
+    while file.write_all(&[7; 4096]).is_ok() {}
+}
+
+fn full_disk(place: &Path) {
+    let full = |outcome: Result<(), DatabaseError>, what| {
+        assert!(
+            matches!(outcome, Err(DatabaseError::DiskFull)),
+            "{what}: {outcome:?}"
+        );
+    };
+    let filler = place.join("filler");
+    // A new one.
+    fill(place);
+    let options = Options::new().migrations(SCHEMA);
+    full(
+        Database::open(file(place), &key(), options).map(drop),
+        "create",
+    );
+    std::fs::remove_file(&filler).unwrap();
+
+    // One in use, with and without an anchor.
+    drop(anchor(place));
+    for anchored in [false, true] {
+        let open = || {
+            if anchored {
+                open_anchored(place)
+            } else {
+                open(place)
+            }
+        };
+        let db = open();
+        let text = "x".repeat(3000);
+        db.write(|tx| {
+            tx.execute_batch("CREATE TABLE IF NOT EXISTS big (a TEXT) STRICT")?;
+            for _ in 0..150 {
+                tx.execute("INSERT INTO big VALUES (?1)", [&text])?;
+            }
+            Ok::<_, DatabaseError>(())
+        })
+        .unwrap();
+        db.checkpoint().unwrap();
+        increment(&db);
+        let before = count(&db);
+        let rows = |db: &Database| -> Option<i64> {
+            db.read(|tx| tx.query_one("SELECT count(*) FROM big", [], |row| row.get(0)))
+                .unwrap()
+        };
+        let many = rows(&db);
+        fill(place);
+        let outcome = db.write(|tx| {
+            tx.execute("UPDATE counter SET n = 99", [])?;
+            for _ in 0..1000 {
+                tx.execute("INSERT INTO big VALUES (?1)", [&text])?;
+            }
+            Ok::<_, DatabaseError>(())
+        });
+        full(outcome, "write");
+        full(db.backup(place.join("copy.db")), "backup");
+        full(db.vacuum(), "vacuum");
+        assert_eq!((count(&db), rows(&db)), (before, many));
+        drop(db);
+        let rekey = if anchored {
+            Database::rekey_anchored(file(place), &key(), &new_key(), &anchor(place), options)
+        } else {
+            Database::rekey(file(place), &key(), &new_key(), options)
+        };
+        full(rekey, "rekey");
+        let names: Vec<_> = std::fs::read_dir(place)
+            .unwrap()
+            .flatten()
+            .map(|entry| entry.file_name())
+            .collect();
+        assert!(
+            !names.iter().any(|name| {
+                let name = name.to_string_lossy();
+                name.ends_with(".partial") || name.ends_with("-rekey")
+            }),
+            "{names:?}"
+        );
+
+        std::fs::remove_file(&filler).unwrap();
+        let db = open();
+        assert_eq!((count(&db), rows(&db)), (before, many));
+        increment(&db);
+        let report = db.verify().unwrap();
+        assert!(report.is_sound(), "{report:?}");
+    }
+}
+
+fn read_only(place: &Path) {
+    let remount = |how: &str| {
+        let done = Command::new("mount").args(["-o", how]).arg(place).status();
+        assert!(done.unwrap().success());
+    };
+    increment(&open(place));
+    let before = std::fs::read(file(place)).unwrap();
+    remount("remount,ro");
+    let refused = Database::open(file(place), &key(), Options::new().migrations(SCHEMA));
+    assert!(
+        matches!(refused, Err(DatabaseError::ReadOnly)),
+        "{refused:?}"
+    );
+    let refused = Database::open(place.join("new.db"), &key(), Options::new());
+    assert!(
+        matches!(refused, Err(DatabaseError::ReadOnly)),
+        "{refused:?}"
+    );
+    let refused = Database::rekey(file(place), &key(), &new_key(), Options::new());
+    assert!(
+        matches!(refused, Err(DatabaseError::ReadOnly)),
+        "{refused:?}"
+    );
+    assert_eq!(std::fs::read(file(place)).unwrap(), before);
+    remount("remount,rw");
+    assert_eq!(count(&open(place)), 1);
+}
+
+/// Root may write everything, so another user tries.
+#[cfg(target_os = "linux")]
+fn read_only_file() -> Result<(), Failed> {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    let place = tempfile::tempdir()?;
+    increment(&open(place.path()));
+    let before = std::fs::read(file(place.path()))?;
+    std::fs::set_permissions(file(place.path()), std::fs::Permissions::from_mode(0o444))?;
+    let mut child = Command::new(std::env::current_exe()?);
+    child.env(PART, "read-only-file").env(PLACE, place.path());
+    if rustix::process::geteuid().is_root() {
+        std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o755))?;
+        // Whoever may not even start the test program copies it.
+        let program = place.path().join("program");
+        std::fs::copy(std::env::current_exe()?, &program)?;
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))?;
+        child = Command::new(program);
+        child.env(PART, "read-only-file").env(PLACE, place.path());
+        child.uid(65534).gid(65534);
+    }
+    let done = child.output()?;
+    assert!(
+        done.status.success(),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    assert_eq!(std::fs::read(file(place.path()))?, before);
+    Ok(())
+}
+
+/// Lines of a history of `messages` messages, made as they are read.
+struct Lines {
+    messages: u64,
+    next: u64,
+    line: Vec<u8>,
+    at: usize,
+}
+
+impl Read for Lines {
+    fn read(&mut self, part: &mut [u8]) -> std::io::Result<usize> {
+        if self.at == self.line.len() {
+            if self.next > self.messages {
+                return Ok(0);
+            }
+            self.line = match self.next {
+                0 => b"{\"type\":\"katachi-history\",\"version\":1}\n{\"type\":\"workspace\",\"name\":\"w\",\"created_ms\":1}\n".to_vec(),
+                number => {
+                    let session = match number % 1000 {
+                        1 => format!("{{\"type\":\"session\",\"title\":\"{number}\",\"created_ms\":1,\"updated_ms\":1}}\n"),
+                        _ => String::new(),
+                    };
+                    format!(
+                        "{session}{{\"type\":\"message\",\"role\":\"user\",\"state\":\"complete\",\"text\":\"message {number} of {} about w{} and w{}\",\"created_ms\":{number}}}\n",
+                        self.messages, number % 100, number % 977
+                    )
+                    .into_bytes()
+                }
+            };
+            self.at = 0;
+            self.next += 1;
+        }
+        let length = part.len().min(self.line.len() - self.at);
+        part[..length].copy_from_slice(&self.line[self.at..][..length]);
+        self.at += length;
+        Ok(length)
+    }
+}
+
+/// Most memory this process had, in KiB.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok())
+        .unwrap_or(0)
+}
+
+fn import_many(place: &Path) {
+    let messages: u64 = std::env::var("KATACHI_DATABASE_MESSAGES")
+        .unwrap()
+        .parse()
+        .unwrap();
+    let lines = Lines {
+        messages,
+        next: 0,
+        line: Vec::new(),
+        at: 0,
+    };
+    let history = History::open(&open_anchored(place)).unwrap();
+    let mut calls = 0_u64;
+    let mut last = 0;
+    let done = history
+        .import(BufReader::new(lines), |so_far| {
+            assert!(so_far.messages >= last, "it only grows");
+            (calls, last) = (calls + 1, so_far.messages);
+        })
+        .unwrap();
+    assert_eq!((done.messages, last), (messages, messages));
+    assert!(calls >= messages / 1000, "{calls} calls");
+    println!("{}", peak_memory());
+}
+
+fn bounded_import() -> Result<(), Failed> {
+    let long = std::env::var_os("KATACHI_LONG").is_some_and(|value| value == "1");
+    let import = |messages: u64| -> Result<(tempfile::TempDir, u64), Failed> {
+        let place = tempfile::tempdir()?;
+        let child = Command::new(std::env::current_exe()?)
+            .env(PART, "import")
+            .env(PLACE, place.path())
+            .env("KATACHI_DATABASE_MESSAGES", messages.to_string())
+            .output()?;
+        assert!(
+            child.status.success(),
+            "{}",
+            String::from_utf8_lossy(&child.stderr)
+        );
+        Ok((place, String::from_utf8(child.stdout)?.trim().parse()?))
+    };
+    let many = if long { 1_000_000 } else { 10_000 };
+    let (_, few) = import(2000)?;
+    let (place, peak) = import(many)?;
+    eprintln!("{peak} KiB for {many} messages, {few} KiB for 2000");
+    // The page cache of 16 MiB fills up, and nothing else grows.
+    assert!(
+        peak < few + 64 * 1024,
+        "{peak} KiB, {few} KiB for 2000 messages"
+    );
+    let history = History::open(&open_anchored(place.path()))?;
+    let sessions = history.list_sessions(None, 1000, 0)?;
+    assert_eq!(
+        sessions.iter().map(|session| session.messages).sum::<u64>(),
+        many
+    );
+    assert_eq!(history.search("w5", 20)?.len(), 20);
+    let before = std::time::Instant::now();
+    let hits = history.search(&format!("\"message {many}\""), 20)?;
+    assert_eq!(hits.len(), 1);
+    eprintln!("found one of them in {:?}", before.elapsed());
     Ok(())
 }
 

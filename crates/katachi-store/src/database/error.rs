@@ -43,7 +43,7 @@ pub enum DatabaseError {
         found: super::Profile,
     },
     /// The file is damaged, or was changed by someone without the key.
-    #[error("the database is damaged ({detail}): restore a backup")]
+    #[error("the database is damaged ({detail}): `verify` names the pages; restore a backup")]
     Corrupt {
         /// The first damaged page, counted from 1, if known.
         page: Option<u64>,
@@ -208,6 +208,21 @@ impl DatabaseError {
         }
     }
 
+    /// What is wrong with the disk rather than with one file on it.
+    fn machine(error: crate::durable::FileError) -> Result<Self, crate::durable::FileError> {
+        match &error {
+            crate::durable::FileError::Io { source, .. } => match source.kind() {
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                    Ok(Self::DiskFull)
+                }
+                std::io::ErrorKind::ReadOnlyFilesystem => Ok(Self::ReadOnly),
+                _ => Err(error),
+            },
+            crate::durable::FileError::Busy { .. } => Ok(Self::Busy),
+            _ => Err(error),
+        }
+    }
+
     pub(crate) fn corrupt(detail: impl Into<String>) -> Self {
         Self::Corrupt {
             page: None,
@@ -218,13 +233,22 @@ impl DatabaseError {
 
 impl From<crate::vault::VaultError> for DatabaseError {
     fn from(error: crate::vault::VaultError) -> Self {
-        Self::Vault(Box::new(error))
+        match error {
+            crate::vault::VaultError::File(file) => Self::machine(file)
+                .unwrap_or_else(|file| Self::Vault(Box::new(crate::vault::VaultError::File(file)))),
+            other => Self::Vault(Box::new(other)),
+        }
     }
 }
 
 impl From<crate::file::SealedFileError> for DatabaseError {
     fn from(error: crate::file::SealedFileError) -> Self {
-        Self::Record(Box::new(error))
+        use crate::file::SealedFileError;
+        match error {
+            SealedFileError::File(file) => Self::machine(file)
+                .unwrap_or_else(|file| Self::Record(Box::new(SealedFileError::File(file)))),
+            other => Self::Record(Box::new(other)),
+        }
     }
 }
 
@@ -290,6 +314,12 @@ fn from_code(failure: rusqlite::ffi::Error, message: Option<String>) -> Database
         | ErrorCode::FileLockingProtocolFailed => DatabaseError::Busy,
         ErrorCode::ReadOnly | ErrorCode::PermissionDenied => DatabaseError::ReadOnly,
         ErrorCode::DiskFull => DatabaseError::DiskFull,
+        // The index of the log cannot grow.
+        ErrorCode::SystemIoFailure
+            if failure.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE =>
+        {
+            DatabaseError::DiskFull
+        }
         ErrorCode::DatabaseCorrupt => DatabaseError::corrupt(detail),
         ErrorCode::NotADatabase => DatabaseError::corrupt("a page does not authenticate"),
         ErrorCode::SystemIoFailure | ErrorCode::CannotOpen => DatabaseError::SqliteIo {

@@ -1,37 +1,82 @@
-//! Taking over a database that was not encrypted.
+//! Taking over a database that another program made.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use katachi_crypto::SecretString;
 use rusqlite::limits::Limit;
+use zeroize::Zeroizing;
 
 use super::backup::Partial;
-use super::connection::{Role, Settings};
-use super::preflight::{self, Found};
+use super::connection::{Guarded, Role, Settings};
+use super::preflight::{self, side_file};
 use super::{Database, DatabaseError, DatabaseKey, Options};
+
+/// What opens the database to import.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum ImportFrom<'k> {
+    /// Nothing: it is a plain SQLite database.
+    Plain,
+    /// The raw key of a database that SQLCipher 4 made with its defaults; see
+    /// [`DatabaseKey::from_sqlcipher_hex`].
+    Key(&'k DatabaseKey),
+    /// The passphrase of a database that SQLCipher 4 made with its defaults.
+    Passphrase(&'k SecretString),
+}
+
+/// How far an import has come.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct ImportProgress {
+    /// Bytes written so far.
+    pub written: u64,
+    /// Bytes of the database that is imported; about as many will be written.
+    pub total: u64,
+}
 
 impl Database {
     /// Makes an encrypted database at `path` with everything that is in the
-    /// plain SQLite database `source`, and opens it: tables, indexes, views,
-    /// triggers, full-text tables and the schema version.
-    ///
-    /// The new file appears complete or not at all. The plain one is left
-    /// alone; removing it, and what the disk still remembers of it, is up to
-    /// the caller.
+    /// plain SQLite database `source`, and opens it; see [`Database::import`].
     ///
     /// # Errors
     ///
-    /// Returns [`DatabaseError::Argument`] if `source` is no plain SQLite
-    /// database or something is at `path` already, and otherwise what
-    /// [`Database::open`] returns.
+    /// As for [`Database::import`].
     pub fn import_plain(
         source: impl AsRef<Path>,
         path: impl AsRef<Path>,
         key: &DatabaseKey,
         options: Options,
     ) -> Result<Self, DatabaseError> {
+        Self::import(source, ImportFrom::Plain, path, key, options, |_| {})
+    }
+
+    /// Makes an encrypted database at `path` with everything that is in the
+    /// database `source`, and opens it: tables, indexes, views, triggers,
+    /// full-text tables and the schema version. Calls `progress` several times
+    /// a second.
+    ///
+    /// The new file appears complete or not at all. The old one is left
+    /// alone; removing it, and what the disk still remembers of it, is up to
+    /// the caller.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`DatabaseError::Argument`] if `source` is not of the kind that
+    /// is said or something is at `path` already, [`DatabaseError::WrongKey`]
+    /// if it does not open, and otherwise what [`Database::open`] returns.
+    pub fn import(
+        source: impl AsRef<Path>,
+        from: ImportFrom<'_>,
+        path: impl AsRef<Path>,
+        key: &DatabaseKey,
+        options: Options,
+        mut progress: impl FnMut(ImportProgress),
+    ) -> Result<Self, DatabaseError> {
         let source = preflight::resolve(source.as_ref())?;
-        check_plain(&source)?;
+        let is_plain = matches!(from, ImportFrom::Plain);
+        check_kind(&source, is_plain)?;
         let path = preflight::resolve(path.as_ref())?;
         if path.symlink_metadata().is_ok() {
             return Err(DatabaseError::Argument {
@@ -46,44 +91,82 @@ impl Database {
             anchored: false,
         };
         let target = settings.connect(Role::Writer)?;
-        let connection = &target.connection;
-        connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 1)?;
-        let from = source.to_str().ok_or(DatabaseError::Argument {
+        let place = source.to_str().ok_or(DatabaseError::Argument {
             what: "the path of a database to import is UTF-8",
         })?;
-        target.guard.as_owner(|| {
-            connection.execute("ATTACH ?1 AS plain KEY ''", [from])?;
-            let number = |pragma: &str| -> rusqlite::Result<i64> {
-                connection.query_row(&format!("PRAGMA plain.{pragma}"), [], |row| row.get(0))
-            };
-            let (version, application) = (number("user_version")?, number("application_id")?);
-            connection.query_row("SELECT sqlcipher_export('main', 'plain')", [], |_| Ok(()))?;
-            connection.execute_batch(&format!(
-                "PRAGMA main.user_version = {version};
-                 PRAGMA main.application_id = {application};
-                 DETACH plain;"
-            ))
-        })?;
-        // Everything from the log into the one file that gets the name.
-        let mode: String = target.guard.as_owner(|| {
-            connection.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get(0))
-        })?;
-        if mode != "delete" {
-            return Err(DatabaseError::Busy);
+        let secret = secret(from)?;
+        let sizes = [&source, &side_file(&source, "-wal")].map(|file| size(file));
+        let total = sizes.iter().sum();
+        let outcome = std::thread::scope(|scope| {
+            let copying = scope.spawn(|| copy(target, place, &secret));
+            while !copying.is_finished() {
+                std::thread::sleep(Duration::from_millis(20));
+                let parts = [partial.path().to_owned(), side_file(partial.path(), "-wal")];
+                let written = parts.iter().map(|file| size(file)).max().unwrap_or(0);
+                progress(ImportProgress { written, total });
+            }
+            copying.join()
+        });
+        match outcome {
+            Ok(Err(DatabaseError::Corrupt { .. })) if !is_plain => {
+                return Err(DatabaseError::WrongKey { path: source });
+            }
+            Ok(copied) => copied?,
+            Err(panic) => std::panic::resume_unwind(panic),
         }
-        drop(target);
+        let written = size(&partial.path().to_owned());
+        progress(ImportProgress { written, total });
         partial.publish(&path)?;
-        debug_assert_eq!(
-            preflight::inspect(&path, key, options.profile, false)
-                .map(|(found, _)| found)
-                .ok(),
-            Some(Found::Database)
-        );
         Self::open(path, key, options)
     }
 }
 
-fn check_plain(source: &Path) -> Result<(), DatabaseError> {
+/// What SQLCipher is given for the source: nothing, a raw key or a passphrase.
+fn secret(from: ImportFrom<'_>) -> Result<Zeroizing<String>, DatabaseError> {
+    Ok(match from {
+        ImportFrom::Plain => Zeroizing::default(),
+        ImportFrom::Key(key) => Zeroizing::new(format!("x'{}'", &*key.expose_sqlcipher_hex())),
+        // Such a text would be taken for a raw key.
+        ImportFrom::Passphrase(passphrase) if passphrase.expose_secret().is_empty() => {
+            return Err(DatabaseError::Argument {
+                what: "a passphrase is not empty",
+            });
+        }
+        ImportFrom::Passphrase(passphrase) => Zeroizing::new(passphrase.expose_secret().to_owned()),
+    })
+}
+
+/// Copies everything, and leaves it in one file without a log.
+fn copy(target: Guarded, source: &str, secret: &str) -> Result<(), DatabaseError> {
+    let connection = &target.connection;
+    connection.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 1)?;
+    let mode: String = target.guard.as_owner(|| {
+        // Bound, so that the secret is in no SQL text.
+        connection.execute("ATTACH ?1 AS source KEY ?2", [source, secret])?;
+        let number = |pragma: &str| -> rusqlite::Result<i64> {
+            connection.query_row(&format!("PRAGMA source.{pragma}"), [], |row| row.get(0))
+        };
+        let (version, application) = (number("user_version")?, number("application_id")?);
+        connection.query_row("SELECT sqlcipher_export('main', 'source')", [], |_| Ok(()))?;
+        connection.execute_batch(&format!(
+            "PRAGMA main.user_version = {version};
+             PRAGMA main.application_id = {application};
+             DETACH source;"
+        ))?;
+        connection.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get(0))
+    })?;
+    if mode == "delete" {
+        Ok(())
+    } else {
+        Err(DatabaseError::Busy)
+    }
+}
+
+fn size(file: &PathBuf) -> u64 {
+    std::fs::metadata(file).map_or(0, |data| data.len())
+}
+
+fn check_kind(source: &Path, plain: bool) -> Result<(), DatabaseError> {
     let mut head = Vec::new();
     std::fs::File::open(source)
         .and_then(|file| {
@@ -91,11 +174,13 @@ fn check_plain(source: &Path) -> Result<(), DatabaseError> {
                 .read_to_end(&mut head)
         })
         .map_err(|error| DatabaseError::io("read", source, error))?;
-    if head == preflight::PLAIN {
-        Ok(())
-    } else {
-        Err(DatabaseError::Argument {
+    match (head == preflight::PLAIN, plain) {
+        (true, true) | (false, false) => Ok(()),
+        (false, true) => Err(DatabaseError::Argument {
             what: "the database to import is a plain SQLite database",
-        })
+        }),
+        (true, false) => Err(DatabaseError::Argument {
+            what: "the database to import is encrypted",
+        }),
     }
 }

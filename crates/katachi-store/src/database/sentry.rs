@@ -54,6 +54,10 @@ impl Sentry {
         let file = match open(path, create) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            // A file that may be read and not written, most often.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                return Err(DatabaseError::ReadOnly);
+            }
             Err(error) => return Err(failed(error)),
         };
         let metadata = file.metadata().map_err(failed)?;
@@ -106,6 +110,20 @@ impl Sentry {
         file.seek(SeekFrom::Start(offset))
             .and_then(|_| file.read_exact(part))
             .map_err(|error| DatabaseError::io("read", path, error))
+    }
+
+    /// Writes the whole file to `copy`.
+    pub(super) fn copy_to(&self, path: &Path, copy: &mut File) -> Result<(), DatabaseError> {
+        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(0))
+            .and_then(|_| std::io::copy(&mut *file, copy))
+            .map(drop)
+            .map_err(|error| DatabaseError::io("copy", path, error))
+    }
+
+    /// Whether somebody else in this process has the file open.
+    pub(super) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
     }
 
     /// Takes group and others their rights to the file.

@@ -1,6 +1,7 @@
 //! Changing the key, and taking over plain databases.
 
-use katachi_store::database::{Database, DatabaseError, Options, Profile};
+use katachi_store::SecretString;
+use katachi_store::database::{Database, DatabaseError, DatabaseKey, ImportFrom, Options, Profile};
 
 use crate::support::{BOTH, Place, add, files, key, options, texts};
 
@@ -116,4 +117,119 @@ fn only_a_plain_database_is_imported() {
     let refused = Database::import_plain(place.path(), &target, &key(1), Options::new());
     assert!(matches!(refused, Err(DatabaseError::Argument { .. })));
     assert!(!target.exists());
+}
+
+/// A file as another SQLCipher program would leave it.
+fn foreign(path: &std::path::Path, key: &str) {
+    let connection = rusqlite::Connection::open(path).unwrap();
+    connection.key(None::<&str>, key, false).unwrap();
+    connection
+        .execute_batch(
+            "CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT;
+             CREATE VIRTUAL TABLE note_fts USING fts5(text);
+             WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 3000)
+             INSERT INTO note (text) SELECT 'note ' || i || hex(zeroblob(500)) FROM n;
+             PRAGMA user_version = 1;",
+        )
+        .unwrap();
+}
+
+#[test]
+fn an_encrypted_database_is_taken_over_with_its_key_or_its_passphrase() {
+    let place = Place::new();
+    let raw = format!("{}{}", "5a".repeat(32), "c3".repeat(16));
+    let raw_key = DatabaseKey::from_sqlcipher_hex(&raw).unwrap();
+    let passphrase = SecretString::new("correct horse".to_owned());
+    let wrong = SecretString::new("battery staple".to_owned());
+    let (with_key, with_passphrase) = (
+        place.dir.path().join("key.db"),
+        place.dir.path().join("passphrase.db"),
+    );
+    foreign(&with_key, &format!("x'{raw}'"));
+    foreign(&with_passphrase, "correct horse");
+    for (source, from, refused) in [
+        (
+            &with_key,
+            ImportFrom::Key(&raw_key),
+            ImportFrom::Passphrase(&passphrase),
+        ),
+        (
+            &with_passphrase,
+            ImportFrom::Passphrase(&passphrase),
+            ImportFrom::Passphrase(&wrong),
+        ),
+    ] {
+        for profile in BOTH {
+            let target = place.dir.path().join(format!("new-{profile:?}"));
+            let import = |from, progress: &mut dyn FnMut(_)| {
+                Database::import(source, from, &target, &key(1), options(profile), progress)
+            };
+            let outcome = import(refused, &mut |_| {});
+            assert!(
+                matches!(outcome, Err(DatabaseError::WrongKey { .. })),
+                "{outcome:?}"
+            );
+            let outcome = import(ImportFrom::Plain, &mut |_| {});
+            assert!(
+                matches!(outcome, Err(DatabaseError::Argument { .. })),
+                "{outcome:?}"
+            );
+            assert!(!target.exists());
+
+            let mut last = Default::default();
+            let db = import(from, &mut |progress| last = progress).unwrap();
+            let texts = texts(&db);
+            assert_eq!(texts.len(), 3000);
+            assert!(texts[2999].starts_with("note 3000"));
+            assert!(
+                last.written * 10 > last.total * 9 && last.total > 1 << 20,
+                "{last:?}"
+            );
+            assert!(db.verify().unwrap().is_sound());
+            drop(db);
+            std::fs::remove_file(target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_restored_backup_takes_the_place_of_whatever_was_there() {
+    for profile in BOTH {
+        let place = Place::new();
+        let db = place.open(profile);
+        add(&db, "backed up");
+        let backup = place.dir.path().join("backup.db");
+        db.backup(&backup).unwrap();
+        add(&db, "later");
+        let restore = || Database::restore(&backup, place.path(), &key(1), options(profile));
+        assert!(matches!(restore(), Err(DatabaseError::Busy)), "it is open");
+        add(&db, "goes on");
+        drop(db);
+        restore().unwrap();
+        assert_eq!(texts(&place.open(profile)), ["backed up"]);
+
+        // A damaged one, one with a stale log, and none at all.
+        std::fs::write(place.path(), [7; 10_000]).unwrap();
+        restore().unwrap();
+        std::fs::write(place.dir.path().join("test.db-wal"), [7; 10_000]).unwrap();
+        restore().unwrap();
+        std::fs::remove_file(place.path()).unwrap();
+        restore().unwrap();
+        assert_eq!(texts(&place.open(profile)), ["backed up"]);
+
+        let before = files(place.dir.path());
+        let wrong = Database::restore(&backup, place.path(), &key(2), options(profile));
+        assert!(matches!(wrong, Err(DatabaseError::WrongKey { .. })));
+        let mut damaged = std::fs::read(&backup).unwrap();
+        damaged[5000] ^= 1;
+        let bad = place.dir.path().join("bad.db");
+        std::fs::write(&bad, damaged).unwrap();
+        let refused = Database::restore(&bad, place.path(), &key(1), options(profile));
+        assert!(
+            matches!(refused, Err(DatabaseError::Corrupt { page: Some(2), .. })),
+            "{refused:?}"
+        );
+        std::fs::remove_file(bad).unwrap();
+        assert_eq!(files(place.dir.path()), before);
+    }
 }

@@ -84,6 +84,10 @@ fn main() -> ExitCode {
         "many_messages_are_imported_with_progress_in_bounded_memory",
         bounded_import,
     ));
+    trials.push(trial(
+        "nothing_is_in_plain_text_in_any_file_open_or_deleted_or_in_any_output",
+        no_leak,
+    ));
     trials.extend(reader_trials());
     trials.extend(disk_trials());
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -219,6 +223,28 @@ fn play(part: &str, place: &Path) {
         "import" => import_many(place),
         "visit" => drop(open(place)),
         "nothing" => {}
+        "leak" => leak(place),
+        "leak-control" => {
+            // Plain SQLite with temporary files, to show that they are seen.
+            let plain = rusqlite::Connection::open(file(place)).unwrap();
+            plain
+                .execute_batch("PRAGMA temp_store = FILE; PRAGMA cache_size = 10;")
+                .unwrap();
+            plain
+                .execute_batch(&format!("CREATE TABLE t (a); {}", rows_of(MARKER, "t (a)")))
+                .unwrap();
+            plain
+                .execute_batch("DELETE FROM t; PRAGMA secure_delete = ON; VACUUM;")
+                .unwrap();
+            plain
+                .execute_batch(&format!(
+                    "PRAGMA temp_store = FILE; CREATE TEMP TABLE s (a); PRAGMA temp.cache_size = 5; {}",
+                    rows_of(MARKER, "s (a)")
+                ))
+                .unwrap();
+            println!("go");
+            std::thread::sleep(Duration::from_millis(300));
+        }
         "die" => {
             let db = open(place);
             db.write(|tx| tx.execute("UPDATE counter SET n = 41", []))
@@ -676,6 +702,154 @@ impl Read for Lines {
         self.at += length;
         Ok(length)
     }
+}
+
+/// One lower-case word, so that a full-text index would spell it the same way.
+const MARKER: &str = "zyxprocessmarkerwvu";
+
+fn rows_of(marker: &str, table: &str) -> String {
+    format!(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 2000)
+         INSERT INTO {table} SELECT '{marker}' || hex(randomblob(300)) || i FROM n;"
+    )
+}
+
+/// Everything that makes SQLite or us write files.
+fn leak(place: &Path) {
+    let options = Options::new().migrations(SCHEMA).cache_kib(64);
+    let anchor = anchor(place);
+    let db = Database::open_anchored(file(place), &key(), &anchor, options).unwrap();
+    let step = |sql: &str| {
+        println!("{sql:.20}");
+        db.write(|tx| tx.execute_batch(sql)).unwrap();
+    };
+    step("CREATE TABLE note (a TEXT) STRICT; CREATE VIRTUAL TABLE word USING fts5 (a);");
+    step(&rows_of(MARKER, "note (a)"));
+    step("INSERT INTO word SELECT a FROM note");
+    step("CREATE INDEX by_end ON note (substr(a, 300), a)");
+    step("CREATE TEMP TABLE sorted AS SELECT a FROM note ORDER BY substr(a, 40)");
+    step("INSERT INTO word (word) VALUES ('rebuild')");
+    step("INSERT INTO word (word) VALUES ('optimize')");
+    step("UPDATE note SET a = a || 'again'");
+    step("DELETE FROM note WHERE rowid % 2");
+    step("ANALYZE; REINDEX;");
+    // What is refused, its error and the pending log.
+    let wrong = format!("SELECT '{MARKER}' FROM nowhere");
+    eprintln!("{}", db.write(|tx| tx.execute(&wrong, [])).unwrap_err());
+    eprintln!(
+        "{:?}",
+        db.write(|tx| tx.execute("INSERT INTO counter VALUES (?1)", [MARKER]))
+    );
+    let sorted: Vec<String> = db
+        .read(|tx| {
+            tx.query(
+                "SELECT a FROM note ORDER BY substr(a, 60) DESC",
+                [],
+                |row| row.get(0),
+            )
+        })
+        .unwrap();
+    assert_eq!(sorted.len(), 1000);
+    db.vacuum().unwrap();
+    db.backup(place.join("copy.db")).unwrap();
+    db.checkpoint().unwrap();
+    assert!(db.verify().unwrap().is_sound());
+    let history = History::open(&db).unwrap();
+    let workspace = history.workspace(MARKER).unwrap();
+    let session = history.start_session(workspace, MARKER).unwrap();
+    let mut stream = history.begin(session, Role::Assistant).unwrap();
+    for _ in 0..2000 {
+        stream.push(MARKER).unwrap();
+    }
+    stream.finish().unwrap();
+    eprintln!("{db:?} {history:?} {:?}", key());
+    drop(history);
+    drop(db);
+    Database::rekey_anchored(file(place), &key(), &new_key(), &anchor, options).unwrap();
+    Database::restore(place.join("copy.db"), file(place), &key(), options).unwrap();
+    drop(Database::open_anchored(file(place), &key(), &anchor.accept_restore(), options).unwrap());
+    println!("done");
+    std::thread::sleep(Duration::from_millis(300));
+}
+
+/// Where the words are found below `dir` or in a file that a process has open,
+/// deleted ones included.
+fn found_in(words: &[&str], dir: &Path, process: u32) -> Vec<PathBuf> {
+    let open = PathBuf::from(format!("/proc/{process}/fd"));
+    let mut found = Vec::new();
+    let mut left = vec![dir.to_owned(), open];
+    while let Some(dir) = left.pop() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            match std::fs::metadata(&path) {
+                Ok(data) if data.is_dir() => left.push(path),
+                Ok(data) if data.is_file() => {
+                    let content = std::fs::read(&path).unwrap_or_default();
+                    let has =
+                        |word: &&str| memchr::memmem::find(&content, word.as_bytes()).is_some();
+                    if words.iter().any(has) {
+                        found.push(std::fs::read_link(&path).unwrap_or(path));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+fn watch(
+    part: &str,
+    place: &Path,
+    words: &[&str],
+) -> Result<(Vec<PathBuf>, std::process::Output), Failed> {
+    let temporary = place.join("tmp");
+    std::fs::create_dir(&temporary)?;
+    let mut child = Command::new(std::env::current_exe()?)
+        .env(PART, part)
+        .env(PLACE, place)
+        .env("TMPDIR", &temporary)
+        .env("SQLITE_TMPDIR", &temporary)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut found = Vec::new();
+    while child.try_wait()?.is_none() {
+        found.extend(found_in(words, place, child.id()));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    found.extend(found_in(words, place, child.id()));
+    Ok((found, child.wait_with_output()?))
+}
+
+fn no_leak() -> Result<(), Failed> {
+    let control = tempfile::tempdir()?;
+    let (seen, _) = watch("leak-control", control.path(), &[MARKER])?;
+    if cfg!(target_os = "linux") {
+        let deleted = |path: &PathBuf| path.to_string_lossy().ends_with(" (deleted)");
+        assert!(seen.iter().any(deleted), "no deleted file is seen");
+    }
+
+    let place = tempfile::tempdir()?;
+    let keys = [key(), new_key()].map(|key| key.expose_sqlcipher_hex());
+    let words = [MARKER, &keys[0][..32], &keys[1][..32]];
+    let (found, output) = watch("leak", place.path(), &words)?;
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(found.is_empty(), "{found:?}");
+    for text in [output.stdout, output.stderr] {
+        for word in words {
+            assert!(
+                memchr::memmem::find(&text, word.as_bytes()).is_none(),
+                "{}",
+                String::from_utf8_lossy(&text)
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Most memory this process had, in KiB.

@@ -12,6 +12,7 @@ use crate::run;
 
 /// Debian packages, and what each is for.
 const DEBIAN: &[(&str, &str)] = &[
+const DEBIAN: [(&str, &str); 11] = [
     ("libssl-dev", "the SQLCipher of the test builds"),
     ("g++", "linking libFuzzer"),
     ("python3-venv", "the Python peers"),
@@ -30,6 +31,8 @@ const DEBIAN: &[(&str, &str)] = &[
     ("cargo-web", "the same"),
     ("rust-web-src", "the standard library of those systems"),
     ("tpm2-tools", "an independent client of it"),
+    ("postgresql", "sealed columns and the replay store"),
+    ("redis-server", "the replay store"),
 ];
 
 /// Python packages, installed into a virtual environment.

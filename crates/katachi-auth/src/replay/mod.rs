@@ -29,6 +29,12 @@
 mod epoch;
 mod memory;
 mod nonce;
+#[cfg(feature = "replay-postgres")]
+mod postgres;
+#[cfg(feature = "replay-redis")]
+mod redis;
+#[cfg(any(feature = "replay-postgres", feature = "replay-redis"))]
+mod shared;
 mod table;
 
 use std::fmt;
@@ -39,6 +45,12 @@ use crate::signature::KeyId;
 pub use epoch::{Epoch, ParseEpochError};
 pub use memory::{Limits, MemoryReplay};
 pub use nonce::{Nonce, NonceSequence, ParseNonceError};
+#[cfg(feature = "replay-postgres")]
+pub use postgres::PostgresReplay;
+#[cfg(feature = "replay-redis")]
+pub use redis::RedisReplay;
+#[cfg(any(feature = "replay-postgres", feature = "replay-redis"))]
+pub use shared::SharedLimits;
 
 /// What a store is asked to remember. Every field was covered by a verified signature,
 /// except `now`, which is the server's.

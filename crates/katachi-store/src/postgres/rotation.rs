@@ -240,7 +240,7 @@ impl<'a> Pass<'a> {
                        WHERE {tenant} = $1 AND {key_column} = $2
                          AND ($3::text IS NULL OR {row} > $3::text::{row_type})
                        ORDER BY {row} LIMIT $4) AS page) AS sized
-             WHERE before < $5 ORDER BY r"
+             WHERE before < $5 ORDER BY sized.r"
         );
         let set_index = match &column.index {
             Some((index, _)) => format!(", {} = n.tag", quote(index)),

@@ -46,13 +46,7 @@ mod linux {
             ("deleted nonces and evicting policies are noticed", meddling),
             ("plain text over a network is refused", plain_text),
         ];
-        let clock = Clock::library().is_none();
-        let component = if missing {
-            "redis-server"
-        } else {
-            "libfaketime"
-        };
-        shared::main(component, missing || clock, cases)
+        shared::main("redis-server", missing, cases)
     }
 
     struct Redis {
@@ -288,8 +282,9 @@ mod linux {
         wait(async {
             let (mut primary, replica) = (Redis::start(), Redis::start());
             let store = primary.store(LIMITS);
-            let epoch = store.epoch().await.unwrap();
+            // The first replica gives its primary another identifier, and that an epoch.
             replica.follow(&primary);
+            let epoch = store.epoch().await.unwrap();
             replica.has(epoch.as_bytes()).await;
             // A replica is not asked.
             assert!(
@@ -301,7 +296,10 @@ mod linux {
             let mut spent = Vec::new();
             for number in 0..100 {
                 if number == 50 {
+                    // Nothing more reaches it, not even what waits in a socket.
                     replica.signal("-STOP");
+                    let cut: usize = primary.ask(&["CLIENT", "KILL", "TYPE", "replica"]).unwrap();
+                    assert_eq!(cut, 1);
                 }
                 let call = Call::new(epoch);
                 assert_eq!(call.spend(&store).await.unwrap(), Spend::Fresh);
@@ -333,8 +331,8 @@ mod linux {
         wait(async {
             let (first, second) = (Redis::start(), Redis::start());
             let store = first.store(LIMITS);
-            let epoch = store.epoch().await.unwrap();
             second.follow(&first);
+            let epoch = store.epoch().await.unwrap();
             second.has(epoch.as_bytes()).await;
             // The second is promoted without what the first accepts from here on, and
             // nobody spends there: its data still name the first's process.

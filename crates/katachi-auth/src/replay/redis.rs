@@ -24,7 +24,8 @@ const DEADLINE: Duration = Duration::from_secs(3);
 /// an epoch belongs to one life of one process (`run_id` and `master_replid`), compared
 /// in the same script. Any other process, a restart included, begins a new epoch, and
 /// what was signed for the former one is refused as [`Spend::StaleEpoch`]; so does a
-/// server whose nonces somebody deleted. One that would evict them is refused.
+/// server whose nonces somebody deleted, and one to which its first replica connects
+/// (Redis then takes another `master_replid`). One that would evict keys is refused.
 ///
 /// The clock of Redis is the one that counts. If it steps back by more than the
 /// window, a new epoch begins. Old entries are dropped by the half window; a store that

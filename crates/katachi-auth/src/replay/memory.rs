@@ -1,7 +1,12 @@
 //! A replay store in the memory of one process.
 
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hasher as _, RandomState};
+// The unit tests below run under a scheduler that tries the orders in which threads
+// can take these locks.
+#[cfg(test)]
+use shuttle::sync::{Mutex, MutexGuard, RwLock};
+#[cfg(not(test))]
 use std::sync::{Mutex, MutexGuard, RwLock};
 
 use super::table::{Bucket, Outcome, SessionLimits, Sessions};
@@ -95,13 +100,7 @@ impl Shard {
         self.buckets.retain(|bucket| bucket.index >= first);
     }
 
-    fn spend_random(
-        &mut self,
-        key: u64,
-        fingerprint: u128,
-        created: u64,
-        limits: &Limits,
-    ) -> Spend {
+    fn spend_random(&mut self, key: u64, fingerprint: u64, created: u64, limits: &Limits) -> Spend {
         self.drop_old_buckets();
         let index = created / Bucket::SECONDS;
         let mut home = None;
@@ -267,11 +266,14 @@ impl ReplayStore for MemoryReplay {
 }
 
 impl MemoryReplay {
-    /// A keyed fingerprint, never zero. Two nonces that share one only cost a retry.
-    fn fingerprint(&self, key: u64, nonce: [u8; 16]) -> u128 {
-        let whole = (key, u128::from_ne_bytes(nonce));
-        let [high, low] = self.hashers.each_ref().map(|hasher| hasher.hash_one(whole));
-        (u128::from(high) << 64 | u128::from(low)).max(1)
+    /// A keyed fingerprint, never zero.
+    fn fingerprint(&self, key: u64, nonce: [u8; 16]) -> u64 {
+        let mut whole = [0; 24];
+        whole[..8].copy_from_slice(&key.to_ne_bytes());
+        whole[8..].copy_from_slice(&nonce);
+        let mut hasher = self.hashers[1].build_hasher();
+        hasher.write(&whole);
+        hasher.finish().max(1)
     }
 }
 
@@ -290,4 +292,175 @@ fn lock(shard: &Mutex<Shard>) -> Result<MutexGuard<'_, Shard>, Unavailable> {
 /// A thread panicked while it held a lock: what it left behind is not to be trusted.
 fn poisoned() -> Unavailable {
     Unavailable::new("a thread panicked inside the replay store")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::Arc;
+
+    use shuttle::{check_pct, check_random, thread};
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::signature::KeyId;
+
+    const NOW: u64 = 1_800_000_000;
+
+    /// Runs `test` under many schedules: random ones, and ones with few switches.
+    fn explore(test: fn()) {
+        let long = std::env::var_os("KATACHI_LONG").is_some_and(|long| long == "1");
+        let schedules = if long { 50_000 } else { 500 };
+        check_random(test, schedules);
+        check_pct(test, schedules, 3);
+    }
+
+    fn store(limits: Limits) -> Arc<MemoryReplay> {
+        Arc::new(MemoryReplay::new(limits).unwrap())
+    }
+
+    fn spend(store: &MemoryReplay, nonce: Nonce, epoch: Epoch, now: u64) -> Spend {
+        let spending = Spending {
+            key_id: &KeyId::parse("k").unwrap(),
+            nonce: &nonce,
+            created: now,
+            expires: now + 60,
+            epoch: &epoch,
+            now: Timestamp::from_unix(now),
+        };
+        store.spend(&spending).unwrap()
+    }
+
+    const FORMS: [Nonce; 2] = [
+        Nonce::Random([7; 16]),
+        Nonce::Counter {
+            session: [7; 8],
+            counter: 1,
+        },
+    ];
+
+    fn fresh(outcomes: &[Spend]) -> usize {
+        outcomes
+            .iter()
+            .filter(|&&spent| spent == Spend::Fresh)
+            .count()
+    }
+
+    #[test]
+    fn in_every_order_of_threads_one_copy_is_fresh() {
+        explore(|| {
+            for nonce in FORMS {
+                let store = store(Limits::default());
+                let epoch = store.epoch().unwrap();
+                let threads: Vec<_> = (0..3)
+                    .map(|_| {
+                        let store = store.clone();
+                        thread::spawn(move || spend(&store, nonce, epoch, NOW))
+                    })
+                    .collect();
+                let outcomes: Vec<_> = threads.into_iter().map(|t| t.join().unwrap()).collect();
+                assert_eq!(fresh(&outcomes), 1, "{outcomes:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn in_every_order_a_new_epoch_ends_what_the_old_one_accepted() {
+        explore(|| {
+            let store = store(Limits::default());
+            let epoch = store.epoch().unwrap();
+            let copies: Vec<_> = (0..2)
+                .map(|_| {
+                    let store = store.clone();
+                    thread::spawn(move || spend(&store, FORMS[0], epoch, NOW))
+                })
+                .collect();
+            let changing = {
+                let store = store.clone();
+                thread::spawn(move || {
+                    let next = store.start_new_epoch().unwrap();
+                    // Nothing signed for the old epoch is accepted after it ended.
+                    assert_eq!(spend(&store, FORMS[1], epoch, NOW), Spend::StaleEpoch);
+                    next
+                })
+            };
+            let outcomes: Vec<_> = copies.into_iter().map(|t| t.join().unwrap()).collect();
+            let next = changing.join().unwrap();
+            assert!(fresh(&outcomes) <= 1, "{outcomes:?}");
+            assert_eq!(store.epoch().unwrap(), next);
+            assert_eq!(spend(&store, FORMS[0], next, NOW), Spend::Fresh);
+        });
+    }
+
+    #[test]
+    fn in_every_order_a_clock_that_steps_back_costs_one_epoch_and_accepts_no_copy() {
+        explore(|| {
+            let store = store(Limits::default());
+            let first = store.epoch().unwrap();
+            assert_eq!(spend(&store, FORMS[0], first, NOW), Spend::Fresh);
+            // Two threads see the clock ten minutes back, a third still does not.
+            let threads: Vec<_> = [NOW - 600, NOW - 600, NOW]
+                .map(|now| {
+                    let store = store.clone();
+                    thread::spawn(move || {
+                        let mut accepted = Vec::new();
+                        for _ in 0..2 {
+                            let epoch = store.epoch().unwrap();
+                            if spend(&store, FORMS[0], epoch, now) == Spend::Fresh {
+                                accepted.push((epoch, now));
+                            }
+                        }
+                        accepted
+                    })
+                })
+                .into();
+            let mut accepted = HashMap::from([((first, NOW), 1)]);
+            for thread in threads {
+                for request in thread.join().unwrap() {
+                    *accepted.entry(request).or_insert(0) += 1;
+                }
+            }
+            // Another epoch or time is another signature. Of each, one at most.
+            assert!(accepted.values().all(|&times| times == 1), "{accepted:?}");
+        });
+    }
+
+    #[test]
+    fn in_every_order_the_last_place_is_given_once() {
+        explore(|| {
+            let store = store(Limits {
+                entries: SHARDS,
+                sessions_per_key: 1,
+                ..Limits::default()
+            });
+            let epoch = store.epoch().unwrap();
+            let nonces = [
+                Nonce::Random([1; 16]),
+                Nonce::Random([2; 16]),
+                Nonce::Counter {
+                    session: [1; 8],
+                    counter: 0,
+                },
+                Nonce::Counter {
+                    session: [2; 8],
+                    counter: 0,
+                },
+            ];
+            let threads = nonces.map(|nonce| {
+                let store = store.clone();
+                thread::spawn(move || spend(&store, nonce, epoch, NOW))
+            });
+            let outcomes: Vec<_> = threads.map(|t| t.join().unwrap()).into();
+            for form in outcomes.chunks(2) {
+                assert_eq!(fresh(form), 1, "{outcomes:?}");
+                assert!(form.contains(&Spend::Full), "{outcomes:?}");
+            }
+            // What was accepted is still known.
+            for (nonce, outcome) in nonces.into_iter().zip(outcomes) {
+                if outcome == Spend::Fresh {
+                    assert_eq!(spend(&store, nonce, epoch, NOW), Spend::Replayed);
+                }
+            }
+        });
+    }
 }

@@ -627,18 +627,8 @@ fn s32_refuses_component_parameters_and_names_outside_the_profile() {
     }
 }
 
-/// The machine may be busy with other things four times of five.
-fn quickest_of_five(act: impl Fn()) -> std::time::Duration {
-    let time = || {
-        let start = std::time::Instant::now();
-        act();
-        start.elapsed()
-    };
-    (0..5).map(|_| time()).min().unwrap()
-}
-
 #[test]
-fn s35_hostile_sizes_are_refused_quickly() {
+fn s35_hostile_sizes_are_a_bad_request() {
     let world = World::agent();
     let good = world.good();
     let input = good.header("signature-input");
@@ -653,13 +643,7 @@ fn s35_hostile_sizes_are_refused_quickly() {
     ] {
         let mut sent = good.clone();
         sent.set("signature-input", huge);
-        let quickest = quickest_of_five(|| {
-            assert_eq!(refused(world.check(&sent)), Answer::BadRequest);
-        });
-        assert!(
-            quickest < std::time::Duration::from_millis(5),
-            "{quickest:?}"
-        );
+        assert_eq!(refused(world.check(&sent)), Answer::BadRequest);
     }
     let mut long = good;
     long.path = format!("/{}", "x".repeat(100_000));

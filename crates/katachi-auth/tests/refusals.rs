@@ -422,6 +422,29 @@ fn s22_refuses_a_meaningful_header_that_somebody_removed_or_changed() {
 }
 
 #[test]
+fn s22_an_unsigned_header_changes_nothing_that_was_verified() {
+    let world = World::agent();
+    let mut sent = world.good();
+    for (name, value) in [
+        ("x-http-method-override", "DELETE"),
+        ("x-original-url", "/v1/admin"),
+        ("x-forwarded-host", "evil.example"),
+    ] {
+        sent.headers.push((name.into(), value.into()));
+    }
+    let context = Context::new(at(NOW), world.epoch);
+    sent.with(|view| {
+        let authentic = world.verifier.check(view, &world.keys, &context).unwrap();
+        let verified = authentic.spend(&world.store, at(NOW)).unwrap();
+        let request = verified.request();
+        assert_eq!(
+            (request.method, request.authority, request.path),
+            ("POST", support::AUTHORITY, "/v1/agent/heartbeat")
+        );
+    });
+}
+
+#[test]
 fn s22_covers_every_meaningful_header_that_is_present() {
     let world = World::agent();
     let mut sent = Sent::post("/v1/agent/activity", b"{}");
@@ -532,6 +555,75 @@ fn s27_refuses_macs_of_every_wrong_length_and_form() {
         sent.set("signature", format!("katachi=:{}:", base64(&flipped)));
         assert_eq!(refused(world.check(&sent)), Answer::Refused, "byte {at}");
     }
+}
+
+/// SHA-256 continued from a digest as if it were a state: what whoever sees
+/// `H(secret ‖ message)` can compute without the secret. Gives the longer message's
+/// tail, and its digest.
+fn extend(digest: &[u8; 32], hashed: usize, suffix: &[u8]) -> (Vec<u8>, [u8; 32]) {
+    let pad = |length: usize| {
+        let mut padding = vec![0x80];
+        padding.resize(1 + (119 - length % 64) % 64, 0);
+        padding.extend_from_slice(&(length as u64 * 8).to_be_bytes());
+        padding
+    };
+    let glue = pad(hashed);
+    let mut rest = suffix.to_vec();
+    rest.extend(pad(hashed + glue.len() + suffix.len()));
+    let mut state = [0_u32; 8];
+    for (word, bytes) in state.iter_mut().zip(digest.chunks_exact(4)) {
+        *word = u32::from_be_bytes(bytes.try_into().unwrap());
+    }
+    let blocks: Vec<[u8; 64]> = rest
+        .chunks_exact(64)
+        .map(|block| block.try_into().unwrap())
+        .collect();
+    sha2::block_api::compress256(&mut state, &blocks);
+    let mut out = [0; 32];
+    for (bytes, word) in out.chunks_exact_mut(4).zip(state) {
+        bytes.copy_from_slice(&word.to_be_bytes());
+    }
+    ([&glue, suffix].concat(), out)
+}
+
+#[test]
+fn s28_an_extension_that_forges_a_prefix_mac_does_not_forge_ours() {
+    use sha2::{Digest as _, Sha256};
+    let (secret, message) = ([0x5a; 32], b"\"@method\": POST");
+    let suffix = b";tag=\"katachi-agent/1\"";
+    // The control: it does forge `H(secret ‖ message)`, as others have signed.
+    let prefix: [u8; 32] = Sha256::digest([&secret[..], message].concat()).into();
+    let (tail, forged) = extend(&prefix, secret.len() + message.len(), suffix);
+    let real: [u8; 32] = Sha256::digest([&secret[..], message, &tail].concat()).into();
+    assert_eq!(forged, real);
+
+    let key = HmacKey::new(&Secret::new(secret));
+    let mac = *key.sign(message).as_bytes();
+    // The MAC is a digest of 96 bytes outside, and of 64 more than the message inside.
+    for hashed in [96, 64 + message.len(), 32 + message.len(), message.len()] {
+        let (tail, forged) = extend(&mac, hashed, suffix);
+        assert!(
+            key.verify(&[&message[..], &tail].concat(), &forged)
+                .is_err()
+        );
+    }
+    // Nor does a prefix MAC pass for ours.
+    let world = World::agent();
+    let good = world.good();
+    let base: String = base_lines(&good)
+        .iter()
+        .map(|(name, value)| format!("\"{name}\": {value}\n"))
+        .collect();
+    let params = good.header("signature-input").replacen("katachi=", "", 1);
+    let base = format!("{base}\"@signature-params\": {params}");
+    let naive = Sha256::digest([secret_bytes(), base.into_bytes()].concat());
+    let mut sent = good;
+    sent.set("signature", format!("katachi=:{}:", base64(&naive)));
+    assert_eq!(refused(world.check(&sent)), Answer::Refused);
+}
+
+fn secret_bytes() -> Vec<u8> {
+    secret().expose_secret().to_vec()
 }
 
 #[test]

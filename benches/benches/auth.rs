@@ -4,6 +4,8 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
+use aws_credential_types::Credentials;
+use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::Request;
@@ -136,6 +138,35 @@ fn verify(criterion: &mut Criterion) {
             HttpSignatureBase::try_new(&components, headers.signature_params())
                 .and_then(|base| base.verify_signature_headers(&shared, headers))
                 .expect("it is genuine");
+        });
+    });
+
+    // Its server verifies by signing once more; it has no window, no nonces, no answer.
+    let identity = Credentials::new("AKIDEXAMPLE", "a secret", None, None, "bench").into();
+    let params = aws_sigv4::sign::v4::SigningParams::builder()
+        .identity(&identity)
+        .region("us-east-1")
+        .name("service")
+        .time(std::time::UNIX_EPOCH + std::time::Duration::from_secs(NOW.as_unix()))
+        .settings(SigningSettings::default())
+        .build()
+        .expect("all parameters are there")
+        .into();
+    let headers: Vec<(&str, &str)> = request
+        .headers()
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.to_str().expect("plain ASCII")))
+        .collect();
+    let uri = request.uri().to_string();
+    group.bench_function("aws-sigv4", |bencher| {
+        bencher.iter(|| {
+            let body = SignableBody::Bytes(black_box(request.body()));
+            SignableRequest::new("POST", uri.as_str(), headers.iter().copied(), body)
+                .map(|request| aws_sigv4::http_request::sign(request, &params))
+                .expect("the request can be signed")
+                .expect("the request can be signed")
+                .signature()
+                .to_owned()
         });
     });
     group.finish();

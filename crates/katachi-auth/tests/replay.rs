@@ -281,6 +281,33 @@ fn s15_a_clock_that_steps_back_re_opens_nothing() {
 }
 
 #[test]
+fn s15_a_clock_that_steps_forward_and_back_recovers() {
+    let store = store(Limits::default());
+    let epoch = store.epoch().unwrap();
+    for nonce in [random(1), counter(1, 1)] {
+        assert_eq!(spend(&store, nonce, NOW, NOW), Spend::Fresh);
+    }
+    // An hour ahead for a moment: what was made before is out of the window.
+    let ahead = NOW + 3600;
+    assert_eq!(spend(&store, random(1), NOW, ahead), Spend::Replayed);
+    assert_eq!(spend(&store, random(2), ahead, ahead), Spend::Fresh);
+    // And back. The copies are dead with their epoch, and service goes on in a new one.
+    for nonce in [random(1), counter(1, 1), random(2)] {
+        assert_ne!(
+            spend_for(&store, &key("k"), nonce, NOW, NOW, epoch),
+            Spend::Fresh
+        );
+    }
+    assert_ne!(store.epoch().unwrap(), epoch);
+    assert_eq!(spend(&store, random(3), NOW, NOW), Spend::Fresh);
+    // A request from the hour ahead does not come back when that hour comes.
+    assert_eq!(
+        spend_for(&store, &key("k"), random(2), ahead, ahead, epoch),
+        Spend::StaleEpoch
+    );
+}
+
+#[test]
 fn s15_a_small_step_back_costs_no_epoch() {
     let store = store(Limits::default());
     let epoch = store.epoch().unwrap();

@@ -77,6 +77,15 @@ pub(super) const COMPARISONS: &[Comparison] = &[
     time("seal-small", "crypto", "seal-small", "ours", "parts", 1.4),
     time("verify/bare", "auth", "verify", "ours", "bare", 3.0),
     speed("verify/httpsig", "auth", "verify", "ours", "httpsig", 3.0),
+    // For information: it only has to be no slower.
+    speed(
+        "verify/aws-sigv4",
+        "auth",
+        "verify",
+        "ours",
+        "aws-sigv4",
+        1.0,
+    ),
     speed("replay/counter", "auth", "replay", "ours", "moka", 10.0),
     speed(
         "replay/random",

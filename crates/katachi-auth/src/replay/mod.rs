@@ -25,6 +25,19 @@
 //! spending and acting has lost the request; the client cannot know, and must ask
 //! again with a new nonce. To make that safe, commit an idempotency key in the same
 //! transaction as the effect.
+//!
+//! A nonce is remembered as a fingerprint. Two that share one look alike, and the second
+//! is refused: with the default limits full, one honest request in 2^46.
+//!
+//! # What holds it
+//!
+//! | clause | tests |
+//! |---|---|
+//! | 1 | `s09_of_256_copies_at_once_exactly_one_is_accepted`; `in_every_order_of_threads_one_copy_is_fresh`, under a scheduler that chooses the order; `the_store_agrees_with_a_twin_that_remembers_everything` |
+//! | 2 | `s15_a_clock_that_steps_back_re_opens_nothing`, `s15_a_clock_that_steps_forward_and_back_recovers`, `in_every_order_a_clock_that_steps_back_costs_one_epoch_and_accepts_no_copy` |
+//! | 3 | `s14_a_request_accepted_before_kill_9_is_not_accepted_after_the_restart`, `in_every_order_a_new_epoch_ends_what_the_old_one_accepted` |
+//! | 4 | `s11_a_full_store_refuses_new_nonces_and_forgets_none`, `in_every_order_the_last_place_is_given_once`, `an_entry_takes_under_24_bytes_and_a_session_under_200` |
+//! | 5 | `s12_a_stranger_s_request_allocates_nothing_at_all`, `s12_a_million_forgeries_leave_the_store_as_it_was` |
 
 mod epoch;
 mod memory;

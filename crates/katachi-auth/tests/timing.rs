@@ -13,9 +13,11 @@ use katachi_crypto::mac::HmacKey;
 use libtest_mimic::{Arguments, Failed, Trial};
 use support::{NOW, World, at};
 
+type Test = fn() -> Result<(), Failed>;
+
 fn main() -> ExitCode {
     let long = std::env::var_os("KATACHI_LONG").is_some_and(|long| long == "1");
-    let tests: [(&str, fn() -> Result<(), Failed>); 2] = [
+    let tests: [(&str, Test); 2] = [
         (
             "s26_an_unknown_key_takes_as_long_as_a_forged_signature",
             keys,

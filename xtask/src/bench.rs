@@ -3,19 +3,20 @@
 //! Every row is a ratio of two figures from one round on one machine. The
 //! rounds are repeated with ours and the peer's interleaved, and the median of
 //! the ratios is what is reported; a criterion estimate stands behind each
-//! figure. Only this program writes the table in the README.
+//! figure, or the processor time of whole processes. Only this program writes the table in the README.
 
 mod rows;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde::Serialize;
 
 use crate::run::{cargo, root};
-use rows::{Bar, COMPARISONS, Comparison};
+use rows::{Bar, COMPARISONS, Comparison, Source};
 
 #[derive(Args, Debug)]
 pub(crate) struct Options {
@@ -70,11 +71,13 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let mut figures: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
     for round in 1..=options.rounds {
         eprintln!("--- round {round} of {}", options.rounds);
-        measure(&chosen)?;
+        let printed = measure(&chosen)?;
         for row in &chosen {
-            if let (Some(ours), Some(peer)) =
-                (estimate(row.group, row.ours), estimate(row.group, row.peer))
-            {
+            let figure = |name| match row.source {
+                Source::Criterion(group) => estimate(group, name),
+                Source::Printed => printed.get(&(row.bench, name.to_owned())).copied(),
+            };
+            if let (Some(ours), Some(peer)) = (figure(row.ours), figure(row.peer)) {
                 figures.entry(row.id).or_default().push((ours, peer));
             }
         }
@@ -92,31 +95,30 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     Ok(true)
 }
 
-fn measure(chosen: &[&Comparison]) -> Result<()> {
+/// Figures that benches printed, by bench and name.
+type Printed = BTreeMap<(&'static str, String), f64>;
+
+/// Runs every bench once and returns what was printed; the rest lies where
+/// criterion leaves it.
+fn measure(chosen: &[&Comparison]) -> Result<Printed> {
     let criterion = root().join("target/benches/criterion");
     let mut benches: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut printed = Printed::new();
     for row in chosen {
+        let Source::Criterion(group) = row.source else {
+            printed.extend(print(row.bench)?);
+            continue;
+        };
         let groups = benches.entry(row.bench).or_default();
-        if !groups.contains(&row.group) {
-            groups.push(row.group);
-            let _ = std::fs::remove_dir_all(criterion.join(row.group));
+        if !groups.contains(&group) {
+            groups.push(group);
+            let _ = std::fs::remove_dir_all(criterion.join(group));
         }
     }
     for (bench, groups) in benches {
         for group in groups {
-            let mut command = cargo([
-                "bench",
-                "--quiet",
-                "--locked",
-                "--manifest-path",
-                "benches/Cargo.toml",
-                "--target-dir",
-                "target/benches",
-                "--bench",
-                bench,
-                "--",
-            ]);
-            command.args([
+            let mut command = cargo_bench(bench);
+            command.args(["--"]).args([
                 "--noplot",
                 "--quiet",
                 "--warm-up-time",
@@ -129,7 +131,40 @@ fn measure(chosen: &[&Comparison]) -> Result<()> {
             ensure!(command.status()?.success(), "the bench {bench} failed");
         }
     }
-    Ok(())
+    Ok(printed)
+}
+
+fn cargo_bench(bench: &str) -> Command {
+    cargo([
+        "bench",
+        "--quiet",
+        "--locked",
+        "--manifest-path",
+        "benches/Cargo.toml",
+        "--target-dir",
+        "target/benches",
+        "--bench",
+        bench,
+    ])
+}
+
+/// Runs a bench that prints its figures, one line of JSON for each.
+fn print(bench: &'static str) -> Result<Printed> {
+    #[derive(serde::Deserialize)]
+    struct Line {
+        figure: String,
+        ns: f64,
+    }
+    let output = cargo_bench(bench).stderr(Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "the bench {bench} failed");
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(|line| {
+            let line: Line = serde_json::from_str(line)
+                .with_context(|| format!("the bench {bench} printed {line:?}"))?;
+            Ok(((bench, line.figure), line.ns))
+        })
+        .collect()
 }
 
 /// The median that criterion found, in nanoseconds.

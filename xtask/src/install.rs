@@ -13,6 +13,7 @@ use crate::run;
 /// Debian packages, and what each is for.
 const DEBIAN: &[(&str, &str)] = &[
 const DEBIAN: [(&str, &str); 11] = [
+const DEBIAN: [(&str, &str); 12] = [
     ("libssl-dev", "the SQLCipher of the test builds"),
     ("g++", "linking libFuzzer"),
     ("python3-venv", "the Python peers"),
@@ -24,6 +25,9 @@ const DEBIAN: [(&str, &str); 11] = [
     ("libsecret-tools", "an independent client of it"),
     ("bubblewrap", "the peer of the sandbox benches"),
     ("git", "repositories inside the sandbox"),
+    ("curl", "a client of allowed hosts inside the sandbox"),
+    ("nginx-light", "the peer of the proxy bench, and its origin"),
+    ("libnginx-mod-stream", "what makes it a stream proxy"),
     ("chromium", "the browser console"),
     ("age", "a peer of the sealing benches"),
     ("valgrind", "counting instructions of comparisons"),

@@ -11,7 +11,9 @@
 //!
 //! On Linux the command gets namespaces of its own, a root directory that
 //! holds only what the policy names, no capabilities, Landlock and seccomp;
-//! no other program is needed, and root and ordinary users get the same.
+//! no other program is needed, and root and ordinary users get the same. Hosts
+//! that the policy allows are reached through a proxy in the caller's process,
+//! which works with threads of its own and needs no async runtime.
 //!
 //! # What it is not
 //!

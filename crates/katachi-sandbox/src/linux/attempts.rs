@@ -1,14 +1,16 @@
 //! The self-test: what the command would try if it were hostile, tried from
 //! its very place, after the last step and instead of a program.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::{TcpStream, UdpSocket};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::inside::PROXY_PORT;
 use super::sys::{c_string, namespace, process};
 use crate::codec::{Reader, Writer};
+use crate::network::names::GATEWAY;
 
 /// Name of a file that the self-test tries to create.
 pub(super) const WITNESS: &str = "katachi-witness";
@@ -27,6 +29,8 @@ pub(super) struct Attempts {
     /// A port of the host's loopback on which somebody listens.
     pub(super) port: u16,
     pub(super) unix_sockets: bool,
+    /// Whether there is a proxy, which must not lead there either.
+    pub(super) proxy: bool,
 }
 
 impl Attempts {
@@ -39,7 +43,10 @@ impl Attempts {
         writer.list(self.listed.iter(), |writer, path| {
             writer.path(path);
         });
-        writer.number(self.port.into()).flag(self.unix_sockets);
+        writer
+            .number(self.port.into())
+            .flag(self.unix_sockets)
+            .flag(self.proxy);
     }
 
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
@@ -51,6 +58,7 @@ impl Attempts {
             listed: reader.list(Reader::path)?.pop(),
             port: reader.number()?.try_into().ok()?,
             unix_sockets: reader.flag()?,
+            proxy: reader.flag()?,
         })
     }
 
@@ -91,6 +99,9 @@ impl Attempts {
             "network",
             TcpStream::connect_timeout(&host, Duration::from_millis(500)).is_ok(),
         );
+        if self.proxy {
+            say("network", self.through_proxy().unwrap_or(false));
+        }
         // A documentation address: a datagram to it harms nobody.
         let sent =
             UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.send_to(b"x", ("192.0.2.1", 9)));
@@ -98,6 +109,18 @@ impl Attempts {
         if !self.unix_sockets {
             say("unix", UnixListener::bind("/tmp/witness").is_ok());
         }
+    }
+
+    /// Whether the proxy connects to the host's loopback.
+    fn through_proxy(&self) -> std::io::Result<bool> {
+        let patience = Duration::from_secs(2);
+        let proxy = std::net::SocketAddr::from((GATEWAY, PROXY_PORT));
+        let mut stream = TcpStream::connect_timeout(&proxy, patience)?;
+        stream.set_read_timeout(Some(patience))?;
+        write!(stream, "CONNECT 127.0.0.1:{} HTTP/1.1\r\n\r\n", self.port)?;
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer)?;
+        Ok(answer == *b"HTTP/1.1 200")
     }
 
     fn kernel(&self) {

@@ -96,6 +96,7 @@ pub(crate) fn witness(plan: &Plan) -> Result<Enforcement, SpawnError> {
         listed: spec.programs.first().map(|(path, _)| path.clone()),
         port: outside.listener.local_addr()?.port(),
         unix_sockets: spec.unix_sockets,
+        proxy: spec.doors.as_ref().is_some_and(|doors| doors.proxy),
     });
     spec.directory = "/".into();
     let command = plan

@@ -39,6 +39,7 @@ pub(crate) const CASES: &[Case] = &[
     ),
     case("host rules that cannot hold are refused", plans),
     case("explain and the proxy agree", agree),
+    case("a self-test sees the network control hold", witness),
 ];
 
 const fn case(name: &'static str, run: fn(&Bed) -> Verdict) -> Case {
@@ -698,4 +699,24 @@ fn agree(bed: &Bed) -> Verdict {
         seen.iter().all(|count| *count >= 4),
         "one answer alone was seen",
     )
+}
+
+fn witness(bed: &Bed) -> Verdict {
+    let scene = Scene::new(bed, &["api.test"]);
+    for plan in [bed.plan(&bed.policy())?, scene.plan(bed)?] {
+        let seen = katachi_sandbox::doctor::witness(&plan).map_err(|error| error.to_string())?;
+        let control = seen.control("network").ok_or("there is no such control")?;
+        must(control.witnessed, &seen.to_string())?;
+    }
+    // A plan says what it lets through, and what nobody can keep in then.
+    let report = scene.plan(bed)?.enforcement();
+    let control = report
+        .control("network")
+        .ok_or("there is no such control")?;
+    must(control.requested.contains("api.test"), &control.requested)?;
+    let told = report
+        .residual
+        .iter()
+        .any(|line| line.contains("through an allowed host"));
+    must(told, "the way out through an allowed host is not told")
 }

@@ -202,6 +202,16 @@ fn stages(long: bool) -> Vec<Stage> {
             ));
         }
     }
+    // Both together and ring alone were tested above.
+    stages.push(tests("test katachi-crypto with rustcrypto alone", || {
+        let mut command = cargo(["test", "--no-fail-fast", "--locked", "-p", "katachi-crypto"]);
+        command.args([
+            "--no-default-features",
+            "--features",
+            "rustcrypto,password,channel,tokio",
+        ]);
+        command
+    }));
     // What memory holds and how long a comparison takes depends on the compiler's
     // work, so this is seen in the profile that is shipped, for each backend.
     for backend in ["ring", "rustcrypto"] {

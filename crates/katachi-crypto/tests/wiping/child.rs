@@ -39,6 +39,7 @@ pub(crate) fn run(work: &str) {
         "keyset" => keyset(),
         "mac" => mac(),
         "secrets" => secrets(),
+        "unwiped" => unwiped(),
         #[cfg(feature = "ring")]
         "bare-ring" => bare_ring(),
         #[cfg(feature = "password")]
@@ -215,6 +216,17 @@ fn secrets() {
     let text = SecretString::new(hex);
     assert_eq!(copy.len() * 2, text.expose_secret().len());
     pause("held", &[]);
+}
+
+/// A key and a plaintext in memory that nobody wipes.
+#[inline(never)]
+fn unwiped() {
+    let copies = [
+        key().expose_secret().to_vec(),
+        plaintext().expose_secret().to_vec(),
+    ];
+    pause("held", &[]);
+    drop(copies);
 }
 
 /// What ring leaves behind when nobody wipes after it.

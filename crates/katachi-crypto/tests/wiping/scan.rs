@@ -52,10 +52,15 @@ pub(crate) fn tests() -> Vec<Trial> {
         )
         .with_ignored_flag(ignored)
     });
+    let tests = tests.chain([Trial::test(
+        format!("finds_what_was_dropped_without_wiping{why}"),
+        || finds_what_is_left("unwiped"),
+    )
+    .with_ignored_flag(ignored)]);
     #[cfg(feature = "ring")]
     let tests = tests.chain([Trial::test(
         format!("finds_what_ring_leaves_behind_by_itself{why}"),
-        finds_what_ring_leaves,
+        || finds_what_is_left("bare-ring"),
     )
     .with_ignored_flag(ignored)]);
     tests.collect()
@@ -88,9 +93,8 @@ fn leaves_nothing(work: &'static str) -> Result<(), Failed> {
     Err(format!("{} pieces left behind, among them {first:?}", left.len()).into())
 }
 
-#[cfg(feature = "ring")]
-fn finds_what_ring_leaves() -> Result<(), Failed> {
-    let mut looked_into = LookedInto::start("bare-ring")?;
+fn finds_what_is_left(work: &str) -> Result<(), Failed> {
+    let mut looked_into = LookedInto::start(work)?;
     looked_into.wait("held")?;
     looked_into.go_on()?;
     looked_into.wait("dropped")?;

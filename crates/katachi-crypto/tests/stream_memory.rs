@@ -112,11 +112,11 @@ fn use_of(threads: usize, length: u64) -> (usize, usize) {
 fn a_stream_takes_less_than_a_mib_a_core_whatever_its_length() {
     let long = match std::env::var_os("KATACHI_LONG") {
         Some(_) => 20 * 1024 * MIB as u64,
-        None => 192 * MIB as u64,
+        None => 64 * MIB as u64,
     };
     use_of(4, MIB as u64);
     for threads in [1, 2, 4] {
-        let (short, _) = use_of(threads, 32 * MIB as u64);
+        let (short, _) = use_of(threads, 8 * MIB as u64);
         let (allocated, resident) = use_of(threads, long);
         println!("{threads} threads: {short}, {allocated}, resident {resident}");
         // One writer and one reader, each with its threads.

@@ -27,9 +27,9 @@ impl Probe for Observation {
 /// Looks at the machine this program runs on.
 ///
 /// On Linux it reads files under `/proc`, `/sys`, `/etc`, `/dev` and `/run`
-/// that are readable by everybody, so root and a user see the same. It starts
-/// no program and asks no service. On macOS and Windows the readings come from
-/// the `sysinfo` and `mac_address` crates.
+/// that are readable by everybody, so root and a user see the same. On macOS it
+/// asks the I/O registry, on Windows the registry, the firmware's tables and
+/// the drivers, for what they tell everybody. It starts no program.
 #[derive(Clone, Debug, Default)]
 pub struct SystemProbe {
     root: Option<PathBuf>,
@@ -85,21 +85,24 @@ impl Probe for SystemProbe {
         if let Some(root) = &self.root {
             return crate::linux::observe(root, data, self.application.as_deref());
         }
-        #[cfg(any(target_os = "macos", windows))]
+        // A relative path or one through a symlink has its mount elsewhere.
+        let data = nearest(data);
+        #[cfg(target_os = "macos")]
         {
-            crate::native::observe()
+            crate::native::mac::observation(&crate::sys::ask(&data))
+        }
+        #[cfg(windows)]
+        {
+            crate::native::windows::observation(&crate::sys::ask(&data))
         }
         #[cfg(not(any(target_os = "macos", windows)))]
         {
-            // A relative path or one through a symlink has its mount elsewhere.
-            let data = nearest(data);
             crate::linux::observe(Path::new("/"), &data, self.application.as_deref())
         }
     }
 }
 
 /// The real path of the deepest part of `path` that exists.
-#[cfg(not(any(target_os = "macos", windows)))]
 fn nearest(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     path.ancestors()

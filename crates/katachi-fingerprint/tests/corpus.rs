@@ -47,6 +47,16 @@ fn published_files() {
 }
 
 #[test]
+fn smbios_tables() {
+    replay("fingerprint_smbios", laws::smbios_tables);
+}
+
+#[test]
+fn drive_descriptors() {
+    replay("fingerprint_drive", laws::drive_descriptor);
+}
+
+#[test]
 fn tpm_answers() {
     replay("fingerprint_tpm_answer", laws::tpm_answer);
 }

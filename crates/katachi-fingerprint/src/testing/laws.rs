@@ -2,6 +2,7 @@
 //! corpora. Each function panics where its law is broken.
 
 use crate::linux::{Mount, mount_holding, parse_published, print_published};
+use crate::native::{smbios, storage};
 use crate::tpm::{parse_created, print_created};
 use crate::{Component, Enrollment, MOST_VERIFICATIONS, Observation, parse};
 
@@ -139,6 +140,40 @@ pub fn published(bytes: &[u8]) {
     let printed = print_published(&read);
     let again: Vec<_> = parse_published(&printed).collect();
     assert!(read == again, "{printed}");
+}
+
+/// What is read of SMBIOS tables prints to tables that say the same, and
+/// tables that are cut short never say something else.
+///
+/// # Panics
+///
+/// Panics if the law is broken.
+pub fn smbios_tables(bytes: &[u8]) {
+    let Some(identity) = smbios::parse(bytes) else {
+        return;
+    };
+    // A text that is not UTF-8 grows when it is printed.
+    let texts = [&identity.system, &identity.board];
+    let longest = texts.map(|unit| unit.serial.len().max(unit.name.len()));
+    assert!(longest.iter().all(|length| *length <= 3 * bytes.len()));
+    let printed = smbios::print(&identity);
+    if printed.len() <= smbios::MOST_BYTES {
+        assert_eq!(smbios::parse(&printed), Some(identity));
+    }
+}
+
+/// A drive's descriptor that shows a serial number prints to one that shows the
+/// same.
+///
+/// # Panics
+///
+/// Panics if the law is broken.
+pub fn drive_descriptor(bytes: &[u8]) {
+    if let Some(serial) = storage::serial_of_a_built_in_drive(bytes) {
+        assert!(serial.len() < bytes.len());
+        let printed = storage::print(&serial);
+        assert_eq!(storage::serial_of_a_built_in_drive(&printed), Some(serial));
+    }
 }
 
 /// A TPM's answer that is understood prints to one that says the same.

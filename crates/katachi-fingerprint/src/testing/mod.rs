@@ -1,19 +1,19 @@
 //! Fake machines, for your tests and for ours.
 //!
-//! A machine is a small Linux file system tree written down as text. Change a
-//! line of it and you have the same machine after a repair.
+//! A machine is written down as text: a small file system tree for Linux, and
+//! for macOS and Windows what the system answers under the names by which it is
+//! asked. Change a line of it and you have the same machine after a repair.
 //!
 //! ```
 //! use katachi_fingerprint::testing::Machine;
-//! use katachi_fingerprint::{Component, Probe, SystemProbe};
+//! use katachi_fingerprint::{Component, Enrollment};
 //!
-//! # fn main() -> std::io::Result<()> {
-//! let directory = tempfile::tempdir()?;
-//! Machine::laptop()
-//!     .file("/sys/class/dmi/id/board_name", "20XWCTO2WW")
-//!     .write_to(directory.path())?;
-//! let seen = SystemProbe::with_root(directory.path()).observe();
-//! assert!(seen.reading(Component::Board).is_some());
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # if cfg!(windows) { return Ok(()) } // Symbolic links are not for everybody.
+//! let (secret, enrollment) = Enrollment::enroll(&Machine::laptop().look()?)?;
+//! let repaired = Machine::laptop().replacing("20XWCTO1WW", "21CBCTO1WW");
+//! let recovery = enrollment.recover(&repaired.look()?, |guess| *guess == secret)?;
+//! assert_eq!(recovery.drift[0].component, Component::Board);
 //! # Ok(())
 //! # }
 //! ```
@@ -21,6 +21,9 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+
+use crate::native::{Answer, Answers, mac, windows};
+use crate::{Observation, Probe as _, SystemProbe};
 
 pub mod laws;
 
@@ -73,6 +76,71 @@ impl Machine {
     #[must_use]
     pub fn single_board() -> Self {
         Self::parse(include_str!("../../testdata/machines/single-board.tree"))
+    }
+
+    /// A portable Mac: private addresses on its Thunderbolt ports, an adapter on
+    /// USB, an APFS volume.
+    #[must_use]
+    pub fn mac() -> Self {
+        Self::parse(include_str!("../../testdata/machines/mac.tree"))
+    }
+
+    /// A home-built Windows computer: placeholders for serial numbers, a virtual
+    /// switch, adapters that a hypervisor added, one on USB and one in a dock.
+    #[must_use]
+    pub fn windows_desktop() -> Self {
+        Self::parse(include_str!("../../testdata/machines/windows-desktop.tree"))
+    }
+
+    /// A Windows laptop of a company: whole firmware tables, wireless only.
+    #[must_use]
+    pub fn windows_laptop() -> Self {
+        Self::parse(include_str!("../../testdata/machines/windows-laptop.tree"))
+    }
+
+    /// All of them, by name.
+    #[must_use]
+    pub fn all() -> Vec<(&'static str, Self)> {
+        vec![
+            ("laptop", Self::laptop()),
+            ("server", Self::server()),
+            ("single board", Self::single_board()),
+            ("cloud", Self::cloud()),
+            ("microVM", Self::microvm()),
+            ("container", Self::container()),
+            ("Mac", Self::mac()),
+            ("Windows desktop", Self::windows_desktop()),
+            ("Windows laptop", Self::windows_laptop()),
+        ]
+    }
+
+    /// What a probe sees on this machine.
+    ///
+    /// # Errors
+    ///
+    /// Returns what [`write_to`](Self::write_to) does, for a Linux machine.
+    pub fn look(&self) -> io::Result<Observation> {
+        let begins = |start: &str| self.entries.keys().any(|path| path.starts_with(start));
+        if begins("/IOPlatformExpertDevice/") {
+            return Ok(mac::observation(&self.answers()));
+        }
+        if begins("/HKLM/") {
+            return Ok(windows::observation(&self.answers()));
+        }
+        let directory = tempfile::tempdir()?;
+        self.write_to(directory.path())?;
+        Ok(SystemProbe::with_root(directory.path()).observe())
+    }
+
+    /// The machine as a system that is asked.
+    fn answers(&self) -> Answers {
+        let mut answers = Answers::default();
+        for (path, entry) in &self.entries {
+            if let Entry::File(text) = entry {
+                answers.insert(path.trim_start_matches('/'), answer(text));
+            }
+        }
+        answers
     }
 
     /// Reads a description: a line that begins with `/` names a file, or a
@@ -211,6 +279,30 @@ impl Machine {
             }
         }
         Ok(())
+    }
+}
+
+/// Reads an answer as macOS's `ioreg` prints it: text in quotation marks, bytes
+/// as hexadecimal digits in angle brackets, `Yes` and `No`, and numbers.
+fn answer(text: &str) -> Option<Answer> {
+    let text = text.trim();
+    let within = |open, close| text.strip_prefix(open)?.strip_suffix(close);
+    if let Some(text) = within('"', '"') {
+        return Some(Answer::Text(text.to_owned()));
+    }
+    if let Some(text) = within('<', '>') {
+        let digits: Vec<char> = text.chars().filter(|sign| !sign.is_whitespace()).collect();
+        let byte = |pair: &[char]| u8::from_str_radix(&String::from_iter(pair), 16).ok();
+        return digits
+            .chunks(2)
+            .map(byte)
+            .collect::<Option<_>>()
+            .map(Answer::Bytes);
+    }
+    match text {
+        "Yes" => Some(Answer::Flag(true)),
+        "No" => Some(Answer::Flag(false)),
+        _ => text.parse().ok().map(Answer::Number),
     }
 }
 

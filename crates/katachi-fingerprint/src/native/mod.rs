@@ -6,9 +6,13 @@
 //! the place of a system, and what a fake machine answers is written down as
 //! the real one would say it.
 
+#[cfg(any(test, feature = "testing", target_os = "macos"))]
 pub(crate) mod mac;
+#[cfg(any(test, feature = "testing", windows))]
 pub(crate) mod smbios;
+#[cfg(any(test, feature = "testing", windows))]
 pub(crate) mod storage;
+#[cfg(any(test, feature = "testing", windows))]
 pub(crate) mod windows;
 
 use std::collections::BTreeMap;
@@ -22,6 +26,10 @@ pub(crate) struct Answers {
 
 /// One answer, in the forms that registries have.
 #[derive(Clone, Debug, Eq, PartialEq)]
+#[cfg_attr(
+    target_os = "macos",
+    allow(dead_code, reason = "only Windows gives numbers")
+)]
 pub(crate) enum Answer {
     Text(String),
     Bytes(Vec<u8>),
@@ -61,6 +69,10 @@ impl Answers {
         }
     }
 
+    #[cfg_attr(
+        target_os = "macos",
+        allow(dead_code, reason = "only Windows gives numbers")
+    )]
     pub(crate) fn number(&self, name: &str) -> Option<u64> {
         match self.by_name.get(name)? {
             Answer::Number(number) => Some(*number),

@@ -138,6 +138,7 @@ pub(super) const COMPARISONS: &[Comparison] = &[
         "plain",
         0.95,
     ),
+    time("search", "store", "search", "ours", "plain", 1.3),
     time(
         "sandbox-start/cold",
         "sandbox",

@@ -1,7 +1,7 @@
 //! Taking over a database that another program made.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use katachi_crypto::SecretString;
@@ -95,14 +95,13 @@ impl Database {
             what: "the path of a database to import is UTF-8",
         })?;
         let secret = secret(from)?;
-        let sizes = [&source, &side_file(&source, "-wal")].map(|file| size(file));
-        let total = sizes.iter().sum();
+        let total = size(&source) + size(&side_file(&source, "-wal"));
         let outcome = std::thread::scope(|scope| {
             let copying = scope.spawn(|| copy(target, place, &secret));
             while !copying.is_finished() {
                 std::thread::sleep(Duration::from_millis(20));
-                let parts = [partial.path().to_owned(), side_file(partial.path(), "-wal")];
-                let written = parts.iter().map(|file| size(file)).max().unwrap_or(0);
+                let log = side_file(partial.path(), "-wal");
+                let written = size(partial.path()).max(size(&log));
                 progress(ImportProgress { written, total });
             }
             copying.join()
@@ -114,7 +113,7 @@ impl Database {
             Ok(copied) => copied?,
             Err(panic) => std::panic::resume_unwind(panic),
         }
-        let written = size(&partial.path().to_owned());
+        let written = size(partial.path());
         progress(ImportProgress { written, total });
         partial.publish(&path)?;
         Self::open(path, key, options)
@@ -162,7 +161,7 @@ fn copy(target: Guarded, source: &str, secret: &str) -> Result<(), DatabaseError
     }
 }
 
-fn size(file: &PathBuf) -> u64 {
+fn size(file: &Path) -> u64 {
     std::fs::metadata(file).map_or(0, |data| data.len())
 }
 

@@ -11,7 +11,9 @@
 //!   short list are refused ([`DatabaseError::Forbidden`]);
 //! - temporary tables, sorts and index builds stay in memory;
 //! - deleted rows are overwritten, and files are private from the first byte;
-//! - a wrong key is found out before SQLite touches the file or its journal.
+//! - a wrong key is found out before SQLite touches the file or its journal;
+//! - an old copy of the file, or an old page in it, is noticed where the
+//!   database has an [`Anchor`].
 //!
 //! ```
 //! use katachi_store::database::{Database, DatabaseError, DatabaseKey, Migration, Options};
@@ -37,8 +39,27 @@
 //! # In asynchronous programs
 //!
 //! Every call may wait for the disk or for another writer. Clone the handle
-//! into `tokio::task::spawn_blocking` (or the like of your runtime); a clone
-//! costs one reference count.
+//! into `spawn_blocking` (or the like of your runtime); a clone costs one
+//! reference count. Writers queue in the threads made for blocking, readers
+//! run beside them, and the tasks go on meanwhile.
+//!
+//! ```
+//! use katachi_store::database::{Database, DatabaseError, DatabaseKey, Options};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! # let db = Database::open(dir.path().join("a.db"), &DatabaseKey::generate()?, Options::new())?;
+//! # db.write(|tx| tx.execute_batch("CREATE TABLE note (text TEXT) STRICT"))?;
+//! async fn add(db: &Database, text: String) -> Result<usize, DatabaseError> {
+//!     let db = db.clone();
+//!     let insert = move || db.write(|tx| tx.execute("INSERT INTO note VALUES (?1)", [text]));
+//!     tokio::task::spawn_blocking(insert).await.expect("the closure does not panic")
+//! }
+//! # let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+//! # assert_eq!(runtime.block_on(add(&db, "plums".to_owned()))?, 1);
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! # What it does not do
 //!

@@ -21,6 +21,12 @@
 //! 5. *Strangers cost nothing.* The store is asked only after the signature was
 //!    verified.
 //!
+//! Several servers share `PostgresReplay` (feature `replay-postgres`) or `RedisReplay`
+//! (feature `replay-redis`), which keep the same guarantee across all of them: points 1
+//! to 5 hold with the store's clock in place of the process's, and whenever the store
+//! may have forgotten something (a crash, a restart, a promoted replica, a restored
+//! backup) it has a new epoch. They refuse when they are unsure or out of time.
+//!
 //! What it does not give: exactly-once *effects*. A server that crashes between
 //! spending and acting has lost the request; the client cannot know, and must ask
 //! again with a new nonce. To make that safe, commit an idempotency key in the same

@@ -196,7 +196,7 @@ pub(crate) async fn fills<S: AsyncReplayStore + 'static>(store: &S, small: &S, p
     assert_eq!(other.spend(small).await.unwrap(), Spend::Fresh);
 }
 
-/// With a window of two seconds, for six: how much a store keeps.
+/// With a window of two seconds, for twelve: says how many requests were sent.
 pub(crate) async fn rolls<S: AsyncReplayStore + 'static>(store: &S) -> usize {
     let epoch = store.epoch().await.unwrap();
     let begun = Instant::now();
@@ -214,11 +214,14 @@ pub(crate) async fn rolls<S: AsyncReplayStore + 'static>(store: &S) -> usize {
     fresh.len()
 }
 
+/// What was sent, and how often a server acted on it.
+type Effects = HashMap<[u8; Nonce::TEXT_LEN], (Call, u32)>;
+
 /// Clients that send every request in three copies to any node, and servers that act
 /// once for each that is fresh.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
-    effects: Arc<Mutex<HashMap<[u8; 25], (Call, u32)>>>,
+    effects: Arc<Mutex<Effects>>,
     refused: Arc<AtomicU64>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -319,7 +322,7 @@ impl Load {
     }
 }
 
-fn act(effects: &Mutex<HashMap<[u8; 25], (Call, u32)>>, call: &Call) {
+fn act(effects: &Mutex<Effects>, call: &Call) {
     effects
         .lock()
         .unwrap()

@@ -2,6 +2,7 @@
 
 mod connecting;
 mod crashes;
+mod examples;
 mod moving;
 mod rotating;
 #[path = "../support/postgres.rs"]
@@ -21,7 +22,7 @@ use rustls::pki_types::pem::PemObject as _;
 use server::Postgres;
 use tokio_postgres::Client;
 
-const CASES: [(&str, fn()); 10] = [
+const CASES: [(&str, fn()); 11] = [
     ("a moved value is refused", moving::a_moved_value_is_refused),
     (
         "equal values are found, during a rotation too",
@@ -55,6 +56,7 @@ const CASES: [(&str, fn()); 10] = [
         "every type of primary key rotates",
         rotating::every_type_of_primary_key,
     ),
+    ("the examples run", examples::run),
     (
         "nothing is lost when all are killed",
         crashes::nothing_is_lost,

@@ -140,6 +140,14 @@ pub(super) const COMPARISONS: &[Comparison] = &[
     ),
     time("search", "store", "search", "ours", "plain", 1.3),
     time(
+        "column/pgcrypto",
+        "column",
+        "column",
+        "ours",
+        "pgcrypto",
+        1.0,
+    ),
+    time(
         "sandbox-start/cold",
         "sandbox",
         "sandbox-start",

@@ -41,6 +41,8 @@ const DEBIAN: [(&str, &str); 12] = [
 
 /// Python packages, installed into a virtual environment.
 const PYTHON: &[&str] = &[
+const PYTHON: [&str; 5] = [
+    "aiosmtpd==1.4.6",
     "sqlcipher3-wheels==0.5.7",
     "http-message-signatures==3.0.0",
     "cryptography==50.0.2",
@@ -53,6 +55,7 @@ const NODE: &[&str] = &[
     "http-message-signatures@1.0.6",
     "http-message-sig@0.3.0",
 ];
+const NODE: [&str; 2] = ["oidc-provider@9.13.3", "playwright-core@1.64.1"];
 
 /// Version of cargo-deny that the licence and ban rules were written for.
 const CARGO_DENY: &str = "0.20.2";

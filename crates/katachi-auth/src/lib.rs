@@ -8,6 +8,7 @@
 //! | [`replay`] | was it accepted before? |
 //! | [`device`] | how does a program without a browser get its key? |
 //! | `oauth` | who does GitHub, Google or another provider say that it is? |
+//! | `mail` | does somebody read this address's mail? |
 //! | [`session`] | which person is this browser? |
 //! | [`refresh`] | may this client have a new token, and was its old one stolen? |
 //! | [`origin`] | did a page of ours make this request? |
@@ -18,6 +19,8 @@
 
 pub mod clock;
 pub mod device;
+#[cfg(feature = "mail")]
+pub mod mail;
 #[cfg(feature = "oauth")]
 pub mod oauth;
 pub mod origin;

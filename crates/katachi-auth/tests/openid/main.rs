@@ -5,6 +5,7 @@
 //! listed as ignored, and fail under `KATACHI_REQUIRE_ALL=1`.
 #![allow(clippy::unwrap_used, reason = "tests may fail loudly")]
 
+mod device;
 mod loopback;
 mod provider;
 mod sign_in;
@@ -63,6 +64,9 @@ fn main() -> ExitCode {
         loopback::a_program_signs_a_person_in_through_127_0_0_1,
         loopback::strangers_cannot_end_the_wait,
         loopback::the_wait_ends_by_itself,
+        device::our_client_gets_tokens_from_their_server,
+        device::our_client_proves_its_key_to_their_server,
+        device::our_client_stops_when_the_person_says_no,
     );
     libtest_mimic::run(&arguments, trials).exit_code()
 }

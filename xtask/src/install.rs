@@ -42,7 +42,10 @@ const DEBIAN: [(&str, &str); 12] = [
 /// Python packages, installed into a virtual environment.
 const PYTHON: &[&str] = &[
 const PYTHON: [&str; 5] = [
+const PYTHON: [&str; 7] = [
     "aiosmtpd==1.4.6",
+    "Authlib==1.9.10",
+    "requests==2.34.2",
     "sqlcipher3-wheels==0.5.7",
     "http-message-signatures==3.0.0",
     "cryptography==50.0.2",
@@ -56,6 +59,11 @@ const NODE: &[&str] = &[
     "http-message-sig@0.3.0",
 ];
 const NODE: [&str; 2] = ["oidc-provider@9.13.3", "playwright-core@1.64.1"];
+const NODE: [&str; 3] = [
+    "oauth4webapi@3.8.8",
+    "oidc-provider@9.13.3",
+    "playwright-core@1.64.1",
+];
 
 /// Version of cargo-deny that the licence and ban rules were written for.
 const CARGO_DENY: &str = "0.20.2";

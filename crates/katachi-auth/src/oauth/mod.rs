@@ -51,7 +51,9 @@ pub use discovery::SetUpError;
 pub use exchange::Tokens;
 pub use fetch::{Fetch, FetchError};
 pub use identity::{Email, Identity};
-pub use login::{BeginError, Begun, LoginError, LoginStore, MemoryLogins, Pending, ReturnTo};
+pub use login::{
+    BeginError, Begun, LoginError, LoginStore, MemoryLogins, Pending, ReturnTo, ReturnToError,
+};
 pub use provider::{Client, Provider, SignedIn};
 
 #[cfg(feature = "reqwest")]

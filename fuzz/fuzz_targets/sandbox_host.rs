@@ -28,7 +28,8 @@ fuzz_target!(|text: &str| {
         Ok(Host::Address(IpAddr::V4(address))) if !text.contains(':') => Some(address.octets()),
         _ => None,
     };
-    if !text.contains(':') {
+    // Labels of a host are short, even of an address.
+    if !text.contains(':') && text.split('.').all(|label| label.len() <= 63) {
         assert_eq!(ours, naive::address(text), "{text}");
     }
     // A rule allows what it names, and a denial of it wins.

@@ -55,7 +55,7 @@ pub(super) fn serve(shared: &Shared, client: TcpStream, port: u16) {
     let Ok(server) = connected else { return };
     let both = Wire::new(client, &shared.stop).and_then(|client| {
         let server = Wire::new(server, &shared.stop)?;
-        relay::relay(shared, &client.stream, &server.stream)
+        relay::relay(shared, &server.stream, &client.stream)
     });
     // An error of a connection ends it, and concerns nobody else.
     drop(both);

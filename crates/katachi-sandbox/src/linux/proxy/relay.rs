@@ -112,10 +112,10 @@ impl<'a> Flow<'a> {
     }
 }
 
-/// Moves bytes both ways until both sides are done, one of them fails, nothing
+/// Moves bytes between the command's side and another until both sides are done, one of them fails, nothing
 /// happens for [`IDLE`], or everything is to end. Both sockets must not block.
-pub(super) fn relay(shared: &Shared, one: &TcpStream, other: &TcpStream) -> io::Result<()> {
-    let (mut there, mut back) = (Flow::new(one, other)?, Flow::new(other, one)?);
+pub(super) fn relay(shared: &Shared, command: &TcpStream, other: &TcpStream) -> io::Result<()> {
+    let (mut there, mut back) = (Flow::new(command, other)?, Flow::new(other, command)?);
     let mut found = Vec::new();
     loop {
         there.pump(shared)?;
@@ -128,13 +128,17 @@ pub(super) fn relay(shared: &Shared, one: &TcpStream, other: &TcpStream) -> io::
             write: to.writes(),
         };
         let fds = [
-            (one.as_fd(), interest(&there, &back)),
+            (command.as_fd(), interest(&there, &back)),
             (other.as_fd(), interest(&back, &there)),
             (shared.stop.as_fd(), net::Interest::READ),
         ];
         let deadline = Instant::now() + IDLE;
         net::wait(fds, milliseconds(deadline), &mut found)?;
-        if found[2].read || !found.iter().any(|found| found.any()) {
+        if found[2].read {
+            // What the command sent before it ended is still passed on.
+            return there.pump(shared);
+        }
+        if !found.iter().any(|found| found.any()) {
             return Ok(());
         }
     }

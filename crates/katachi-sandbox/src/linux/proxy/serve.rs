@@ -270,7 +270,7 @@ fn tunnel(
     mut seen: Vec<u8>,
 ) -> io::Result<()> {
     let upstream = Wire::new(upstream, client.stop())?;
-    let begun = Instant::now();
+    let mut begun = Instant::now();
     let mut found = Vec::new();
     loop {
         match judge(&seen, host, port) {
@@ -291,7 +291,9 @@ fn tunnel(
             (client.stop().as_fd(), net::Interest::READ),
         ];
         net::wait(fds, super::wire::milliseconds(deadline), &mut found)?;
-        if found[2].read || Instant::now() >= deadline {
+        // What the command said before it ended is still passed on.
+        let over = found[2].read && !found[0].read;
+        if over || Instant::now() >= deadline {
             return Ok(());
         }
         if found[0].read && client.read(&mut seen, hello::LONGEST, deadline)? == 0 {
@@ -309,6 +311,9 @@ fn tunnel(
             }
             shared.count(greeting.len())?;
             client.write(&greeting, deadline)?;
+            if !hurry {
+                begun = Instant::now();
+            }
         }
     }
     upstream.write(&seen, Instant::now() + HEAD)?;

@@ -30,6 +30,7 @@ pub(crate) const CASES: &[Case] = &[
     ),
     case("SOCKS offers connections only", socks),
     case("slow and endless requests end", slow),
+    case("what a command said before it ended arrives", last_words),
     case("connections end at their limit", many),
     case("bytes through the proxy end at their limit", bytes),
     case("without host rules there is no proxy", none),
@@ -719,4 +720,23 @@ fn witness(bed: &Bed) -> Verdict {
         .iter()
         .any(|line| line.contains("through an allowed host"));
     must(told, "the way out through an allowed host is not told")
+}
+
+fn last_words(bed: &Bed) -> Verdict {
+    let scene = Scene::new(bed, &["api.test"]);
+    let plan = scene.plan(bed)?;
+    let target = scene.at("api.test");
+    let connect = hex(format!("CONNECT {target} HTTP/1.1\r\n\r\n"));
+    for count in 1..=5 {
+        bed.allowed_by(
+            &plan,
+            &["say", PROXY, &format!("{connect} {}", hex("farewell")), ""],
+        )?;
+        let until = Instant::now() + Duration::from_secs(2);
+        while scene.server.seen().matches("farewell").count() < count {
+            must(Instant::now() < until, "it did not arrive")?;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    Ok(())
 }

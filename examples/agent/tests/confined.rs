@@ -64,6 +64,12 @@ fn main() -> ExitCode {
             the_report_says_what_was_enforced,
         ),
         needing(
+            "user namespaces and bash",
+            confine && has("bash"),
+            "a_named_host_is_reached_and_another_is_not",
+            a_named_host_is_reached_and_another_is_not,
+        ),
+        needing(
             user,
             confine,
             "a_report_is_not_written_through_a_link_of_the_command",
@@ -239,6 +245,40 @@ fn the_report_says_what_was_enforced() {
     assert_eq!(network["enforced"], "full");
     assert_eq!(report["outcome"]["ending"]["code"], 0);
     assert_eq!(report["plan_hash"], report["enforcement"]["plan_hash"]);
+}
+
+fn a_named_host_is_reached_and_another_is_not() {
+    let place = Place::new();
+    let listen = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (named, other) = (listen(), listen());
+    let (host, other) = (named.local_addr().unwrap(), other.local_addr().unwrap());
+    let policy = place.file(
+        "hosts.toml",
+        &format!(
+            "[filesystem]\nread = [\"@system\", \".\"]\n[commands]\nallow = [\"bash\"]\n[network]\nallow = [\"{host}\"]\n"
+        ),
+    );
+    let policy = policy.to_str().unwrap();
+    let knock = |at: &std::net::SocketAddr| {
+        let script = format!("exec 3<>/dev/tcp/{}/{} && echo reached", at.ip(), at.port());
+        place.agent(&["run", "--policy", policy, "--", "bash", "-c", &script])
+    };
+    assert_eq!(knock(&host).stdout, "reached\n");
+    assert_eq!(knock(&other).stdout, "");
+    // Through the proxy, the refusal is reported with the line that allows it.
+    let script = format!(
+        "exec 3<>/dev/tcp/198.18.0.1/3128; printf 'CONNECT {other} HTTP/1.1\\r\\n\\r\\n' >&3; read -r line <&3; echo \"$line\""
+    );
+    let refused = place.agent(&["run", "--policy", policy, "--", "bash", "-c", &script]);
+    assert!(refused.stdout.contains("403"), "{}", refused.stdout);
+    assert!(
+        refused.stderr.contains("network.allow"),
+        "{}",
+        refused.stderr
+    );
+    let why = |target: &str| place.agent(&["why", "--policy", policy, "connect", target]);
+    assert_eq!(why(&host.to_string()).code, Some(0));
+    assert_ne!(why("example.com:443").code, Some(0));
 }
 
 fn the_environment_of_the_caller_stays_outside() {

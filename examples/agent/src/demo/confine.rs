@@ -215,6 +215,7 @@ fn allowed_host(story: &mut Story) -> anyhow::Result<()> {
     let (named, other) = (named.local_addr()?, other.local_addr()?);
     let plan = Policy::default()
         .read("@system")
+        .read(".")
         .allow("bash")
         .allow_host(named.to_string())
         .plan(&PlanOptions::new(&story.config.workspace))?;

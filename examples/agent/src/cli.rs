@@ -157,6 +157,9 @@ Exit code: 0 for allowed, 1 for denied.")]
     /// The vault: a way in for the day this machine is gone
     #[command(subcommand)]
     Vault(Vault),
+    /// Browsers that may use this machine, end to end
+    #[command(subcommand)]
+    Device(Device),
     /// Conversations kept in the encrypted database
     #[command(subcommand)]
     History(History),
@@ -290,6 +293,23 @@ pub(crate) enum Vault {
     /// The code comes from standard input or a prompt. For a vault that was
     /// brought here from another machine, or whose machine changed too much.
     Recover,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Device {
+    /// Make a link that pairs one browser, within ten minutes
+    Pair,
+    /// Name the paired browsers
+    List {
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take a browser's access away, at once
+    Rm {
+        /// Beginning of an identifier from `device list`
+        id: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

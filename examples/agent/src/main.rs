@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod audit;
+mod channel;
 mod chart;
 mod chat;
 mod cli;
@@ -74,6 +75,7 @@ fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Why(args) => commands::why::why(&config, args),
         Command::Key(args) => commands::key::key(&config, args),
         Command::Vault(args) => commands::vault::vault(&config, args),
+        Command::Device(args) => commands::device::device(&config, args),
         Command::History(args) => commands::history::history(&config, args),
         Command::Memory(args) => commands::memory::memory(&config, args),
         Command::Audit(args) => commands::audit::audit(&config, args),

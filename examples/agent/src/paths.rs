@@ -93,6 +93,16 @@ impl Paths {
         self.data.join("relay.sealed")
     }
 
+    /// The sealed list of paired devices.
+    pub(crate) fn devices(&self) -> PathBuf {
+        self.data.join("devices.sealed")
+    }
+
+    /// The sealed secret of an open pairing.
+    pub(crate) fn pairing(&self) -> PathBuf {
+        self.data.join("pairing.sealed")
+    }
+
     /// The state directory of the embedded relay.
     pub(crate) fn embedded_relay(&self) -> PathBuf {
         self.data.join("relay")
@@ -117,6 +127,10 @@ impl Paths {
             self.vault_secret(),
             self.relay_credentials(),
             self.data.join(".relay.sealed.lock"),
+            self.devices(),
+            self.data.join(".devices.sealed.lock"),
+            self.pairing(),
+            self.data.join(".pairing.sealed.lock"),
             self.embedded_relay(),
             self.audit_log(),
             self.audit_log().with_extension("old.jsonl"),

@@ -3,24 +3,25 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 #[path = "support/browser.rs"]
+#[allow(dead_code, reason = "each test file uses a part of this")]
 mod browser;
+#[path = "../src/demo/outside.rs"]
+mod outside;
 #[path = "support/page.rs"]
 mod page;
 mod support;
+#[path = "support/up.rs"]
+mod up;
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use browser::{Browser, EMAIL};
+use browser::EMAIL;
 use katachi_protocol::record::{Denials, History};
 use katachi_protocol::routes;
 use katachi_protocol::run::{OutputStream, RunEvent};
 use support::{Place, needing};
-
-/// Longest time for anything here.
-const PATIENCE: Duration = Duration::from_secs(30);
+use up::{PATIENCE, Up, block_on, signal};
 
 fn main() -> ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
@@ -73,109 +74,6 @@ fn main() -> ExitCode {
         ),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-/// A running `up`.
-struct Up {
-    child: Child,
-    lines: Receiver<String>,
-    seen: Vec<String>,
-}
-
-impl Up {
-    fn start(place: &Place, options: &[&str]) -> Self {
-        let mut child = place
-            .command()
-            .args(["up", "--listen", "127.0.0.1:0", "--expect-account", EMAIL])
-            .args(options)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (sender, lines) = channel();
-        let pipe = BufReader::new(child.stderr.take().unwrap());
-        std::thread::spawn(move || {
-            pipe.lines()
-                .map_while(Result::ok)
-                .try_for_each(|line| sender.send(line))
-        });
-        Self {
-            child,
-            lines,
-            seen: Vec::new(),
-        }
-    }
-
-    /// The rest of the first line that contains `mark`, after it.
-    fn wait_for(&mut self, mark: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let Ok(line) = self.lines.recv_timeout(left) else {
-                panic!("`{mark}` did not come: {:#?}", self.seen);
-            };
-            self.seen.push(line.clone());
-            if let Some((_, rest)) = line.split_once(mark) {
-                return rest.trim().to_owned();
-            }
-        }
-    }
-
-    /// Opens the link as a person would, without approving yet.
-    fn browser(&mut self) -> (Browser, String) {
-        let ca = std::fs::read_to_string(self.wait_for("its authority is")).unwrap();
-        let link = format!("https://{}", self.wait_for("https://"));
-        let code = self.wait_for("code ");
-        let origin = link.split("/device").next().unwrap();
-        (Browser::new(origin, &ca), code)
-    }
-
-    /// Signs up, approves, and waits for the connection.
-    async fn approved(&mut self) -> (Browser, String) {
-        let (browser, code) = self.browser();
-        browser.sign_up(EMAIL).await;
-        browser.approve(&code).await;
-        self.wait_for("Connected.");
-        let agents = browser.agents().await.agents;
-        assert!(agents[0].online, "{agents:?}");
-        (browser, agents[0].id.clone())
-    }
-
-    fn ends(mut self) -> Option<i32> {
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        panic!("`up` did not end: {:#?}", self.seen);
-    }
-
-    fn stop(self) {
-        signal("-TERM", &self.child);
-        assert_eq!(self.ends(), Some(0));
-    }
-}
-
-impl Drop for Up {
-    fn drop(&mut self) {
-        // A test that failed leaves nothing behind; one that did not has ended it.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn signal(name: &str, child: &Child) {
-    let status = Command::new("kill")
-        .args([name, &child.id().to_string()])
-        .status();
-    assert!(status.unwrap().success());
-}
-
-fn block_on<F: std::future::Future>(future: F) -> F::Output {
-    tokio::runtime::Runtime::new().unwrap().block_on(future)
 }
 
 fn stdout_of(events: &[RunEvent]) -> String {
@@ -420,7 +318,26 @@ fn a_person_in_a_browser_approves_and_sees_the_output() {
     let mut up = Up::start(&place, &["--ai-command", "sed s/^/heard:/"]);
     let link = format!("https://{}", up.wait_for("https://"));
     let code = up.wait_for("code ");
+    let relay = up.relay();
     let said = page::browse(&link);
+    let held = |text: &str| outside::in_memory(relay, text.as_bytes()).unwrap();
+    // What was typed in the browser stands in no byte of the relay; what the
+    // relay does know shows that the search finds things.
+    assert!(held(EMAIL) > 0, "the search finds nothing");
+    for text in ["quince-jelly-51c0de77", "when do plums ripen?"] {
+        assert_eq!(held(text), 0, "the relay knows {text}");
+    }
+    for (path, bytes) in place.stored() {
+        let found = bytes
+            .windows(21)
+            .any(|window| window == b"quince-jelly-51c0de77");
+        // The agent's own log says which commands it ran.
+        assert!(
+            !found || path.ends_with("state/audit.jsonl"),
+            "{}",
+            path.display()
+        );
+    }
     let shown = |what: &str| {
         let texts = said.iter().filter(|(kind, _)| kind == what);
         texts
@@ -431,12 +348,15 @@ fn a_person_in_a_browser_approves_and_sees_the_output() {
     assert_eq!(shown("error"), "", "{said:#?}");
     assert_eq!(shown("foreign"), "", "the page asked another host");
     assert!(shown("device").contains(&code), "{said:#?}");
+    assert!(shown("agent").contains("End to end"), "{said:#?}");
+    assert!(shown("devices").contains("(this browser)"), "{said:#?}");
     let log = shown("log");
     for text in [
         "two plums",
         "Denied",
         "commands.allow",
         "tick 3",
+        "quince-jelly-51c0de77",
         "heard:when do plums ripen?",
     ] {
         assert!(log.contains(text), "{text}: {said:#?}");

@@ -26,6 +26,7 @@
 //! | [`device`] | agent to relay and browser to relay: RFC 8628 |
 //! | [`agent`] | agent to relay, signed: heartbeat, activity; browser: the list of agents |
 //! | [`run`] | browser to agent: commands, messages, and what comes back |
+//! | [`channel`] | browser to agent, inside the end-to-end channel |
 //! | [`mcp`] | MCP configurations with their secrets |
 //! | [`record`] | history, denials, audit |
 //! | [`problem`] | how a refusal looks |
@@ -36,6 +37,7 @@
 
 pub mod account;
 pub mod agent;
+pub mod channel;
 pub mod device;
 pub mod mcp;
 pub mod problem;

@@ -51,6 +51,8 @@ pub mod codes {
     pub const TOO_LARGE: &str = "too_large";
     /// Too many attempts; wait.
     pub const RATE_LIMITED: &str = "rate_limited";
+    /// The agent listens to paired devices only.
+    pub const NOT_PAIRED: &str = "not_paired";
     /// The agent has no open tunnel.
     pub const OFFLINE: &str = "offline";
     /// The agent's tunnel broke while it answered.

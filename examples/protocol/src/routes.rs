@@ -45,6 +45,9 @@ pub const AGENT_STATUS: &str = "/api/agents/{id}/status";
 pub const AGENT_HISTORY: &str = "/api/agents/{id}/history";
 /// `GET`, browser: [`Denials`](crate::record::Denials).
 pub const AGENT_DENIALS: &str = "/api/agents/{id}/denials";
+/// `GET`, browser, WebSocket, [`ChannelQuery`](crate::channel::ChannelQuery): the bytes of an
+/// end-to-end channel with the agent.
+pub const AGENT_CHANNEL: &str = "/api/agents/{id}/channel";
 /// `GET`, browser: [`McpConfigs`](crate::mcp::McpConfigs).
 pub const MCP: &str = "/api/mcp";
 /// `GET`, `PUT` ([`PutMcp`](crate::mcp::PutMcp)), `DELETE`, browser.
@@ -95,6 +98,13 @@ pub mod tunnel {
     pub const HISTORY: &str = "/v1/history";
     /// `GET` [`Denials`](crate::record::Denials).
     pub const DENIALS: &str = "/v1/denials";
+    /// `POST` with [`ChannelQuery`](crate::channel::ChannelQuery): the bytes of an
+    /// end-to-end channel, both ways at once.
+    pub const CHANNEL: &str = "/v1/channel";
+    /// `GET` [`Devices`](crate::channel::Devices); inside a channel only.
+    pub const DEVICES: &str = "/v1/devices";
+    /// `DELETE`; inside a channel only.
+    pub const DEVICE: &str = "/v1/devices/{id}";
     /// `GET`: a description of this API, for people and programs.
     pub const SCHEMA: &str = "/v1/schema";
 }

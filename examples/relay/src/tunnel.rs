@@ -15,7 +15,6 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper::upgrade::Upgraded;
@@ -48,7 +47,7 @@ pub(crate) enum Opened {
 #[derive(Clone, Debug)]
 struct Tunnel {
     generation: u64,
-    sender: SendRequest<Full<Bytes>>,
+    sender: SendRequest<Body>,
     streams: Arc<Semaphore>,
     close: CancellationToken,
 }
@@ -155,7 +154,7 @@ impl Tunnels {
     pub(crate) async fn ask(
         &self,
         agent: &str,
-        request: Request<Full<Bytes>>,
+        request: Request<Body>,
     ) -> Result<Response<Body>, Failure> {
         let tunnel = self.lock().get(agent).cloned().ok_or(Failure::Offline)?;
         let permit = Arc::clone(&tunnel.streams)

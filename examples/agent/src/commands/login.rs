@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 
 use super::up::chosen_endpoint;
+use crate::channel::{Devices, Pairing};
 use crate::cli;
 use crate::config::{Config, RelayChoice};
 use crate::home::Home;
@@ -34,7 +35,13 @@ pub(crate) async fn login(config: &Config, args: &cli::Login) -> anyhow::Result<
         )
         .into());
     }
-    let made = login::with_person(&endpoint, false, args.expect_account.as_deref()).await?;
+    let made = login::with_person(
+        &endpoint,
+        false,
+        args.expect_account.as_deref(),
+        &super::device::fragment(config, &home)?,
+    )
+    .await?;
     file.write(&home.vault, &made)?;
     note(format_args!(
         "Registered with {} for {}. Connect with `katachi-agent up`.",
@@ -91,6 +98,9 @@ pub(crate) async fn unregister(
         Err(error) => return Err(error),
     }
     file.delete()?;
+    // Whoever registers this machine next pairs their own devices.
+    Pairing::of(&config.paths).close()?;
+    Devices::of(&config.paths).forget()?;
     if args.everything {
         drop(home);
         everything(config)?;

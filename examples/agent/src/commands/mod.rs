@@ -1,6 +1,7 @@
 //! One file for each command.
 
 pub(crate) mod audit;
+pub(crate) mod device;
 pub(crate) mod doctor;
 pub(crate) mod history;
 pub(crate) mod key;

@@ -168,7 +168,13 @@ async fn registered(
         }
         return Ok(Registered::Before(found));
     }
-    let made = login::with_person(endpoint, embedded, args.expect_account.as_deref()).await?;
+    let made = login::with_person(
+        endpoint,
+        embedded,
+        args.expect_account.as_deref(),
+        &super::device::fragment(config, home)?,
+    )
+    .await?;
     file.write(&home.vault, &made)?;
     Ok(Registered::Now(made))
 }

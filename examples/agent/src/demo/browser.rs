@@ -1,12 +1,14 @@
 //! The browser's part in the story: the same requests, cookies and headers
 //! that a page of the relay sends, over the same TLS.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use futures_util::StreamExt as _;
 use katachi_protocol::account::{LogIn, Me, SignUp};
 use katachi_protocol::agent::Agents;
+use katachi_protocol::channel::ChannelQuery;
 use katachi_protocol::device::{DeviceInfo, UserCodeBody};
 use katachi_protocol::mcp::{McpConfigs, PutMcp, SealedMcp};
 use katachi_protocol::record::{Denials, History};
@@ -14,6 +16,11 @@ use katachi_protocol::run::{MessageRequest, RunEvent, RunRequest};
 use katachi_protocol::{Sensitive, routes};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::relay_client::Endpoint;
 
@@ -24,7 +31,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(super) struct Browser {
     http: Client,
+    endpoint: Endpoint,
     origin: String,
+    /// The session's cookie, for the one request that the client cannot send.
+    cookie: Mutex<String>,
 }
 
 impl Browser {
@@ -32,7 +42,9 @@ impl Browser {
     pub(super) fn new(endpoint: &Endpoint) -> anyhow::Result<Self> {
         Ok(Self {
             http: endpoint.http()?.cookie_store(true).build()?,
+            endpoint: endpoint.clone(),
             origin: endpoint.url.clone(),
+            cookie: Mutex::default(),
         })
     }
 
@@ -57,9 +69,24 @@ impl Browser {
             password: Sensitive::new(password),
         };
         let response = success(self.post(routes::SIGN_UP).json(&body).send().await?).await?;
-        let cookie = response.headers().get(reqwest::header::SET_COOKIE);
-        let cookie = cookie.and_then(|cookie| cookie.to_str().ok());
-        Ok(cookie.unwrap_or_default().to_owned())
+        Ok(self.keep_cookie(&response))
+    }
+
+    fn session_cookie(&self) -> String {
+        self.cookie
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Keeps the cookie that an answer sets, and returns it as it was set.
+    fn keep_cookie(&self, response: &Response) -> String {
+        let set = response.headers().get(reqwest::header::SET_COOKIE);
+        let set = set.and_then(|set| set.to_str().ok()).unwrap_or_default();
+        if let Some((pair, _)) = set.split_once(';') {
+            pair.clone_into(&mut self.cookie.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        set.to_owned()
     }
 
     /// Tries to sign in and says what the relay answered.
@@ -68,7 +95,9 @@ impl Browser {
             email: email.to_owned(),
             password: Sensitive::new(password),
         };
-        Ok(self.post(routes::LOG_IN).json(&body).send().await?.status())
+        let response = self.post(routes::LOG_IN).json(&body).send().await?;
+        self.keep_cookie(&response);
+        Ok(response.status())
     }
 
     pub(super) async fn me(&self) -> anyhow::Result<Me> {
@@ -161,6 +190,34 @@ impl Browser {
         };
         let request = self.post(&routes::agent_message(agent)).json(&body);
         events(success(request.send().await?).await?).await
+    }
+
+    /// Opens the carrier of an end-to-end channel.
+    pub(super) async fn channel(
+        &self,
+        agent: &str,
+        query: &ChannelQuery,
+    ) -> anyhow::Result<WebSocketStream<TlsStream<TcpStream>>> {
+        let mut tls = self.endpoint.tls()?;
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let addresses = self.endpoint.addresses().await?;
+        let tcp = TcpStream::connect(&*addresses).await?;
+        let stream = TlsConnector::from(Arc::new(tls))
+            .connect(self.endpoint.server_name()?, tcp)
+            .await?;
+        let path = routes::AGENT_CHANNEL.replace("{id}", agent);
+        let target = format!(
+            "wss://{}{path}?{}",
+            self.endpoint.authority(),
+            query.to_query()
+        );
+        let mut request = target.into_client_request()?;
+        let headers = request.headers_mut();
+        headers.insert("origin", self.origin.parse()?);
+        headers.insert("cookie", self.session_cookie().parse()?);
+        let opened = tokio_tungstenite::client_async(request, stream);
+        let (socket, _) = tokio::time::timeout(PATIENCE, opened).await??;
+        Ok(socket)
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {

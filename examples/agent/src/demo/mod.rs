@@ -9,8 +9,11 @@ mod browser;
 mod calls;
 mod confine;
 mod crossing;
+mod device;
 mod mcp;
 mod memory;
+mod outside;
+mod private;
 mod relay;
 mod vault;
 
@@ -115,6 +118,10 @@ pub(crate) async fn demo(args: &cli::Demo, options: &cli::Options) -> anyhow::Re
     let told = mcp::configure(&mut story).await;
     story.told(&[8], told);
 
+    story.progress.step("A paired device, end to end");
+    let told = private::talk(&mut story).await;
+    story.told(&[2], told);
+
     let told = crossing::count(&mut story);
     story.told(&[1], told);
     story.progress.step("The promises");
@@ -142,7 +149,7 @@ impl Story {
         }
         paths.create()?;
         Ok(Self {
-            progress: Progress::new(8),
+            progress: Progress::new(9),
             ledger: Ledger::new(),
             config: Config {
                 file: paths.config_file(),
@@ -192,10 +199,6 @@ impl Story {
 
     /// What no chapter tries, because it is not there to be tried.
     fn not_built(&mut self) {
-        self.ledger.absent(
-            2,
-            "the Noise channel that hides contents from the relay is not built",
-        );
         self.ledger.absent(
             4,
             "supervising cloudflared is not built; the tunnel of our own carries everything",

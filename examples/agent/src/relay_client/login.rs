@@ -214,7 +214,8 @@ pub(crate) enum Poll {
     Answer(PollAnswer),
 }
 
-/// Logs in with a person at the terminal.
+/// Logs in with a person at the terminal. `pairing` stands behind the link: the
+/// browser that opens it is paired as well.
 ///
 /// # Errors
 ///
@@ -224,6 +225,7 @@ pub(crate) async fn with_person(
     endpoint: &Endpoint,
     embedded: bool,
     expected: Option<&str>,
+    pairing: &str,
 ) -> anyhow::Result<Registration> {
     if expected.is_none() && !std::io::stdin().is_terminal() {
         return Err(Mistake::new(
@@ -236,7 +238,10 @@ pub(crate) async fn with_person(
     let flow = Flow::begin(endpoint).await?;
     note("Open this link, compare the code and approve:");
     note("");
-    note(format_args!("    {}", paint(BOLD, flow.link())));
+    note(format_args!(
+        "    {}",
+        paint(BOLD, format_args!("{}{pairing}", flow.link()))
+    ));
     note(format_args!("    code {}", paint(BOLD, flow.user_code())));
     note("");
     let token = flow.wait().await?;

@@ -37,6 +37,7 @@ pub(crate) struct RelayClient {
     endpoint: Endpoint,
     http: reqwest::Client,
     agent_id: String,
+    account: String,
     key_id: KeyId,
     api: Signer,
     tunnel: Signer,
@@ -71,6 +72,7 @@ impl RelayClient {
             offset: ClockOffset::new(),
             epoch: RwLock::new(Epoch::parse(&registration.epoch)?),
             agent_id: registration.agent_id.clone(),
+            account: registration.account.clone(),
             endpoint,
             key_id,
             audit,
@@ -85,6 +87,11 @@ impl RelayClient {
     /// The identifier that the relay gave this machine.
     pub(crate) fn agent_id(&self) -> &str {
         &self.agent_id
+    }
+
+    /// The account that approved this machine.
+    pub(crate) fn account(&self) -> &str {
+        &self.account
     }
 
     /// The relay's clock minus ours in milliseconds, as far as it is known.

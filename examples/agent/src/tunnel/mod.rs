@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use backoff::Backoff;
 
 pub(crate) use dial::relayed;
-pub(crate) use service::{ROUTES, Service};
+pub(crate) use service::{ROUTES, Refusal, Service, inside};
 
 /// Streams that the relay may have open at once.
 const MAX_STREAMS: u32 = 128;

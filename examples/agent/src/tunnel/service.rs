@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use katachi_protocol::SCHEMA_VERSION;
 use katachi_protocol::agent::{AgentState, AgentStatus};
+use katachi_protocol::channel::Devices as DeviceList;
 use katachi_protocol::problem::{Problem, codes};
 use katachi_protocol::record::{Denial, Denials, History};
 use katachi_protocol::routes::tunnel as routes;
@@ -23,6 +25,7 @@ use tokio::sync::Semaphore;
 
 use super::work;
 use crate::audit::{AuditLog, Call, Direction};
+use crate::channel::{self, Devices, Pairing};
 use crate::chat::Chat;
 use crate::config::{Ai, Config};
 use crate::home::Home;
@@ -32,6 +35,8 @@ use crate::runner::Finished;
 
 /// Commands and messages at once; more are refused, not queued.
 pub(super) const MAX_RUNS: usize = 8;
+/// Channels at once; each is one request.
+const MAX_CHANNELS: usize = 64;
 /// Bytes of a request body.
 const MAX_BODY: usize = 256 * 1024;
 /// Most hits and denials in one answer.
@@ -43,10 +48,13 @@ pub(crate) struct Service {
     pub(super) config: Config,
     pub(super) rules: Rules,
     pub(super) ai: Option<(Ai, Rules)>,
-    pub(super) home: Arc<Home>,
+    pub(crate) home: Arc<Home>,
     pub(super) chat: Chat,
     pub(super) client: RelayClient,
     pub(super) audit: Arc<AuditLog>,
+    pub(crate) devices: Devices,
+    pub(crate) pairing: Pairing,
+    pub(crate) channels: Arc<Semaphore>,
     pub(super) runs: Arc<Semaphore>,
     pub(super) running: AtomicUsize,
 }
@@ -76,6 +84,9 @@ impl Service {
             }
         };
         Ok(Self {
+            devices: Devices::of(&config.paths),
+            pairing: Pairing::of(&config.paths),
+            channels: Arc::new(Semaphore::new(MAX_CHANNELS)),
             config: config.clone(),
             rules,
             ai,
@@ -102,7 +113,7 @@ impl Service {
     }
 
     /// Writes a request down. Nothing happens that is not written down.
-    pub(super) fn record(&self, call: &str, detail: String, outcome: &str) -> Result<(), Refusal> {
+    pub(crate) fn record(&self, call: &str, detail: String, outcome: &str) -> Result<(), Refusal> {
         self.audit
             .record(Call {
                 direction: Direction::In,
@@ -141,8 +152,26 @@ impl Service {
     }
 }
 
-/// The routes.
+/// The routes as the relay reaches them: the carrier of channels, and, as long
+/// as no device was ever paired, the API itself.
 pub(super) fn router(service: Arc<Service>) -> Router {
+    Router::new()
+        .merge(api())
+        .route_layer(from_fn_with_state(Arc::clone(&service), only_unpaired))
+        .route(routes::CHANNEL, post(channel::serve))
+        .with_state(service)
+}
+
+/// The routes as a device reaches them, inside of a channel.
+pub(crate) fn inside(service: Arc<Service>) -> Router {
+    Router::new()
+        .merge(api())
+        .route(routes::DEVICES, get(devices))
+        .route(routes::DEVICE, delete(remove_device))
+        .with_state(service)
+}
+
+fn api() -> Router<Arc<Service>> {
     Router::new()
         .route(routes::RUN, post(work::run))
         .route(routes::MESSAGE, post(work::message))
@@ -151,35 +180,58 @@ pub(super) fn router(service: Arc<Service>) -> Router {
         .route(routes::DENIALS, get(denials))
         .route(routes::SCHEMA, get(schema))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(service)
+}
+
+/// Refuses what comes from the relay itself once there are devices.
+async fn only_unpaired(
+    State(service): State<Arc<Service>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if !service.devices.exist() {
+        return next.run(request).await;
+    }
+    let call = format!("{} {}", request.method(), request.uri().path());
+    if let Err(refusal) = service.record(&call, "outside a channel".to_owned(), "refused") {
+        return refusal.into_response();
+    }
+    Refusal::new(
+        StatusCode::FORBIDDEN,
+        codes::NOT_PAIRED,
+        "this agent listens to paired devices only; run `katachi-agent device pair` on it and open the link here",
+    )
+    .into_response()
 }
 
 /// Every route there is, by method and path.
-pub(crate) const ROUTES: [(&str, &str); 6] = [
+pub(crate) const ROUTES: [(&str, &str); 9] = [
     ("POST", routes::RUN),
     ("POST", routes::MESSAGE),
     ("GET", routes::STATUS),
     ("GET", routes::HISTORY),
     ("GET", routes::DENIALS),
     ("GET", routes::SCHEMA),
+    ("POST", routes::CHANNEL),
+    ("GET", routes::DEVICES),
+    ("DELETE", routes::DEVICE),
 ];
 
 /// A request that is not served.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     status: StatusCode,
     problem: Problem,
 }
 
 impl Refusal {
-    pub(super) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
         Self {
             status,
             problem: Problem::new(code, message),
         }
     }
 
-    pub(super) fn bad(message: impl Into<String>) -> Self {
+    pub(crate) fn bad(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, codes::BAD_REQUEST, message)
     }
 
@@ -254,6 +306,29 @@ async fn denials(State(service): State<Arc<Service>>) -> Result<Json<Denials>, R
     Ok(Json(Denials { denials }))
 }
 
+async fn devices(State(service): State<Arc<Service>>) -> Result<Json<DeviceList>, Refusal> {
+    service.record("GET /v1/devices", String::new(), "answered")?;
+    let listed = service.devices.list(&service.home.vault);
+    let devices = listed.map_err(|error| Refusal::internal(&error))?;
+    Ok(Json(DeviceList { devices }))
+}
+
+async fn remove_device(
+    State(service): State<Arc<Service>>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Refusal> {
+    service.record("DELETE /v1/devices/{id}", id.clone(), "received")?;
+    let removed = service.devices.remove(&service.home.vault, &id);
+    match removed.map_err(|error| Refusal::internal(&error))? {
+        Some(_) => Ok(StatusCode::NO_CONTENT),
+        None => Err(Refusal::new(
+            StatusCode::NOT_FOUND,
+            codes::NOT_FOUND,
+            "there is no such device",
+        )),
+    }
+}
+
 async fn schema(State(service): State<Arc<Service>>) -> Result<Json<serde_json::Value>, Refusal> {
     service.record("GET /v1/schema", String::new(), "answered")?;
     Ok(Json(serde_json::json!({
@@ -264,6 +339,9 @@ async fn schema(State(service): State<Arc<Service>>) -> Result<Json<serde_json::
             { "method": "GET", "path": routes::STATUS, "answers": "what this agent is" },
             { "method": "GET", "path": routes::HISTORY, "takes": { "q": "words" }, "answers": "messages that match" },
             { "method": "GET", "path": routes::DENIALS, "answers": "actions that the sandbox refused" },
+            { "method": "POST", "path": routes::CHANNEL, "takes": "a Noise channel with one of the other requests inside", "answers": "the same channel" },
+            { "method": "GET", "path": routes::DEVICES, "answers": "paired devices; inside a channel only" },
+            { "method": "DELETE", "path": routes::DEVICE, "answers": "nothing; inside a channel only" },
             { "method": "GET", "path": routes::SCHEMA, "answers": "this" },
         ],
     })))

@@ -1,13 +1,23 @@
 //! A browser's side of the relay, for tests.
 
+use std::sync::{Arc, OnceLock};
+
 use katachi_protocol::account::SignUp;
 use katachi_protocol::agent::Agents;
+use katachi_protocol::channel::ChannelQuery;
 use katachi_protocol::device::UserCodeBody;
 use katachi_protocol::run::{MessageRequest, RunEvent, RunRequest};
 use katachi_protocol::{Sensitive, routes};
 use reqwest::{Client, Method, Response};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::{WebSocketStream, tungstenite};
 
 pub(crate) const EMAIL: &str = "mia@orchard.example";
 const PASSWORD: &str = "a long enough password";
@@ -15,6 +25,9 @@ const PASSWORD: &str = "a long enough password";
 pub(crate) struct Browser {
     http: Client,
     origin: String,
+    ca_pem: String,
+    /// For the one request that the client cannot send.
+    cookie: OnceLock<String>,
 }
 
 impl Browser {
@@ -39,6 +52,8 @@ impl Browser {
         Self {
             http,
             origin: origin.to_owned(),
+            ca_pem: ca_pem.to_owned(),
+            cookie: OnceLock::new(),
         }
     }
 
@@ -48,7 +63,12 @@ impl Browser {
             password: Sensitive::new(PASSWORD),
         };
         let answer = self.send(Method::POST, routes::SIGN_UP, Some(&body)).await;
+        let cookie = answer.headers().get("set-cookie").cloned();
         assert!(answer.status().is_success(), "{:?}", answer.text().await);
+        let cookie = cookie.unwrap().to_str().unwrap().to_owned();
+        let _ = self
+            .cookie
+            .set(cookie.split(';').next().unwrap().to_owned());
     }
 
     pub(crate) async fn approve(&self, user_code: &str) {
@@ -103,6 +123,51 @@ impl Browser {
                 .await,
         )
         .await
+    }
+
+    pub(crate) fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// Opens a WebSocket for a channel, as a page of `origin`; the status where
+    /// that is refused.
+    pub(crate) async fn channel(
+        &self,
+        agent: &str,
+        query: &ChannelQuery,
+        origin: &str,
+    ) -> Result<WebSocketStream<TlsStream<TcpStream>>, u16> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(self.ca_pem.as_bytes()).unwrap())
+            .unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let authority = self.origin.strip_prefix("https://").unwrap();
+        let (host, port) = authority.split_once(':').unwrap();
+        let tcp = TcpStream::connect(("127.0.0.1", port.parse().unwrap()))
+            .await
+            .unwrap();
+        let name = ServerName::try_from(host.to_owned()).unwrap();
+        let stream = TlsConnector::from(Arc::new(tls))
+            .connect(name, tcp)
+            .await
+            .unwrap();
+        let path = routes::AGENT_CHANNEL.replace("{id}", agent);
+        let target = format!("wss://{authority}{path}?{}", query.to_query());
+        let mut request = target.into_client_request().unwrap();
+        let headers = request.headers_mut();
+        headers.insert("origin", origin.parse().unwrap());
+        headers.insert("cookie", self.cookie.get().unwrap().parse().unwrap());
+        match tokio_tungstenite::client_async(request, stream).await {
+            Ok((socket, _)) => Ok(socket),
+            Err(tungstenite::Error::Http(answer)) => Err(answer.status().as_u16()),
+            Err(error) => panic!("{error}"),
+        }
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Response {

@@ -43,8 +43,10 @@ async function main() {
     tell("agents", await page.locator("main").innerText());
     await page.locator("a.agent-card").click();
     await page.locator("textarea").waitFor();
+    await page.getByText("End to end").waitFor();
+    tell("agent", await page.locator("main").innerText());
 
-    for (const command of ["cat plums.txt", "curl http://elsewhere.example", "sh -c 'for i in 1 2 3; do echo tick $i; sleep 0.1; done'"]) {
+    for (const command of ["cat plums.txt", "echo quince-jelly-51c0de77", "curl http://elsewhere.example", "sh -c 'for i in 1 2 3; do echo tick $i; sleep 0.1; done'"]) {
       const ends = await page.getByText(/^Exit \d+/).count();
       await page.locator("textarea").fill(command);
       await page.keyboard.press("Enter");
@@ -57,6 +59,9 @@ async function main() {
     await page.getByText("heard:when do plums ripen?").first().waitFor();
     tell("ends", String(ends));
     tell("log", await page.locator(".log").innerText());
+    await page.getByRole("tab", { name: "Settings" }).click();
+    await page.getByText("(this browser)").waitFor();
+    tell("devices", await page.locator("#panel").innerText());
   } catch (error) {
     tell("error", String(error));
     await page.screenshot({ path: `${pictures}/failed.png`, fullPage: true });

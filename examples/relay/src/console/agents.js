@@ -1,6 +1,7 @@
 // The list of agents, and one agent with what can be done there.
 import { ago, copy, h, page, problemBox, say, when } from "./dom.js";
 import { agentPath, call } from "./api.js";
+import { ask, isPaired, ownId, pairIfAsked, unpair } from "./channel.js";
 import { talk } from "./talk.js";
 
 function stateChip(agent) {
@@ -86,6 +87,17 @@ export async function agentPage(id, signal) {
       facts),
     bar, panel));
   await select("talk");
+  const lock = h("span", {});
+  chip.after(lock);
+  const showLock = async () => {
+    const sealed = await isPaired(id);
+    lock.className = sealed ? "chip good" : "chip warn";
+    lock.textContent = sealed ? "End to end" : "Not paired";
+    lock.title = sealed ? "Only this browser and the agent can read what you do here"
+      : "The relay can read what you do here; pair with `katachi-agent device pair`";
+  };
+  await pairIfAsked(id).catch((error) => say(error.message));
+  await showLock();
   const update = async () => {
     const fresh = (await call("GET", "/api/agents")).agents.find((one) => one.id === id);
     if (fresh) chip.replaceChildren(stateChip(fresh));
@@ -93,7 +105,7 @@ export async function agentPage(id, signal) {
   const timer = setInterval(() => update().catch(() => {}), 4000);
   signal.addEventListener("abort", () => clearInterval(timer));
   if (agent.online) {
-    call("GET", agentPath(id, "/status")).then((status) => {
+    ask(id, "GET", "/v1/status").then((status) => {
       const parts = [agent.os, `agent ${status.version}`, status.workspace && `workspace ${status.workspace}`,
         status.sandbox && `sandbox ${status.sandbox}`];
       facts.textContent = parts.filter(Boolean).join(" · ");
@@ -115,7 +127,7 @@ export function denial(event) {
 
 async function denials(id) {
   try {
-    const { denials: list } = await call("GET", agentPath(id, "/denials"));
+    const { denials: list } = await ask(id, "GET", "/v1/denials");
     if (list.length === 0) return h("div", { class: "card empty" }, "Nothing was refused.");
     return h("div", { class: "stack" },
       h("p", { class: "muted small" }, "To allow one of these, add its line to the policy file on the machine. It is never changed from here."),
@@ -132,7 +144,7 @@ function historySearch(id) {
   const input = h("input", { type: "search", name: "q", placeholder: "Words to find", "aria-label": "Search the history", maxlength: 256 });
   const search = async () => {
     try {
-      const { hits } = await call("GET", agentPath(id, `/history?q=${encodeURIComponent(input.value)}`));
+      const { hits } = await ask(id, "GET", `/v1/history?q=${encodeURIComponent(input.value)}`);
       list.replaceChildren(...(hits.length
         ? hits.map((hit) => h("div", { class: "hit stack-tight" },
           h("div", { class: "row small muted" }, h("span", { class: "chip" }, hit.role || "message"), hit.at ? when(hit.at) : null),
@@ -157,13 +169,33 @@ function highlight(text, query) {
   return text.split(pattern).map((part) => words.includes(part.toLowerCase()) ? h("mark", {}, part) : part);
 }
 
-function settings(agent) {
+async function settings(agent) {
   const box = problemBox();
+  const devices = h("ul", { class: "stack-tight" });
+  const listed = await isPaired(agent.id) ? await ask(agent.id, "GET", "/v1/devices").catch(() => null) : null;
+  const own = listed ? await ownId(agent.id) : null;
+  devices.append(...(listed?.devices ?? []).map((device) => h("li", { class: "row spread" },
+    h("span", {}, `${device.name}${device.id === own ? " (this browser)" : ""}, `, when(device.paired_at)),
+    h("button", {
+      type: "button", class: "danger tiny",
+      onclick: async (event) => {
+        try {
+          await ask(agent.id, "DELETE", `/v1/devices/${device.id}`);
+          if (device.id === own) await unpair(agent.id);
+          event.target.closest("li").remove();
+          say("Removed");
+        } catch (error) {
+          box.textContent = error.message;
+        }
+      },
+    }, "Remove"))));
   return h("div", { class: "card stack" },
     h("dl", { class: "facts" },
       h("dt", {}, "Identifier"), h("dd", { class: "mono" }, agent.id),
       h("dt", {}, "Approved"), h("dd", {}, when(agent.approved_at)),
       h("dt", {}, "Last seen"), h("dd", {}, ago(agent.last_seen))),
+    h("h2", {}, "Paired browsers"),
+    listed ? devices : h("p", { class: "muted" }, "This browser is not paired. Run ", h("code", {}, "katachi-agent device pair"), " on the machine and open its link here."),
     box,
     h("div", {}, h("button", {
       type: "button", class: "danger",

@@ -6,12 +6,17 @@ import { devicePage } from "./device.js";
 import { agentPage, agentsPage, failed } from "./agents.js";
 import { mcpPage } from "./mcp.js";
 import { activityPage } from "./activity.js";
+import { setAccount } from "./channel.js";
+import { takeFragment } from "./pairing.js";
+
+takeFragment();
 
 let current = new AbortController();
 let signedIn = false;
 
 function frame(me) {
   signedIn = !!me;
+  setAccount(me?.email ?? "");
   document.getElementById("nav").hidden = !me;
   document.getElementById("logout").hidden = !me;
   document.getElementById("who").textContent = me?.email ?? "";
@@ -73,7 +78,10 @@ theme.addEventListener("click", () => {
   say(dark ? "Light colours" : "Dark colours");
 });
 
-addEventListener("hashchange", () => { if (signedIn) route(); });
+addEventListener("hashchange", () => {
+  takeFragment();
+  if (signedIn) route();
+});
 enter().catch((error) => {
   if (error.status !== 401) page("", h("div", { class: "card" }, failed(error)));
 });

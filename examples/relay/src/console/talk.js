@@ -1,6 +1,6 @@
 // Running commands and sending messages, with the output as it comes.
 import { h, say } from "./dom.js";
-import { agentPath, stream } from "./api.js";
+import { stream } from "./channel.js";
 import { denial } from "./agents.js";
 
 /** Splits a command line into words. No shell: quotes keep words together, a
@@ -92,7 +92,7 @@ export function talk(agent, signal) {
     stop.hidden = false;
     input.value = "";
     try {
-      await stream(agentPath(agent.id, isRun ? "/run" : "/message"), body, (event) => {
+      await stream(agent.id, isRun ? "/v1/run" : "/v1/message", body, (event) => {
         if (event.event === "started" && event.session) session = event.session;
         card.show(event);
       }, running.signal);

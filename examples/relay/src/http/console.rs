@@ -51,6 +51,11 @@ const ASSETS: &[Asset] = &[
         body: include_str!("../console/api.js"),
     },
     Asset {
+        name: "channel.js",
+        kind: SCRIPT,
+        body: include_str!("../console/channel.js"),
+    },
+    Asset {
         name: "device.js",
         kind: SCRIPT,
         body: include_str!("../console/device.js"),
@@ -64,6 +69,16 @@ const ASSETS: &[Asset] = &[
         name: "mcp.js",
         kind: SCRIPT,
         body: include_str!("../console/mcp.js"),
+    },
+    Asset {
+        name: "noise.js",
+        kind: SCRIPT,
+        body: include_str!("../console/noise.js"),
+    },
+    Asset {
+        name: "pairing.js",
+        kind: SCRIPT,
+        body: include_str!("../console/pairing.js"),
     },
     Asset {
         name: "talk.js",

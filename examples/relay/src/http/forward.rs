@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use katachi_protocol::NDJSON;
 use katachi_protocol::agent::AgentStatus;
 use katachi_protocol::problem::Problem;
@@ -135,11 +135,14 @@ async fn fetch<T: DeserializeOwned>(
         .tunnels
         .ask(id, build(Method::GET, &target, Vec::new())?)
         .await?;
-    let is_ok = answer.status() == StatusCode::OK;
+    let status = answer.status();
     let whole = tokio::time::timeout(app.limits.answer, collect(answer.into_body()));
     let body = whole.await.map_err(|_| Failure::AnswerLate)??;
-    if !is_ok {
-        return Err(Failure::TunnelBroken);
+    if status != StatusCode::OK {
+        return match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) if status.is_client_error() => Err(Failure::Agent(status, problem)),
+            _ => Err(Failure::TunnelBroken),
+        };
     }
     // Read and written anew, so that a page never shows what is not of this form.
     let value = serde_json::from_slice(&body).map_err(|_| Failure::TunnelBroken)?;
@@ -147,7 +150,7 @@ async fn fetch<T: DeserializeOwned>(
 }
 
 /// The agent said no. Its reason is passed on if it is one.
-async fn refused(answer: Response<Body>) -> Result<Response, Failure> {
+pub(super) async fn refused(answer: Response<Body>) -> Result<Response, Failure> {
     let status = answer.status();
     let body = collect(answer.into_body()).await?;
     match serde_json::from_slice::<Problem>(&body) {
@@ -161,18 +164,18 @@ async fn collect(body: Body) -> Result<Bytes, Failure> {
     Ok(collected.map_err(|_| Failure::TunnelBroken)?.to_bytes())
 }
 
-fn build(method: Method, target: &str, body: Vec<u8>) -> Result<Request<Full<Bytes>>, Failure> {
+fn build(method: Method, target: &str, body: Vec<u8>) -> Result<Request<Body>, Failure> {
     Request::builder()
         .method(method)
         // HTTP/2 wants an authority; the agent's router looks at the path only.
         .uri(format!("https://agent{target}"))
         .header(CONTENT_TYPE, "application/json")
         .header(ACCEPT, "application/json, application/x-ndjson")
-        .body(Full::from(body))
+        .body(Body::from(body))
         .map_err(Failure::internal)
 }
 
-async fn require_owner(app: &App, session: &Session, id: &str) -> Result<(), Failure> {
+pub(super) async fn require_owner(app: &App, session: &Session, id: &str) -> Result<(), Failure> {
     let (user, agent) = (session.user.id.clone(), id.to_owned());
     let owned = app
         .records

@@ -3,6 +3,7 @@
 pub(crate) mod accounts;
 mod agent_api;
 mod agents;
+mod channel;
 mod console;
 mod csrf;
 mod devices;
@@ -225,6 +226,7 @@ fn browser(app: &App) -> Router<App> {
         .route(routes::AGENT_STATUS, get(forward::status))
         .route(routes::AGENT_HISTORY, get(forward::history))
         .route(routes::AGENT_DENIALS, get(forward::denials))
+        .route(routes::AGENT_CHANNEL, get(channel::open))
         .route(routes::MCP, get(mcp::list))
         .route(
             routes::MCP_ONE,

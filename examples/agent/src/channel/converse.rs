@@ -1,0 +1,320 @@
+//! One channel: the handshake, one request, its answer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, bail, ensure};
+use axum::body::{Body, BodyDataStream};
+use axum::extract::{Query, State};
+use axum::http::{Method, Request, StatusCode, header};
+use axum::response::Response;
+use bytes::Bytes;
+use katachi_crypto::channel::{
+    Binding, Channel, Event, Frames, Proved, PublicKey, Responder, Step,
+};
+use katachi_protocol::channel::{ChannelHead, ChannelQuery, ChannelRequest, Mode};
+use katachi_protocol::problem::codes;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tower::ServiceExt as _;
+
+use crate::tunnel::{Refusal, Service, inside};
+
+/// Time for the handshake and for the request to arrive.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long pieces of an answer are gathered: the times at which a program
+/// prints are not to be read from the times at which records pass.
+const TICK: Duration = Duration::from_millis(60);
+/// An answer is sent before the tick once it fills a record.
+const FULL: usize = 16 * 1024;
+/// Pieces that wait for a slow carrier before the answer has to.
+const QUEUE: usize = 4;
+
+/// `POST /v1/channel`: answers with the other half of the channel's bytes.
+pub(crate) async fn serve(
+    State(service): State<Arc<Service>>,
+    Query(query): Query<ChannelQuery>,
+    body: Body,
+) -> Result<Response, Refusal> {
+    if !query.is_well_formed() {
+        return Err(Refusal::bad("`device` and `stream` are not well-formed"));
+    }
+    let permit = Arc::clone(&service.channels)
+        .try_acquire_owned()
+        .map_err(|_| {
+            Refusal::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                codes::RATE_LIMITED,
+                "too many channels are open; wait for one to end",
+            )
+        })?;
+    let how = match query.mode {
+        Mode::Pair => "pairing",
+        Mode::Resume => "paired",
+    };
+    let detail = format!("{how}, device {}", &query.device[..8]);
+    service.record("POST /v1/channel", detail, "received")?;
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    tokio::spawn(async move {
+        let _permit = permit;
+        let carrier = Carrier {
+            from: body.into_data_stream(),
+            rest: Bytes::new(),
+            to: sender,
+            began: Instant::now(),
+        };
+        // The other end learns from the carrier's end alone that something was
+        // wrong; what it was stands in our log.
+        if let Err(error) = converse(&service, &query, carrier).await {
+            tracing::info!(device = &query.device[..8], "a channel ended: {error:#}");
+        }
+    });
+    let mut response = Response::new(Body::from_stream(ReceiverStream::new(receiver)));
+    response.headers_mut().insert(
+        header::CONTENT_TYPE,
+        header::HeaderValue::from_static("application/octet-stream"),
+    );
+    Ok(response)
+}
+
+/// The relay's bytes, both ways.
+struct Carrier {
+    from: BodyDataStream,
+    rest: Bytes,
+    to: mpsc::Sender<Result<Bytes, std::io::Error>>,
+    began: Instant,
+}
+
+impl Carrier {
+    fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    async fn send(&mut self, bytes: Vec<u8>) -> anyhow::Result<()> {
+        let sent = self.to.send(Ok(bytes.into())).await;
+        sent.map_err(|_| anyhow::anyhow!("the carrier is gone"))
+    }
+
+    /// Gives what has arrived to `take`, which leaves what it does not need,
+    /// until it returns something.
+    async fn take<T>(
+        &mut self,
+        mut take: impl FnMut(&mut &[u8]) -> anyhow::Result<Option<T>>,
+    ) -> anyhow::Result<T> {
+        loop {
+            let mut input: &[u8] = &self.rest;
+            let taken = take(&mut input)?;
+            let left = input.len();
+            self.rest = self.rest.split_off(self.rest.len() - left);
+            if let Some(taken) = taken {
+                return Ok(taken);
+            }
+            self.rest = match self.from.next().await {
+                Some(piece) => piece.context("the carrier broke")?,
+                None => bail!("the carrier ended"),
+            };
+        }
+    }
+}
+
+async fn converse(
+    service: &Arc<Service>,
+    query: &ChannelQuery,
+    mut carrier: Carrier,
+) -> anyhow::Result<()> {
+    let (mut channel, request) = tokio::time::timeout(PATIENCE, async {
+        let proved = handshake(service, query, &mut carrier).await?;
+        let peer = proved.peer();
+        if query.mode == Mode::Pair {
+            // First the end of the secret, then the device: a crash in between
+            // costs another link, never a second device.
+            service.pairing.close()?;
+            service.devices.enrol(&service.home.vault, &peer, "")?;
+        }
+        let mut channel = proved.into_channel();
+        let request = request(&mut channel, &mut carrier).await?;
+        if let (Mode::Pair, Some(name)) = (query.mode, &request.name) {
+            service.devices.enrol(&service.home.vault, &peer, name)?;
+        }
+        anyhow::Ok((channel, request))
+    })
+    .await
+    .context("nothing came in time")??;
+    let seen = service.devices.changed();
+    let mut watch = Watch {
+        service,
+        peer: channel.peer(),
+        seen,
+    };
+    answer(service, request, &mut channel, &mut carrier, &mut watch).await
+}
+
+async fn handshake(
+    service: &Service,
+    query: &ChannelQuery,
+    carrier: &mut Carrier,
+) -> anyhow::Result<Proved> {
+    let vault = &service.home.vault;
+    let key = super::own_key(vault);
+    let client = service.client();
+    let binding = Binding {
+        relay: &client.endpoint().url,
+        account: client.account(),
+        agent: client.agent_id(),
+        device: &query.device,
+        stream: &query.stream,
+    };
+    let waiting = match query.mode {
+        Mode::Resume => Responder::resume(&key, &binding)?,
+        Mode::Pair => {
+            let secret = service.pairing.secret(vault)?;
+            let secret = secret.context("no pairing is open")?;
+            Responder::pair(&key, &secret, &binding)?
+        }
+    };
+    let mut frames = Frames::of_handshake();
+    let message = carrier
+        .take(|input| Ok(frames.next(input)?.map(<[u8]>::to_vec)))
+        .await?;
+    let incoming = waiting.read(&message)?;
+    let peer = incoming.peer();
+    ensure!(
+        super::devices::id_of(&peer) == query.device,
+        "the device is not who the relay says"
+    );
+    if query.mode == Mode::Resume {
+        let known = service.devices.find(vault, &peer)?;
+        ensure!(known.is_some(), "the device is not paired");
+    }
+    let (unproved, sent) = incoming.answer(carrier.now())?;
+    carrier.send(sent).await?;
+    let mut state = Some(unproved);
+    carrier
+        .take(|input| {
+            let unproved = state.take().context("the handshake failed")?;
+            Ok(match unproved.prove(input)? {
+                Step::Done(proved) => Some(proved),
+                Step::Waiting(unproved) => {
+                    state = Some(unproved);
+                    None
+                }
+            })
+        })
+        .await
+}
+
+async fn request(channel: &mut Channel, carrier: &mut Carrier) -> anyhow::Result<ChannelRequest> {
+    loop {
+        match carrier.take(|input| Ok(channel.receive(input)?)).await? {
+            Event::Message(message) => {
+                ensure!(
+                    message.len() <= ChannelRequest::MAX_BYTES,
+                    "the request is too long"
+                );
+                return serde_json::from_slice(message.expose_secret())
+                    .context("the request is not one");
+            }
+            Event::Rekeyed => {}
+            _ => bail!("the device asked nothing"),
+        }
+    }
+}
+
+/// Notices that the device was removed while its answer is under way.
+struct Watch<'a> {
+    service: &'a Service,
+    peer: PublicKey,
+    seen: Option<SystemTime>,
+}
+
+impl Watch<'_> {
+    fn check(&mut self) -> anyhow::Result<()> {
+        let devices = &self.service.devices;
+        let changed = devices.changed();
+        if changed != self.seen {
+            let known = devices.find(&self.service.home.vault, &self.peer)?;
+            ensure!(known.is_some(), "the device was removed");
+            self.seen = changed;
+        }
+        Ok(())
+    }
+}
+
+async fn answer(
+    service: &Arc<Service>,
+    request: ChannelRequest,
+    channel: &mut Channel,
+    carrier: &mut Carrier,
+    watch: &mut Watch<'_>,
+) -> anyhow::Result<()> {
+    let mut inner = Request::builder()
+        .method(Method::from_bytes(request.method.as_bytes())?)
+        .uri(request.path);
+    let body = match request.body {
+        None => Body::empty(),
+        Some(body) => {
+            inner = inner.header(header::CONTENT_TYPE, "application/json");
+            Body::from(serde_json::to_vec(&body)?)
+        }
+    };
+    let response = inside(Arc::clone(service))
+        .oneshot(inner.body(body)?)
+        .await?;
+    let head = serde_json::to_vec(&ChannelHead {
+        status: response.status().as_u16(),
+    })?;
+    say(channel, carrier, watch, &head).await?;
+
+    let mut pieces = response.into_body().into_data_stream();
+    let mut gathered = Vec::new();
+    // Set while something waits to be sent.
+    let mut due: Option<tokio::time::Instant> = None;
+    loop {
+        let tick = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            piece = pieces.next() => match piece {
+                Some(piece) => {
+                    gathered.extend_from_slice(&piece?);
+                    due.get_or_insert_with(|| tokio::time::Instant::now() + TICK);
+                    if gathered.len() < FULL {
+                        continue;
+                    }
+                }
+                None => break,
+            },
+            () = tick => {}
+            // The device says nothing more; what it does say is that it left.
+            event = carrier.take(|input| Ok(channel.receive(input)?)) => match event? {
+                Event::Closed => bail!("the device left"),
+                _ => continue,
+            },
+        }
+        say(channel, carrier, watch, &gathered).await?;
+        gathered.clear();
+        due = None;
+    }
+    if !gathered.is_empty() {
+        say(channel, carrier, watch, &gathered).await?;
+    }
+    let mut end = Vec::new();
+    channel.close(&mut end)?;
+    carrier.send(end).await
+}
+
+async fn say(
+    channel: &mut Channel,
+    carrier: &mut Carrier,
+    watch: &mut Watch<'_>,
+    message: &[u8],
+) -> anyhow::Result<()> {
+    watch.check()?;
+    let mut out = Vec::new();
+    channel.send(carrier.now(), message, &mut out)?;
+    carrier.send(out).await
+}

@@ -1,0 +1,191 @@
+//! A device's part: end-to-end channels over a WebSocket, as the console in a
+//! browser speaks them.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _};
+use katachi_crypto::Secret;
+use katachi_crypto::channel::{Binding, Channel, Event, Frames, Initiator, PublicKey, StaticKey};
+use katachi_protocol::channel::{ChannelHead, ChannelQuery, ChannelRequest, Mode, PairingFragment};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+
+/// A device with a key of its own.
+pub(crate) struct Device {
+    key: StaticKey,
+    agent: PublicKey,
+    /// The secret of the link, until it was used.
+    secret: Option<Secret<32>>,
+    name: String,
+}
+
+/// Where the agent is, as both ends name it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) relay: &'a str,
+    pub(crate) account: &'a str,
+    pub(crate) agent: &'a str,
+}
+
+impl Device {
+    /// A device that was shown the link with `fragment`.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the fragment is none.
+    pub(crate) fn new(fragment: &PairingFragment, name: &str) -> anyhow::Result<Self> {
+        let decode = |text: &str| -> anyhow::Result<[u8; 32]> {
+            let bytes = URL_SAFE_NO_PAD.decode(text)?;
+            bytes.try_into().ok().context("a key has 32 bytes")
+        };
+        Ok(Self {
+            key: StaticKey::generate()?,
+            agent: PublicKey::from_bytes(decode(&fragment.agent)?),
+            secret: Some(Secret::new(decode(fragment.secret.expose_secret())?)),
+            name: name.to_owned(),
+        })
+    }
+
+    /// The query with which to open a WebSocket for one request.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there is no randomness.
+    pub(crate) fn query(&self) -> anyhow::Result<ChannelQuery> {
+        Ok(ChannelQuery {
+            mode: match self.secret {
+                Some(_) => Mode::Pair,
+                None => Mode::Resume,
+            },
+            device: URL_SAFE_NO_PAD.encode(self.key.public().as_bytes()),
+            stream: URL_SAFE_NO_PAD.encode(katachi_crypto::random::bytes::<16>()?),
+        })
+    }
+
+    /// Asks one thing through an open carrier.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the carrier breaks or is not the agent's.
+    pub(crate) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        socket: WebSocketStream<S>,
+        query: &ChannelQuery,
+        place: Place<'_>,
+        mut request: ChannelRequest,
+    ) -> anyhow::Result<Answer<S>> {
+        let binding = Binding {
+            relay: place.relay,
+            account: place.account,
+            agent: place.agent,
+            device: &query.device,
+            stream: &query.stream,
+        };
+        let mut socket = Socket(socket);
+        let now = Duration::ZERO;
+        let (begun, first) = match &self.secret {
+            Some(secret) => {
+                request.name = Some(self.name.clone());
+                Initiator::pair(&self.key, &self.agent, secret, &binding)?
+            }
+            None => Initiator::resume(&self.key, &self.agent, &binding)?,
+        };
+        socket.send(first).await?;
+        let mut frames = Frames::of_handshake();
+        let (message, rest) = loop {
+            let bytes = socket.next().await?.context("the agent did not answer")?;
+            let mut input = &bytes[..];
+            if let Some(message) = frames.next(&mut input)? {
+                break (message.to_vec(), bytes.slice(bytes.len() - input.len()..));
+            }
+        };
+        let (mut channel, mut sent) = begun.finish(&message, now)?;
+        channel.send(now, &serde_json::to_vec(&request)?, &mut sent)?;
+        socket.send(sent).await?;
+        let mut answer = Answer {
+            status: 0,
+            channel,
+            socket,
+            rest,
+        };
+        let head = answer.piece().await?.context("the agent said nothing")?;
+        answer.status = serde_json::from_slice::<ChannelHead>(&head)?.status;
+        self.secret = None;
+        Ok(answer)
+    }
+}
+
+/// An answer under way; dropping it cancels the request.
+pub(crate) struct Answer<S> {
+    pub(crate) status: u16,
+    channel: Channel,
+    socket: Socket<S>,
+    rest: Bytes,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Answer<S> {
+    /// The next piece of the body; `None` at its proper end.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the answer was cut off or changed on the way.
+    pub(crate) async fn piece(&mut self) -> anyhow::Result<Option<Vec<u8>>> {
+        loop {
+            let mut input = &self.rest[..];
+            let event = self.channel.receive(&mut input)?;
+            let left = input.len();
+            self.rest = self.rest.slice(self.rest.len() - left..);
+            match event {
+                Some(Event::Message(message)) => return Ok(Some(message.expose_secret().to_vec())),
+                Some(Event::Closed) => return Ok(None),
+                Some(_) => {}
+                None => match self.socket.next().await? {
+                    Some(bytes) => self.rest = bytes,
+                    None => {
+                        self.channel.end()?;
+                        return Ok(None);
+                    }
+                },
+            }
+        }
+    }
+
+    /// All of the body that is still to come.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`piece`](Self::piece).
+    pub(crate) async fn whole(mut self) -> anyhow::Result<Vec<u8>> {
+        let mut body = Vec::new();
+        while let Some(piece) = self.piece().await? {
+            body.extend_from_slice(&piece);
+        }
+        Ok(body)
+    }
+}
+
+/// The carrier.
+struct Socket<S>(WebSocketStream<S>);
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
+    async fn send(&mut self, bytes: Vec<u8>) -> anyhow::Result<()> {
+        Ok(self.0.send(Message::Binary(bytes.into())).await?)
+    }
+
+    async fn next(&mut self) -> anyhow::Result<Option<Bytes>> {
+        loop {
+            match self.0.next().await {
+                Some(Ok(Message::Binary(bytes))) => return Ok(Some(bytes)),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Close(_))) | None => return Ok(None),
+                Some(Ok(other)) => bail!("the relay sent {other:?}"),
+                Some(Err(error)) => return Err(error.into()),
+            }
+        }
+    }
+}

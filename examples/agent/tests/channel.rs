@@ -1,0 +1,346 @@
+//! End to end: a device and the agent, with a relay in between that is trusted
+//! with nothing.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+#[path = "support/browser.rs"]
+#[allow(dead_code, reason = "each test file uses a part of this")]
+mod browser;
+#[path = "../src/demo/device.rs"]
+mod device;
+mod support;
+#[path = "support/up.rs"]
+#[allow(dead_code, reason = "each test file uses a part of this")]
+mod up;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use browser::{Browser, EMAIL};
+use device::{Answer, Device};
+use katachi_protocol::channel::{ChannelRequest, Devices, Mode};
+use katachi_protocol::run::RunEvent;
+use support::{Place, needing};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use up::{Up, block_on};
+
+fn main() -> ExitCode {
+    let arguments = libtest_mimic::Arguments::from_args();
+    let confine = support::can_confine();
+    let plain = |name: &str, test: fn()| needing("unix signals", cfg!(unix), name, test);
+    let trials = vec![
+        plain(
+            "a_link_pairs_one_device_and_only_once",
+            a_link_pairs_one_device_and_only_once,
+        ),
+        plain(
+            "nothing_is_done_outside_a_channel_once_a_device_is_paired",
+            nothing_is_done_outside_a_channel_once_a_device_is_paired,
+        ),
+        plain(
+            "a_relay_that_changes_the_place_gets_no_channel",
+            a_relay_that_changes_the_place_gets_no_channel,
+        ),
+        plain(
+            "a_page_of_another_site_opens_no_channel",
+            a_page_of_another_site_opens_no_channel,
+        ),
+        plain(
+            "another_pairing_link_ends_the_one_before",
+            another_pairing_link_ends_the_one_before,
+        ),
+        needing(
+            "user namespaces",
+            confine,
+            "a_removed_device_is_cut_off_in_the_middle_of_an_answer",
+            a_removed_device_is_cut_off_in_the_middle_of_an_answer,
+        ),
+        needing(
+            "user namespaces",
+            confine,
+            "a_device_that_leaves_ends_its_command",
+            a_device_that_leaves_ends_its_command,
+        ),
+        needing(
+            "user namespaces",
+            confine,
+            "a_long_answer_arrives_whole",
+            a_long_answer_arrives_whole,
+        ),
+    ];
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// A browser, its agent, and where both are.
+struct Meeting {
+    browser: Browser,
+    agent: String,
+}
+
+impl Meeting {
+    async fn of(up: &mut Up) -> Self {
+        let (browser, agent) = up.approved().await;
+        Self { browser, agent }
+    }
+
+    fn place(&self) -> device::Place<'_> {
+        device::Place {
+            relay: self.browser.origin(),
+            account: EMAIL,
+            agent: &self.agent,
+        }
+    }
+
+    async fn ask(
+        &self,
+        device: &mut Device,
+        request: ChannelRequest,
+    ) -> anyhow::Result<Answer<TlsStream<TcpStream>>> {
+        let query = device.query()?;
+        let origin = self.browser.origin();
+        let socket = self.browser.channel(&self.agent, &query, origin).await;
+        let socket = socket.map_err(|status| anyhow::anyhow!("refused with {status}"))?;
+        let asking = device.ask(socket, &query, self.place(), request);
+        tokio::time::timeout(Duration::from_secs(20), asking).await?
+    }
+
+    /// Pairs by the link that `up` printed.
+    async fn paired(&self, up: &Up) -> Device {
+        let mut device = Device::new(up.fragment.as_ref().unwrap(), "Ana's laptop").unwrap();
+        let answer = self.ask(&mut device, get("/v1/status")).await.unwrap();
+        assert_eq!(answer.status, 200);
+        answer.whole().await.unwrap();
+        device
+    }
+}
+
+fn get(path: &str) -> ChannelRequest {
+    ChannelRequest {
+        method: "GET".to_owned(),
+        path: path.to_owned(),
+        body: None,
+        name: None,
+    }
+}
+
+fn run(argv: &[&str]) -> ChannelRequest {
+    ChannelRequest {
+        method: "POST".to_owned(),
+        path: "/v1/run".to_owned(),
+        body: Some(serde_json::json!({ "argv": argv })),
+        name: None,
+    }
+}
+
+fn a_link_pairs_one_device_and_only_once() {
+    let place = Place::new();
+    let mut up = Up::start(&place, &[]);
+    block_on(async {
+        let meeting = Meeting::of(&mut up).await;
+        let mut thief = Device::new(up.fragment.as_ref().unwrap(), "thief").unwrap();
+        let mut device = meeting.paired(&up).await;
+        let answer = meeting.ask(&mut device, get("/v1/devices")).await.unwrap();
+        let devices: Devices = serde_json::from_slice(&answer.whole().await.unwrap()).unwrap();
+        assert_eq!(devices.devices.len(), 1);
+        assert_eq!(devices.devices[0].name, "Ana's laptop");
+        assert!(meeting.ask(&mut thief, get("/v1/status")).await.is_err());
+    });
+    let listed = place.agent(&["device", "list"]).ok();
+    assert!(listed.contains("Ana's laptop"), "{listed}");
+    up.stop();
+}
+
+fn nothing_is_done_outside_a_channel_once_a_device_is_paired() {
+    let place = Place::new();
+    let mut up = Up::start(&place, &[]);
+    block_on(async {
+        let meeting = Meeting::of(&mut up).await;
+        let mut device = meeting.paired(&up).await;
+        let refused = meeting.browser.start(&meeting.agent, &["ls"], None).await;
+        assert_eq!(refused.status(), 403);
+        assert!(refused.text().await.unwrap().contains("not_paired"));
+
+        // Not even after the last device is gone.
+        let answer = meeting.ask(&mut device, get("/v1/devices")).await.unwrap();
+        let devices: Devices = serde_json::from_slice(&answer.whole().await.unwrap()).unwrap();
+        let id = &devices.devices[0].id;
+        place.agent(&["device", "rm", &id[..8]]).ok();
+        let refused = meeting.browser.start(&meeting.agent, &["ls"], None).await;
+        assert_eq!(refused.status(), 403);
+        assert!(meeting.ask(&mut device, get("/v1/status")).await.is_err());
+    });
+    up.stop();
+    let audit = place.agent(&["audit", "--json"]).ok();
+    assert!(audit.contains("POST /v1/channel"), "{audit}");
+    assert!(audit.contains("outside a channel"), "{audit}");
+}
+
+fn a_relay_that_changes_the_place_gets_no_channel() {
+    let place = Place::new();
+    let mut up = Up::start(&place, &[]);
+    block_on(async {
+        let meeting = Meeting::of(&mut up).await;
+        let mut device = meeting.paired(&up).await;
+        let honest = device.query().unwrap();
+        let other = device.query().unwrap();
+        let origin = meeting.browser.origin();
+        // Another stream, another mode, another device than the browser meant.
+        let mut changed = vec![honest.clone(), honest.clone(), honest.clone()];
+        changed[0].stream = other.stream;
+        changed[1].mode = Mode::Pair;
+        changed[2].device = "A".repeat(43);
+        for sent in changed {
+            let socket = meeting.browser.channel(&meeting.agent, &sent, origin).await;
+            let asked = device
+                .ask(socket.unwrap(), &honest, meeting.place(), get("/v1/status"))
+                .await;
+            assert!(asked.is_err(), "{sent:?}");
+        }
+        // Another account or agent than the browser meant.
+        for (account, agent) in [("eve@orchard.example", None), (EMAIL, Some("another"))] {
+            let query = device.query().unwrap();
+            let socket = meeting
+                .browser
+                .channel(&meeting.agent, &query, origin)
+                .await;
+            let elsewhere = device::Place {
+                account,
+                agent: agent.unwrap_or(&meeting.agent),
+                ..meeting.place()
+            };
+            let asked = device
+                .ask(socket.unwrap(), &query, elsewhere, get("/v1/status"))
+                .await;
+            assert!(asked.is_err(), "{account} {agent:?}");
+        }
+        let answer = meeting.ask(&mut device, get("/v1/status")).await.unwrap();
+        assert_eq!(answer.status, 200);
+    });
+    up.stop();
+}
+
+fn a_page_of_another_site_opens_no_channel() {
+    let place = Place::new();
+    let mut up = Up::start(&place, &[]);
+    block_on(async {
+        let meeting = Meeting::of(&mut up).await;
+        let device = meeting.paired(&up).await;
+        let query = device.query().unwrap();
+        let open = async |origin: &str| {
+            let opened = meeting
+                .browser
+                .channel(&meeting.agent, &query, origin)
+                .await;
+            opened.map(drop)
+        };
+        assert_eq!(open("https://elsewhere.example").await, Err(403));
+        assert_eq!(open("null").await, Err(403));
+        let mut short = query.clone();
+        short.device.pop();
+        let origin = meeting.browser.origin();
+        let refused = meeting
+            .browser
+            .channel(&meeting.agent, &short, origin)
+            .await;
+        assert_eq!(refused.map(drop), Err(400));
+        let refused = meeting.browser.channel("nobody", &query, origin).await;
+        assert_eq!(refused.map(drop), Err(404));
+    });
+    up.stop();
+}
+
+fn another_pairing_link_ends_the_one_before() {
+    let place = Place::new();
+    let mut up = Up::start(&place, &[]);
+    block_on(async {
+        let meeting = Meeting::of(&mut up).await;
+        let link = place.agent(&["device", "pair"]).ok();
+        let mut old = Device::new(up.fragment.as_ref().unwrap(), "old").unwrap();
+        assert!(meeting.ask(&mut old, get("/v1/status")).await.is_err());
+        let (_, fragment) = link.trim().split_once('#').unwrap();
+        up.fragment = katachi_protocol::channel::PairingFragment::parse(fragment);
+        meeting.paired(&up).await;
+    });
+    up.stop();
+}
+
+fn a_removed_device_is_cut_off_in_the_middle_of_an_answer() {
+    let place = Place::new();
+    let mut up = Up::start(&place, &[]);
+    block_on(async {
+        let meeting = Meeting::of(&mut up).await;
+        let mut device = meeting.paired(&up).await;
+        let ticking = run(&["sh", "-c", "while true; do echo tick; sleep 0.1; done"]);
+        let mut answer = meeting.ask(&mut device, ticking).await.unwrap();
+        answer.piece().await.unwrap().unwrap();
+        answer.piece().await.unwrap().unwrap();
+        let devices = place.agent(&["device", "list", "--json"]).ok();
+        let devices: Devices = serde_json::from_str(&devices).unwrap();
+        place.agent(&["device", "rm", &devices.devices[0].id]).ok();
+        let ended = tokio::time::timeout(Duration::from_secs(10), async {
+            loop {
+                match answer.piece().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => return "closed as if complete",
+                    Err(_) => return "cut",
+                }
+            }
+        });
+        assert_eq!(ended.await.unwrap(), "cut");
+    });
+    up.stop();
+}
+
+fn a_device_that_leaves_ends_its_command() {
+    let place = Place::new();
+    let mut up = Up::start(&place, &[]);
+    block_on(async {
+        let meeting = Meeting::of(&mut up).await;
+        let mut device = meeting.paired(&up).await;
+        let beat = "while true; do date +%s%N > beat; sleep 0.1; done";
+        let mut answer = meeting
+            .ask(&mut device, run(&["sh", "-c", beat]))
+            .await
+            .unwrap();
+        answer.piece().await.unwrap().unwrap();
+        let file = place.workspace().join("beat");
+        while !file.exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        drop(answer);
+        let stopped = tokio::time::timeout(up::PATIENCE, async {
+            loop {
+                let before = std::fs::read(&file).unwrap();
+                tokio::time::sleep(Duration::from_millis(700)).await;
+                if std::fs::read(&file).unwrap() == before {
+                    return;
+                }
+            }
+        });
+        stopped.await.expect("the command outlived its reader");
+    });
+    up.stop();
+}
+
+fn a_long_answer_arrives_whole() {
+    let place = Place::new();
+    let mut up = Up::start(&place, &[]);
+    block_on(async {
+        let meeting = Meeting::of(&mut up).await;
+        let mut device = meeting.paired(&up).await;
+        let count = run(&["seq", "1", "200000"]);
+        let answer = meeting.ask(&mut device, count).await.unwrap();
+        let text = String::from_utf8(answer.whole().await.unwrap()).unwrap();
+        let said: String = text
+            .lines()
+            .filter_map(|line| match RunEvent::from_line(line).unwrap() {
+                RunEvent::Output { data, .. } => Some(data),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(said.lines().count(), 200_000);
+        assert_eq!(said.lines().last(), Some("200000"));
+    });
+    up.stop();
+}

@@ -1,0 +1,143 @@
+//! A running `up` and who opens its link.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use katachi_protocol::channel::PairingFragment;
+
+use crate::browser::{Browser, EMAIL};
+use crate::support::Place;
+
+/// Longest time for anything here.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running `up`.
+pub(crate) struct Up {
+    pub(crate) child: Child,
+    lines: Receiver<String>,
+    /// What the link carried behind its `#`.
+    pub(crate) fragment: Option<PairingFragment>,
+    seen: Vec<String>,
+}
+
+impl Up {
+    pub(crate) fn start(place: &Place, options: &[&str]) -> Self {
+        let mut child = place
+            .command()
+            .args(["up", "--listen", "127.0.0.1:0", "--expect-account", EMAIL])
+            .args(options)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (sender, lines) = channel();
+        let pipe = BufReader::new(child.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            pipe.lines()
+                .map_while(Result::ok)
+                .try_for_each(|line| sender.send(line))
+        });
+        Self {
+            child,
+            lines,
+            fragment: None,
+            seen: Vec::new(),
+        }
+    }
+
+    /// The rest of the first line that contains `mark`, after it.
+    pub(crate) fn wait_for(&mut self, mark: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(line) = self.lines.recv_timeout(left) else {
+                panic!("`{mark}` did not come: {:#?}", self.seen);
+            };
+            self.seen.push(line.clone());
+            if let Some((_, rest)) = line.split_once(mark) {
+                return rest.trim().to_owned();
+            }
+        }
+    }
+
+    /// Opens the link as a person would, without approving yet.
+    pub(crate) fn browser(&mut self) -> (Browser, String) {
+        let ca = std::fs::read_to_string(self.wait_for("its authority is")).unwrap();
+        let link = format!("https://{}", self.wait_for("https://"));
+        let code = self.wait_for("code ");
+        let (_, fragment) = link.split_once('#').unwrap();
+        self.fragment = PairingFragment::parse(fragment);
+        assert!(self.fragment.is_some(), "{link}");
+        let origin = link.split("/device").next().unwrap();
+        (Browser::new(origin, &ca), code)
+    }
+
+    /// Signs up, approves, and waits for the connection.
+    pub(crate) async fn approved(&mut self) -> (Browser, String) {
+        let (browser, code) = self.browser();
+        browser.sign_up(EMAIL).await;
+        browser.approve(&code).await;
+        self.wait_for("Connected.");
+        let agents = browser.agents().await.agents;
+        assert!(agents[0].online, "{agents:?}");
+        (browser, agents[0].id.clone())
+    }
+
+    /// The process of its relay.
+    pub(crate) fn relay(&self) -> u32 {
+        let up = self.child.id();
+        let children = format!("/proc/{up}/task/{up}/children");
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            // Any of its threads may have started it.
+            let found = std::fs::read_dir(format!("/proc/{up}/task"))
+                .unwrap()
+                .flatten()
+                .filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok())
+                .find_map(|pids| pids.split_whitespace().next()?.parse().ok());
+            if let Some(relay) = found {
+                return relay;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("{children} names no relay");
+    }
+
+    pub(crate) fn ends(mut self) -> Option<i32> {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("`up` did not end: {:#?}", self.seen);
+    }
+
+    pub(crate) fn stop(self) {
+        signal("-TERM", &self.child);
+        assert_eq!(self.ends(), Some(0));
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        // A test that failed leaves nothing behind; one that did not has ended it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(crate) fn signal(name: &str, child: &Child) {
+    let status = Command::new("kill")
+        .args([name, &child.id().to_string()])
+        .status();
+    assert!(status.unwrap().success());
+}
+
+pub(crate) fn block_on<F: std::future::Future>(future: F) -> F::Output {
+    tokio::runtime::Runtime::new().unwrap().block_on(future)
+}

@@ -1,0 +1,170 @@
+// Asks an agent through an end-to-end channel: one request, one WebSocket, one
+// Noise channel. The relay carries the bytes and cannot read them.
+import { ApiError, agentPath, call, stream as plainStream } from "./api.js";
+import { Frames, Initiator, concat, frame, toBase64url } from "./noise.js";
+import { forget, forgetPending, idOf, keep, newKey, ownName, paired, pending } from "./pairing.js";
+
+let account = "";
+/** Says whose agents these are. */
+export function setAccount(email) { account = email; }
+
+/** How to reach an agent: as paired, by a link that waits to be used, or in the
+ * plain as long as the agent has no device at all. */
+async function door(agent) {
+  const kept = await paired(account, agent);
+  if (kept) return { mode: "resume", key: kept.key, agent: kept.agent };
+  const link = pending();
+  if (link) return { mode: "pair", key: await newKey(), agent: link.agent, secret: link.secret };
+  return null;
+}
+
+/** Whether what is typed for this agent is read by the agent alone. */
+export const isPaired = async (agent) => !!(await paired(account, agent));
+
+/** By which name the agent knows this browser. */
+export async function ownId(agent) {
+  const kept = await paired(account, agent);
+  return kept ? idOf(kept.key) : null;
+}
+
+/** Pairs with the agent if a link waits for it. */
+export async function pairIfAsked(agent) {
+  if (!pending() || await paired(account, agent)) return;
+  await ask(agent, "GET", "/v1/status");
+}
+
+/** One JSON call to the agent's own API. */
+export async function ask(agent, method, path, body) {
+  const way = await door(agent);
+  if (!way) return call(method, agentPath(agent, path.replace("/v1", "")), body);
+  const chunks = [];
+  await exchange(way, agent, { method, path, body }, (chunk) => chunks.push(chunk));
+  const text = new TextDecoder().decode(concat(...chunks));
+  return text ? JSON.parse(text) : undefined;
+}
+
+/** Calls `onEvent` for each line of a streamed answer, as it comes. */
+export async function stream(agent, path, body, onEvent, signal) {
+  const way = await door(agent);
+  if (!way) return plainStream(agentPath(agent, path.replace("/v1", "")), body, onEvent, signal);
+  const decoder = new TextDecoder();
+  let rest = "";
+  await exchange(way, agent, { method: "POST", path, body }, (chunk) => {
+    const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
+    rest = lines.pop();
+    for (const line of lines) if (line) onEvent(JSON.parse(line));
+  }, signal);
+  if (rest) onEvent(JSON.parse(rest));
+}
+
+async function exchange(way, agent, request, onChunk, signal) {
+  const device = await idOf(way.key);
+  const id = toBase64url(crypto.getRandomValues(new Uint8Array(16)));
+  const binding = { relay: location.origin, account, agent, device, stream: id };
+  const query = new URLSearchParams({ mode: way.mode, device, stream: id });
+  const carrier = await Carrier.open(`wss://${location.host}${agentPath(agent, "/channel")}?${query}`, signal);
+  try {
+    const begun = await Initiator.begin({ ...way, binding });
+    carrier.send(frame(begun.message));
+    const answer = await carrier.frame("handshake");
+    if (!answer) throw notReached(way);
+    const channel = await begun.finish(answer);
+    const message = way.mode === "pair" ? { ...request, name: ownName() } : request;
+    carrier.send(concat(await channel.confirm(), await channel.send(new TextEncoder().encode(JSON.stringify(message)))));
+    let status = 0;
+    const refusal = [];
+    for (;;) {
+      const sealed = await carrier.frame("records");
+      if (!sealed) throw status ? new ApiError(0, "cut", "The answer was cut off") : notReached(way);
+      const { message: piece, closed } = await channel.receive(sealed);
+      if (closed) break;
+      if (!piece) continue;
+      if (!status) {
+        ({ status } = JSON.parse(new TextDecoder().decode(piece)));
+        if (way.mode === "pair") await enrolled(way, agent);
+      } else if (status < 300) {
+        onChunk(piece);
+      } else {
+        refusal.push(piece);
+      }
+    }
+    if (status >= 300) throw refused(status, refusal);
+  } finally {
+    carrier.close();
+  }
+}
+
+/** The agent answered inside of the channel, so it holds this browser's key. */
+async function enrolled(way, agent) {
+  await keep(account, agent, { key: way.key, agent: way.agent });
+  forgetPending();
+}
+
+function refused(status, pieces) {
+  let body = {};
+  try { body = JSON.parse(new TextDecoder().decode(concat(...pieces))); } catch { /* no reason given */ }
+  return new ApiError(status, body.error ?? "unknown", body.message ?? `The agent answered ${status}`);
+}
+
+function notReached(way) {
+  if (way.mode === "pair") forgetPending();
+  return new ApiError(0, "not_paired", way.mode === "pair"
+    ? "The agent does not accept this pairing link; it may be too old or used already. Make another with `katachi-agent device pair`."
+    : "The agent does not know this browser any more, or is not the agent it was. Pair again with `katachi-agent device pair`.");
+}
+
+/** Forgets the pairing, so that another link can be used. */
+export const unpair = (agent) => forget(account, agent);
+
+/** A WebSocket whose bytes are read one frame at a time. */
+class Carrier {
+  #socket;
+  #frames = new Frames();
+  #queue = [];
+  #wake = () => {};
+  #ended = false;
+
+  static async open(address, signal) {
+    signal?.throwIfAborted();
+    const self = new Carrier();
+    const socket = new WebSocket(address);
+    socket.binaryType = "arraybuffer";
+    self.#socket = socket;
+    await new Promise((resolve, reject) => {
+      socket.onopen = resolve;
+      socket.onerror = () => reject(new ApiError(0, "offline", "The agent cannot be reached now"));
+      signal?.addEventListener("abort", () => { socket.close(); reject(signal.reason); }, { once: true });
+    });
+    socket.onmessage = ({ data }) => {
+      self.#queue.push(new Uint8Array(data));
+      self.#wake();
+    };
+    socket.onclose = socket.onerror = () => {
+      self.#ended = true;
+      self.#wake();
+    };
+    self.signal = signal;
+    signal?.addEventListener("abort", () => self.#wake(), { once: true });
+    return self;
+  }
+
+  send(bytes) { this.#socket.send(bytes); }
+
+  close() { this.#socket.close(); }
+
+  /** The next frame, or `null` once the carrier has ended. */
+  async frame(kind) {
+    for (;;) {
+      this.signal?.throwIfAborted();
+      const found = this.#frames.next(kind);
+      if (found) return found;
+      if (this.#queue.length) {
+        this.#frames.push(this.#queue.shift());
+      } else if (this.#ended) {
+        return null;
+      } else {
+        await new Promise((resolve) => { this.#wake = resolve; });
+      }
+    }
+  }
+}

@@ -1,0 +1,292 @@
+// The Noise Protocol Framework (revision 34) with 25519_AESGCM_SHA256, made of
+// WebCrypto alone: the initiator of IKpsk2 (pairing by link) and IK, and the
+// records of an open channel. Long-lived keys are never extractable.
+
+const PROTOCOLS = { pair: "Noise_IKpsk2_25519_AESGCM_SHA256", resume: "Noise_IK_25519_AESGCM_SHA256" };
+const SIZES = [256, 1024, 4096, 16384];
+const HEADER = 8;
+const MAX_CONTENT = 16384 - HEADER;
+const MAX_MESSAGE = 16 * 1024 * 1024;
+const TAG = 16;
+const EMPTY = new Uint8Array(0);
+const subtle = crypto.subtle;
+const utf8 = new TextEncoder();
+
+export const X25519 = { name: "X25519" };
+
+export function concat(...parts) {
+  const out = new Uint8Array(parts.reduce((length, part) => length + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    out.set(part, at);
+    at += part.length;
+  }
+  return out;
+}
+
+export function toBase64url(bytes) {
+  return btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+}
+
+export function fromBase64url(text) {
+  return Uint8Array.from(atob(text.replaceAll("-", "+").replaceAll("_", "/")), (c) => c.charCodeAt(0));
+}
+
+/** What a channel belongs to: six fields, each a 32-bit length and its bytes. */
+export function prologue({ relay, account, agent, device, stream }) {
+  const fields = ["katachi-channel/1", relay, account, agent, device, stream];
+  return concat(...fields.flatMap((field) => {
+    const bytes = utf8.encode(field);
+    const length = new Uint8Array(4);
+    new DataView(length.buffer).setUint32(0, bytes.length);
+    return [length, bytes];
+  }));
+}
+
+const sha256 = async (...parts) => new Uint8Array(await subtle.digest("SHA-256", concat(...parts)));
+
+async function hmac(key, ...parts) {
+  const imported = await subtle.importKey("raw", key, { name: "HMAC", hash: "SHA-256" }, false, ["sign"]);
+  return new Uint8Array(await subtle.sign("HMAC", imported, concat(...parts)));
+}
+
+/** Section 4.3: two or three keys out of the chaining key and `input`. */
+async function hkdf(chaining, input, count) {
+  const secret = await hmac(chaining, input);
+  const keys = [await hmac(secret, Uint8Array.of(1))];
+  for (let n = 2; n <= count; n += 1) keys.push(await hmac(secret, keys.at(-1), Uint8Array.of(n)));
+  return keys;
+}
+
+const publicBytes = async (key) => new Uint8Array(await subtle.exportKey("raw", key));
+
+/** A key agreement; a result of zeros, which a bad key forces, is refused. */
+async function agree(privateKey, publicKey) {
+  const shared = new Uint8Array(await subtle.deriveBits({ ...X25519, public: publicKey }, privateKey, 256));
+  if (shared.every((byte) => byte === 0)) throw new Error("The agent's key cannot be used");
+  return shared;
+}
+
+/** One direction's key and its counter (section 5.1). */
+class CipherState {
+  #key;
+  #counter = 0n;
+
+  static async of(bytes) {
+    const state = new CipherState();
+    state.#key = await subtle.importKey("raw", bytes, "AES-GCM", false, ["encrypt", "decrypt"]);
+    return state;
+  }
+
+  static #parameters(counter, additionalData) {
+    const iv = new Uint8Array(12);
+    new DataView(iv.buffer).setBigUint64(4, counter);
+    return { name: "AES-GCM", iv, additionalData, tagLength: 128 };
+  }
+
+  async encrypt(plain, associated = EMPTY) {
+    const parameters = CipherState.#parameters(this.#counter, associated);
+    this.#counter += 1n;
+    return new Uint8Array(await subtle.encrypt(parameters, this.#key, plain));
+  }
+
+  async decrypt(sealed, associated = EMPTY) {
+    const parameters = CipherState.#parameters(this.#counter, associated);
+    this.#counter += 1n;
+    return new Uint8Array(await subtle.decrypt(parameters, this.#key, sealed));
+  }
+
+  /** Section 4.2; the counter goes on. */
+  async rekey() {
+    const last = CipherState.#parameters(0xffffffffffffffffn, EMPTY);
+    const sealed = new Uint8Array(await subtle.encrypt(last, this.#key, new Uint8Array(32)));
+    this.#key = await subtle.importKey("raw", sealed.slice(0, 32), "AES-GCM", false, ["encrypt", "decrypt"]);
+  }
+}
+
+/** What both ends have said so far (section 5.2). */
+class Transcript {
+  static async begin(protocol, prologueBytes) {
+    const self = new Transcript();
+    // The names are at most 32 bytes long, padded with zeros.
+    self.hash = concat(utf8.encode(protocol), new Uint8Array(32)).slice(0, 32);
+    self.chaining = self.hash;
+    await self.mixHash(prologueBytes);
+    return self;
+  }
+
+  async mixHash(bytes) { this.hash = await sha256(this.hash, bytes); }
+
+  async mixKey(input) {
+    const [chaining, key] = await hkdf(this.chaining, input, 2);
+    this.chaining = chaining;
+    this.cipher = await CipherState.of(key);
+  }
+
+  async mixKeyAndHash(input) {
+    const [chaining, hash, key] = await hkdf(this.chaining, input, 3);
+    this.chaining = chaining;
+    await this.mixHash(hash);
+    this.cipher = await CipherState.of(key);
+  }
+
+  async encrypt(plain) {
+    const sealed = await this.cipher.encrypt(plain, this.hash);
+    await this.mixHash(sealed);
+    return sealed;
+  }
+
+  async decrypt(sealed) {
+    const plain = await this.cipher.decrypt(sealed, this.hash);
+    await this.mixHash(sealed);
+    return plain;
+  }
+}
+
+/** The device's side of a handshake.
+ *
+ * `mode` is "pair" with a `secret` of 32 bytes, or "resume". */
+export class Initiator {
+  static async begin({ mode, key, agent, secret, binding }) {
+    if (PROTOCOLS[mode].length > 32) throw new Error("a name this long would be hashed");
+    const self = new Initiator();
+    self.secret = secret;
+    self.key = key;
+    self.agent = await subtle.importKey("raw", agent, X25519, true, []);
+    const transcript = await Transcript.begin(PROTOCOLS[mode], prologue(binding));
+    self.transcript = transcript;
+    await transcript.mixHash(agent);
+    self.ephemeral = await subtle.generateKey(X25519, false, ["deriveBits"]);
+    const ephemeral = await publicBytes(self.ephemeral.publicKey);
+    await transcript.mixHash(ephemeral);
+    if (secret) await transcript.mixKey(ephemeral);
+    await transcript.mixKey(await agree(self.ephemeral.privateKey, self.agent));
+    const sealedKey = await transcript.encrypt(await publicBytes(key.publicKey));
+    await transcript.mixKey(await agree(key.privateKey, self.agent));
+    self.message = concat(ephemeral, sealedKey, await transcript.encrypt(EMPTY));
+    return self;
+  }
+
+  /** Reads the agent's answer and gives the open channel. */
+  async finish(message) {
+    const { transcript } = this;
+    if (message.length !== 48) throw new Error("The agent's answer is not one");
+    const ephemeral = message.slice(0, 32);
+    await transcript.mixHash(ephemeral);
+    if (this.secret) await transcript.mixKey(ephemeral);
+    const theirs = await subtle.importKey("raw", ephemeral, X25519, true, []);
+    await transcript.mixKey(await agree(this.ephemeral.privateKey, theirs));
+    await transcript.mixKey(await agree(this.key.privateKey, theirs));
+    if (this.secret) await transcript.mixKeyAndHash(this.secret);
+    await transcript.decrypt(message.slice(32));
+    const [sending, receiving] = await hkdf(transcript.chaining, EMPTY, 2);
+    return new Channel(await CipherState.of(sending), await CipherState.of(receiving));
+  }
+}
+
+const MESSAGE = 1;
+const MORE = 2;
+const REKEY = 3;
+const CLOSE = 4;
+const CONFIRM = 5;
+
+/** An open channel: messages into frames, frames into messages. */
+export class Channel {
+  #sending;
+  #receiving;
+  #partial = null;
+
+  constructor(sending, receiving) {
+    this.#sending = sending;
+    this.#receiving = receiving;
+  }
+
+  /** The frame that proves this device; it is sent before any other. */
+  confirm() { return this.#seal(CONFIRM, EMPTY, 0); }
+
+  close() { return this.#seal(CLOSE, EMPTY, 0); }
+
+  async send(message) {
+    if (message.length > MAX_MESSAGE) throw new Error("This is too long to send at once");
+    const frames = [await this.#seal(MESSAGE, message.subarray(0, MAX_CONTENT), message.length)];
+    for (let at = MAX_CONTENT; at < message.length; at += MAX_CONTENT) {
+      frames.push(await this.#seal(MORE, message.subarray(at, at + MAX_CONTENT), 0));
+    }
+    return concat(...frames);
+  }
+
+  async #seal(kind, content, total) {
+    const size = SIZES.find((one) => HEADER + content.length <= one);
+    const record = new Uint8Array(size);
+    const view = new DataView(record.buffer);
+    record[0] = kind;
+    view.setUint16(2, content.length);
+    view.setUint32(4, total);
+    record.set(content, HEADER);
+    return frame(await this.#sending.encrypt(record));
+  }
+
+  /** Opens one record: `{ message }`, `{ closed: true }`, or nothing yet. */
+  async receive(sealed) {
+    const record = await this.#receiving.decrypt(sealed);
+    const view = new DataView(record.buffer, record.byteOffset);
+    const length = view.getUint16(2);
+    const total = view.getUint32(4);
+    const content = record.subarray(HEADER, HEADER + length);
+    const broken = (what) => { throw new Error(`The agent broke a rule of the channel: ${what}`); };
+    if (record[1] !== 0 || HEADER + length > record.length) broken("a header");
+    if (record.subarray(HEADER + length).some((byte) => byte !== 0)) broken("padding");
+    switch (record[0]) {
+      case MESSAGE:
+        if (this.#partial || total > MAX_MESSAGE || length !== Math.min(total, MAX_CONTENT)) broken("a message");
+        if (length === total) return { message: content.slice() };
+        this.#partial = { total, parts: [content.slice()], length };
+        return {};
+      case MORE: {
+        const partial = this.#partial;
+        if (!partial || length === 0) broken("a part");
+        partial.parts.push(content.slice());
+        partial.length += length;
+        if (partial.length > partial.total) broken("a length");
+        if (partial.length < partial.total) return {};
+        this.#partial = null;
+        return { message: concat(...partial.parts) };
+      }
+      case REKEY:
+        if (this.#partial) broken("a change of keys");
+        await this.#receiving.rekey();
+        return {};
+      case CLOSE:
+        if (this.#partial) broken("an end");
+        return { closed: true };
+      default:
+        return broken("a kind");
+    }
+  }
+}
+
+const FRAMES = { handshake: [48], records: SIZES.map((size) => size + TAG) };
+
+/** Puts a 16-bit length before `bytes`. */
+export function frame(bytes) {
+  return concat(Uint8Array.of(bytes.length >> 8, bytes.length & 0xff), bytes);
+}
+
+/** Takes frames out of bytes that come in pieces of any size. */
+export class Frames {
+  #rest = EMPTY;
+
+  push(bytes) { this.#rest = concat(this.#rest, bytes); }
+
+  /** The next frame, or `null` if it is not complete. `kind` names the lengths
+   * that exist; any other is refused before anything is kept for it. */
+  next(kind) {
+    if (this.#rest.length < 2) return null;
+    const length = (this.#rest[0] << 8) | this.#rest[1];
+    if (!FRAMES[kind].includes(length)) throw new Error("The relay sent what is no channel");
+    if (this.#rest.length < 2 + length) return null;
+    const found = this.#rest.slice(2, 2 + length);
+    this.#rest = this.#rest.slice(2 + length);
+    return found;
+  }
+}

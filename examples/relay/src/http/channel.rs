@@ -1,0 +1,130 @@
+//! The carrier of an end-to-end channel: bytes from a browser's WebSocket to the
+//! agent and back. Nothing here can read them.
+//!
+//! ```text
+//! browser ══ WebSocket, binary ══ here ══ body of one HTTP/2 request ══ agent
+//! ```
+//!
+//! Either end that goes away ends the other: a browser that closes its page
+//! cancels the request on the agent, and an agent that ends closes the socket.
+
+use std::io;
+use std::time::Duration;
+
+use axum::body::{Body, BodyDataStream};
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::{Path, State};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::stream::SplitStream;
+use futures_util::{SinkExt as _, StreamExt as _};
+use http::header::ORIGIN;
+use http::{HeaderMap, Request, StatusCode};
+use katachi_protocol::channel::ChannelQuery;
+use katachi_protocol::routes::tunnel;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::App;
+use super::accounts::Session;
+use super::extract::QueryOf;
+use super::forward::{refused, require_owner};
+use crate::failure::Failure;
+
+/// Largest frame of the WebSocket, in bytes: a few records.
+const MAX_FRAME: usize = 64 * 1024;
+/// Frames on their way to the agent; a browser that sends more has to wait.
+const QUEUE: usize = 4;
+/// How often a silent browser is asked whether it is there.
+const PING: Duration = Duration::from_secs(20);
+/// Silence after which it is gone.
+const GONE: Duration = Duration::from_secs(60);
+
+/// `GET /api/agents/{id}/channel`.
+pub(super) async fn open(
+    State(app): State<App>,
+    session: Session,
+    Path(id): Path<String>,
+    QueryOf(query): QueryOf<ChannelQuery>,
+    headers: HeaderMap,
+    upgrade: WebSocketUpgrade,
+) -> Result<Response, Failure> {
+    // The same-origin policy does not hold for WebSockets: their `Origin` has to
+    // be looked at, whatever else the browser says.
+    let origin = headers.get(ORIGIN).and_then(|value| value.to_str().ok());
+    if origin != Some(app.hosts.public().to_string().as_str()) {
+        return Err(Failure::Forbidden("this request came from another site"));
+    }
+    if !query.is_well_formed() {
+        return Err(Failure::BadRequest(
+            "`device` and `stream` are 43 and 22 characters of base64url".to_owned(),
+        ));
+    }
+    require_owner(&app, &session, &id).await?;
+    let (to_agent, from_browser) = mpsc::channel::<io::Result<Bytes>>(QUEUE);
+    let target = format!("https://agent{}?{}", tunnel::CHANNEL, query.to_query());
+    let request = Request::post(target)
+        .body(Body::from_stream(ReceiverStream::new(from_browser)))
+        .map_err(Failure::internal)?;
+    let answer = app.tunnels.ask(&id, request).await?;
+    if answer.status() != StatusCode::OK {
+        return refused(answer).await;
+    }
+    let from_agent = answer.into_body().into_data_stream();
+    Ok(upgrade
+        .max_message_size(MAX_FRAME)
+        .max_frame_size(MAX_FRAME)
+        .read_buffer_size(4 * 1024)
+        .on_upgrade(move |socket| carry(socket, to_agent, from_agent)))
+}
+
+/// Carries both ways until either end stops.
+async fn carry(
+    socket: WebSocket,
+    to_agent: mpsc::Sender<io::Result<Bytes>>,
+    mut from_agent: BodyDataStream,
+) {
+    let (mut to_browser, from_browser) = socket.split();
+    let mut inbound = std::pin::pin!(upward(from_browser, to_agent));
+    let mut ping = tokio::time::interval(PING);
+    loop {
+        tokio::select! {
+            () = &mut inbound => return,
+            piece = from_agent.next() => {
+                let Some(Ok(piece)) = piece else { break };
+                // A browser that does not read ends by its silence in `upward`,
+                // which is polled while this waits.
+                let sending = to_browser.send(Message::Binary(piece));
+                tokio::select! {
+                    () = &mut inbound => return,
+                    sent = sending => if sent.is_err() { return },
+                }
+            }
+            _ = ping.tick() => {
+                if to_browser.send(Message::Ping(Bytes::new())).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+    let _ = to_browser.close().await;
+}
+
+/// Hands on what the browser sends; ends when it closes, breaks a rule or is
+/// silent for too long.
+async fn upward(
+    mut from_browser: SplitStream<WebSocket>,
+    to_agent: mpsc::Sender<io::Result<Bytes>>,
+) {
+    while let Ok(Some(Ok(message))) = tokio::time::timeout(GONE, from_browser.next()).await {
+        match message {
+            Message::Binary(bytes) => {
+                if to_agent.send(Ok(bytes)).await.is_err() {
+                    return;
+                }
+            }
+            Message::Ping(_) | Message::Pong(_) => {}
+            Message::Text(_) | Message::Close(_) => return,
+        }
+    }
+}

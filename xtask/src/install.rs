@@ -12,8 +12,6 @@ use crate::run;
 
 /// Debian packages, and what each is for.
 const DEBIAN: &[(&str, &str)] = &[
-const DEBIAN: [(&str, &str); 11] = [
-const DEBIAN: [(&str, &str); 12] = [
     ("libssl-dev", "the SQLCipher of the test builds"),
     ("g++", "linking libFuzzer"),
     ("python3-venv", "the Python peers"),
@@ -41,8 +39,6 @@ const DEBIAN: [(&str, &str); 12] = [
 
 /// Python packages, installed into a virtual environment.
 const PYTHON: &[&str] = &[
-const PYTHON: [&str; 5] = [
-const PYTHON: [&str; 7] = [
     "aiosmtpd==1.4.6",
     "Authlib==1.9.10",
     "requests==2.34.2",
@@ -54,12 +50,8 @@ const PYTHON: [&str; 7] = [
 
 /// Node packages.
 const NODE: &[&str] = &[
-    "playwright-core@1.64.1",
-    "http-message-signatures@1.0.6",
     "http-message-sig@0.3.0",
-];
-const NODE: [&str; 2] = ["oidc-provider@9.13.3", "playwright-core@1.64.1"];
-const NODE: [&str; 3] = [
+    "http-message-signatures@1.0.6",
     "oauth4webapi@3.8.8",
     "oidc-provider@9.13.3",
     "playwright-core@1.64.1",

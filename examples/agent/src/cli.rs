@@ -293,6 +293,11 @@ pub(crate) enum Vault {
     /// The code comes from standard input or a prompt. For a vault that was
     /// brought here from another machine, or whose machine changed too much.
     Recover,
+    /// Take the database that is in place as the current one
+    ///
+    /// For after a backup of it was restored: an older copy is refused until
+    /// then.
+    AcceptRestore,
 }
 
 #[derive(Debug, Subcommand)]

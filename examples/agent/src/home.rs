@@ -1,13 +1,15 @@
 //! What the agent keeps on this machine, opened: the vault, the keys in it and
 //! the encrypted database.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use katachi_crypto::{Secret, SecretString};
 use katachi_store::binding::{
     BindingError, Enrolled, FingerprintBinding, MachineBinding, Recovered, Unbound,
 };
 use katachi_store::credentials::{CredentialError, Credentials, Name};
-use katachi_store::database::{Database, DatabaseKey, Options, Profile};
+use katachi_store::database::{Anchor, Database, DatabaseError, DatabaseKey, Options, Profile};
 use katachi_store::keychain::{KeychainError, SystemKeychain};
 use katachi_store::vault::{Builder, Degraded, SlotFailure, Vault, VaultError};
 
@@ -22,7 +24,7 @@ const DATABASE_NAME: &str = "katachi-agent/database";
 /// An open home.
 #[derive(Debug)]
 pub(crate) struct Home {
-    pub(crate) vault: Vault,
+    pub(crate) vault: Arc<Vault>,
     pub(crate) paths: Paths,
 }
 
@@ -51,7 +53,7 @@ impl Home {
         let opened = builder(&config.paths, config.keychain).open_or_create();
         let vault = opened.map_err(|error| unopened(config, error))?;
         Ok(Self {
-            vault,
+            vault: Arc::new(vault),
             paths: config.paths.clone(),
         })
     }
@@ -99,16 +101,56 @@ impl Home {
         }
     }
 
+    /// Destroys the vault, in the keychain too. The database is closed.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if it is still in use or cannot be deleted.
+    pub(crate) fn destroy_vault(self) -> anyhow::Result<()> {
+        let vault = Arc::into_inner(self.vault).context("the vault is still in use")?;
+        Ok(vault.destroy()?)
+    }
+
     /// The encrypted database with history and memory.
     ///
     /// # Errors
     ///
-    /// Returns an error if it cannot be opened with this vault.
+    /// Returns an error if it cannot be opened with this vault, or is older
+    /// than the vault knows.
     pub(crate) fn database(&self) -> anyhow::Result<Database> {
+        self.open_database(&self.anchor())
+    }
+
+    /// Takes the database that is in place, such as a restored backup, as the
+    /// current one.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if it cannot be opened with this vault.
+    pub(crate) fn accept_restored_database(&self) -> anyhow::Result<()> {
+        let database = self.open_database(&self.anchor().accept_restore())?;
+        Ok(database.checkpoint()?)
+    }
+
+    fn anchor(&self) -> Anchor {
+        Anchor::in_vault(&self.vault, DATABASE_NAME)
+    }
+
+    fn open_database(&self, anchor: &Anchor) -> anyhow::Result<Database> {
         let path = self.paths.database();
         let key = DatabaseKey::from_vault(&self.vault, DATABASE_NAME)?;
-        Database::open(&path, &key, database_options())
-            .with_context(|| format!("the database {}", path.display()))
+        let opened = Database::open_anchored(&path, &key, anchor, database_options());
+        opened.map_err(|error| match error {
+            DatabaseError::RolledBack { .. } | DatabaseError::VaultRolledBack { .. } => {
+                Mistake::new(
+                    format!("the database {}", path.display()),
+                    error.to_string(),
+                    "if it was restored on purpose, run `katachi-agent vault accept-restore`",
+                )
+                .into()
+            }
+            other => anyhow::Error::new(other).context(format!("the database {}", path.display())),
+        })
     }
 }
 
@@ -242,7 +284,7 @@ fn tell_new(vault: &Vault) {
 /// Returns an error if it cannot be opened or deleted.
 pub(crate) fn destroy(config: &Config) -> anyhow::Result<()> {
     if let Some(home) = Home::open_existing(config)? {
-        home.vault.destroy()?;
+        home.destroy_vault()?;
     }
     Ok(())
 }

@@ -25,6 +25,10 @@ pub(crate) fn vault(config: &Config, command: &cli::Vault) -> anyhow::Result<Exi
     match command {
         cli::Vault::RecoveryCode => recovery_code(config)?,
         cli::Vault::Recover => recover(config)?,
+        cli::Vault::AcceptRestore => {
+            Home::open(config)?.accept_restored_database()?;
+            note("The database is taken as it is; what was newer is given up.");
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

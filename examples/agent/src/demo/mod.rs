@@ -220,7 +220,7 @@ impl Story {
         }
         self.service = None;
         if let Some(Ok(home)) = self.home.take().map(Arc::try_unwrap)
-            && let Err(error) = home.vault.destroy()
+            && let Err(error) = home.destroy_vault()
         {
             tracing::warn!("the demo's vault was not destroyed: {error}");
         }

@@ -35,6 +35,10 @@ fn main() -> ExitCode {
             a_link_pairs_one_device_and_only_once,
         ),
         plain(
+            "of_several_devices_with_one_link_one_is_paired",
+            of_several_devices_with_one_link_one_is_paired,
+        ),
+        plain(
             "nothing_is_done_outside_a_channel_once_a_device_is_paired",
             nothing_is_done_outside_a_channel_once_a_device_is_paired,
         ),
@@ -148,6 +152,26 @@ fn a_link_pairs_one_device_and_only_once() {
     });
     let listed = place.agent(&["device", "list"]).ok();
     assert!(listed.contains("Ana's laptop"), "{listed}");
+    up.stop();
+}
+
+fn of_several_devices_with_one_link_one_is_paired() {
+    let place = Place::new();
+    let mut up = Up::start(&place, &[]);
+    block_on(async {
+        let meeting = Meeting::of(&mut up).await;
+        let fragment = up.fragment.as_ref().unwrap();
+        let pairings = (0..8).map(|n| {
+            let mut device = Device::new(fragment, &format!("device {n}")).unwrap();
+            let meeting = &meeting;
+            async move { meeting.ask(&mut device, get("/v1/status")).await.is_ok() }
+        });
+        let paired = futures_util::future::join_all(pairings).await;
+        assert_eq!(paired.iter().filter(|paired| **paired).count(), 1);
+    });
+    let listed = place.agent(&["device", "list", "--json"]).ok();
+    let devices: Devices = serde_json::from_str(&listed).unwrap();
+    assert_eq!(devices.devices.len(), 1, "{listed}");
     up.stop();
 }
 

@@ -9,6 +9,7 @@ use axum::extract::{Query, State};
 use axum::http::{Method, Request, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
+use katachi_crypto::Secret;
 use katachi_crypto::channel::{
     Binding, Channel, Event, Frames, Proved, PublicKey, Responder, Step,
 };
@@ -124,13 +125,21 @@ async fn converse(
     mut carrier: Carrier,
 ) -> anyhow::Result<()> {
     let (mut channel, request) = tokio::time::timeout(PATIENCE, async {
-        let proved = handshake(service, query, &mut carrier).await?;
+        let vault = &service.home.vault;
+        let secret = match query.mode {
+            Mode::Pair => service.pairing.secret(vault)?,
+            Mode::Resume => None,
+        };
+        let proved = handshake(service, query, secret.as_ref(), &mut carrier).await?;
         let peer = proved.peer();
-        if query.mode == Mode::Pair {
+        if let Some(secret) = secret {
             // First the end of the secret, then the device: a crash in between
             // costs another link, never a second device.
-            service.pairing.close()?;
-            service.devices.enrol(&service.home.vault, &peer, "")?;
+            ensure!(
+                service.pairing.spend(vault, &secret)?,
+                "another device used the link"
+            );
+            service.devices.enrol(vault, &peer, "")?;
         }
         let mut channel = proved.into_channel();
         let request = request(&mut channel, &mut carrier).await?;
@@ -153,6 +162,7 @@ async fn converse(
 async fn handshake(
     service: &Service,
     query: &ChannelQuery,
+    secret: Option<&Secret<32>>,
     carrier: &mut Carrier,
 ) -> anyhow::Result<Proved> {
     let vault = &service.home.vault;
@@ -168,9 +178,8 @@ async fn handshake(
     let waiting = match query.mode {
         Mode::Resume => Responder::resume(&key, &binding)?,
         Mode::Pair => {
-            let secret = service.pairing.secret(vault)?;
             let secret = secret.context("no pairing is open")?;
-            Responder::pair(&key, &secret, &binding)?
+            Responder::pair(&key, secret, &binding)?
         }
     };
     let mut frames = Frames::of_handshake();

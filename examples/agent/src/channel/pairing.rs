@@ -1,6 +1,7 @@
 //! The secret of a pairing link: for one device, for ten minutes.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use base64::Engine as _;
@@ -23,6 +24,8 @@ pub(crate) const LIFETIME: u64 = 600;
 #[derive(Clone, Debug)]
 pub(crate) struct Pairing {
     path: PathBuf,
+    /// Held while a secret is spent, so that one opens the door once.
+    spending: Arc<Mutex<()>>,
 }
 
 impl Pairing {
@@ -30,6 +33,7 @@ impl Pairing {
     pub(crate) fn of(paths: &Paths) -> Self {
         Self {
             path: paths.pairing(),
+            spending: Arc::default(),
         }
     }
 
@@ -70,6 +74,21 @@ impl Pairing {
             return Ok(None);
         }
         Ok(Some(Secret::from_slice(secret)?))
+    }
+
+    /// Ends the pairing if `secret` is still its own; `false` if it was spent or
+    /// replaced since it was read.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the file was altered or cannot be deleted.
+    pub(super) fn spend(&self, vault: &Vault, secret: &Secret<32>) -> anyhow::Result<bool> {
+        let _alone = self.spending.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_open = self.secret(vault)?.is_some_and(|open| open == *secret);
+        if is_open {
+            self.close()?;
+        }
+        Ok(is_open)
     }
 
     /// Ends the pairing: its secret opens nothing any more.

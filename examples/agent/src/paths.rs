@@ -137,6 +137,8 @@ impl Paths {
             self.up_lock(),
             beside("-wal"),
             beside("-shm"),
+            beside("-anchor"),
+            self.data.join(".agent.db-anchor.lock"),
             database,
         ]
     }

@@ -81,9 +81,17 @@ impl Up {
         browser.sign_up(EMAIL).await;
         browser.approve(&code).await;
         self.wait_for("Connected.");
-        let agents = browser.agents().await.agents;
-        assert!(agents[0].online, "{agents:?}");
-        (browser, agents[0].id.clone())
+        // The agent says so as soon as the relay has let it in, which is a moment
+        // before the relay can ask it.
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let agents = browser.agents().await.agents;
+            if agents[0].online {
+                return (browser, agents[0].id.clone());
+            }
+            assert!(Instant::now() < deadline, "{agents:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// The process of its relay.

@@ -15,8 +15,8 @@ fn the_demo_succeeds_in_time_and_says_what_it_saw() {
     let report: Value = serde_json::from_str(&said.stdout).unwrap();
     assert_eq!(code, Some(0), "{progress}");
     assert!(report["seconds"].as_f64().unwrap() < 20.0, "{progress}");
-    for step in 1..=8 {
-        assert!(progress.contains(&format!("[{step}/8]")), "{progress}");
+    for step in 1..=9 {
+        assert!(progress.contains(&format!("[{step}/9]")), "{progress}");
     }
     let promises = report["promises"].as_array().unwrap();
     assert_eq!(promises.len(), 16);

@@ -9,7 +9,7 @@ use objc2_core_foundation::{
 use objc2_io_kit::{
     IOBSDNameMatching, IOIteratorNext, IOObjectRelease, IORegistryEntryCreateCFProperty,
     IORegistryEntrySearchCFProperty, IOServiceGetMatchingService, IOServiceGetMatchingServices,
-    IOServiceMatching, io_object_t, kIOMasterPortDefault, kIORegistryIterateParents,
+    IOServiceMatching, io_object_t, kIOMainPortDefault, kIORegistryIterateParents,
     kIORegistryIterateRecursively, kIOServicePlane,
 };
 use sysinfo::{CpuRefreshKind, System};
@@ -109,7 +109,7 @@ impl Entry {
         let matching = matching(class)?;
         // SAFETY: the default port is a constant of the framework, and the
         // dictionary is whole; the call takes its reference over.
-        let found = unsafe { IOServiceGetMatchingService(kIOMasterPortDefault, Some(matching)) };
+        let found = unsafe { IOServiceGetMatchingService(kIOMainPortDefault, Some(matching)) };
         Self::own(found)
     }
 
@@ -118,10 +118,10 @@ impl Entry {
         let name = CString::new(name).ok()?;
         // SAFETY: the name ends with a zero and outlives the call, which copies
         // it.
-        let matching = unsafe { IOBSDNameMatching(kIOMasterPortDefault, 0, name.as_ptr()) }?;
+        let matching = unsafe { IOBSDNameMatching(kIOMainPortDefault, 0, name.as_ptr()) }?;
         let matching = CFRetained::<CFDictionary>::from(&matching);
         // SAFETY: as in `of_class`.
-        let found = unsafe { IOServiceGetMatchingService(kIOMasterPortDefault, Some(matching)) };
+        let found = unsafe { IOServiceGetMatchingService(kIOMainPortDefault, Some(matching)) };
         Self::own(found)
     }
 
@@ -131,7 +131,7 @@ impl Entry {
         // SAFETY: as in `of_class`; the iterator is written to a variable that
         // outlives the call.
         let status = unsafe {
-            IOServiceGetMatchingServices(kIOMasterPortDefault, matching(class), &raw mut iterator)
+            IOServiceGetMatchingServices(kIOMainPortDefault, matching(class), &raw mut iterator)
         };
         let Some(iterator) = Self::own(iterator).filter(|_| status == 0) else {
             return Vec::new();

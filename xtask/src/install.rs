@@ -24,6 +24,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("bubblewrap", "the peer of the sandbox benches"),
     ("git", "repositories inside the sandbox"),
     ("curl", "a client of allowed hosts inside the sandbox"),
+    ("openssh-client", "a client that is refused there"),
     ("nginx-light", "the peer of the proxy bench, and its origin"),
     ("libnginx-mod-stream", "what makes it a stream proxy"),
     ("chromium", "the browser console"),

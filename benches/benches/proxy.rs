@@ -53,7 +53,9 @@ struct Nginx {
 impl Drop for Nginx {
     fn drop(&mut self) {
         // It ends its workers when it is asked to, and not when it is killed.
-        let _ = Command::new("kill").arg(self.master.id().to_string()).status();
+        let _ = Command::new("kill")
+            .arg(self.master.id().to_string())
+            .status();
         let _ = self.master.wait();
     }
 }
@@ -88,10 +90,7 @@ impl Nginx {
             std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
         });
         assert!(started, "nginx listens");
-        Self {
-            port,
-            master,
-        }
+        Self { port, master }
     }
 
     /// The process that does the work.

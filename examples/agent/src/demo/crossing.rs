@@ -46,5 +46,9 @@ pub(super) fn count(story: &mut Story) -> anyhow::Result<()> {
             ROUTES.len()
         ),
     );
+    story.ledger.weaker(
+        1,
+        "what a command is asked to print crosses the tunnel, and the relay reads it until a browser is paired",
+    );
     Ok(())
 }

@@ -67,10 +67,15 @@ pub(super) async fn talk(story: &mut Story) -> anyhow::Result<()> {
         );
     }
 
+    let refused = plain.is_err_and(|error| error.to_string().contains("403"));
     story.check(
         2,
-        stolen.is_err() && plain.is_err(),
-        "the link pairs nobody twice, and what does not come through a channel is refused",
+        stolen.is_err() && refused,
+        "the link pairs nobody twice, and what does not come through a channel gets 403",
+    );
+    story.ledger.weaker(
+        2,
+        "before the first pairing an agent obeys its relay, which reads what passes, as in the chapters above",
     );
 
     let Some(pid) = story.relay.as_ref().and_then(|relay| relay.id()) else {

@@ -72,8 +72,8 @@ impl Description {
             "{}/.well-known/openid-configuration",
             issuer.trim_end_matches('/')
         );
-        let description: Self =
-            fetch::get_json(http, &url, None, "application/json", MAX_LEN).await?;
+        let accept = [("accept", "application/json")];
+        let description: Self = fetch::get_json(http, &url, None, &accept, MAX_LEN).await?;
         description.check(issuer)?;
         Ok(description)
     }

@@ -69,14 +69,16 @@ pub(super) async fn get_json<T: DeserializeOwned>(
     http: &impl Fetch,
     url: &str,
     bearer: Option<&str>,
-    accept: &str,
+    headers: &[(&str, &str)],
     limit: usize,
 ) -> Result<T, FetchError> {
     let mut request = Request::builder()
         .method(Method::GET)
         .uri(url)
-        .header(header::ACCEPT, accept)
         .header(header::USER_AGENT, "katachi-auth");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
     if let Some(bearer) = bearer {
         request = request.header(header::AUTHORIZATION, format!("Bearer {bearer}"));
     }

@@ -9,8 +9,18 @@ use super::{Email, Fetch, FetchError, Identity};
 pub(super) const ISSUER: &str = "https://github.com";
 pub(super) const SCOPES: &[&str] = &["read:user", "user:email"];
 
-const ACCEPT: &str = "application/vnd.github+json";
+const HEADERS: &[(&str, &str)] = &[
+    ("accept", "application/vnd.github+json"),
+    // Without it GitHub answers as the oldest version that it still supports.
+    ("x-github-api-version", "2022-11-28"),
+];
 const MAX_LEN: usize = 256 * 1024;
+
+/// Whether the GitHub server at `host` calls itself `issuer` in its redirects: it names
+/// its authorization server there (RFC 9207), `https://github.com/login/oauth`.
+pub(super) fn sends(host: &str, issuer: &str) -> bool {
+    issuer.strip_prefix(host) == Some("/login/oauth")
+}
 
 #[derive(Deserialize)]
 struct User {
@@ -34,9 +44,9 @@ pub(super) async fn identity(
     api: &str,
     token: &str,
 ) -> Result<Identity, FetchError> {
-    let user: User = get_json(http, &format!("{api}/user"), Some(token), ACCEPT, MAX_LEN).await?;
+    let user: User = get_json(http, &format!("{api}/user"), Some(token), HEADERS, MAX_LEN).await?;
     let url = format!("{api}/user/emails");
-    let addresses: Vec<Address> = match get_json(http, &url, Some(token), ACCEPT, MAX_LEN).await {
+    let addresses: Vec<Address> = match get_json(http, &url, Some(token), HEADERS, MAX_LEN).await {
         Ok(addresses) => addresses,
         // The person did not grant it; they are still who they are.
         Err(FetchError::Status(403 | 404)) => Vec::new(),

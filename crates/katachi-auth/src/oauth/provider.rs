@@ -269,10 +269,12 @@ impl Provider {
 
     /// RFC 9207 section 2.4, and RFC 9700 section 4.4 for providers that send no `iss`.
     fn check_sender(&self, pending: &Pending, callback: &Callback) -> Result<(), LoginError> {
-        let must_say = matches!(self.kind, Kind::OpenId { sends_issuer, .. } if sends_issuer);
-        let says_us = match callback.issuer() {
-            Some(issuer) => issuer == self.issuer,
-            None => !must_say,
+        let says_us = match (&self.kind, callback.issuer()) {
+            (Kind::OpenId { sends_issuer, .. }, None) => !sends_issuer,
+            (Kind::OpenId { .. }, Some(issuer)) => issuer == self.issuer,
+            // Older Enterprise servers send none.
+            (Kind::GitHub { .. }, None) => true,
+            (Kind::GitHub { .. }, Some(issuer)) => github::sends(&self.issuer, issuer),
         };
         if pending.provider == self.issuer && says_us {
             Ok(())
@@ -329,9 +331,10 @@ impl Provider {
         {
             return Ok(fetched.keys);
         }
-        let accept = "application/jwk-set+json, application/json";
+        let kinds = "application/jwk-set+json, application/json";
+        let accept = [("accept", kinds)];
         let json: serde_json::Value =
-            fetch::get_json(http, jwks_uri, None, accept, MAX_KEYS_LEN).await?;
+            fetch::get_json(http, jwks_uri, None, &accept, MAX_KEYS_LEN).await?;
         let set = KeySet::from_json(json).map_err(|_| FetchError::Malformed)?;
         let fetched = Arc::new(set);
         if let Ok(mut keys) = keys.lock() {
@@ -369,8 +372,9 @@ async fn ask_for_more(
     access: &str,
     identity: Identity,
 ) -> Result<Identity, LoginError> {
-    let accept = "application/json";
-    let info: UserInfo = fetch::get_json(http, url, Some(access), accept, MAX_USERINFO_LEN).await?;
+    let accept = [("accept", "application/json")];
+    let info: UserInfo =
+        fetch::get_json(http, url, Some(access), &accept, MAX_USERINFO_LEN).await?;
     // Section 5.3.2: or it is about somebody else.
     if info.sub != identity.subject {
         return Err(LoginError::Answer("userinfo is about somebody else"));

@@ -112,3 +112,71 @@ fn forms_and_records_are_read_again_as_they_were() {
         }
     }
 }
+
+/// Which inputs of a target a parser accepts.
+#[cfg(any(feature = "oauth", feature = "mail"))]
+fn accepted(target: &str, accepts: impl Fn(&[u8]) -> bool) -> Vec<String> {
+    let mut names: Vec<_> = corpus(target)
+        .into_iter()
+        .filter(|(_, input)| accepts(input))
+        .map(|(name, _)| name)
+        .collect();
+    names.sort();
+    names
+}
+
+#[cfg(feature = "oauth")]
+#[test]
+fn of_redirects_those_that_a_provider_would_send_are_read() {
+    use katachi_auth::oauth::Callback;
+
+    let read = accepted("auth_callback", |query| {
+        Callback::parse(std::str::from_utf8(query).unwrap()).is_ok()
+    });
+    if !read.is_empty() {
+        assert_eq!(read, ["denied", "granted"]);
+    }
+}
+
+#[cfg(feature = "oauth")]
+#[test]
+fn of_id_tokens_the_signed_one_is_believed_and_of_keys_the_usable_ones_are_read() {
+    use katachi_auth::clock::Timestamp;
+    use katachi_auth::oauth::id_token::{Expected, KeySet, verify};
+
+    // The public half of the fuzzer's key, whose seed is 32 times 3.
+    let keys = KeySet::parse(
+        br#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"1","x":"7UkoxijRwsbq6QM4kFmVYSlZJzpcY_k2NsFGFKyHN9E"}]}"#,
+    );
+    let keys = keys.unwrap();
+    let expected = Expected {
+        issuer: "https://id.example",
+        client_id: "us",
+        nonce: "n-0S6",
+    };
+    let believed = accepted("auth_id_token", |text| {
+        let now = Timestamp::from_unix(1_800_000_000);
+        verify(std::str::from_utf8(text).unwrap(), &keys, &expected, now).is_ok()
+    });
+    if believed.is_empty() {
+        return;
+    }
+    assert_eq!(believed, ["good-token"]);
+    let usable = accepted("auth_key_set", |json| {
+        KeySet::parse(json).is_ok_and(|keys| !keys.is_empty())
+    });
+    assert_eq!(usable, ["forty-keys", "same-name-three-kinds", "true-key"]);
+}
+
+#[cfg(feature = "mail")]
+#[test]
+fn of_addresses_the_plain_ones_are_read() {
+    use katachi_auth::mail::Address;
+
+    let read = accepted("auth_mail_address", |text| {
+        Address::parse(std::str::from_utf8(text).unwrap()).is_ok()
+    });
+    if !read.is_empty() {
+        assert_eq!(read, ["odd-atoms", "plain", "plus-and-capitals"]);
+    }
+}

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use katachi_crypto::password::{self, Params};
+use katachi_crypto::password::{Params, Scratch};
 use katachi_crypto::{Secret, SecretString, random};
 
 /// A stored password: enough to check one, not to know it.
@@ -64,7 +64,9 @@ pub enum Verdict {
 pub struct Passwords {
     params: Params,
     patience: Duration,
-    free: Mutex<usize>,
+    /// A piece of memory for each that may hash. Kept, since an allocator that is asked
+    /// by many threads keeps far more.
+    free: Mutex<Vec<Scratch>>,
     freed: Condvar,
 }
 
@@ -75,13 +77,14 @@ impl Passwords {
     pub const MIN_LEN: usize = 8;
 
     /// Hashes with `params`, at most `at_once` at the same time: the memory taken is at
-    /// most `at_once` times that of `params`. Others wait two seconds for a place.
+    /// most `at_once` times that of `params`, or of a record that costs more, and it is
+    /// kept for the next login. Others wait two seconds for a place.
     #[must_use]
     pub fn new(params: Params, at_once: usize) -> Self {
         Self {
             params,
             patience: Duration::from_secs(2),
-            free: Mutex::new(at_once.max(1)),
+            free: Mutex::new((0..at_once.max(1)).map(|_| Scratch::new()).collect()),
             freed: Condvar::new(),
         }
     }
@@ -111,6 +114,12 @@ impl Passwords {
 
     /// Checks a login. Pass `None` for `record` if there is no such account: the work is
     /// done all the same.
+    ///
+    /// # Security
+    ///
+    /// The work is that of today's costs for an unknown account and of the record's for a
+    /// known one. Where costs were raised, records that were not used since stand out by
+    /// their time.
     ///
     /// # Errors
     ///
@@ -148,21 +157,23 @@ impl Passwords {
         if password.len() > Self::MAX_LEN {
             return Err(PasswordError::TooLong);
         }
-        let _place = self.take_place()?;
-        password::stretch(password, salt, params).map_err(|_| PasswordError::TooLong)
+        let mut place = self.take_place()?;
+        let stretched = place.scratch.stretch(password, salt, params);
+        // It is short enough, so it is memory that this machine lacks.
+        stretched.map_err(|_| PasswordError::Busy)
     }
 
     fn take_place(&self) -> Result<Place<'_>, PasswordError> {
         let free = self.free.lock().map_err(|_| PasswordError::Busy)?;
-        let (mut free, waited) = self
+        let (mut free, _) = self
             .freed
-            .wait_timeout_while(free, self.patience, |free| *free == 0)
+            .wait_timeout_while(free, self.patience, |free| free.is_empty())
             .map_err(|_| PasswordError::Busy)?;
-        if waited.timed_out() && *free == 0 {
-            return Err(PasswordError::Busy);
-        }
-        *free -= 1;
-        Ok(Place(self))
+        let scratch = free.pop().ok_or(PasswordError::Busy)?;
+        Ok(Place {
+            scratch,
+            passwords: self,
+        })
     }
 }
 
@@ -175,14 +186,17 @@ impl fmt::Debug for Passwords {
 }
 
 /// A place among those that may hash; given back on drop, also by a panic.
-struct Place<'a>(&'a Passwords);
+struct Place<'a> {
+    scratch: Scratch,
+    passwords: &'a Passwords,
+}
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        if let Ok(mut free) = self.0.free.lock() {
-            *free += 1;
+        if let Ok(mut free) = self.passwords.free.lock() {
+            free.push(std::mem::take(&mut self.scratch));
         }
-        self.0.freed.notify_one();
+        self.passwords.freed.notify_one();
     }
 }
 

@@ -4,6 +4,8 @@
 //! they are read: below the floor a stretched password is too cheap to guess,
 //! above the ceiling a forged header could exhaust the machine's memory.
 
+use std::fmt;
+
 use argon2::{Algorithm, Argon2, Block, Version};
 use zeroize::Zeroize;
 
@@ -161,39 +163,92 @@ fn within(what: &'static str, value: u32, floor: u32, ceiling: u32) -> Result<()
 ///
 /// Never: a [`Params`] is valid by construction.
 pub fn stretch(password: &[u8], salt: &[u8; 16], params: &Params) -> Result<Secret<32>, Error> {
-    let costs = argon2::Params::new(
-        params.memory_kib,
-        params.iterations,
-        params.parallelism,
-        Some(32),
-    )
-    .expect("parameters between floor and ceiling are valid");
-    let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, costs.clone());
-    // Ours, so that it can be wiped: its last blocks give the result away.
-    let mut memory = Vec::new();
-    memory
-        .try_reserve_exact(costs.block_count())
-        .map_err(|_| Error::Limit {
-            what: "the memory that this machine has to give, in bytes,",
-            limit: u64::from(params.memory_kib) * 1024,
+    Scratch::new().stretch(password, salt, params)
+}
+
+/// Memory that one stretching after another works in.
+///
+/// A program that stretches often keeps a few of these instead of asking the allocator
+/// each time: tens of MiB that are taken and given back by many threads stay with the
+/// allocator, several times over.
+///
+/// ```
+/// use katachi_crypto::password::{self, Params, Scratch};
+///
+/// let mut scratch = Scratch::new();
+/// let key = scratch.stretch(b"correct horse", &[1; 16], &Params::FLOOR)?;
+/// assert_eq!(key, password::stretch(b"correct horse", &[1; 16], &Params::FLOOR)?);
+/// # Ok::<(), katachi_crypto::Error>(())
+/// ```
+#[derive(Default)]
+pub struct Scratch(Vec<Block>);
+
+impl Scratch {
+    /// Takes no memory before it is used.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Stretches as [`stretch`] does, and keeps the memory, wiped, for the next time.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Error::Limit`] if the password is longer than Argon2 takes, or the
+    /// machine does not have the memory.
+    ///
+    /// # Panics
+    ///
+    /// Never: a [`Params`] is valid by construction.
+    pub fn stretch(
+        &mut self,
+        password: &[u8],
+        salt: &[u8; 16],
+        params: &Params,
+    ) -> Result<Secret<32>, Error> {
+        let costs = argon2::Params::new(
+            params.memory_kib,
+            params.iterations,
+            params.parallelism,
+            Some(32),
+        )
+        .expect("parameters between floor and ceiling are valid");
+        let count = costs.block_count();
+        let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, costs);
+        if self.0.len() < count {
+            // First the old goes: nothing in it is worth a copy.
+            self.0 = Vec::new();
+            self.0.try_reserve_exact(count).map_err(|_| Error::Limit {
+                what: "the memory that this machine has to give, in bytes,",
+                limit: u64::from(params.memory_kib) * 1024,
+            })?;
+            self.0.resize(count, Block::default());
+        }
+        let memory = &mut self.0[..count];
+        let mut outcome = Ok(());
+        let secret = Secret::fill_with(|out| {
+            outcome = argon.hash_password_into_with_memory(password, salt, out, &mut *memory);
+        });
+        // Its last blocks give the result away.
+        memory.iter_mut().for_each(Zeroize::zeroize);
+        scrub_stack();
+        outcome.map_err(|_| Error::Limit {
+            what: "the length of a password",
+            limit: argon2::MAX_PWD_LEN as u64,
         })?;
-    memory.resize(costs.block_count(), Block::default());
-    let mut outcome = Ok(());
-    let secret = Secret::fill_with(|out| {
-        outcome = argon.hash_password_into_with_memory(password, salt, out, &mut memory);
-    });
-    memory.iter_mut().for_each(Zeroize::zeroize);
-    scrub_stack();
-    outcome.map_err(|_| Error::Limit {
-        what: "the length of a password",
-        limit: argon2::MAX_PWD_LEN as u64,
-    })?;
-    Ok(secret)
+        Ok(secret)
+    }
+}
+
+impl fmt::Debug for Scratch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scratch { .. }")
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Params;
+    use super::{Params, Scratch, stretch};
 
     #[test]
     fn refuses_parameters_outside_the_accepted_range() {
@@ -210,5 +265,21 @@ mod tests {
             Params::from_bytes(&Params::VAULT.to_bytes()),
             Ok(Params::VAULT)
         );
+    }
+
+    #[test]
+    fn what_was_worked_on_before_changes_nothing() {
+        let larger = Params::new(20 * 1024, 2, 1).unwrap();
+        let mut scratch = Scratch::new();
+        for (password, params) in [
+            (&b"one"[..], &Params::FLOOR),
+            (b"two", &larger),
+            (b"one", &Params::FLOOR),
+        ] {
+            let expected = stretch(password, &[1; 16], params).unwrap();
+            let found = scratch.stretch(password, &[1; 16], params).unwrap();
+            assert_eq!(found, expected);
+            assert!(scratch.0.iter().all(|block| block.as_ref() == [0; 128]));
+        }
     }
 }

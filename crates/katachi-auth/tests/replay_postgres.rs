@@ -24,14 +24,26 @@ mod linux {
     pub(super) fn main() -> ExitCode {
         let cases: &[(&'static str, fn())] = &[
             (
-                "of many copies at once, on one node and on three, one is fresh",
+                "s09 s10 of many copies at once, on one node and on three, one is fresh",
                 copies,
             ),
+            (
+                "s10 of 66 copies of a signed request over three nodes one has an effect",
+                signed_copies,
+            ),
+            (
+                "s16 a promoted replica that lacks entries begins a new epoch",
+                failover,
+            ),
+            (
+                "s16 failed over to a replica under load, nothing acts twice",
+                failover_under_load,
+            ),
             ("the rules of every store", rules),
-            ("a full store forgets nothing", fills),
+            ("s11 a full store forgets nothing", fills),
             ("old entries are dropped", rolls),
             (
-                "killed and started again under load, nothing acts twice",
+                "s16 killed and started again under load, nothing acts twice",
                 killed_under_load,
             ),
             (
@@ -39,7 +51,7 @@ mod linux {
                 one_process,
             ),
             ("a server that hangs has a deadline", hangs),
-            ("a clock that steps re-opens nothing", clock_steps),
+            ("s15 a clock that steps re-opens nothing", clock_steps),
             (
                 "logged tables, plain text and strangers are refused",
                 refused,
@@ -86,6 +98,134 @@ mod linux {
                 tokio::join!(nodes[0].install(), nodes[1].install(), nodes[2].install());
             one.and(two).and(three).unwrap();
             shared::copies_at_once(&nodes).await;
+        });
+    }
+
+    fn signed_copies() {
+        wait(async {
+            let server = Postgres::start(&[]);
+            store(&server, LIMITS).install().await.unwrap();
+            let nodes = (0..3).map(|_| store(&server, LIMITS)).collect();
+            shared::signed_copies(nodes).await;
+        });
+    }
+
+    /// Ends in time, or fails.
+    async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+        for _ in 0..1000 {
+            if is_so().await {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{what}");
+    }
+
+    /// A replica that follows, and will promise nothing about the last moments.
+    async fn follower(primary: &Postgres) -> Postgres {
+        let replica = primary.replica();
+        let admin = admin(primary).await;
+        until("nobody follows", async || {
+            let query = "SELECT sync_state FROM pg_stat_replication WHERE state = 'streaming'";
+            let rows = admin.query(query, &[]).await.unwrap();
+            rows.iter().any(|row| row.get::<_, &str>(0) == "async")
+        })
+        .await;
+        replica
+    }
+
+    async fn count(client: &tokio_postgres::Client, table: &str) -> i64 {
+        let query = format!("SELECT count(*) FROM {table}");
+        client.query_one(&query, &[]).await.unwrap().get(0)
+    }
+
+    async fn promote(replica: &Postgres) {
+        let admin = admin(replica).await;
+        let row = admin.query_one("SELECT pg_promote()", &[]).await.unwrap();
+        assert!(row.get::<_, bool>(0));
+    }
+
+    fn failover() {
+        wait(async {
+            let mut primary = Postgres::start(&[]);
+            let first = store(&primary, LIMITS);
+            first.install().await.unwrap();
+            let primary_admin = admin(&primary).await;
+            primary_admin
+                .batch_execute("CREATE TABLE control (spent int)")
+                .await
+                .unwrap();
+            let replica = follower(&primary).await;
+            let epoch = first.epoch().await.unwrap();
+            // A replica is not asked.
+            let second = store(&replica, LIMITS);
+            assert!(Call::new(epoch).spend(&second).await.is_err());
+
+            let mut spent = Vec::new();
+            for number in 0..100 {
+                if number == 50 {
+                    let replica_admin = admin(&replica).await;
+                    until("the replica does not keep up", async || {
+                        count(&replica_admin, "control").await == 50
+                    })
+                    .await;
+                    // Nothing more reaches it, not even what waits in a socket.
+                    replica.signal("-STOP");
+                    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_replication";
+                    assert_eq!(primary_admin.query(cut, &[]).await.unwrap().len(), 1);
+                }
+                let call = Call::new(epoch);
+                assert_eq!(call.spend(&first).await.unwrap(), Spend::Fresh);
+                primary_admin
+                    .execute("INSERT INTO control VALUES ($1)", &[&number])
+                    .await
+                    .unwrap();
+                spent.push(call);
+            }
+            primary.kill();
+            replica.signal("-CONT");
+            promote(&replica).await;
+            // The control: what was committed in a logged table is gone there.
+            let replica_admin = admin(&replica).await;
+            assert_eq!(count(&replica_admin, "control").await, 50);
+            for call in &spent {
+                assert_eq!(call.spend(&second).await.unwrap(), Spend::StaleEpoch);
+            }
+            let fresh = Call::new(second.epoch().await.unwrap());
+            assert_ne!(fresh.epoch, epoch);
+            assert_eq!(fresh.spend(&second).await.unwrap(), Spend::Fresh);
+        });
+    }
+
+    fn failover_under_load() {
+        wait(async {
+            let mut primary = Postgres::start(&[]);
+            store(&primary, LIMITS).install().await.unwrap();
+            let replica = follower(&primary).await;
+            // Each node knows both and uses the one that takes writes.
+            let node = || {
+                let config = format!(
+                    "host=localhost,localhost hostaddr=127.0.0.1,127.0.0.1 port={},{} \
+                     user=postgres dbname=postgres password='{}' target_session_attrs=read-write",
+                    primary.port(),
+                    replica.port(),
+                    server::PASSWORD,
+                );
+                let mut both = roots(&primary.authority);
+                both.extend(roots(&replica.authority).roots);
+                let store = PostgresReplay::tls(config.parse().unwrap(), both, LIMITS);
+                Arc::new(store.unwrap().deadline(Duration::from_secs(10)))
+            };
+            let nodes: Vec<_> = (0..3).map(|_| node()).collect();
+            let before = nodes[0].epoch().await.unwrap();
+            let load = Load::start(&nodes);
+            load.more(100).await;
+            primary.kill();
+            promote(&replica).await;
+            load.more(100).await;
+            assert!(load.refused() > 0, "nobody noticed");
+            assert_ne!(nodes[0].epoch().await.unwrap(), before);
+            load.end(&*nodes[0]).await;
         });
     }
 

@@ -23,26 +23,30 @@ mod linux {
             .is_err();
         let cases: &[(&'static str, fn())] = &[
             (
-                "of many copies at once, on one node and on three, one is fresh",
+                "s09 s10 of many copies at once, on one node and on three, one is fresh",
                 copies,
             ),
+            (
+                "s10 of 66 copies of a signed request over three nodes one has an effect",
+                signed_copies,
+            ),
             ("the rules of every store", rules),
-            ("a full store forgets nothing", fills),
+            ("s11 a full store forgets nothing", fills),
             ("old entries are dropped", rolls),
             (
-                "killed and started again under load, nothing acts twice",
+                "s16 killed and started again under load, nothing acts twice",
                 killed_under_load,
             ),
             (
-                "a promoted replica that lacks entries begins a new epoch",
+                "s16 a promoted replica that lacks entries begins a new epoch",
                 failover,
             ),
             (
-                "back at the first primary, which lost entries as a replica",
+                "s16 back at the first primary, which lost entries as a replica",
                 failed_back,
             ),
             ("a server that hangs has a deadline", hangs),
-            ("a clock that steps re-opens nothing", clock_steps),
+            ("s15 a clock that steps re-opens nothing", clock_steps),
             ("deleted nonces and evicting policies are noticed", meddling),
             ("plain text over a network is refused", plain_text),
         ];
@@ -192,6 +196,14 @@ mod linux {
         wait(async {
             let server = Redis::start();
             shared::copies_at_once(&server.nodes()).await;
+        });
+    }
+
+    fn signed_copies() {
+        wait(async {
+            let server = Redis::start();
+            let nodes = (0..3).map(|_| server.store(LIMITS)).collect();
+            shared::signed_copies(nodes).await;
         });
     }
 

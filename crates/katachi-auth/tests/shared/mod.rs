@@ -460,3 +460,70 @@ pub(crate) async fn clock_steps<S: AsyncReplayStore + 'static>(store: &S, clock:
     assert!(epochs[0] == epochs[1] && epochs[1] == epochs[2] && epochs[2] == epochs[3]);
     assert!(epochs[3] != epochs[4] && epochs[4] != epochs[5]);
 }
+
+/// Signed requests through the whole of a server, on as many nodes as there are stores:
+/// of all copies of each one is answered with an effect, the others with a refusal.
+pub(crate) async fn signed_copies<S: AsyncReplayStore + 'static>(stores: Vec<S>) {
+    use axum::Router;
+    use axum::body::Body;
+    use axum::routing::post;
+    use http::Request;
+    use katachi_auth::replay::NonceSequence;
+    use katachi_auth::signature::layer::{Gate, VerifyLayer};
+    use katachi_auth::signature::{Freshness, KnownKey, Profile, Signer, Verifier, derive_key};
+    use katachi_crypto::Secret;
+    use tower::ServiceExt as _;
+
+    let key = || derive_key(&Secret::new([3; 32]), "agent-1", &Profile::AGENT_REQUEST);
+    let key_id = KeyId::parse("k1").unwrap();
+    let epoch = stores[0].epoch().await.unwrap();
+    let effects: Arc<Mutex<HashMap<String, u32>>> = Arc::default();
+    let nodes: Vec<Router> = stores
+        .into_iter()
+        .map(|store| {
+            let gate = Gate::shared(
+                Verifier::new(Profile::AGENT_REQUEST, ["relay.example"]),
+                Arc::new(KnownKey::new(key_id.clone(), "agent-1", key())),
+                store,
+            );
+            let effects = effects.clone();
+            let act = move |body: String| async move {
+                *effects.lock().unwrap().entry(body).or_default() += 1;
+            };
+            Router::new()
+                .route("/v1/run", post(act))
+                .layer(VerifyLayer::new(gate))
+        })
+        .collect();
+    let signer = Signer::new(Profile::AGENT_REQUEST, key_id.clone(), key());
+    let nonces = NonceSequence::start().unwrap();
+    for number in 0..12 {
+        let mut request = Request::post("https://relay.example/v1/run")
+            .body(format!("command {number}"))
+            .unwrap();
+        // Either form of nonce.
+        let nonce = match number % 2 {
+            0 => nonces.draw(),
+            _ => Nonce::random().unwrap(),
+        };
+        let freshness = Freshness::new(Timestamp::from_unix(now()), nonce, epoch);
+        let signed = signer.sign(&request, &freshness).unwrap();
+        signed.apply(request.headers_mut());
+        let copies: Vec<_> = (0..66)
+            .map(|copy| {
+                let (node, request) = (nodes[copy % nodes.len()].clone(), request.clone());
+                tokio::spawn(node.oneshot(request.map(Body::from)))
+            })
+            .collect();
+        let mut accepted = 0;
+        for copy in copies {
+            match copy.await.unwrap().unwrap().status().as_u16() {
+                200 => accepted += 1,
+                status => assert_eq!(status, 401),
+            }
+        }
+        assert_eq!(accepted, 1);
+    }
+    let effects = effects.lock().unwrap();
+    assert!(effects.len() == 12 && effects.values().all(|count| *count == 1));
+}

@@ -53,12 +53,43 @@ impl Postgres {
 
     /// Makes and starts a server with these environment variables.
     pub fn start_in(settings: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut server = Self::prepare(settings, environment);
+        let home = server.directory.path().to_owned();
+        let mut initdb = server.command("initdb");
+        initdb
+            .args(["--no-sync", "-U", "postgres"])
+            .args(["-A", "scram-sha-256", "-E", "UTF8", "--locale", "C", "-D"])
+            .arg(home.join("data"))
+            .arg("--pwfile")
+            .arg(home.join("password"));
+        run(&mut initdb);
+        server.run();
+        server
+    }
+
+    /// Makes and starts a replica of this server, which streams and follows
+    /// asynchronously.
+    pub fn replica(&self) -> Self {
+        let mut replica = Self::prepare(&[], &[]);
+        let mut copy = replica.command("pg_basebackup");
+        copy.args(["-U", "postgres", "-h"])
+            .arg(self.directory.path())
+            .args(["-p", &self.port.to_string()])
+            .args(["--checkpoint=fast", "--wal-method=stream"])
+            .args(["--write-recovery-conf", "-D"])
+            .arg(replica.directory.path().join("data"));
+        run(&mut copy);
+        replica.run();
+        replica
+    }
+
+    fn prepare(settings: &[&str], environment: &[(&str, &str)]) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("katachi-pg-")
             .tempdir()
             .unwrap();
         let (authority, certificate, key) = certificates();
-        let mut server = Self {
+        let server = Self {
             directory,
             binaries: binaries().expect("PostgreSQL is installed"),
             settings: settings.iter().map(|&setting| setting.to_owned()).collect(),
@@ -77,7 +108,7 @@ impl Postgres {
             ("password", PASSWORD),
             (
                 "hba.conf",
-                "local all all trust\nhost all all 127.0.0.1/32 scram-sha-256\n",
+                "local all,replication all trust\nhost all all 127.0.0.1/32 scram-sha-256\n",
             ),
         ] {
             std::fs::write(home.join(name), content).unwrap();
@@ -90,29 +121,7 @@ impl Postgres {
                 .args(["-R", &format!("{user}:{group}")])
                 .arg(&home));
         }
-        let mut initdb = server.command("initdb");
-        initdb
-            .args([
-                "--no-sync",
-                "-U",
-                "postgres",
-                "-A",
-                "scram-sha-256",
-                "-E",
-                "UTF8",
-            ])
-            .args(["--locale", "C", "-D"])
-            .arg(home.join("data"))
-            .arg("--pwfile")
-            .arg(home.join("password"));
-        run(&mut initdb);
-        server.run();
         server
-    }
-
-    /// A replica of this server, by streaming. It follows asynchronously.
-    pub fn socket_directory(&self) -> &Path {
-        self.directory.path()
     }
 
     pub fn port(&self) -> u16 {
@@ -218,6 +227,14 @@ impl Postgres {
             }
             process.wait().unwrap();
         }
+    }
+
+    /// Sends a signal such as `-STOP` to every process of the server.
+    pub fn signal(&self, signal: &str) {
+        let process = self.process.as_ref().expect("it runs").id();
+        let mut all = children(process);
+        all.push(process.to_string());
+        run(Command::new("kill").arg(signal).args(&all));
     }
 
     /// Kills one server process that serves a client; the server then restarts itself.

@@ -181,6 +181,18 @@ impl ProofError {
             _ => "invalid_dpop_proof",
         }
     }
+
+    /// The status code of a token endpoint's answer (RFC 9449 section 5). With 429 and
+    /// 503 send `Retry-After`. A resource behind a token answers 401 in place of 400,
+    /// with `WWW-Authenticate: DPoP error="…"` (section 7.1).
+    #[must_use]
+    pub const fn status(&self) -> u16 {
+        match self {
+            Self::Full => 429,
+            Self::Unavailable(_) => 503,
+            _ => 400,
+        }
+    }
 }
 
 /// Verifies the value of a `DPoP` header for a request with `method` to `uri`, spends

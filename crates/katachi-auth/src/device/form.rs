@@ -9,7 +9,7 @@ use std::borrow::Cow;
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Form<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
-/// The body is not a form of ours: answer 400 `invalid_request`.
+/// The body is not a form of ours: answer [`Self::status`] with `invalid_request`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FormError {
@@ -22,6 +22,17 @@ pub enum FormError {
     /// A parameter stands there twice.
     #[error("a parameter stands there twice")]
     Repeated,
+}
+
+impl FormError {
+    /// The status code of the answer.
+    #[must_use]
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::TooLarge => 413,
+            Self::Malformed | Self::Repeated => 400,
+        }
+    }
 }
 
 impl<'a> Form<'a> {

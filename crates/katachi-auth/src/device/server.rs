@@ -130,6 +130,27 @@ pub enum StartError {
     Unavailable(#[from] Unavailable),
 }
 
+impl StartError {
+    /// The `error` member of the answer (RFC 6749 section 5.2).
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::TooLong => "invalid_request",
+            Self::Full | Self::Unavailable(_) => "temporarily_unavailable",
+        }
+    }
+
+    /// The status code of the answer. With 429 and 503 send `Retry-After`.
+    #[must_use]
+    pub const fn status(&self) -> u16 {
+        match self {
+            Self::TooLong => 400,
+            Self::Full => 429,
+            Self::Unavailable(_) => 503,
+        }
+    }
+}
+
 /// Why a person's code was refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -145,7 +166,19 @@ pub enum DecideError {
     Unavailable(#[from] Unavailable),
 }
 
-/// Why a poll got no approval. [`Self::code`] is what the client hears, with status 400.
+impl DecideError {
+    /// The status code of the answer. With 429 send `Retry-After`.
+    #[must_use]
+    pub const fn status(&self) -> u16 {
+        match self {
+            Self::Unknown => 404,
+            Self::TooMany(_) => 429,
+            Self::Unavailable(_) => 503,
+        }
+    }
+}
+
+/// Why a poll got no approval. [`Self::code`] is what the client hears.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PollError {
@@ -186,7 +219,7 @@ impl PollError {
         }
     }
 
-    /// The status code of the answer.
+    /// The status code of the answer. With 503 send `Retry-After`.
     #[must_use]
     pub const fn status(&self) -> u16 {
         if matches!(self, Self::Unavailable(_)) {

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_unsafe_requests_from_anywhere_else() {
+    fn d13_l09_unsafe_requests_from_anywhere_else_are_refused() {
         assert!(verdict("POST", Some("same-origin"), None));
         for site in ["cross-site", "same-site", "none", "", "SAME-ORIGIN"] {
             assert!(!verdict("POST", Some(site), Some(OWN[0])), "{site}");
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn lets_a_person_follow_a_link_but_no_frame() {
+    fn d13_l09_a_person_follows_a_link_and_a_frame_does_not() {
         let link = Provenance {
             sec_fetch_site: Some("cross-site"),
             sec_fetch_mode: Some("navigate"),

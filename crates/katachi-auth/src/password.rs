@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_a_megabyte_before_hashing_it() {
+    fn l12_a_megabyte_is_refused_before_it_is_hashed() {
         let passwords = Passwords::new(Params::FLOOR, 1);
         let long = text(&"x".repeat(1 << 20));
         assert_eq!(passwords.hash(&long).unwrap_err(), PasswordError::TooLong);
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn raised_costs_replace_the_record_at_login() {
+    fn l14_raised_costs_replace_the_record_at_login() {
         let record = Passwords::new(Params::FLOOR, 1)
             .hash(&text("correct horse"))
             .unwrap();

@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_is_bound_to_the_host_and_read_only_once() {
+    fn l08_a_cookie_is_bound_to_the_host_and_read_only_once() {
         let token = Token::generate().unwrap();
         let set = token.set_cookie("katachi", Duration::from_secs(60));
         for part in [

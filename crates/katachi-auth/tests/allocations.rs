@@ -8,7 +8,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use katachi_auth::signature::{Answer, Context, Request};
-use support::{NOW, Sent, World, at};
+use support::{NOW, Sent, World, at, hostile};
 
 /// The system's allocator, counting what each thread asks it for.
 struct Counting;
@@ -162,20 +162,6 @@ impl Request for Watched<'_> {
     fn body(&self) -> &[u8] {
         self.sent.body()
     }
-}
-
-/// Hostile values of `Signature-Input` that grow with `n`.
-fn hostile(n: usize, input: &str) -> Vec<String> {
-    let labels: String = (0..n).map(|n| format!("l{n}=(), ")).collect();
-    vec![
-        "a".repeat(64 * n),
-        format!("{labels}{input}"),
-        format!("katachi=({});created=1", "\"@method\" ".repeat(n)),
-        "\"".repeat(64 * n),
-        "katachi=".repeat(8 * n),
-        "katachi=(".repeat(8 * n),
-        format!("katachi=(){}", ";a".repeat(16 * n)),
-    ]
 }
 
 #[test]

@@ -123,6 +123,24 @@ async fn a_poll_hears_what_rfc_8628_says() {
 }
 
 #[tokio::test]
+async fn d20_a_scope_that_is_added_at_the_poll_gives_nothing_more() {
+    let answer_to = async |more: &str| {
+        let desk = Desk::new(BASE, MemoryDeviceStore::new(8), Limits::default()).unwrap();
+        let router = desk.router();
+        let started = send(&router, "/device", &[], "client_id=terminal").await;
+        let started: serde_json::Value = serde_json::from_str(started.body()).unwrap();
+        desk.approve(started["user_code"].as_str().unwrap())
+            .unwrap();
+        let poll = poll("terminal", started["device_code"].as_str().unwrap());
+        let answer = send(&router, "/token", &[], &format!("{poll}{more}")).await;
+        assert_eq!(answer.status(), 200);
+        answer.into_body()
+    };
+    let plain = answer_to("").await;
+    assert_eq!(answer_to("&scope=admin").await, plain);
+}
+
+#[tokio::test]
 async fn a_proof_that_is_none_is_400_and_one_without_the_nonce_is_sent_back_for_it() {
     let desk = Desk::new(BASE, MemoryDeviceStore::new(8), Limits::default()).unwrap();
     let router = desk.router();

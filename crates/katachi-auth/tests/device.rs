@@ -85,7 +85,7 @@ fn code(outcome: Result<String, PollError>) -> &'static str {
 }
 
 #[test]
-fn a_person_approves_and_the_program_learns_who() {
+fn d15_a_person_approves_and_the_program_learns_who() {
     let world = World::new();
     let started = world.start(None);
     assert_eq!(started.interval, Some(5));

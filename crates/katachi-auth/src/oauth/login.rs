@@ -257,3 +257,39 @@ pub(super) fn derive(cookie: &str, purpose: &str, state: &str) -> SecretString {
         .sign(format!("katachi sign-in {purpose}\n{state}").as_bytes());
     SecretString::new(URL_SAFE_NO_PAD.encode(tag.as_bytes()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn l16_a_way_back_that_leads_elsewhere_is_refused() {
+        let long = format!("/{}", "a".repeat(ReturnTo::MAX_LEN));
+        for elsewhere in [
+            "//evil.example",
+            "/\\evil.example",
+            "\\\\evil.example",
+            "/\t/evil.example",
+            "/\n/evil.example",
+            " //evil.example",
+            "https://evil.example",
+            "https:evil.example",
+            "javascript:alert(1)",
+            "agents",
+            "?next=/",
+            "/agents\r\nSet-Cookie: a=b",
+            "/ü",
+            &long,
+            "",
+        ] {
+            assert_eq!(
+                ReturnTo::parse(elsewhere),
+                Err(ReturnToError),
+                "{elsewhere:?}"
+            );
+        }
+        for ours in ["/", "/agents?page=2", "/a//b", "/%2F%2Fevil.example"] {
+            assert_eq!(ReturnTo::parse(ours).unwrap().as_str(), ours);
+        }
+    }
+}

@@ -72,15 +72,18 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let required = std::env::var_os("KATACHI_REQUIRE_ALL").is_some_and(|all| all == "1");
     let tests: [(&str, Test); 7] = [
-        ("they_accept_our_strict_requests", strict_requests),
+        ("s02_they_accept_our_strict_requests", strict_requests),
         ("they_refuse_our_requests_altered", altered_requests),
         ("they_accept_our_signed_answers", answers),
         (
-            "we_accept_their_requests_in_their_own_order",
+            "s02_we_accept_their_requests_in_their_own_order",
             their_requests,
         ),
         ("we_accept_their_answers_bound_to_a_request", their_answers),
-        ("they_accept_what_we_sign_in_the_generic_mode", our_generic),
+        (
+            "s02_they_accept_what_we_sign_in_the_generic_mode",
+            our_generic,
+        ),
         ("our_strict_verifier_refuses_their_order", strictness),
     ];
     let mut trials = Vec::new();

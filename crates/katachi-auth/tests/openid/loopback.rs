@@ -44,7 +44,9 @@ pub(crate) async fn a_program_signs_a_person_in_through_127_0_0_1(peer: &Peer) -
     Ok(())
 }
 
-pub(crate) async fn strangers_cannot_end_the_wait(peer: &Peer) -> Outcome {
+pub(crate) async fn l11_strangers_and_foreign_host_names_cannot_end_the_wait(
+    peer: &Peer,
+) -> Outcome {
     let logins = MemoryLogins::new(1);
     let (listener, _, begun) = begin(peer, &logins).await;
     let uri = listener.redirect_uri();

@@ -212,7 +212,7 @@ pub(crate) async fn l05_a_token_that_is_wrong_in_one_way_is_refused(peer: &Peer)
     Ok(())
 }
 
-pub(crate) async fn a_token_altered_in_any_part_is_refused(peer: &Peer) -> Outcome {
+pub(crate) async fn l05_a_token_altered_in_any_part_is_refused(peer: &Peer) -> Outcome {
     let provider = peer.provider("web-es256").await;
     type Change = fn(&str) -> String;
     let header = |header: Value| URL_SAFE_NO_PAD.encode(header.to_string());
@@ -390,7 +390,9 @@ pub(crate) async fn an_answer_that_is_too_large_or_late_is_refused(peer: &Peer) 
     Ok(())
 }
 
-pub(crate) async fn userinfo_about_somebody_else_is_refused(peer: &Peer) -> Outcome {
+pub(crate) async fn l06_userinfo_about_somebody_else_or_unverified_is_not_believed(
+    peer: &Peer,
+) -> Outcome {
     let provider = peer.provider("web-rs256").await;
     let swapped = middle(|path, step| {
         if let ("/me", Step::After(answer)) = (path, step) {

@@ -199,3 +199,17 @@ impl World {
         self.accept_at(sent, NOW)
     }
 }
+
+/// Hostile values of `Signature-Input` that grow with `n`.
+pub(crate) fn hostile(n: usize, input: &str) -> Vec<String> {
+    let labels: String = (0..n).map(|n| format!("l{n}=(), ")).collect();
+    vec![
+        "a".repeat(64 * n),
+        format!("{labels}{input}"),
+        format!("katachi=({});created=1", "\"@method\" ".repeat(n)),
+        "\"".repeat(64 * n),
+        "katachi=".repeat(8 * n),
+        "katachi=(".repeat(8 * n),
+        format!("katachi=(){}", ";a".repeat(16 * n)),
+    ]
+}

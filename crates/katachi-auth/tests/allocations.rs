@@ -7,7 +7,7 @@ mod support;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use katachi_auth::signature::{Answer, Context, Request};
+use katachi_auth::signature::{Answer, Context, KeyId, Request};
 use support::{NOW, Sent, World, at, hostile};
 
 /// The system's allocator, counting what each thread asks it for.
@@ -16,17 +16,24 @@ struct Counting;
 thread_local! {
     static CALLS: Cell<usize> = const { Cell::new(0) };
     static BYTES: Cell<usize> = const { Cell::new(0) };
+    /// Taken and not given back. One thread's view, so it may fall below zero.
+    static KEPT: Cell<isize> = const { Cell::new(0) };
 }
 
 impl Counting {
     fn count(bytes: usize) {
-        // Both cells are constants without a destructor, so they can always be reached.
+        // All cells are constants without a destructor, so they can always be reached.
         CALLS.set(CALLS.get() + 1);
         BYTES.set(BYTES.get() + bytes);
+        Self::keep(bytes.cast_signed());
+    }
+
+    fn keep(bytes: isize) {
+        KEPT.set(KEPT.get() + bytes);
     }
 }
 
-// SAFETY: every call goes to `System` unchanged; counting touches no memory but two
+// SAFETY: every call goes to `System` unchanged; counting touches no memory but three
 // thread-local integers and does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -36,12 +43,14 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        Self::keep(-layout.size().cast_signed());
         // SAFETY: `memory` came from `System`, by `alloc` or `realloc` of ours.
         unsafe { System.dealloc(memory, layout) }
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         Self::count(size);
+        Self::keep(-layout.size().cast_signed());
         // SAFETY: as for `dealloc`, and the caller promises that `size` fits `layout`.
         unsafe { System.realloc(memory, layout, size) }
     }
@@ -129,6 +138,55 @@ fn s12_a_million_forgeries_leave_the_store_as_it_was() {
         assert!(world.accept(&sent).is_err());
     }
     assert_eq!((world.store.len(), world.store.bytes()), before);
+}
+
+#[test]
+fn what_a_store_says_it_takes_is_what_it_takes_of_the_allocator() {
+    use katachi_auth::replay::{Limits, MemoryReplay, Nonce, ReplayStore as _, Spend, Spending};
+
+    type Call = fn(u64) -> (KeyId, Nonce, u64);
+    let random: Call = |n| {
+        let id = KeyId::parse(&format!("k{}", n % 5000)).unwrap();
+        let nonce = Nonce::Random((u128::from(n) << 7).to_be_bytes());
+        (id, nonce, NOW + n % 30)
+    };
+    let counter: Call = |n| {
+        let id = KeyId::parse(&format!("agent-{n}")).unwrap();
+        let session = n.to_be_bytes();
+        (
+            id,
+            Nonce::Counter {
+                session,
+                counter: 7,
+            },
+            NOW,
+        )
+    };
+    for (call, count, bound) in [(random, 100_000, 24), (counter, 20_000, 200)] {
+        let before = KEPT.get();
+        let store = MemoryReplay::new(Limits::default()).unwrap();
+        let epoch = store.epoch().unwrap();
+        for n in 0..count {
+            let (key_id, nonce, created) = call(n);
+            let outcome = store.spend(&Spending {
+                key_id: &key_id,
+                nonce: &nonce,
+                created,
+                expires: created + 60,
+                epoch: &epoch,
+                now: at(NOW),
+            });
+            assert_eq!(outcome.unwrap(), Spend::Fresh);
+        }
+        let taken = usize::try_from(KEPT.get() - before).unwrap();
+        assert_eq!(store.len() as u64, count);
+        let said = store.bytes();
+        assert!(
+            taken.abs_diff(said) <= taken / 50,
+            "{taken} bytes, said to be {said}"
+        );
+        assert!(taken as u64 <= count * bound, "{taken} bytes for {count}");
+    }
 }
 
 /// A request that counts how often somebody looks for a header.

@@ -266,14 +266,14 @@ impl ReplayStore for MemoryReplay {
 }
 
 impl MemoryReplay {
-    /// A keyed fingerprint, never zero.
+    /// A keyed fingerprint.
     fn fingerprint(&self, key: u64, nonce: [u8; 16]) -> u64 {
         let mut whole = [0; 24];
         whole[..8].copy_from_slice(&key.to_ne_bytes());
         whole[8..].copy_from_slice(&nonce);
         let mut hasher = self.hashers[1].build_hasher();
         hasher.write(&whole);
-        hasher.finish().max(1)
+        hasher.finish()
     }
 }
 

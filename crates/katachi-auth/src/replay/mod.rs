@@ -42,8 +42,9 @@
 //! | 1 | `s09_of_256_copies_at_once_exactly_one_is_accepted`; `in_every_order_of_threads_one_copy_is_fresh`, under a scheduler that chooses the order; `the_store_agrees_with_a_twin_that_remembers_everything` |
 //! | 2 | `s15_a_clock_that_steps_back_re_opens_nothing`, `s15_a_clock_that_steps_forward_and_back_recovers`, `in_every_order_a_clock_that_steps_back_costs_one_epoch_and_accepts_no_copy` |
 //! | 3 | `s14_a_request_accepted_before_kill_9_is_not_accepted_after_the_restart`, `in_every_order_a_new_epoch_ends_what_the_old_one_accepted` |
-//! | 4 | `s11_a_full_store_refuses_new_nonces_and_forgets_none`, `in_every_order_the_last_place_is_given_once`, `an_entry_takes_under_24_bytes_and_a_session_under_200` |
+//! | 4 | `s11_a_full_store_refuses_new_nonces_and_forgets_none`, `in_every_order_the_last_place_is_given_once`, `an_entry_takes_under_24_bytes_and_a_session_under_200`, `what_a_store_says_it_takes_is_what_it_takes_of_the_allocator` |
 //! | 5 | `s12_a_stranger_s_request_allocates_nothing_at_all`, `s12_a_million_forgeries_leave_the_store_as_it_was` |
+//! | shared | of `replay_postgres` and `replay_redis`: `s10 of 66 copies of a signed request over three nodes one has an effect`, `s16 killed and started again under load, nothing acts twice`, `s16 a promoted replica that lacks entries begins a new epoch`, `s16 failed over to a replica under load, nothing acts twice`, `s15 a clock that steps re-opens nothing` |
 
 mod epoch;
 mod memory;

@@ -130,6 +130,49 @@ fn host_name_dock_vpn_bridges_and_random_addresses_leave_no_trace() {
 }
 
 #[test]
+fn ip_host_name_and_user_name_have_no_effect() {
+    for (name, machine) in [
+        ("laptop", Machine::laptop()),
+        ("server", Machine::server()),
+        ("cloud", Machine::cloud()),
+        ("container", Machine::container()),
+    ] {
+        let usual = look(&machine);
+        let renamed = machine
+            .clone()
+            .file("/etc/hostname", "renamed\n")
+            .file("/etc/hosts", "127.0.1.1 renamed\n")
+            .file("/proc/sys/kernel/hostname", "renamed\n");
+        assert_eq!(look(&renamed), usual, "{name}, another host name");
+        let readdressed = machine
+            .clone()
+            .file("/etc/resolv.conf", "nameserver 192.0.2.1\n")
+            .file(
+                "/proc/net/fib_trie",
+                "  |-- 198.51.100.7\n     /32 host LOCAL\n",
+            )
+            .file(
+                "/proc/net/if_inet6",
+                "20010db8000000000000000000000007 02 40 00 80 eth0\n",
+            )
+            .file(
+                "/proc/net/arp",
+                "192.0.2.1 0x1 0x2 00:1b:21:00:00:01 * eth0\n",
+            );
+        assert_eq!(look(&readdressed), usual, "{name}, another IP address");
+        let another_user = machine
+            .file(
+                "/etc/passwd",
+                "somebody:x:1001:1001::/home/somebody:/bin/sh\n",
+            )
+            .file("/home/somebody/.profile", "")
+            .file("/proc/self/environ", "USER=somebody\0HOME=/home/somebody\0")
+            .file("/proc/meminfo", "MemTotal: 1 kB\n");
+        assert_eq!(look(&another_user), usual, "{name}, another user");
+    }
+}
+
+#[test]
 fn a_bond_coming_and_going_leaves_no_trace() {
     let bonded = Machine::server();
     let single = bonded

@@ -13,6 +13,7 @@
 #[cfg(target_os = "linux")]
 mod linux {
     use std::io::Write as _;
+    use std::os::unix::net::UnixListener;
     use std::path::Path;
     use std::process::{Child, Command, ExitCode, Stdio};
     use std::time::{Duration, Instant};
@@ -20,8 +21,8 @@ mod linux {
     use katachi_store::keychain::{
         Deadline, ItemId, Keychain as _, KeychainError, KeychainStatus, SystemKeychain,
     };
-    use katachi_store::testing::FakeMachine;
-    use katachi_store::vault::{SlotFailure, SlotKind};
+    use katachi_store::testing::{FakeMachine, MemoryKeychain};
+    use katachi_store::vault::{Builder, Freshness, KeychainWitness, SlotFailure, SlotKind};
     use katachi_store::{Secret, Vault};
     use libtest_mimic::{Arguments, Failed, Trial};
     use rustix::process::{Pid, Signal, kill_process};
@@ -36,9 +37,11 @@ mod linux {
     enum Bus {
         None,
         Own,
+        /// Something listens where the bus should be, and never says a word.
+        Silent,
     }
 
-    const CASES: [Case; 8] = [
+    const CASES: [Case; 10] = [
         (
             "keeps_replaces_and_deletes_a_secret",
             Bus::Own,
@@ -79,14 +82,31 @@ mod linux {
             Bus::Own,
             a_vault_lives_in_a_real_keychain,
         ),
+        (
+            "a_frozen_keychain_costs_all_who_ask_it_one_deadline_together",
+            Bus::Own,
+            a_frozen_keychain_costs_all_who_ask_it_one_deadline_together,
+        ),
+        (
+            "a_service_that_never_answers_costs_one_deadline_too",
+            Bus::Own,
+            a_service_that_never_answers_costs_one_deadline_too,
+        ),
     ];
 
     /// Needs nothing installed.
-    const ALWAYS: [Case; 1] = [(
-        "says_that_there_is_no_bus_at_all",
-        Bus::None,
-        says_that_there_is_no_bus_at_all,
-    )];
+    const ALWAYS: [Case; 2] = [
+        (
+            "says_that_there_is_no_bus_at_all",
+            Bus::None,
+            says_that_there_is_no_bus_at_all,
+        ),
+        (
+            "a_bus_that_never_answers_costs_one_deadline_too",
+            Bus::Silent,
+            a_bus_that_never_answers_costs_one_deadline_too,
+        ),
+    ];
 
     pub(super) fn main() -> ExitCode {
         if let Ok(wanted) = std::env::var(CASE) {
@@ -138,8 +158,11 @@ mod linux {
         let runtime = home.path().join("runtime");
         make_private(&runtime);
         let this = std::env::current_exe().map_err(|error| error.to_string())?;
+        let silent = runtime.join("silent");
+        // The system accepts connections for a listener that never does.
+        let _listener = UnixListener::bind(&silent).map_err(|error| error.to_string())?;
         let mut command = match bus {
-            Bus::None => Command::new(this),
+            Bus::None | Bus::Silent => Command::new(this),
             Bus::Own => {
                 // No service files: nothing is started that the test did not start.
                 let configuration = home.path().join("bus.conf");
@@ -159,8 +182,12 @@ mod linux {
                 command
             }
         };
+        command.env_remove("DBUS_SESSION_BUS_ADDRESS");
+        if bus == Bus::Silent {
+            let address = format!("unix:path={}", silent.display());
+            command.env("DBUS_SESSION_BUS_ADDRESS", address);
+        }
         let output = command
-            .env_remove("DBUS_SESSION_BUS_ADDRESS")
             .env_remove("DISPLAY")
             .env_remove("WAYLAND_DISPLAY")
             .env("HOME", home.path())
@@ -493,6 +520,79 @@ mod linux {
             SlotFailure::Keychain(KeychainError::Timeout)
         );
         assert!(started.elapsed() < Duration::from_secs(4));
+    }
+
+    /// A vault with two that ask the keychain, its slot and its witness, each
+    /// by a connection of its own.
+    fn with_two_that_ask(home: &Path) -> Builder {
+        Vault::builder(home.join("vault"))
+            .binding(FakeMachine::laptop())
+            .keychain(SystemKeychain::new())
+            .witness(KeychainWitness::new(SystemKeychain::new()))
+            .file_slot(home.join("secrets"))
+    }
+
+    /// Opens the vault twice, and a status is asked between.
+    fn costs_its_deadline_once(builder: impl Fn() -> Builder) {
+        let started = Instant::now();
+        for _ in 0..2 {
+            let vault = builder().open().unwrap();
+            assert_eq!(vault.report().slot.kind, SlotKind::File);
+            let Freshness::Unavailable(why) = &vault.report().freshness else {
+                panic!("{:?}", vault.report().freshness);
+            };
+            assert_eq!(why.why, KeychainError::Timeout.to_string());
+            assert_eq!(
+                SystemKeychain::new().status(&quiet()),
+                KeychainStatus::Unusable(KeychainError::Timeout)
+            );
+        }
+        let waited = started.elapsed();
+        assert!(
+            waited > Duration::from_millis(2900) && waited < Duration::from_millis(4500),
+            "{waited:?}"
+        );
+    }
+
+    fn a_frozen_keychain_costs_all_who_ask_it_one_deadline_together() {
+        let keyring = Keyring::start();
+        let home = tempfile::tempdir().unwrap();
+        with_two_that_ask(home.path()).create().unwrap();
+        let vault = with_two_that_ask(home.path()).open().unwrap();
+        assert_eq!(vault.report().slot.kind, SlotKind::Keychain);
+        assert_eq!(vault.report().freshness, Freshness::Confirmed);
+        drop(vault);
+        keyring.signal(Signal::STOP);
+        costs_its_deadline_once(|| with_two_that_ask(home.path()));
+    }
+
+    /// Makes a vault whose keychain is then another one, which nobody reaches.
+    fn vault_of_a_lost_keychain(home: &Path) -> impl Fn() -> Builder {
+        let with = |keychain: MemoryKeychain| {
+            Vault::builder(home.join("vault"))
+                .binding(FakeMachine::laptop())
+                .keychain(keychain)
+                .file_slot(home.join("secrets"))
+        };
+        with(MemoryKeychain::new()).create().unwrap();
+        move || with_two_that_ask(home)
+    }
+
+    fn a_service_that_never_answers_costs_one_deadline_too() {
+        // It has the name on the bus, and nothing in it reads what arrives.
+        let _fake = zbus::blocking::connection::Builder::session()
+            .unwrap()
+            .name("org.freedesktop.secrets")
+            .unwrap()
+            .build()
+            .unwrap();
+        let home = tempfile::tempdir().unwrap();
+        costs_its_deadline_once(vault_of_a_lost_keychain(home.path()));
+    }
+
+    fn a_bus_that_never_answers_costs_one_deadline_too() {
+        let home = tempfile::tempdir().unwrap();
+        costs_its_deadline_once(vault_of_a_lost_keychain(home.path()));
     }
 }
 

@@ -3,8 +3,8 @@
 //! The stores are those of the `keyring` family, built here and never made a
 //! process-wide default. A store's call cannot be interrupted, so it runs on a
 //! helper thread, and the caller stops waiting at the deadline. While such a
-//! call hangs, further ones fail at once: a dead keychain costs its deadline
-//! one time.
+//! call hangs, further ones of this process fail at once: a dead keychain costs
+//! its deadline one time, whoever asks it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -39,10 +39,23 @@ pub struct SystemKeychain {
     shared: Arc<Shared>,
 }
 
+/// The call that its caller gave up on last. There is one system with one
+/// keychain, so this is of the process and not of a [`SystemKeychain`].
+static HANGING: Mutex<Option<Arc<Call>>> = Mutex::new(None);
+
+fn hanging() -> MutexGuard<'static, Option<Arc<Call>>> {
+    HANGING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a call that was given up on has still not returned.
+fn is_hanging() -> bool {
+    hanging()
+        .as_ref()
+        .is_some_and(|call| !call.has_returned.load(Ordering::Acquire))
+}
+
 #[derive(Debug, Default)]
 struct Shared {
-    /// The call that its caller gave up on last.
-    hanging: Mutex<Option<Arc<Call>>>,
     /// Kept between calls: connecting costs more than asking.
     store: Mutex<Option<Arc<CredentialStore>>>,
 }
@@ -75,7 +88,7 @@ impl SystemKeychain {
         ask: impl FnOnce(&Shared) -> Result<T, KeychainError> + Send + 'static,
     ) -> Result<T, KeychainError> {
         const LOOK: Duration = Duration::from_millis(50);
-        if self.shared.is_hanging() {
+        if is_hanging() {
             return Err(KeychainError::Timeout);
         }
         let (sender, receiver) = sync_channel(1);
@@ -109,7 +122,7 @@ impl SystemKeychain {
                 Err(RecvTimeoutError::Timeout) if left.is_zero() => KeychainError::Timeout,
                 Err(RecvTimeoutError::Timeout) => continue,
             };
-            *self.shared.hanging() = Some(call);
+            *hanging() = Some(call);
             return Err(given_up);
         }
     }
@@ -162,17 +175,6 @@ impl Shared {
         let connected = platform::connect().map_err(translate_connection)?;
         *store = Some(Arc::clone(&connected));
         Ok(connected)
-    }
-
-    /// Whether a call that was given up on has still not returned.
-    fn is_hanging(&self) -> bool {
-        self.hanging()
-            .as_ref()
-            .is_some_and(|call| !call.has_returned.load(Ordering::Acquire))
-    }
-
-    fn hanging(&self) -> MutexGuard<'_, Option<Arc<Call>>> {
-        self.hanging.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_connected(&self) -> bool {

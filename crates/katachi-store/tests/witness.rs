@@ -119,3 +119,22 @@ fn a_witness_of_another_vault_says_nothing() {
     two.both().witness(witness.clone()).create().unwrap();
     two.both().witness(witness).open().unwrap();
 }
+
+#[test]
+fn a_destroyed_vault_is_forgotten() {
+    let home = Home::new();
+    let place = home.directory.path().join("witness");
+    let in_file = FileWitness::in_directory(&place);
+    let vault = home.both().witness(in_file.clone()).create().unwrap();
+    let id = vault.id();
+    assert!(in_file.recall(id).unwrap().is_some());
+    vault.destroy().unwrap();
+    assert_eq!(in_file.recall(id).unwrap(), None);
+    assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
+
+    let in_keychain = KeychainWitness::new(home.keychain.clone());
+    let vault = home.both().witness(in_keychain).create().unwrap();
+    assert_eq!(home.keychain.len(), 2);
+    vault.destroy().unwrap();
+    assert_eq!(home.keychain.len(), 0);
+}

@@ -268,6 +268,9 @@ impl Vault {
         slots
             .iter()
             .for_each(|slot| self.environment.forget(self.id, slot.kind, slot.id));
+        if let Some(witness) = &self.environment.witness {
+            witness.forget(self.id);
+        }
         Ok(())
     }
 

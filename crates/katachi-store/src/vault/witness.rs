@@ -42,6 +42,11 @@ pub trait Witness: Send + Sync {
     ///
     /// Returns [`WitnessUnavailable`]. The vault is saved nevertheless.
     fn remember(&self, vault: VaultId, generation: u64) -> Result<(), WitnessUnavailable>;
+
+    /// Forgets a vault that was destroyed, as far as it can.
+    fn forget(&self, vault: VaultId) {
+        let _ = vault;
+    }
 }
 
 impl<W: Witness + ?Sized> Witness for Box<W> {
@@ -51,6 +56,10 @@ impl<W: Witness + ?Sized> Witness for Box<W> {
 
     fn remember(&self, vault: VaultId, generation: u64) -> Result<(), WitnessUnavailable> {
         (**self).remember(vault, generation)
+    }
+
+    fn forget(&self, vault: VaultId) {
+        (**self).forget(vault);
     }
 }
 
@@ -133,6 +142,12 @@ impl Witness for FileWitness {
                 why: error.to_string(),
             })
     }
+
+    fn forget(&self, vault: VaultId) {
+        // What stays is a number that nobody asks for.
+        let _ = Directory::open(&self.directory, Privacy::Private)
+            .and_then(|directory| directory.remove(&Self::name(vault)));
+    }
 }
 
 /// Remembers in a keychain. Every save of the vault asks it once more.
@@ -193,5 +208,11 @@ impl Witness for KeychainWitness {
         Ok(self
             .keychain
             .put(&Self::item(vault)?, &Secret::new(kept), &Deadline::quiet())?)
+    }
+
+    fn forget(&self, vault: VaultId) {
+        if let Ok(item) = Self::item(vault) {
+            let _ = self.keychain.delete(&item, &Deadline::quiet());
+        }
     }
 }

@@ -2,12 +2,19 @@
 //!
 //! The toolchain at hand is taken if it has the target's standard library.
 //! Otherwise Debian's packages `rustc-web`, `cargo-web` and `rust-web-src` are,
-//! which compile the standard library on the way, once.
+//! which compile the standard library on the way, once. The C of ring is
+//! compiled too: by MinGW's compiler for Windows, and for macOS by the one that
+//! the Python package `ziglang` brings.
+//!
+//! Nothing is linked or run: this shows that the code for those systems exists
+//! and fits, and nothing about what it does there.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::run;
+use anyhow::{Context, Result};
+
+use crate::{install, run};
 
 /// A package that has to type-check for `target`.
 #[derive(Clone, Copy, Debug)]
@@ -18,16 +25,46 @@ pub(crate) struct Foreign {
     pub(crate) arguments: &'static [&'static str],
 }
 
+/// A Mac and a Windows computer.
+const MAC: &str = "aarch64-apple-darwin";
+const WINDOWS: &str = "x86_64-pc-windows-gnu";
+
 /// Everything that is checked so.
-pub(crate) const FOREIGN: &[Foreign] = &[Foreign {
-    package: "katachi-crypto",
-    target: "wasm32-unknown-unknown",
-    arguments: &[
-        "--no-default-features",
-        "--features",
-        "rustcrypto,password,channel,tokio,wasm_js",
-    ],
-}];
+pub(crate) const FOREIGN: &[Foreign] = &[
+    Foreign {
+        package: "katachi-crypto",
+        target: "wasm32-unknown-unknown",
+        arguments: &[
+            "--no-default-features",
+            "--features",
+            "rustcrypto,password,channel,tokio,wasm_js",
+        ],
+    },
+    on("katachi-fingerprint", MAC, &[]),
+    on("katachi-store", MAC, STORE),
+    on("katachi-auth", MAC, AUTH),
+    on("katachi-sandbox", MAC, &[]),
+    on("katachi-fingerprint", WINDOWS, &[]),
+    on("katachi-store", WINDOWS, STORE),
+    on("katachi-auth", WINDOWS, AUTH),
+    on("katachi-sandbox", WINDOWS, &[]),
+];
+
+/// What differs between systems, without the database: OpenSSL is not built here.
+const STORE: &[&str] = &["--features", "keychain,fingerprint,cloudflare"];
+const AUTH: &[&str] = &["--features", "tower"];
+
+const fn on(
+    package: &'static str,
+    target: &'static str,
+    arguments: &'static [&'static str],
+) -> Foreign {
+    Foreign {
+        package,
+        target,
+        arguments,
+    }
+}
 
 impl Foreign {
     /// The name of the stage that checks it.
@@ -36,29 +73,86 @@ impl Foreign {
     }
 
     /// The command that checks it; `None` if no toolchain here can.
-    pub(crate) fn command(&self) -> Option<Command> {
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the compiler's wrapper cannot be written.
+    pub(crate) fn command(&self) -> Result<Option<Command>> {
         let check = ["check", "--locked", "--target", self.target];
         let mut command = match has_target(self.target) {
             true => run::cargo(check),
             false => {
-                let (cargo, rustc) = debian()?;
+                let Some((cargo, rustc)) = debian() else {
+                    return Ok(None);
+                };
                 let mut command = Command::new(cargo);
                 command
                     .args(check)
                     .args(["-Z", "build-std=std,panic_abort"])
+                    .args(["-Z", "warnings", "--config", "build.warnings=\"deny\""])
                     .current_dir(run::root())
                     .env("RUSTC", rustc)
-                    // Building the standard library is not stable.
+                    // Building the standard library and denying warnings are not stable.
                     .env("RUSTC_BOOTSTRAP", "1")
                     .env_remove("RUSTUP_TOOLCHAIN");
                 command
             }
         };
         command
-            .args(["--target-dir", "target/foreign", "-p", self.package])
+            .args(["--target-dir", FOLDER, "-p", self.package])
             .args(self.arguments);
-        Some(command)
+        let has_compiler = match self.target {
+            MAC => zig(&mut command)?,
+            WINDOWS => install::on_path("x86_64-w64-mingw32-gcc").is_some(),
+            _ => true,
+        };
+        Ok(has_compiler.then_some(command))
     }
+}
+
+/// Where all of this is built, below the root.
+const FOLDER: &str = "target/foreign";
+
+/// Has C compiled for a Mac by zig, if the Python environment has it.
+fn zig(command: &mut Command) -> Result<bool> {
+    let Some(python) = install::python().filter(|python| {
+        let mut import = Command::new(python);
+        import.args(["-c", "import ziglang"]);
+        run::capture(import).is_some()
+    }) else {
+        return Ok(false);
+    };
+    let folder = run::root().join(FOLDER);
+    std::fs::create_dir_all(&folder)?;
+    let wrapper = folder.join("zig-cc");
+    // Flags of Apple's own compiler, and the target in its spelling.
+    let script = format!(
+        r#"#!/bin/sh
+for argument; do
+    shift
+    case $argument in
+        --target=* | -mmacosx-version-min=* | -gfull | -gdwarf-2) ;;
+        *) set -- "$@" "$argument" ;;
+    esac
+done
+exec '{}' -m ziglang cc -target aarch64-macos "$@"
+"#,
+        python.display()
+    );
+    std::fs::write(&wrapper, script).context("cannot write the wrapper of zig")?;
+    let mut executable = Command::new("chmod");
+    executable.arg("+x").arg(&wrapper);
+    anyhow::ensure!(
+        executable.status()?.success(),
+        "cannot make the wrapper of zig executable"
+    );
+    command
+        .env("CC_aarch64_apple_darwin", &wrapper)
+        // No Xcode is asked for an SDK: zig has the headers of the C library.
+        .env("SDKROOT", "/")
+        .env("ZIG_GLOBAL_CACHE_DIR", folder.join("zig"))
+        .env("ZIG_LOCAL_CACHE_DIR", folder.join("zig"));
+    Ok(true)
 }
 
 /// Whether the toolchain that runs this has the standard library of `target`.

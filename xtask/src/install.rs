@@ -33,6 +33,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("rustc-web", "type checks for other systems"),
     ("cargo-web", "the same"),
     ("rust-web-src", "the standard library of those systems"),
+    ("gcc-mingw-w64-x86-64", "the C compiler of one of them"),
     ("tpm2-tools", "an independent client of it"),
     ("postgresql", "sealed columns and the replay store"),
     ("redis-server", "the replay store"),
@@ -47,6 +48,8 @@ const PYTHON: &[&str] = &[
     "http-message-signatures==3.0.0",
     "cryptography==50.0.2",
     "noiseprotocol==0.3.1",
+    // A C compiler for macOS.
+    "ziglang==0.17.1",
 ];
 
 /// Node packages.

@@ -4,7 +4,7 @@
 //! What accepts connections and opens others lies with the platform.
 
 pub(crate) mod address;
-mod body;
+pub(crate) mod body;
 pub(crate) mod dns;
 pub(crate) mod hello;
 pub(crate) mod host;
@@ -12,5 +12,3 @@ pub(crate) mod http;
 pub(crate) mod names;
 pub(crate) mod rule;
 pub(crate) mod socks;
-
-pub(crate) use body::Body;

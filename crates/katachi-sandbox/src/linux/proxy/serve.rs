@@ -10,10 +10,11 @@ use super::open::{HTTPS, Refusal, open};
 use super::relay::{self, IDLE};
 use super::wire::Wire;
 use super::{Shared, net};
+use crate::network::body::Body;
 use crate::network::hello::{self, Hello};
 use crate::network::host::Host;
 use crate::network::http::{self, Reader, Request};
-use crate::network::{Body, socks};
+use crate::network::socks;
 
 /// For everything before the first byte is passed on, however slowly it comes.
 const HEAD: Duration = Duration::from_secs(10);

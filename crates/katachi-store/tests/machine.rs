@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot set up fails loudly")]
 
 use katachi_fingerprint::testing::Machine;
-use katachi_fingerprint::{Observation, Probe as _, SystemProbe};
+use katachi_fingerprint::{Component, Observation, Probe as _, SystemProbe};
 use katachi_store::Vault;
 use katachi_store::binding::{BindingError, FingerprintBinding, Strength};
 use katachi_store::testing::MemoryKeychain;
@@ -150,6 +150,44 @@ fn a_copied_image_and_a_moved_drive_stay_closed_even_with_the_keychain() {
     loot.is_refused(&moved);
     // An image of it, on another drive.
     loot.is_refused(&moved.replacing("S4EWNX0R123456", "WD-WX12345"));
+}
+
+#[test]
+fn every_drive_stays_closed_in_another_computer_even_with_the_keychain() {
+    for (name, own) in [
+        ("laptop", Machine::laptop()),
+        ("server", Machine::server()),
+        ("single board", Machine::single_board()),
+        ("cloud", Machine::cloud()),
+        ("microVM", Machine::microvm()),
+    ] {
+        let moved = own
+            .clone()
+            .without("/sys/class/net")
+            .without("/sys/class/dmi")
+            .without("/sys/firmware")
+            .file("/sys/class/dmi/id/board_vendor", "Gigabyte\n")
+            .file("/sys/class/dmi/id/board_name", "X570 AORUS\n")
+            .file(
+                "/proc/cpuinfo",
+                "vendor_id\t: AuthenticAMD\ncpu family\t: 23\nmodel\t\t: 113\n\
+                 model name\t: AMD Ryzen 9 3900X\nstepping\t: 0\n",
+            );
+        let loot = Loot::of(&own);
+        let different = loot.is_refused(&moved);
+        assert!(!different.is_empty(), "{name}");
+        // The control: it is the board that was missed, and the slots are whole.
+        loot.on(&own).open().unwrap();
+        // What went with the drive is as it was.
+        let (before, after) = (look(&own), look(&moved));
+        for part in [
+            Component::MachineId,
+            Component::Volume,
+            Component::DiskSerial,
+        ] {
+            assert_eq!(before.reading(part), after.reading(part), "{name}: {part}");
+        }
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use katachi_crypto::{Secret, SecretBytes};
 use crate::binding::{BindingError, Enrolled, MachineBinding, Recovered, Strength};
 use crate::keychain::{Deadline, ItemId, Keychain, KeychainError, KeychainStatus};
 
+pub mod conformance;
 pub mod fault;
 pub mod laws;
 

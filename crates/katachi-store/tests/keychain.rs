@@ -21,7 +21,7 @@ mod linux {
     use katachi_store::keychain::{
         Deadline, ItemId, Keychain as _, KeychainError, KeychainStatus, SystemKeychain,
     };
-    use katachi_store::testing::{FakeMachine, MemoryKeychain};
+    use katachi_store::testing::{FakeMachine, MemoryKeychain, conformance};
     use katachi_store::vault::{Builder, Freshness, KeychainWitness, SlotFailure, SlotKind};
     use katachi_store::{Secret, Vault};
     use libtest_mimic::{Arguments, Failed, Trial};
@@ -41,7 +41,12 @@ mod linux {
         Silent,
     }
 
-    const CASES: [Case; 10] = [
+    const CASES: [Case; 11] = [
+        (
+            "does_what_every_keychain_does",
+            Bus::Own,
+            does_what_every_keychain_does,
+        ),
         (
             "keeps_replaces_and_deletes_a_secret",
             Bus::Own,
@@ -280,6 +285,11 @@ mod linux {
 
     fn quiet() -> Deadline {
         Deadline::quiet()
+    }
+
+    fn does_what_every_keychain_does() {
+        let _keyring = Keyring::start();
+        conformance::keychain(&SystemKeychain::new(), "katachi-test");
     }
 
     fn keeps_replaces_and_deletes_a_secret() {

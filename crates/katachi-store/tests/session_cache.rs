@@ -10,7 +10,7 @@ mod linux {
     use std::time::Duration;
 
     use katachi_store::keychain::{Deadline, ItemId, Keychain as _, KeychainError, SessionCache};
-    use katachi_store::testing::{FakeMachine, MemoryKeychain, Mood};
+    use katachi_store::testing::{FakeMachine, MemoryKeychain, Mood, conformance};
     use katachi_store::vault::{SlotFailure, SlotKind, VaultError};
     use katachi_store::{Secret, Vault};
     use libtest_mimic::{Arguments, Failed, Trial};
@@ -18,7 +18,11 @@ mod linux {
 
     /// Names the item that another process is to look for.
     const LOOK_FOR: &str = "KATACHI_SESSION_LOOK_FOR";
-    const CASES: [(&str, fn()); 6] = [
+    const CASES: [(&str, fn()); 7] = [
+        (
+            "does_what_every_keychain_does",
+            does_what_every_keychain_does,
+        ),
         (
             "a_locked_keychain_is_asked_once",
             a_locked_keychain_is_asked_once,
@@ -97,6 +101,11 @@ mod linux {
 
     fn quiet() -> Deadline {
         Deadline::quiet()
+    }
+
+    fn does_what_every_keychain_does() {
+        let service = format!("katachi-test-{}", std::process::id());
+        conformance::keychain(&cache(&MemoryKeychain::new()), &service);
     }
 
     fn a_locked_keychain_is_asked_once() {

@@ -5,7 +5,7 @@
 mod support;
 
 use katachi_store::Vault;
-use katachi_store::testing::Mood;
+use katachi_store::testing::{MemoryKeychain, Mood, conformance};
 use katachi_store::vault::{FileWitness, Freshness, KeychainWitness, VaultError, Witness};
 use support::{Home, copy};
 
@@ -67,6 +67,17 @@ fn check(home: &Home, witness: impl Fn() -> Box<dyn Witness>) {
     drop(vault);
     let vault = home.both().witness(witness()).open().unwrap();
     assert_eq!(vault.report().freshness, Freshness::Confirmed);
+}
+
+#[test]
+fn every_witness_does_what_a_witness_does() {
+    let vaults = [Home::new(), Home::new()];
+    let [one, other] = vaults.map(|home| home.both().create().unwrap().id());
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path().join("witness");
+    conformance::witness(|| FileWitness::in_directory(&directory), one, other);
+    let keychain = MemoryKeychain::new();
+    conformance::witness(|| KeychainWitness::new(keychain.clone()), one, other);
 }
 
 #[test]

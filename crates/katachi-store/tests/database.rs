@@ -17,6 +17,8 @@ mod leaks;
 mod opening;
 #[path = "database/rekey.rs"]
 mod rekey;
+#[path = "database/tamper.rs"]
+mod tamper;
 #[path = "database/transactions.rs"]
 mod transactions;
 #[path = "database/vault.rs"]

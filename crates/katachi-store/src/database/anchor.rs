@@ -40,7 +40,7 @@ use super::{Database, DatabaseError, DatabaseKey, Options, Profile};
 use crate::Vault;
 use crate::durable::step;
 use crate::file::{SealedFile, SealedFileError};
-use crate::pages::{Layout, Log, Record, Tag};
+use crate::pages::{Layout, Log, Record, Tag, log};
 
 /// Keeps the generation of one database in a vault.
 ///
@@ -76,7 +76,7 @@ use crate::pages::{Layout, Log, Record, Tag};
 /// What is noticed is a state older than the last clean checkpoint, which is
 /// made when the last handle is closed, by [`Database::checkpoint`], and on
 /// the way whenever the log has grown by a thousand pages. After a crash,
-/// somebody could still choose among the states since then.
+/// somebody could still choose, for each page, among its states since then.
 #[derive(Clone, Debug)]
 pub struct Anchor {
     vault: Arc<Vault>,
@@ -621,6 +621,14 @@ fn read_log(path: &Path, layout: Layout, frames: u64) -> Result<Log, DatabaseErr
         }
     };
     Log::read(&mut read_at, layout, frames).map_err(failed)
+}
+
+/// Whether a log lies beside the database that SQLite would not read.
+pub(super) fn is_foreign_log(path: &Path) -> bool {
+    let mut head = [0; 8];
+    File::open(preflight::side_file(path, "-wal"))
+        .and_then(|mut file| file.read_exact(&mut head))
+        .is_ok_and(|()| log::is_foreign(&head))
 }
 
 /// Reads the codes of pages in the file.

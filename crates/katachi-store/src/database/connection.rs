@@ -5,8 +5,9 @@ use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, ffi};
 
+use super::anchor;
 use super::guard::Guard;
 use super::key::KeySpec;
 use super::{DatabaseError, Durability, Options, Profile};
@@ -56,7 +57,7 @@ impl Settings {
     fn try_connect(&self, role: Role) -> Result<Guarded, DatabaseError> {
         let mut connection = open_keyed(&self.path, OpenFlags::empty(), self)?;
         connection.busy_timeout(self.options.busy_timeout)?;
-        read_schema(&connection)?;
+        read_schema(&connection).map_err(|error| self.explain(error))?;
         configure(&connection, role, &self.options)?;
         harden(&connection)?;
         if self.anchored {
@@ -66,6 +67,19 @@ impl Settings {
         }
         let guard = Guard::install(&mut connection)?;
         Ok(Guarded { connection, guard })
+    }
+
+    /// SQLite says of a log in a format that it does not know, as of a file
+    /// that is not there, that it cannot be opened.
+    fn explain(&self, error: DatabaseError) -> DatabaseError {
+        match error {
+            DatabaseError::SqliteIo {
+                code: ffi::SQLITE_CANTOPEN,
+            } if anchor::is_foreign_log(&self.path) => {
+                DatabaseError::corrupt("the write-ahead log is of an unknown version")
+            }
+            other => other,
+        }
     }
 
     /// Authenticates the first page without looking at the journal or the log.

@@ -15,6 +15,12 @@ const HEAD: u64 = 32;
 const FRAME_HEAD: u64 = 24;
 /// The lowest bit says how checksums are computed.
 const MAGIC: u32 = 0x377f_0682;
+const VERSION: u32 = 3_007_000;
+
+/// Tells from its first bytes whether a log is in a format of another version.
+pub(crate) fn is_foreign(head: &[u8; 8]) -> bool {
+    number(&head[..4]) & !1 == MAGIC && number(&head[4..]) != VERSION
+}
 
 /// The committed content of a log.
 #[derive(Debug, Default, Eq, PartialEq)]
@@ -131,7 +137,7 @@ mod tests {
 
     fn head(salt: u64) -> Vec<u8> {
         let mut bytes = Vec::new();
-        for number in [MAGIC, 3_007_000, 32, 1] {
+        for number in [MAGIC, VERSION, 32, 1] {
             bytes.extend_from_slice(&number.to_be_bytes());
         }
         bytes.extend_from_slice(&salt.to_be_bytes());
@@ -167,6 +173,14 @@ mod tests {
         let first = Log::read(&mut from_slice(&bytes), LAYOUT, 2).unwrap();
         assert_eq!((first.size, first.newest(3)), (Some(5), None));
         check_law(&bytes);
+    }
+
+    #[test]
+    fn a_log_of_another_version_is_foreign_and_anything_else_is_not() {
+        let mut bytes: [u8; 8] = head(7)[..8].try_into().unwrap();
+        assert!(!is_foreign(&bytes) && !is_foreign(&[0; 8]));
+        bytes[7] ^= 1;
+        assert!(is_foreign(&bytes));
     }
 
     #[test]

@@ -136,6 +136,15 @@ fn kill(mut child: Child) -> std::io::Result<()> {
     child.wait().and(killed)
 }
 
+fn is_long() -> bool {
+    std::env::var_os("KATACHI_LONG").is_some_and(|value| value == "1")
+}
+
+/// How often a process is killed: a dozen times, or `many` with time at hand.
+fn rounds(many: u64) -> u64 {
+    if is_long() { many } else { 12 }
+}
+
 /// What a started process does.
 fn play(part: &str, place: &Path) {
     match part {
@@ -276,12 +285,12 @@ fn counting() -> Result<(), Failed> {
 }
 
 fn killed_stream() -> Result<(), Failed> {
-    for round in 1..=6_u32 {
+    for round in 1..=rounds(100) {
         let place = tempfile::tempdir()?;
         let mut child = start("stream", place.path());
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut last = 0;
-        for _ in 0..round * 7 {
+        for _ in 0..round * 7 % 61 {
             let line = lines.next().and_then(Result::ok).unwrap_or_default();
             last = line.parse().unwrap_or_default();
         }
@@ -406,16 +415,23 @@ fn killed_rekey() -> Result<(), Failed> {
         Ok::<_, DatabaseError>(())
     })?;
     drop(db);
-    let mut changed = 0;
-    for round in 0..12_u64 {
+    let begin = || -> Result<(tempfile::TempDir, Child), Failed> {
         let place = tempfile::tempdir()?;
         std::fs::copy(file(original.path()), file(place.path()))?;
         let mut child = start("rekey", place.path());
-        let mut go = [0; 2];
-        let started = child.stdout.take().unwrap().read_exact(&mut go);
-        std::thread::sleep(Duration::from_millis(round * 6));
+        child.stdout.take().unwrap().read_exact(&mut [0; 2])?;
+        Ok((place, child))
+    };
+    let (_whole, mut undisturbed) = begin()?;
+    let before = std::time::Instant::now();
+    assert!(undisturbed.wait()?.success());
+    // At moments from the first to some after the last.
+    let moment = before.elapsed() * 5 / 4 / rounds(100) as u32;
+    let mut changed = 0;
+    for round in 0..rounds(100) {
+        let (place, child) = begin()?;
+        std::thread::sleep(moment * round as u32);
         kill(child)?;
-        started?;
 
         let options = Options::new().migrations(SCHEMA);
         let keys = [&key(), &new_key()];
@@ -432,7 +448,10 @@ fn killed_rekey() -> Result<(), Failed> {
             drop(Database::open(file(place.path()), &new_key(), options)?);
         }
     }
-    eprintln!("{changed} of 12 had changed their key when they were killed");
+    eprintln!(
+        "{changed} of {} had changed their key when they were killed",
+        rounds(100)
+    );
     Ok(())
 }
 
@@ -886,7 +905,6 @@ fn import_many(place: &Path) {
 }
 
 fn bounded_import() -> Result<(), Failed> {
-    let long = std::env::var_os("KATACHI_LONG").is_some_and(|value| value == "1");
     let import = |messages: u64| -> Result<(tempfile::TempDir, u64), Failed> {
         let place = tempfile::tempdir()?;
         let child = Command::new(std::env::current_exe()?)
@@ -901,7 +919,7 @@ fn bounded_import() -> Result<(), Failed> {
         );
         Ok((place, String::from_utf8(child.stdout)?.trim().parse()?))
     };
-    let many = if long { 1_000_000 } else { 10_000 };
+    let many = if is_long() { 1_000_000 } else { 10_000 };
     let (_, few) = import(2000)?;
     let (place, peak) = import(many)?;
     eprintln!("{peak} KiB for {many} messages, {few} KiB for 2000");
@@ -1078,9 +1096,8 @@ fn model(place: &Path) {
 }
 
 fn killed_model() -> Result<(), Failed> {
-    let long = std::env::var_os("KATACHI_LONG").is_some_and(|value| value == "1");
     let place = tempfile::tempdir()?;
-    for round in 0..if long { 300 } else { 12_u64 } {
+    for round in 0..rounds(300) {
         let mut child = start("model", place.path());
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut said = None;

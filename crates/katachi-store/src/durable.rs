@@ -95,6 +95,18 @@ pub enum FileError {
         /// The lock file.
         path: PathBuf,
     },
+    /// The disk or the quota is full. What was there is as it was.
+    #[error("the disk is full, so {} was not saved; free some space and try again", path.display())]
+    DiskFull {
+        /// What should have been written.
+        path: PathBuf,
+    },
+    /// The file system cannot be written.
+    #[error("{} is on a read-only file system; make that writable, or name another place", path.display())]
+    ReadOnly {
+        /// What should have been written.
+        path: PathBuf,
+    },
     /// The system refused.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -111,6 +123,12 @@ impl FileError {
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::NotFound => Self::NotFound {
+                path: path.to_owned(),
+            },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull {
+                path: path.to_owned(),
+            },
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly {
                 path: path.to_owned(),
             },
             _ => Self::Io {

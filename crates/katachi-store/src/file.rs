@@ -53,7 +53,7 @@ pub enum SealedFileError {
     #[error(transparent)]
     File(#[from] FileError),
     /// The vault has no key for it: it was sealed by another vault, or the key was destroyed.
-    #[error("the file was not sealed by this vault: {0}")]
+    #[error("the file was not sealed by this vault: {0}; open it with the one that sealed it")]
     Key(#[from] VaultError),
     /// It is not a sealed file, was tampered with, or belongs under another name.
     #[error("the file is damaged, or was sealed under another name; restore it from a backup")]

@@ -415,23 +415,29 @@ fn killed_rekey() -> Result<(), Failed> {
         Ok::<_, DatabaseError>(())
     })?;
     drop(db);
-    let begin = || -> Result<(tempfile::TempDir, Child), Failed> {
+    let copied = || -> Result<tempfile::TempDir, Failed> {
         let place = tempfile::tempdir()?;
         std::fs::copy(file(original.path()), file(place.path()))?;
-        let mut child = start("rekey", place.path());
-        child.stdout.take().unwrap().read_exact(&mut [0; 2])?;
-        Ok((place, child))
+        Ok(place)
     };
-    let (_whole, mut undisturbed) = begin()?;
+    // Waits for it to say that it begins.
+    let go = |child: &mut Child| child.stdout.take().unwrap().read_exact(&mut [0; 2]);
+    let place = copied()?;
+    let mut undisturbed = start("rekey", place.path());
+    let started = go(&mut undisturbed);
     let before = std::time::Instant::now();
     assert!(undisturbed.wait()?.success());
+    started?;
     // At moments from the first to some after the last.
     let moment = before.elapsed() * 5 / 4 / rounds(100) as u32;
     let mut changed = 0;
     for round in 0..rounds(100) {
-        let (place, child) = begin()?;
+        let place = copied()?;
+        let mut child = start("rekey", place.path());
+        let started = go(&mut child);
         std::thread::sleep(moment * round as u32);
         kill(child)?;
+        started?;
 
         let options = Options::new().migrations(SCHEMA);
         let keys = [&key(), &new_key()];

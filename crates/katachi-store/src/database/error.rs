@@ -28,7 +28,7 @@ pub enum DatabaseError {
     },
     /// The key does not belong to this file. Nothing was changed.
     #[error(
-        "this key does not open {path}: it belongs to another vault, machine or file; nothing was changed"
+        "this key does not open {path}, which belongs to another vault, machine or file: open it with the vault it was made with; nothing was changed"
     )]
     WrongKey {
         /// The path of the file.
@@ -210,16 +210,12 @@ impl DatabaseError {
 
     /// What is wrong with the disk rather than with one file on it.
     fn machine(error: crate::durable::FileError) -> Result<Self, crate::durable::FileError> {
-        match &error {
-            crate::durable::FileError::Io { source, .. } => match source.kind() {
-                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                    Ok(Self::DiskFull)
-                }
-                std::io::ErrorKind::ReadOnlyFilesystem => Ok(Self::ReadOnly),
-                _ => Err(error),
-            },
-            crate::durable::FileError::Busy { .. } => Ok(Self::Busy),
-            _ => Err(error),
+        use crate::durable::FileError;
+        match error {
+            FileError::DiskFull { .. } => Ok(Self::DiskFull),
+            FileError::ReadOnly { .. } => Ok(Self::ReadOnly),
+            FileError::Busy { .. } => Ok(Self::Busy),
+            other => Err(other),
         }
     }
 

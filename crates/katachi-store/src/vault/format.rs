@@ -156,13 +156,13 @@ impl fmt::Display for SlotKind {
 #[non_exhaustive]
 pub enum FormatError {
     /// It does not begin like a vault.
-    #[error("this is not a vault file")]
+    #[error("this is not a vault file; name another directory, or restore the file from a backup")]
     NotAVault,
     /// It was written by a newer version.
     #[error("the vault was written by a newer version of this program; update it")]
     Newer,
     /// A length or value that no version writes.
-    #[error("the vault file is damaged ({0})")]
+    #[error("the vault file is damaged ({0}); restore it from a backup")]
     Damaged(&'static str),
 }
 

@@ -149,8 +149,7 @@ fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
             ) => Some(error),
             _ => None,
         });
-    matches!(file, Some(FileError::Io { source, .. })
-        if source.kind() == std::io::ErrorKind::StorageFull)
+    matches!(file, Some(FileError::DiskFull { .. }))
 }
 
 fn check_tidy(home: &Path) {

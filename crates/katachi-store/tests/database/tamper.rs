@@ -105,7 +105,10 @@ fn every_page(profile: Profile) {
     drop(db);
     let sound = std::fs::read(place.path()).unwrap();
     let pages = sound.len() / PAGE;
-    assert!(pages > 10 && sound.len() % PAGE == 0, "{pages} pages");
+    assert!(
+        pages > 10 && sound.len().is_multiple_of(PAGE),
+        "{pages} pages"
+    );
     let mut tried = 0;
     for page in 0..pages {
         for (what, range) in parts(profile, page == 0) {

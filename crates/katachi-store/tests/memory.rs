@@ -48,6 +48,28 @@ fn lists_by_key_and_by_tag() {
 }
 
 #[test]
+fn counts_what_was_set_on_each_day() {
+    const DAY: i64 = 86_400_000;
+    let (_dir, memory) = memory();
+    for (day, namespace, key) in [(3, "n", "a"), (3, "n", "b"), (5, "n", "c"), (5, "m", "a")] {
+        let then = memory.clone().with_clock(move || day * DAY + 7);
+        then.set(namespace, key, "v", &[]).unwrap();
+    }
+    let then = memory.clone().with_clock(|| 5 * DAY + 8);
+    then.set("n", "a", "again", &[]).unwrap();
+    let counted = |since: i64| -> Vec<(String, i64, u64)> {
+        let days = memory.activity(since).unwrap();
+        let count =
+            |day: katachi_store::memory::MemoryActivity| (day.namespace, day.day, day.entries);
+        days.into_iter().map(count).collect()
+    };
+    let (m, n) = ("m".to_owned(), "n".to_owned());
+    let all = [(m.clone(), 5, 1), (n.clone(), 3, 1), (n.clone(), 5, 2)];
+    assert_eq!(counted(0), all);
+    assert_eq!(counted(4 * DAY), [(m, 5, 1), (n, 5, 2)]);
+}
+
+#[test]
 fn finds_by_key_tag_and_text_in_that_order() {
     let (_dir, memory) = memory();
     memory.set("n", "text", "the walnut is ripe", &[]).unwrap();

@@ -61,6 +61,18 @@ pub struct NamespaceUse {
     pub bytes: u64,
 }
 
+/// How much was remembered on one day.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct MemoryActivity {
+    /// The namespace.
+    pub namespace: String,
+    /// Days since 1970-01-01, in UTC.
+    pub day: i64,
+    /// Entries that were last set on that day.
+    pub entries: u64,
+}
+
 const ENTRY: &str = "
     SELECT e.namespace, e.key, e.value,
            (SELECT group_concat(t.tag, char(31) ORDER BY t.tag) FROM memory_tag t WHERE t.entry_id = e.id),
@@ -205,6 +217,26 @@ impl Memory {
             })
         };
         Ok(self.db.read(|tx| tx.query(sql, [], read))?)
+    }
+
+    /// Counts, for each namespace, the entries that were last set on each day
+    /// from `since_ms` (milliseconds since 1970) on, oldest day first; days
+    /// without any are left out.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`MemoryError::Database`] if the database cannot be read.
+    pub fn activity(&self, since_ms: i64) -> Result<Vec<MemoryActivity>, MemoryError> {
+        let sql = "SELECT namespace, updated_ms / 86400000, count(*) FROM memory_entry
+                   WHERE updated_ms >= ?1 GROUP BY 1, 2 ORDER BY 1, 2";
+        let read = |row: &Row<'_>| {
+            Ok(MemoryActivity {
+                namespace: row.get(0)?,
+                day: row.get(1)?,
+                entries: row.get::<_, i64>(2)?.unsigned_abs(),
+            })
+        };
+        Ok(self.db.read(|tx| tx.query(sql, [since_ms.max(0)], read))?)
     }
 
     /// Forgets one entry, beyond recovery, and tells whether it was there.

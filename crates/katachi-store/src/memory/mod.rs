@@ -25,7 +25,7 @@ mod entry;
 mod error;
 mod schema;
 
-pub use entry::{Entry, Limits, NamespaceUse};
+pub use entry::{Entry, Limits, MemoryActivity, NamespaceUse};
 pub use error::MemoryError;
 
 use std::sync::Arc;

@@ -6,7 +6,8 @@
 //! log ends at a commit or is damaged, the record of pages is reported.
 //!
 //! The ordinary run takes some bytes of each kind in every page;
-//! `KATACHI_LONG=1` takes all.
+//! `KATACHI_LONG=1` takes every byte of every page, and forty times as many of the
+//! log's.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -29,7 +30,16 @@ fn all() -> bool {
 
 /// The first and the last of a range and some between, or all of it.
 fn sample(range: Range<usize>, some: usize) -> Vec<usize> {
-    if all() || range.len() <= some {
+    spread(range.clone(), if all() { range.len() } else { some })
+}
+
+/// The same of a log, which takes longer to look at: forty times as many.
+fn sample_log(range: Range<usize>, some: usize) -> Vec<usize> {
+    spread(range, if all() { some * 40 } else { some })
+}
+
+fn spread(range: Range<usize>, some: usize) -> Vec<usize> {
+    if range.len() <= some {
         return range.collect();
     }
     let step = range.len() / some.max(2);
@@ -238,9 +248,9 @@ fn log_bytes(profile: Profile, log: &[u8]) -> Vec<usize> {
     let mut taken: Vec<usize> = (0..LOG_HEAD).collect();
     for start in (LOG_HEAD..log.len() - FRAME + 1).step_by(FRAME) {
         // Page number, size after a commit, two salts, two sums: four bytes each.
-        taken.extend(sample(start..start + FRAME_HEAD, 6));
+        taken.extend(sample_log(start..start + FRAME_HEAD, 6));
         for (_, range) in parts(profile, false) {
-            let in_page = sample(range, 2);
+            let in_page = sample_log(range, 2);
             taken.extend(in_page.into_iter().map(|at| start + FRAME_HEAD + at));
         }
     }
@@ -294,7 +304,7 @@ fn a_log_cut_anywhere_ends_at_a_commit() {
     let crashed = Crashed::new(Profile::Fast);
     let log = crashed.log();
     let mut last = 0;
-    let mut cuts = sample(0..log.len(), 60);
+    let mut cuts = sample_log(0..log.len(), 60);
     cuts.push(log.len());
     for length in cuts {
         let state = crashed.state_with(&log[..length]).unwrap();

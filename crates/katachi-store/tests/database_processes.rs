@@ -290,7 +290,7 @@ fn killed_stream() -> Result<(), Failed> {
         let mut child = start("stream", place.path());
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let mut last = 0;
-        for _ in 0..round * 7 % 61 {
+        for _ in 0..=round * 7 % 61 {
             let line = lines.next().and_then(Result::ok).unwrap_or_default();
             last = line.parse().unwrap_or_default();
         }

@@ -1,4 +1,4 @@
-//! A small chart for the terminal: one bar a number.
+//! Small charts for the terminal: upright bars for days, a lying one for a share.
 
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
@@ -18,9 +18,30 @@ pub(crate) fn bars(counts: &[u64]) -> String {
         .collect()
 }
 
+/// Draws a lying bar that is `width` cells long where `part` is `whole`, and
+/// never shorter than an eighth of a cell where there is anything.
+pub(crate) fn share(part: u64, whole: u64, width: usize) -> String {
+    const PARTS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+    let cells = width as u128 * 8;
+    let eighths = (u128::from(part) * cells).div_ceil(u128::from(whole.max(1)));
+    let eighths = usize::try_from(eighths.min(cells)).unwrap_or(0);
+    let bar = format!("{}{}", "█".repeat(eighths / 8), PARTS[eighths % 8]);
+    format!("{bar:<width$}")
+}
+
 #[cfg(test)]
 mod tests {
-    use super::bars;
+    use super::{bars, share};
+
+    #[test]
+    fn a_share_fills_its_width_and_the_smallest_is_seen() {
+        assert_eq!(share(8, 8, 4), "████");
+        assert_eq!(share(9, 8, 4), "████");
+        assert_eq!(share(3, 8, 4), "█▌  ");
+        assert_eq!(share(1, u64::MAX, 4), "▏   ");
+        assert_eq!(share(0, 8, 4), "    ");
+        assert_eq!(share(0, 0, 4), "    ");
+    }
 
     #[test]
     fn the_largest_reaches_the_top_and_zero_stays_a_dot() {

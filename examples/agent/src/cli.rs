@@ -352,6 +352,18 @@ pub(crate) enum History {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Memory {
+    /// What is remembered, workspace by workspace, and this one's entries
+    List {
+        /// Print as JSON
+        #[arg(long)]
+        json: bool,
+        /// How many entries
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+        /// Only entries with this tag
+        #[arg(long, value_name = "TAG")]
+        tag: Option<String>,
+    },
     /// Print an entry
     Get { key: String },
     /// Store an entry; without a value it comes from standard input

@@ -323,6 +323,47 @@ fn memory_comes_back_by_key_and_by_word_and_stays_in_its_workspace() {
 }
 
 #[test]
+fn memory_is_pictured_by_workspace_with_this_one_first() {
+    let place = Place::new();
+    assert!(
+        place
+            .agent(&["memory", "list"])
+            .stderr
+            .contains("memory set")
+    );
+    let other = place.home();
+    let elsewhere = ["--workspace", other.to_str().unwrap()];
+    let much = "x".repeat(4000);
+    place
+        .agent(&[&elsewhere[..], &["memory", "set", "big", &much]].concat())
+        .ok();
+    for key in ["pruning", "notes"] {
+        place
+            .agent(&["memory", "set", key, "short", "--tag", "garden"])
+            .ok();
+    }
+    let picture = place.agent(&["memory", "list"]).ok();
+    let lines: Vec<&str> = picture.lines().collect();
+    assert!(lines[0].contains("2 entries"), "{picture}");
+    assert!(
+        lines[0].contains("·█  ▏"),
+        "today, and a small share: {picture}"
+    );
+    assert!(lines[1].contains("1 entries"), "{picture}");
+    assert!(lines[1].contains("████████████"), "the largest: {picture}");
+    assert!(picture.contains("3.9 KiB (1% full)"), "{picture}");
+    assert!(picture.contains("pruning #garden") && !picture.contains("big"));
+
+    let json = place
+        .agent(&["memory", "list", "--json", "--tag", "garden"])
+        .ok();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["namespaces"].as_array().unwrap().len(), 2);
+    assert_eq!(json["entries"][0]["key"], "notes");
+    assert_eq!(json["entries"].as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn a_recovery_code_opens_the_vault_where_nothing_else_does() {
     let place = Place::new();
     place.agent_reading(KEY, &["key", "set", "anthropic"]).ok();

@@ -15,7 +15,7 @@ use crate::output::{BOLD, GOOD, QUIET, note, paint, print, print_json, printable
 
 /// Days in the chart.
 const DAYS: usize = 28;
-const MILLIS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
+pub(crate) const MILLIS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
 
 /// Does what was asked.
 ///
@@ -85,10 +85,15 @@ fn list(config: &Config, json: bool, limit: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The first of the last `days`, in days since 1970.
+pub(crate) fn first_day(days: usize) -> anyhow::Result<i64> {
+    let today = i64::try_from(crate::audit::now())? * 1000 / MILLIS_PER_DAY;
+    Ok(today - i64::try_from(days)? + 1)
+}
+
 /// One line with a bar for each of the last days.
 fn activity(history: &History) -> anyhow::Result<String> {
-    let today = i64::try_from(crate::audit::now())? * 1000 / MILLIS_PER_DAY;
-    let first = today - i64::try_from(DAYS)? + 1;
+    let first = first_day(DAYS)?;
     let mut counts = vec![0; DAYS];
     for day in history.activity(first * MILLIS_PER_DAY)? {
         if let Some(count) = usize::try_from(day.day - first)

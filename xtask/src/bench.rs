@@ -29,6 +29,9 @@ pub(crate) struct Options {
     /// How often ours and the peer are measured in turn
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// Measure what is large at its full size: a million messages to search
+    #[arg(long)]
+    long: bool,
     /// Write the table into the README
     #[arg(long)]
     write: bool,
@@ -71,7 +74,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let mut figures: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
     for round in 1..=options.rounds {
         eprintln!("--- round {round} of {}", options.rounds);
-        let printed = measure(&chosen)?;
+        let printed = measure(&chosen, options.long)?;
         for row in &chosen {
             let figure = |name| match row.source {
                 Source::Criterion(group) => estimate(group, name),
@@ -100,7 +103,7 @@ type Printed = BTreeMap<(&'static str, String), f64>;
 
 /// Runs every bench once and returns what was printed; the rest lies where
 /// criterion leaves it.
-fn measure(chosen: &[&Comparison]) -> Result<Printed> {
+fn measure(chosen: &[&Comparison], long: bool) -> Result<Printed> {
     let criterion = root().join("target/benches/criterion");
     let mut benches: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut printed = Printed::new();
@@ -128,6 +131,8 @@ fn measure(chosen: &[&Comparison]) -> Result<Printed> {
             ]);
             command.arg(format!("^{group}/")).stdout(std::io::stderr());
             command.env("CRITERION_HOME", &criterion);
+            // Always said, so that a variable left over decides nothing.
+            command.env("KATACHI_LONG", if long { "1" } else { "0" });
             ensure!(command.status()?.success(), "the bench {bench} failed");
         }
     }

@@ -162,22 +162,6 @@ fn check_machine() -> Result<(), SpawnError> {
 
 /// Where the command starts: inside, and never more than the plan shows.
 fn directory(plan: &Inner, wanted: Option<&Path>) -> Result<PathBuf, SpawnError> {
-    let Some(wanted) = wanted else {
-        let shown = plan.entries.iter().any(|entry| {
-            plan.workspace.starts_with(&entry.target) || entry.target.starts_with(&plan.workspace)
-        });
-        // A workspace that no rule opens is not there; the root always is.
-        return Ok(if shown {
-            plan.workspace.clone()
-        } else {
-            PathBuf::from("/")
-        });
-    };
-    let request = |problem: String| SpawnError::Request {
-        problem,
-        next_step: "start in the workspace, or open the directory in the policy".to_owned(),
-    };
-    let place = plan.workspace.join(wanted);
     // Below a private directory, what exists outside does not exist inside.
     let inside = |path: &Path| {
         covering(&plan.entries, path).is_some_and(|entry| match entry.kind {
@@ -186,6 +170,26 @@ fn directory(plan: &Inner, wanted: Option<&Path>) -> Result<PathBuf, SpawnError>
             _ => false,
         })
     };
+    let Some(wanted) = wanted else {
+        let leads_somewhere = |path: &Path| {
+            plan.entries
+                .iter()
+                .any(|entry| entry.target != path && entry.target.starts_with(path))
+        };
+        // A workspace that no rule opens is not there; the root always is.
+        return Ok(
+            if inside(&plan.workspace) || leads_somewhere(&plan.workspace) {
+                plan.workspace.clone()
+            } else {
+                PathBuf::from("/")
+            },
+        );
+    };
+    let request = |problem: String| SpawnError::Request {
+        problem,
+        next_step: "start in the workspace, or open the directory in the policy".to_owned(),
+    };
+    let place = plan.workspace.join(wanted);
     let real = std::fs::canonicalize(&place)
         .map_err(|error| request(format!("{}: {error}", place.display())))?;
     if inside(&real) {

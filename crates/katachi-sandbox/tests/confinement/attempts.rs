@@ -36,6 +36,10 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
     let path = |index: usize| Path::new(arguments.get(index).map_or("", String::as_str));
     match name {
         "read" => fs::read(path(0)).map(drop),
+        "directory" => {
+            println!("{}", std::env::current_dir()?.display());
+            Ok(())
+        }
         "list" => fs::read_dir(path(0))?.next().ok_or_else(nothing)?.map(drop),
         "append" => fs::File::options()
             .append(true)

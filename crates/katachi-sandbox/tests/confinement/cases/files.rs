@@ -78,6 +78,11 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[],
     },
     Case {
+        name: "a workspace that no rule opens is not entered",
+        run: unopened_workspace,
+        needs: &[],
+    },
+    Case {
         name: "no device can be made",
         run: device,
         needs: &[],
@@ -384,4 +389,30 @@ fn too_wide(bed: &Bed) -> Verdict {
         must(bed.plan(&bed.policy().write(path)).is_err(), path)?;
     }
     Ok(())
+}
+
+/// The workspace lies below the private `/tmp`, where it does not exist.
+fn unopened_workspace(bed: &Bed) -> Verdict {
+    let secret = bed.inside("secret");
+    std::fs::write(&secret, "secret").unwrap();
+    bed.control(&["read", &secret])?;
+    let mut policy = bed.policy();
+    policy.filesystem.write.clear();
+    let plan = bed.plan(&policy)?;
+    bed.denied_by(&plan, &["read", &secret])?;
+    let output = plan
+        .command(Bed::argv(&["directory"]))
+        .output()
+        .map_err(|error| error.to_string())?;
+    must(output.stdout == b"/\n", "it started somewhere else")?;
+    // A directory below it is open, so the way there exists.
+    std::fs::create_dir(bed.workspace.join("open")).unwrap();
+    let plan = bed.plan(&policy.write("open"))?;
+    let output = plan
+        .command(Bed::argv(&["directory"]))
+        .output()
+        .map_err(|error| error.to_string())?;
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    must(shown.trim_end() == text(&bed.workspace), &shown)?;
+    bed.denied_by(&plan, &["read", &secret])
 }

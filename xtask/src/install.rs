@@ -23,6 +23,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("libsecret-tools", "an independent client of it"),
     ("bubblewrap", "the peer of the sandbox benches"),
     ("git", "repositories inside the sandbox"),
+    ("busybox", "one program with many names inside the sandbox"),
     ("curl", "a client of allowed hosts inside the sandbox"),
     ("openssh-client", "a client that is refused there"),
     ("nginx-light", "the peer of the proxy bench, and its origin"),

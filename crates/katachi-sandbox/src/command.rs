@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use crate::approval::{Approver, Question};
 use crate::child::{Child, Output};
 use crate::error::SpawnError;
 use crate::plan::Plan;
@@ -20,6 +21,7 @@ pub struct Command {
     pub(crate) stdout: Stdio,
     pub(crate) stderr: Stdio,
     pub(crate) approved: bool,
+    pub(crate) approver: Option<Approver>,
 }
 
 impl Command {
@@ -33,6 +35,7 @@ impl Command {
             stdout: Stdio::inherit(),
             stderr: Stdio::inherit(),
             approved: false,
+            approver: None,
         }
     }
 
@@ -82,6 +85,32 @@ impl Command {
     #[must_use]
     pub fn approved(mut self) -> Self {
         self.approved = true;
+        self
+    }
+
+    /// Asks this function about every start that a rule of `commands.ask`
+    /// names: of the command itself, before anything runs, and of each program
+    /// that it or its descendants start. Without it such starts are refused.
+    ///
+    /// It is called from a thread for each question, and the program that
+    /// waits holds up nothing but those that wait for it. `limits.wall_time`
+    /// goes on.
+    ///
+    /// ```no_run
+    /// # use katachi_sandbox::{PlanOptions, Policy};
+    /// let plan = Policy::default()
+    ///     .allow("sh")
+    ///     .allow("@git")
+    ///     .ask(["git", "push"])
+    ///     .plan(&PlanOptions::new("/tmp/work"))?;
+    /// plan.command(["sh", "-c", "git push"])
+    ///     .ask_with(|question| question.argv.len() == 2)
+    ///     .output()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn ask_with(mut self, answer: impl Fn(&Question) -> bool + Send + Sync + 'static) -> Self {
+        self.approver = Some(Approver::new(answer));
         self
     }
 

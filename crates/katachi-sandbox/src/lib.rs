@@ -59,6 +59,7 @@
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+mod approval;
 pub mod bundle;
 pub mod child;
 mod codec;
@@ -67,6 +68,7 @@ mod digest;
 pub mod doctor;
 pub mod error;
 pub mod glob;
+mod guard;
 pub mod helper;
 mod network;
 pub mod plan;
@@ -82,6 +84,7 @@ mod platform;
 #[path = "unsupported.rs"]
 mod platform;
 
+pub use approval::Question;
 pub use child::{Child, Ending, Outcome, Output};
 pub use command::Command;
 pub use error::{PlanError, SpawnError};

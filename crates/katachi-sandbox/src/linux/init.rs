@@ -18,12 +18,17 @@ use super::inside::{self, Inside};
 use super::message::{End, Message};
 use super::root;
 use super::spec::{Identity, Spec};
-use super::sys::process::{Ended, Fork};
-use super::sys::{fd, namespace, process};
+use super::sys::process::{Change, Ended, Fork};
+use super::sys::{fd, namespace, process, trace};
+use super::tracer::Tracer;
 use super::usage::passed_limit;
 
 /// How often limits that the kernel does not keep are looked at.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// How many ends and stops are dealt with between two looks at everything
+/// else.
+const MOST_CHANGES: usize = 64;
 
 pub(super) enum Never {}
 
@@ -57,14 +62,21 @@ pub(super) fn run(
     };
     let control = ends.control;
     namespace::set_host_name("sandbox").step("set the host name")?;
-    process::hide_memory().step("hide the first process")?;
+    // Its memory is that of a program from outside, so even this process needs
+    // it open to trace its child. Nothing of the command runs until then.
+    process::open_memory(spec.guards.is_some()).step("hide the first process")?;
     let signals = process::child_signals().step("watch child processes")?;
     let started = Instant::now();
 
     let (mut running, mut ready) = io::pipe().step("create a pipe")?;
+    let (mut go, begin) = io::pipe().step("create a pipe")?;
     let command = match process::fork().step("fork the command")? {
         Fork::Child => {
-            drop((running, control, inside, signals));
+            drop((running, control, inside, signals, begin));
+            // Ends when the first process is ready to look.
+            let _ = go.read(&mut [0; 1]);
+            drop(go);
+            let _ = process::open_memory(false);
             let failure = match confine::become_command(spec, who) {
                 Ok(never) => match never {},
                 Err(failure) => failure,
@@ -75,7 +87,16 @@ pub(super) fn run(
         }
         Fork::Parent(pid) => pid,
     };
-    drop(ready);
+    drop((ready, go));
+    let tracer = match &spec.guards {
+        Some(guards) => {
+            trace::seize(command).step("trace the command")?;
+            Some(Tracer::new(spec, guards, command))
+        }
+        None => None,
+    };
+    process::open_memory(false).step("hide the first process")?;
+    drop(begin);
     let null = File::open("/dev/null").step("open /dev/null")?;
     fd::silence(null.as_fd()).step("let go of the command's pipes")?;
 
@@ -88,24 +109,38 @@ pub(super) fn run(
     Message::Started(gaps)
         .send(&mut &*status)
         .step("report the start")?;
-    let end = watch(spec, command, started, (control, inside), signals);
+    let watched = Watched {
+        command,
+        tracer,
+        status,
+    };
+    let end = watch(spec, watched, started, (control, inside), signals);
     if let Some(end) = end {
         let _ = Message::Ended(end).send(&mut &*status);
     }
     process::exit(0)
 }
 
+/// What is waited for.
+struct Watched<'a> {
+    command: libc::pid_t,
+    tracer: Option<Tracer<'a>>,
+    status: &'a File,
+}
+
 /// Waits for the end. `None` if the caller let go.
 fn watch(
     spec: &Spec,
-    command: libc::pid_t,
+    mut watched: Watched<'_>,
     started: Instant,
     (control, mut inside): (OwnedFd, Option<Inside>),
     signals: OwnedFd,
 ) -> Option<End> {
+    let control = File::from(control);
     let deadline = spec
         .wall_time_ms
         .map(|time| started + Duration::from_millis(time));
+    let mut busy = false;
     let counted = spec.memory.is_some() || spec.processes.is_some();
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -115,26 +150,51 @@ fn watch(
             (None, true) => Some(LOOK),
             (None, false) => None,
         };
+        let sleep = if busy { Some(Duration::ZERO) } else { sleep };
         let timeout = sleep.map_or(-1, |sleep| {
             i32::try_from(sleep.as_millis() + 1).unwrap_or(i32::MAX)
         });
         // Without a channel, the end of the control pipe is asked for twice.
         let channel = inside.as_ref().map_or(control.as_fd(), Inside::channel);
-        let Ok([control, child, channel]) =
+        let Ok([caller, child, channel]) =
             fd::poll([control.as_fd(), signals.as_fd(), channel], timeout)
         else {
             return None;
         };
-        if control.closed || control.readable {
+        if caller.closed {
             return None;
+        }
+        if caller.readable {
+            let tracer = watched.tracer.as_mut()?;
+            if !tracer.answers(&control, watched.status) {
+                return None;
+            }
         }
         if channel.readable || channel.closed {
             inside = inside.filter(Inside::answer);
         }
-        if child.readable {
+        if child.readable || busy {
             process::drain(signals.as_fd());
-            while let Some((pid, ended)) = process::reap() {
-                if pid == command {
+            // A command that keeps this loop going is still watched.
+            busy = true;
+            for _ in 0..MOST_CHANGES {
+                let Some((pid, change)) = process::reap() else {
+                    busy = false;
+                    break;
+                };
+                let ended = match change {
+                    Change::Ended(ended) => ended,
+                    Change::Stopped(stop) => {
+                        if let Some(tracer) = &mut watched.tracer {
+                            tracer.stopped(pid, stop, watched.status);
+                        }
+                        continue;
+                    }
+                };
+                if let Some(tracer) = &mut watched.tracer {
+                    tracer.ended(pid);
+                }
+                if pid == watched.command {
                     return Some(match ended {
                         Ended::Code(code) => End::Code(code),
                         Ended::Signal(signal) => End::Signal(signal),

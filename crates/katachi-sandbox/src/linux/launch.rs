@@ -13,18 +13,22 @@ use std::time::{Duration, Instant};
 
 use super::helper::{MARKER, is_installed};
 use super::inside::PROXY_PORT;
+use super::listen::Listener;
 use super::message::Message;
 use super::proxy::{self, Network};
-use super::running::{Killer, Placeholder, Running, Traces};
+use super::running::{Killer, Placeholder, Running, Status, Traces};
 use super::spec::{Doors, Identity, Mount, Source, Spec};
 use super::sys::{fd, net};
 use super::{confine, landlock_version};
+use crate::approval::Question;
 use crate::child::Child;
 use crate::command::Command;
 use crate::error::SpawnError;
+use crate::guard::command_line;
 use crate::network::host::Host;
 use crate::network::names::GATEWAY;
 use crate::plan::{Decision, Gate, Inner, Kind, Pin, covering, protected_names_in};
+use crate::report::Violation;
 
 /// Addresses that exist inside so that programs without a proxy reach them;
 /// further ones are reached by the proxy only.
@@ -37,7 +41,8 @@ pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {
     check_machine()?;
     let inner = command.plan.0.clone();
     let directory = directory(&inner, command.current_dir.as_deref())?;
-    let decided = inner.decide(&command.argv, &directory, command.approved);
+    let may_approve = command.approved || command.approver.is_some();
+    let decided = inner.decide(&command.argv, &directory, may_approve);
     let (program, real, rule) = match decided {
         Decision::Run {
             program,
@@ -46,6 +51,20 @@ pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {
         } => (program, real, rule),
         Decision::Denied(violation) => return Err(SpawnError::Denied(Box::new(violation))),
     };
+    let asking = rule.map(|rule| &inner.rules[rule]).filter(|rule| rule.ask);
+    if let Some(rule) = asking
+        && !command.approved
+        && !ask(&command, &program, &rule.text)
+    {
+        return Err(SpawnError::Denied(Box::new(Violation {
+            control: "exec".to_owned(),
+            operation: "exec".to_owned(),
+            target: command_line(&command.argv),
+            reason: format!("{} was asked about and refused", rule.text),
+            allow_with: None,
+        })));
+    }
+    let approved = asking.map(|rule| rule.text.clone());
     let mut traces = Traces::default();
     // What exists already is the user's own.
     traces.absent = inner
@@ -63,7 +82,23 @@ pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {
     spec.argv = command.argv.clone();
     spec.environment = environment(&inner, &command.env)?;
     spec.directory = directory;
+    spec.guards = inner.guards.clone();
+    spec.approved = approved;
+    spec.asks = command.approver.is_some();
     start(command, &spec, traces, &real)
+}
+
+/// Asks the caller about the command itself.
+fn ask(command: &Command, program: &Path, rule: &str) -> bool {
+    let question = Question {
+        program: program.to_owned(),
+        argv: command.argv.clone(),
+        rule: rule.to_owned(),
+    };
+    command
+        .approver
+        .as_ref()
+        .is_some_and(|approver| approver.approves(&question))
 }
 
 /// Starts the helper with a finished specification.
@@ -135,6 +170,10 @@ pub(super) fn start(
         }
         None => None,
     };
+    let messages = match &spec.guards {
+        Some(_) => Status::Listener(Listener::start(status, killer.clone(), command.approver)),
+        None => Status::Pipe(status),
+    };
     let mut enforcement = command.plan.enforcement();
     for (control, reason) in &gaps {
         enforcement.add_gap(control, reason);
@@ -144,7 +183,7 @@ pub(super) fn start(
         stdout: helper.stdout.take(),
         stderr: helper.stderr.take(),
         enforcement,
-        running: Running::new(helper, status, killer, started, traces, network),
+        running: Running::new(helper, messages, killer, started, traces, network),
     })
 }
 
@@ -219,7 +258,7 @@ pub(super) fn plan_spec(
 ) -> Result<Spec, SpawnError> {
     let opens = |gate: &Gate| match rule {
         Some(rule) => gate.opens_for(rule),
-        None => *gate == Gate::Always,
+        None => !matches!(gate, Gate::Rules(_)),
     };
     let (open, closed): (Vec<_>, Vec<_>) = plan
         .programs
@@ -455,7 +494,7 @@ fn refused(message: Message, program: &Path) -> SpawnError {
                 next_step,
             }
         }
-        Message::Started(_) | Message::Ended(_) => {
+        Message::Started(_) | Message::Ended(_) | Message::Refused { .. } | Message::Ask { .. } => {
             SpawnError::Helper("it answered out of order".to_owned())
         }
     }

@@ -1,5 +1,6 @@
 //! What the helper tells the caller, through one pipe.
 
+use std::ffi::OsString;
 use std::io::{self, Read, Write};
 
 use crate::codec::{Reader, Writer};
@@ -22,6 +23,20 @@ pub(super) enum Message {
     NotExecuted { code: i32 },
     /// The command ended.
     Ended(End),
+    /// A program was killed before its first instruction.
+    Refused {
+        program: String,
+        line: String,
+        reason: String,
+        allow_with: String,
+    },
+    /// A program waits before its first instruction for an answer.
+    Ask {
+        number: u64,
+        program: OsString,
+        argv: Vec<OsString>,
+        rule: String,
+    },
 }
 
 /// How the command ended.
@@ -33,8 +48,11 @@ pub(super) enum End {
     Limit(String),
 }
 
-/// Longest message that pipes keep in one piece.
-const LIMIT: usize = 4096;
+/// Longest message. Until the command runs, when several processes write, all
+/// are short enough for pipes to keep them in one piece.
+const LIMIT: usize = 1 << 16;
+/// Longest question, in bytes: one that cannot be shown in full is not asked.
+pub(super) const LONGEST_QUESTION: usize = 32 << 10;
 
 impl Message {
     pub(super) fn send(&self, pipe: &mut impl Write) -> io::Result<()> {
@@ -76,6 +94,29 @@ impl Message {
                     End::TimedOut => writer.number(2),
                     End::Limit(name) => writer.number(3).bytes(name.as_bytes()),
                 };
+            }
+            Self::Refused {
+                program,
+                line,
+                reason,
+                allow_with,
+            } => {
+                writer.number(5);
+                for text in [program, line, reason, allow_with] {
+                    writer.bytes(shorten(text).as_bytes());
+                }
+            }
+            Self::Ask {
+                number,
+                program,
+                argv,
+                rule,
+            } => {
+                writer.number(6).number(*number).text(program);
+                writer.list(argv.iter(), |writer, word| {
+                    writer.text(word);
+                });
+                writer.bytes(shorten(rule).as_bytes());
             }
         }
         let body = writer.finish();
@@ -132,6 +173,18 @@ impl Message {
                 3 => End::Limit(text(reader)?),
                 _ => return None,
             }),
+            5 => Self::Refused {
+                program: text(reader)?,
+                line: text(reader)?,
+                reason: text(reader)?,
+                allow_with: text(reader)?,
+            },
+            6 => Self::Ask {
+                number: reader.number()?,
+                program: reader.text()?,
+                argv: reader.list(Reader::text)?,
+                rule: text(reader)?,
+            },
             _ => return None,
         };
         reader.at_end().then_some(message)
@@ -160,6 +213,18 @@ mod tests {
             Message::Ended(End::Signal(9)),
             Message::Ended(End::TimedOut),
             Message::Ended(End::Limit("memory".into())),
+            Message::Refused {
+                program: "/usr/bin/git".into(),
+                line: "git push".into(),
+                reason: "no".into(),
+                allow_with: "yes".into(),
+            },
+            Message::Ask {
+                number: 7,
+                program: "/usr/bin/git".into(),
+                argv: vec!["git".into(), "".into()],
+                rule: "ask".into(),
+            },
         ];
         let mut pipe = Vec::new();
         for message in &messages {

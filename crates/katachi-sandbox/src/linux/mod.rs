@@ -17,12 +17,14 @@ mod helper;
 mod init;
 mod inside;
 mod launch;
+mod listen;
 mod message;
 mod proxy;
 mod root;
 mod running;
 mod spec;
 mod sys;
+mod tracer;
 mod usage;
 mod witness;
 

@@ -1,12 +1,13 @@
 //! The caller's hold on a running sandbox.
 
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter};
+use std::io::{self, PipeReader, PipeWriter, Write as _};
 use std::path::PathBuf;
 use std::process::Child;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use super::listen::Listener;
 use super::message::{End, Message};
 use super::proxy::Network;
 use crate::child::{Ending, Outcome};
@@ -16,12 +17,22 @@ use crate::report::Violation;
 /// Everything that has to be let go in the right order.
 pub(crate) struct Running {
     helper: Child,
-    status: PipeReader,
+    status: Status,
     killer: Killer,
     started: Instant,
     traces: Traces,
     network: Option<Network>,
     outcome: Option<Outcome>,
+}
+
+/// Where the helper's messages arrive.
+pub(super) enum Status {
+    /// Read by who waits.
+    Pipe(PipeReader),
+    /// Read by a thread, for sandboxes that say something while they run.
+    Listener(Listener),
+    /// Read to the end.
+    Read,
 }
 
 /// Closing the control pipe ends the sandbox.
@@ -56,6 +67,17 @@ impl Killer {
 
     pub(crate) fn kill(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Answers a question of the sandbox.
+    pub(super) fn answer(&self, number: u64, yes: bool) {
+        let mut control = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut answer = number.to_le_bytes().to_vec();
+        answer.push(yes.into());
+        if let Some(control) = control.as_mut() {
+            // An error means that nobody waits for it any more.
+            let _ = control.write_all(&answer);
+        }
     }
 
     fn was_used(&self) -> bool {
@@ -140,7 +162,7 @@ impl Traces {
 impl Running {
     pub(super) fn new(
         helper: Child,
-        status: PipeReader,
+        status: Status,
         killer: Killer,
         started: Instant,
         traces: Traces,
@@ -166,6 +188,9 @@ impl Running {
             Some(outcome) => outcome.violations.clone(),
             None => {
                 let mut found = self.refused_hosts();
+                if let Status::Listener(listener) = &self.status {
+                    found.extend(listener.violations());
+                }
                 found.extend(self.traces.violations());
                 found
             }
@@ -182,14 +207,21 @@ impl Running {
         if let Some(outcome) = &self.outcome {
             return Ok(outcome.clone());
         }
-        let mut end = None;
         // The pipe closes when helper and first process are gone, which the
         // kernel lets happen only after everything in the namespace is.
-        while let Some(message) = Message::receive(&mut self.status)? {
-            if let Message::Ended(seen) = message {
-                end = Some(seen);
+        let (end, refused) = match std::mem::replace(&mut self.status, Status::Read) {
+            Status::Pipe(mut pipe) => {
+                let mut end = None;
+                while let Some(message) = Message::receive(&mut pipe)? {
+                    if let Message::Ended(seen) = message {
+                        end = Some(seen);
+                    }
+                }
+                (end, Vec::new())
             }
-        }
+            Status::Listener(listener) => listener.finish()?,
+            Status::Read => (None, Vec::new()),
+        };
         self.helper.wait()?;
         let ending = match end {
             Some(End::Code(code)) => Ending::Code(code),
@@ -201,6 +233,7 @@ impl Running {
         };
         let mut violations = self.refused_hosts();
         self.network = None;
+        violations.extend(refused);
         violations.extend(self.traces.violations());
         violations.extend(self.traces.take_back());
         violations.extend(violation_of(&ending));

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::attempts::Attempts;
 use crate::codec::{Reader, Writer};
+use crate::guard::Guards;
 
 /// First bytes of a specification. Caller and helper are one program, so a
 /// mismatch means that the descriptor is not ours.
@@ -27,6 +28,12 @@ pub(super) struct Spec {
     pub(super) program: PathBuf,
     pub(super) real_program: PathBuf,
     pub(super) argv: Vec<OsString>,
+    /// What is checked at every start, if anything is.
+    pub(super) guards: Option<Guards>,
+    /// The rule under which the caller approved the command itself.
+    pub(super) approved: Option<String>,
+    /// Whether the caller can be asked about further starts.
+    pub(super) asks: bool,
     /// `NAME=value`.
     pub(super) environment: Vec<OsString>,
     pub(super) directory: PathBuf,
@@ -194,6 +201,11 @@ impl Spec {
         for limit in [self.memory, self.processes, self.disk, self.wall_time_ms] {
             write_option(&mut writer, limit);
         }
+        writer.list(self.guards.iter(), |writer, guards| guards.write(writer));
+        writer.list(self.approved.iter(), |writer, rule| {
+            writer.bytes(rule.as_bytes());
+        });
+        writer.flag(self.asks);
         writer.list(self.attempts.iter(), |writer, attempts| {
             attempts.write(writer)
         });
@@ -242,6 +254,11 @@ impl Spec {
             processes: read_option(reader)?,
             disk: read_option(reader)?,
             wall_time_ms: read_option(reader)?,
+            guards: reader.list(Guards::read)?.pop(),
+            approved: reader
+                .list(|reader| String::from_utf8(reader.bytes()?.to_vec()).ok())?
+                .pop(),
+            asks: reader.flag()?,
             attempts: reader.list(Attempts::read)?.pop(),
         };
         reader.at_end().then_some(spec)
@@ -296,6 +313,9 @@ mod tests {
             processes: None,
             disk: Some(0),
             wall_time_ms: None,
+            guards: Some(Guards(vec![crate::guard::Executable::default()])),
+            approved: Some("rule".into()),
+            asks: true,
             attempts: Some(Attempts {
                 protected: Some("/p".into()),
                 port: 443,

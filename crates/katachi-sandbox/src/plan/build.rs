@@ -74,7 +74,8 @@ pub(super) fn build(policy: &Policy, options: &PlanOptions) -> Result<Inner, Pla
     files::denied(&mut draft)?;
     programs::check_loaders(&mut draft)?;
     files::host_resolver(&mut draft)?;
-    Ok(finish(draft, network))
+    let guards = programs::guards(&mut draft)?;
+    Ok(finish(draft, network, guards))
 }
 
 fn workspace(options: &PlanOptions) -> Result<PathBuf, PlanError> {
@@ -131,7 +132,11 @@ fn check_environment(policy: &Policy) -> Result<(), PlanError> {
     Ok(())
 }
 
-fn finish(draft: Draft<'_>, network: network::Network) -> Inner {
+fn finish(
+    draft: Draft<'_>,
+    network: network::Network,
+    guards: Option<crate::guard::Guards>,
+) -> Inner {
     let home = draft.home.clone().unwrap_or_else(|| PathBuf::from("/tmp"));
     let entries = settle(draft.entries);
     let visible = |path: &Path| {
@@ -157,6 +162,7 @@ fn finish(draft: Draft<'_>, network: network::Network) -> Inner {
         })
         .collect();
     let mut inner = Inner {
+        guards,
         policy: draft.policy.clone(),
         workspace: draft.workspace,
         home,
@@ -245,6 +251,7 @@ fn hash(inner: &Inner) -> String {
     writer.list(inner.exec_trees.iter(), |writer, (path, _)| {
         writer.path(path);
     });
+    writer.list(inner.guards.iter(), |writer, guards| guards.write(writer));
     writer.list(inner.search_path.iter(), |writer, path| {
         writer.path(path);
     });

@@ -78,6 +78,11 @@ pub(super) fn enforcement(plan: &Plan) -> Enforcement {
             };
             let (requested, mechanism) = match *id {
                 "network" => network(inner),
+                "argv" if inner.guards.is_some() => (
+                    (*requested).to_owned(),
+                    "a tracer that looks at file and arguments before the first instruction"
+                        .to_owned(),
+                ),
                 _ => ((*requested).to_owned(), (*mechanism).to_owned()),
             };
             Control {
@@ -96,6 +101,11 @@ pub(super) fn enforcement(plan: &Plan) -> Enforcement {
     if !inner.network.rules.allow.is_empty() {
         residual.push(
             "what the command can read can leave through an allowed host: to accounts of others there, in names below a `*.`, in what TLS hides".to_owned(),
+        );
+    }
+    if inner.guards.is_some() {
+        residual.push(
+            "what an argument rule refuses, a program that runs any code it is given can do by itself, within the same files and hosts".to_owned(),
         );
     }
     if inner.write_roots_hold_code() {
@@ -143,10 +153,12 @@ impl super::Inner {
 fn standing_gaps(plan: &Plan, landlock_abi: u32) -> Vec<(&'static str, String)> {
     let inner = &plan.0;
     let mut gaps = Vec::new();
-    if inner
-        .entries
-        .iter()
-        .any(|entry| entry.access.load && entry.is_directory())
+    // A tracer sees the loader and refuses it.
+    if inner.guards.is_none()
+        && inner
+            .entries
+            .iter()
+            .any(|entry| entry.access.load && entry.is_directory())
     {
         gaps.push((
             "exec",

@@ -69,6 +69,8 @@ pub(crate) struct Inner {
     pub(crate) links: BTreeMap<PathBuf, PathBuf>,
     /// Files the kernel lets the command execute.
     pub(crate) programs: Vec<programs::Program>,
+    /// What is checked at every start; `None` if the kernel's list says all.
+    pub(crate) guards: Option<crate::guard::Guards>,
     /// Directories below which every file can be executed, with the rule.
     pub(crate) exec_trees: Vec<(PathBuf, String)>,
     /// Rules of `commands`, with the files they stand for.

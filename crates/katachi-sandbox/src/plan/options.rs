@@ -17,13 +17,16 @@ pub struct PlanOptions {
 /// What to do with rules that restrict arguments, such as
 /// `["git", "status"]`.
 ///
-/// The kernel knows files, not arguments. Nothing checks the arguments of
-/// programs that the command starts in turn.
+/// The kernel knows files, not arguments, so something has to look at every
+/// start. The same goes for rules of `commands.ask`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ArgvRules {
-    /// Refuse the policy.
+    /// Stop every program, the command and all its descendants, before its
+    /// first instruction, and look at the file and the arguments that are then
+    /// in place. Costs a stop for each start of a process; programs inside
+    /// cannot be debugged.
     #[default]
-    Refuse,
+    EveryProcess,
     /// Check the arguments of the command itself, keep the program from every
     /// other command, and report the control as partial.
     FirstProcess,

@@ -6,9 +6,11 @@
 //! a puzzle at run time.
 
 mod decide;
+mod forms;
 mod image;
 
 pub(crate) use decide::Decision;
+pub(super) use forms::guards;
 
 use std::path::{Path, PathBuf};
 
@@ -40,12 +42,16 @@ pub(crate) enum Gate {
     Always,
     /// Only in a run that started under one of these rules.
     Rules(Vec<usize>),
+    /// By everything, if its arguments pass a check at each start.
+    Checked,
+    /// By the kernel, to start another program; by name it is checked too.
+    Loader,
 }
 
 impl Gate {
     pub(crate) fn opens_for(&self, rule: usize) -> bool {
         match self {
-            Self::Always => true,
+            Self::Always | Self::Checked | Self::Loader => true,
             Self::Rules(rules) => rules.contains(&rule),
         }
     }
@@ -55,6 +61,10 @@ impl Gate {
             (Self::Always, _) => {}
             (_, Self::Always) => *self = Self::Always,
             (Self::Rules(mine), Self::Rules(others)) => mine.extend(others),
+            // Kept from others it could start nothing for them.
+            (Self::Loader, Self::Rules(_)) | (_, Self::Loader) => {}
+            (_, Self::Checked) => *self = Self::Checked,
+            (Self::Checked, Self::Rules(_)) => {}
         }
     }
 }
@@ -86,24 +96,12 @@ pub(super) fn resolve(draft: &mut Draft<'_>) -> Result<(), PlanError> {
     for (rule, ask) in rules.chain(commands.ask.iter().map(|rule| (rule, true))) {
         let text = format!("commands.{} = {rule}", if ask { "ask" } else { "allow" });
         let limited = matches!(rule, CommandRule::Argv(words) if words.len() > 1);
-        if limited && draft.options.argv_rules == ArgvRules::Refuse {
-            return Err(PlanError::NotEnforceable {
-                rule: text,
-                problem: "this version cannot check the arguments of programs that the command \
-                          starts in turn"
-                    .to_owned(),
-                next_step: format!(
-                    "allow {:?} with any arguments, or plan with ArgvRules::FirstProcess, which \
-                     checks the command itself and keeps the program from every other command",
-                    rule.program()
-                ),
-            });
-        }
         let index = draft.rules.len();
-        let gate = if ask || limited {
-            Gate::Rules(vec![index])
-        } else {
-            Gate::Always
+        let everywhere = draft.options.argv_rules == ArgvRules::EveryProcess;
+        let gate = match ask || limited {
+            true if everywhere => Gate::Checked,
+            true => Gate::Rules(vec![index]),
+            false => Gate::Always,
         };
         let files = files_of(draft, rule, &text)?;
         for file in &files {
@@ -113,7 +111,7 @@ pub(super) fn resolve(draft: &mut Draft<'_>) -> Result<(), PlanError> {
                 admit(draft, &file.found, &gate, &text, 0)?;
             }
         }
-        if limited {
+        if limited && !everywhere {
             draft.gaps.push((
                 "argv",
                 format!("{text}: the arguments of the command itself are checked, those of programs it starts are not"),
@@ -165,6 +163,7 @@ fn report_unasked(draft: &mut Draft<'_>) {
             let opened_by = draft
                 .programs
                 .iter()
+                .filter(|_| draft.options.argv_rules == ArgvRules::FirstProcess)
                 .find(|program| program.path == file.real && program.gate == Gate::Always)
                 .map(|program| &program.rule);
             let tree = draft
@@ -354,6 +353,7 @@ fn admit(
         Image::Script {
             interpreter,
             argument,
+            option: _,
         } => {
             let reason = format!("{rule}, as the interpreter of {}", real.display());
             if !interpreter.exists() {
@@ -387,7 +387,7 @@ fn admit(
                     draft.programs.push(Program {
                         pin: pin(&resolved.path)?,
                         path: resolved.path,
-                        gate: Gate::Always,
+                        gate: Gate::Loader,
                         rule: format!("{rule}, as the loader of {}", real.display()),
                     });
                 }

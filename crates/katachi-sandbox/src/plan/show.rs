@@ -43,6 +43,8 @@ impl fmt::Display for Plan {
         for program in &plan.programs {
             let gate = match program.gate {
                 Gate::Always => "",
+                Gate::Checked => " [checked at each start]",
+                Gate::Loader => " [to start others]",
                 Gate::Rules(_) => " [only as the command itself]",
             };
             let path = one_line(program.path.display());

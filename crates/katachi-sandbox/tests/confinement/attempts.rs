@@ -125,6 +125,7 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
             .map(drop)
         }
         "execute" => execute(path(0), &arguments[1..]),
+        "execute-flipping" => execute_flipping(path(0), text(1), text(2), number(3)),
         "execute-copy" => {
             fs::copy(path(0), path(1))?;
             fs::set_permissions(path(1), fs::Permissions::from_mode(0o755))?;
@@ -355,6 +356,38 @@ fn execute(program: &Path, arguments: &[String]) -> io::Result<()> {
         .stdout(std::process::Stdio::null())
         .status()?;
     found(status.code().is_some_and(|code| code == 0))
+}
+
+/// Starts a program again and again while another thread changes its argument
+/// between two words of one length.
+fn execute_flipping(program: &Path, one: &str, other: &str, times: u64) -> io::Result<()> {
+    let word = raw::shared_memory(4096)?;
+    word.fill(0);
+    word[..one.len()].copy_from_slice(one.as_bytes());
+    let address = word.as_ptr() as u64;
+    let (one, other) = (one.as_bytes().to_vec(), other.as_bytes().to_vec());
+    std::thread::spawn(move || {
+        loop {
+            for wanted in [&one, &other] {
+                // The last part of the path is all that differs.
+                word[..wanted.len()].copy_from_slice(wanted);
+                std::hint::spin_loop();
+            }
+        }
+    });
+    let program = c_string(program);
+    let name = c"touch";
+    let argv = [raw::address(name.to_bytes()), address, 0];
+    let argv: Vec<u8> = argv.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let environment = [0_u8; 8];
+    for _ in 0..times {
+        raw::execute_in_child(
+            raw::address(program.as_bytes()),
+            raw::address(argv.as_slice()),
+            raw::address(&environment),
+        );
+    }
+    Ok(())
 }
 
 fn execute_memory(program: &Path) -> io::Result<()> {

@@ -49,6 +49,21 @@ pub(crate) fn fork() -> bool {
     unsafe { libc::fork() == 0 }
 }
 
+/// Executes in a child and waits for its end. Makes nothing but system calls
+/// in the child, since other threads may hold locks.
+pub(crate) fn execute_in_child(program: u64, argv: u64, environment: u64) {
+    // SAFETY: the child calls execve and _exit alone; the addresses are those
+    // of buffers in this process, which the child has as well.
+    unsafe {
+        let pid = libc::fork();
+        if pid == 0 {
+            libc::syscall(libc::SYS_execve, program, argv, environment);
+            libc::_exit(1);
+        }
+        libc::waitpid(pid, std::ptr::null_mut(), 0);
+    }
+}
+
 /// Memory that other processes could share, touched.
 pub(crate) fn shared_memory(length: usize) -> io::Result<&'static mut [u8]> {
     let (access, kind) = (

@@ -42,12 +42,26 @@ pub(in crate::platform) fn wait(pid: libc::pid_t) -> io::Result<Ended> {
     }
 }
 
-/// Any child that has ended already.
-pub(in crate::platform) fn reap() -> Option<(libc::pid_t, Ended)> {
+/// What became of a child, or of a process that is traced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::platform) enum Change {
+    Ended(Ended),
+    /// Only traced ones are reported so.
+    Stopped(super::trace::Stop),
+}
+
+/// Any child that has changed already.
+pub(in crate::platform) fn reap() -> Option<(libc::pid_t, Change)> {
     let mut status = 0;
     // SAFETY: `status` outlives the call.
     let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::__WALL) };
-    (pid > 0).then(|| (pid, ended(status)))
+    (pid > 0).then(|| {
+        let change = match libc::WIFSTOPPED(status) {
+            true => Change::Stopped(super::trace::stop(status)),
+            false => Change::Ended(ended(status)),
+        };
+        (pid, change)
+    })
 }
 
 fn ended(status: libc::c_int) -> Ended {
@@ -84,10 +98,11 @@ pub(in crate::platform) fn die_with_parent() -> io::Result<()> {
     Ok(())
 }
 
-/// Keeps other processes of the same user from reading this one's memory.
-pub(in crate::platform) fn hide_memory() -> io::Result<()> {
+/// Says whether other processes of the same user may read this one's memory
+/// and trace it.
+pub(in crate::platform) fn open_memory(open: bool) -> io::Result<()> {
     // SAFETY: integers.
-    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) }.into())?;
+    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, libc::c_long::from(open), 0, 0, 0) }.into())?;
     Ok(())
 }
 

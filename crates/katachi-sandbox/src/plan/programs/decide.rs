@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::{Found, search};
+use crate::guard::{allow_with, command_line};
 use crate::plan::{Inner, resolve};
 use crate::report::Violation;
 
@@ -93,16 +94,7 @@ impl Inner {
             return self.denied(&shown, reason, Some(allow_with));
         }
         let reason = format!("the arguments do not start as {} wants", near.join(" or "));
-        let words: Vec<_> = argv
-            .iter()
-            .take(2)
-            .map(|word| word.to_string_lossy())
-            .collect();
-        self.denied(
-            &command_line(argv),
-            reason,
-            Some(format!("[commands] allow = [{words:?}]")),
-        )
+        self.denied(&command_line(argv), reason, Some(allow_with(argv)))
     }
 
     fn find(&self, word: &OsString, directory: &Path) -> Option<Found> {
@@ -137,11 +129,4 @@ pub(super) fn same(rule: &Found, asked: &Found) -> bool {
     rule.real == asked.real
         && (rule.found.file_name() == asked.found.file_name()
             || rule.real.file_name() == asked.found.file_name())
-}
-
-fn command_line(argv: &[OsString]) -> String {
-    argv.iter()
-        .map(|word| word.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ")
 }

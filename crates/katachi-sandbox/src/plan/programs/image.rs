@@ -11,7 +11,11 @@ pub(super) enum Image {
     /// A text that begins with `#!`.
     Script {
         interpreter: PathBuf,
+        /// The program that `env` would start.
         argument: Option<String>,
+        /// Everything behind the interpreter, which the kernel passes on as
+        /// one word.
+        option: Option<String>,
     },
     /// An ELF file that names its loader.
     Dynamic { loader: PathBuf },
@@ -51,9 +55,11 @@ fn script(line: &[u8]) -> Option<Image> {
         .split([' ', '\t'])
         .find(|word| !word.is_empty() && !word.starts_with('-') && !word.contains('='))
         .map(str::to_owned);
+    let option = Some(rest.trim_start_matches([' ', '\t']).to_owned());
     Some(Image::Script {
         interpreter: interpreter.into(),
         argument,
+        option: option.filter(|option| !option.is_empty()),
     })
 }
 
@@ -94,18 +100,23 @@ mod tests {
 
     #[test]
     fn reads_script_headers() {
-        let script = |interpreter: &str, argument: Option<&str>| Image::Script {
-            interpreter: interpreter.into(),
-            argument: argument.map(str::to_owned),
-        };
-        assert_eq!(Image::parse(b"#!/bin/sh\necho"), script("/bin/sh", None));
+        let script =
+            |interpreter: &str, argument: Option<&str>, option: Option<&str>| Image::Script {
+                interpreter: interpreter.into(),
+                argument: argument.map(str::to_owned),
+                option: option.map(str::to_owned),
+            };
+        assert_eq!(
+            Image::parse(b"#!/bin/sh\necho"),
+            script("/bin/sh", None, None)
+        );
         assert_eq!(
             Image::parse(b"#! /usr/bin/env  node\n"),
-            script("/usr/bin/env", Some("node"))
+            script("/usr/bin/env", Some("node"), Some("node"))
         );
         assert_eq!(
             Image::parse(b"#!/usr/bin/env -S A=1 python3 -u\n"),
-            script("/usr/bin/env", Some("python3"))
+            script("/usr/bin/env", Some("python3"), Some("-S A=1 python3 -u"))
         );
         assert_eq!(Image::parse(b"#!sh\n"), Image::Other);
         assert_eq!(Image::parse(b""), Image::Other);

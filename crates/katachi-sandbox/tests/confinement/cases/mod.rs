@@ -1,6 +1,7 @@
 //! Every case, by what is attacked.
 
 mod agreement;
+mod arguments;
 mod execution;
 mod files;
 mod kernel;
@@ -28,6 +29,7 @@ pub(crate) fn all() -> Vec<Case> {
         files::CASES,
         repositories::CASES,
         execution::CASES,
+        arguments::CASES,
         network::CASES,
         proxy::CASES,
         online::CASES,

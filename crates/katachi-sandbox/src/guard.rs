@@ -1,0 +1,303 @@
+//! Which executed images are allowed with which arguments.
+//!
+//! The table is made with the plan and asked at every `exec`, after the kernel
+//! has put the new program in place and before its first instruction. What is
+//! compared is therefore final: the file by its number, and the words that lie
+//! on its stack. What it does not know it refuses.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+use crate::codec::{Reader, Writer};
+
+/// Device and inode.
+pub(crate) type FileNumber = (u64, u64);
+
+/// Every file that can be executed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Guards(pub(crate) Vec<Executable>);
+
+/// One file and its uses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Executable {
+    pub(crate) file: FileNumber,
+    /// A rule allows it with any arguments.
+    pub(crate) free: bool,
+    /// A rule is about its arguments, so one of its forms must fit.
+    pub(crate) guarded: bool,
+    pub(crate) forms: Vec<Form>,
+}
+
+/// One allowed way to call it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Form {
+    /// What its first word may be, without directories. Some programs are
+    /// many and go by that word. Empty: anything.
+    pub(crate) names: Vec<OsString>,
+    /// The words after the first start so.
+    pub(crate) words: Vec<OsString>,
+    /// Which of the words is the script, where the file is an interpreter.
+    pub(crate) script: Option<usize>,
+    /// Whether somebody has to be asked each time.
+    pub(crate) ask: bool,
+    /// The rule, as reports show it.
+    pub(crate) rule: String,
+}
+
+/// The answer for one image.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Ruling<'a> {
+    Allow,
+    /// If somebody agrees.
+    Ask(&'a Form),
+    Deny(String),
+}
+
+impl Form {
+    fn fits(&self, argv: &[OsString]) -> bool {
+        let Some((name, words)) = argv.split_first() else {
+            return false;
+        };
+        let named = self.names.is_empty()
+            || Path::new(name)
+                .file_name()
+                .is_some_and(|name| self.names.iter().any(|known| known == name));
+        named && words.starts_with(&self.words)
+    }
+
+    /// Whether it is this form's script, with whatever arguments.
+    fn is_script(&self, argv: &[OsString]) -> bool {
+        self.script
+            .is_some_and(|index| argv.get(index + 1) == self.words.get(index))
+    }
+}
+
+impl Guards {
+    /// Decides about an image. `in_tree` is whether it lies where
+    /// everything can be executed.
+    pub(crate) fn rule_on(&self, file: FileNumber, argv: &[OsString], in_tree: bool) -> Ruling<'_> {
+        let known = self.0.iter().find(|executable| executable.file == file);
+        let Some(known) = known else {
+            return match in_tree {
+                true => Ruling::Allow,
+                false => Ruling::Deny("no rule of commands.allow names it".to_owned()),
+            };
+        };
+        let fitting = || known.forms.iter().filter(|form| form.fits(argv));
+        // Asking comes first: it is the narrower rule.
+        if let Some(form) = fitting().find(|form| form.ask) {
+            return Ruling::Ask(form);
+        }
+        if fitting().next().is_some() {
+            return Ruling::Allow;
+        }
+        let is_script = known.forms.iter().any(|form| form.is_script(argv));
+        if (known.free && !known.guarded && !is_script) || (in_tree && !known.guarded) {
+            return Ruling::Allow;
+        }
+        let near: Vec<&str> = known
+            .forms
+            .iter()
+            .filter(|form| !form.ask)
+            .map(|form| form.rule.as_str())
+            .collect();
+        Ruling::Deny(match near.as_slice() {
+            [] if known.guarded => "no rule of commands.allow names it".to_owned(),
+            [] => "it is a loader or an interpreter, which is executable for others and not called by name".to_owned(),
+            near => {
+                let mut near = near.to_vec();
+                near.dedup();
+                format!("its name and arguments do not start as {} wants", near.join(" or "))
+            }
+        })
+    }
+
+    /// The entry for a file, made if there is none.
+    pub(crate) fn entry(&mut self, file: FileNumber) -> &mut Executable {
+        let index = self.0.iter().position(|known| known.file == file);
+        let index = index.unwrap_or_else(|| {
+            self.0.push(Executable {
+                file,
+                ..Executable::default()
+            });
+            self.0.len() - 1
+        });
+        &mut self.0[index]
+    }
+
+    pub(crate) fn write(&self, writer: &mut Writer) {
+        writer.list(self.0.iter(), |writer, executable| {
+            writer
+                .number(executable.file.0)
+                .number(executable.file.1)
+                .flag(executable.free)
+                .flag(executable.guarded);
+            writer.list(executable.forms.iter(), |writer, form| {
+                for words in [&form.names, &form.words] {
+                    writer.list(words.iter(), |writer, word| {
+                        writer.text(word);
+                    });
+                }
+                let script = form.script.map_or(0, |index| index as u64 + 1);
+                writer.number(script).flag(form.ask);
+                writer.bytes(form.rule.as_bytes());
+            });
+        });
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let form = |reader: &mut Reader<'_>| {
+            Some(Form {
+                names: reader.list(Reader::text)?,
+                words: reader.list(Reader::text)?,
+                script: usize::try_from(reader.number()?).ok()?.checked_sub(1),
+                ask: reader.flag()?,
+                rule: String::from_utf8(reader.bytes()?.to_vec()).ok()?,
+            })
+        };
+        let executable = |reader: &mut Reader<'_>| {
+            Some(Executable {
+                file: (reader.number()?, reader.number()?),
+                free: reader.flag()?,
+                guarded: reader.flag()?,
+                forms: reader.list(form)?,
+            })
+        };
+        reader.list(executable).map(Self)
+    }
+}
+
+/// The words of an argv as one line for people.
+pub(crate) fn command_line<S: AsRef<OsStr>>(argv: &[S]) -> String {
+    argv.iter()
+        .map(|word| word.as_ref().to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// The line of policy that would allow an argv.
+pub(crate) fn allow_with<S: AsRef<OsStr>>(argv: &[S]) -> String {
+    let words: Vec<_> = argv
+        .iter()
+        .take(2)
+        .map(|word| word.as_ref().to_string_lossy())
+        .collect();
+    format!("[commands] allow = [{words:?}]")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn words(text: &str) -> Vec<OsString> {
+        text.split_whitespace().map(Into::into).collect()
+    }
+
+    fn form(name: &str, tail: &str, ask: bool) -> Form {
+        Form {
+            names: words(name),
+            words: words(tail),
+            ask,
+            rule: format!("{name} {tail}"),
+            ..Form::default()
+        }
+    }
+
+    fn guards() -> Guards {
+        let mut guards = Guards::default();
+        let git = guards.entry((1, 1));
+        git.guarded = true;
+        git.forms = vec![form("git", "status", false), form("git", "push", true)];
+        guards.entry((1, 2)).free = true;
+        guards.entry((1, 3));
+        guards.entry((1, 4)).forms = vec![Form {
+            words: words("/usr/bin/npm install"),
+            script: Some(0),
+            rule: "npm install".into(),
+            ..Form::default()
+        }];
+        guards
+    }
+
+    #[test]
+    fn a_guarded_file_runs_in_its_forms_alone() {
+        let guards = guards();
+        let on = |argv: &str| guards.rule_on((1, 1), &words(argv), false);
+        assert_eq!(on("/usr/bin/git status -s"), Ruling::Allow);
+        assert!(matches!(on("git push"), Ruling::Ask(_)));
+        for argv in [
+            "git",
+            "git -C . status",
+            "git-push status",
+            "status push",
+            "",
+        ] {
+            assert!(matches!(on(argv), Ruling::Deny(_)), "{argv}");
+        }
+        // Not even where everything else may run.
+        assert!(matches!(
+            guards.rule_on((1, 1), &words("git pull"), true),
+            Ruling::Deny(_)
+        ));
+    }
+
+    #[test]
+    fn an_interpreter_runs_its_script_alone() {
+        let guards = guards();
+        let on = |argv: &str| guards.rule_on((1, 4), &words(argv), false);
+        assert_eq!(on("/usr/bin/node /usr/bin/npm install x"), Ruling::Allow);
+        for argv in [
+            "node",
+            "node -e x",
+            "node /usr/bin/npm publish",
+            "node ./npm install",
+        ] {
+            assert!(matches!(on(argv), Ruling::Deny(_)), "{argv}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        let guards = guards();
+        assert_eq!(
+            guards.rule_on((1, 2), &words("any thing"), false),
+            Ruling::Allow
+        );
+        for file in [(1, 3), (1, 9), (2, 1)] {
+            assert!(matches!(
+                guards.rule_on(file, &words("git status"), false),
+                Ruling::Deny(_)
+            ));
+        }
+        assert_eq!(guards.rule_on((1, 9), &words("x"), true), Ruling::Allow);
+    }
+
+    #[test]
+    fn arrives_as_it_was_sent() {
+        let guards = guards();
+        let mut writer = Writer::default();
+        guards.write(&mut writer);
+        let bytes = writer.finish();
+        let reader = &mut Reader::new(&bytes);
+        assert_eq!(Guards::read(reader), Some(guards));
+        assert!(reader.at_end());
+    }
+
+    proptest! {
+        /// Against a rule spelled out word by word.
+        #[test]
+        fn only_a_prefix_of_whole_words_fits(
+            argv in proptest::collection::vec("[a-c]{0,2}", 0..5),
+            wanted in proptest::collection::vec("[a-c]{0,2}", 0..3),
+        ) {
+            let argv: Vec<OsString> = argv.into_iter().map(Into::into).collect();
+            let form = Form { names: vec!["a".into()], words: wanted.iter().map(Into::into).collect(), ..Form::default() };
+            let mut expected = argv.first().is_some_and(|name| name == "a");
+            for (index, word) in wanted.iter().enumerate() {
+                expected &= argv.get(index + 1).is_some_and(|seen| seen.to_str() == Some(word));
+            }
+            prop_assert_eq!(form.fits(&argv), expected);
+        }
+    }
+}

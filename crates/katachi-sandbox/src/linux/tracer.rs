@@ -1,0 +1,199 @@
+//! Looks at every program before its first instruction.
+//!
+//! The kernel stops a traced process once the new program is in place. Its
+//! memory belongs to it alone then, and none of its instructions has run, so
+//! the file and the words that are read here are those that it would run
+//! with, whatever others wrote while it was starting.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+
+use super::message::{LONGEST_QUESTION, Message};
+use super::spec::Spec;
+use super::sys::process;
+use super::sys::trace::{self, Stop};
+use crate::guard::{Guards, Ruling, allow_with, command_line};
+
+/// The most programs that wait for an answer at one time.
+const MOST_WAITING: usize = 64;
+/// The most bytes of arguments that are looked at; forms are shorter.
+const MOST_WORDS: u64 = 1 << 18;
+
+/// Follows the command and all it starts.
+pub(super) struct Tracer<'a> {
+    spec: &'a Spec,
+    guards: &'a Guards,
+    command: libc::pid_t,
+    /// The rule under which the command's own start is approved already.
+    approved: Option<&'a str>,
+    /// Questions without an answer, and who waits.
+    waiting: Vec<(u64, libc::pid_t)>,
+    asked: u64,
+}
+
+impl<'a> Tracer<'a> {
+    pub(super) fn new(spec: &'a Spec, guards: &'a Guards, command: libc::pid_t) -> Self {
+        Self {
+            spec,
+            guards,
+            command,
+            approved: spec.approved.as_deref(),
+            waiting: Vec::new(),
+            asked: 0,
+        }
+    }
+
+    /// Deals with a process that stands still.
+    pub(super) fn stopped(&mut self, pid: libc::pid_t, stop: Stop, status: &File) {
+        match stop {
+            Stop::Signal(signal) => trace::resume(pid, signal),
+            Stop::Group => trace::leave_stopped(pid),
+            Stop::Executed => self.executed(pid, status),
+        }
+    }
+
+    /// Forgets what a process that is gone waited for.
+    pub(super) fn ended(&mut self, pid: libc::pid_t) {
+        self.waiting.retain(|(_, waits)| *waits != pid);
+    }
+
+    /// Takes answers from the caller: a number and a verdict each. `false` at
+    /// the end.
+    pub(super) fn answers(&mut self, control: &File, status: &File) -> bool {
+        let mut answer = [0; 9];
+        if (&*control).read_exact(&mut answer).is_err() {
+            return false;
+        }
+        let [number @ .., yes] = answer;
+        let number = u64::from_le_bytes(number);
+        let place = self.waiting.iter().position(|(asked, _)| *asked == number);
+        if let Some(place) = place {
+            let (_, pid) = self.waiting.swap_remove(place);
+            if yes == 1 {
+                trace::resume(pid, 0);
+            } else {
+                self.refuse(pid, "the caller was asked and refused it", status);
+            }
+        }
+        true
+    }
+
+    fn executed(&mut self, pid: libc::pid_t, status: &File) {
+        let image = match Image::of(pid) {
+            Ok(image) => image,
+            // It is being killed, or cannot be looked at.
+            Err(error) => {
+                return self.refuse(pid, &format!("it cannot be looked at: {error}"), status);
+            }
+        };
+        let in_tree = !image.deleted
+            && self
+                .spec
+                .exec_trees
+                .iter()
+                .any(|tree| image.program.starts_with(tree));
+        match self.guards.rule_on(image.file, &image.argv, in_tree) {
+            Ruling::Allow => trace::resume(pid, 0),
+            Ruling::Deny(reason) => self.refuse(pid, &reason, status),
+            Ruling::Ask(form) => {
+                let rule = form.rule.clone();
+                if pid == self.command && self.approved == Some(rule.as_str()) {
+                    self.approved = None;
+                    return trace::resume(pid, 0);
+                }
+                self.ask(pid, image, rule, status);
+            }
+        }
+    }
+
+    fn ask(&mut self, pid: libc::pid_t, image: Image, rule: String, status: &File) {
+        let length: usize = image.argv.iter().map(|word| word.len() + 8).sum();
+        let problem = if !self.spec.asks {
+            Some("and nobody could be asked")
+        } else if image.cut || length + image.program.as_os_str().len() > LONGEST_QUESTION {
+            Some("and its arguments are too long to be shown")
+        } else if self.waiting.len() == MOST_WAITING {
+            Some("and too many others wait for an answer")
+        } else {
+            None
+        };
+        if let Some(problem) = problem {
+            let reason = format!("{rule} needs approval for each start, {problem}");
+            return self.refuse(pid, &reason, status);
+        }
+        self.asked += 1;
+        let question = Message::Ask {
+            number: self.asked,
+            program: image.program.into_os_string(),
+            argv: image.argv,
+            rule,
+        };
+        if question.send(&mut &*status).is_err() {
+            return process::kill(pid);
+        }
+        self.waiting.push((self.asked, pid));
+    }
+
+    /// Kills a process that has not begun, and says why.
+    fn refuse(&self, pid: libc::pid_t, reason: &str, status: &File) {
+        let image = Image::of(pid).ok();
+        process::kill(pid);
+        let Some(image) = image else { return };
+        let mut suggested = image.argv.clone();
+        if let Some(first) = suggested.first_mut() {
+            *first = match image.program.file_name() {
+                Some(name) => name.to_owned(),
+                None => OsString::new(),
+            };
+        }
+        let refused = Message::Refused {
+            program: image.program.display().to_string(),
+            line: command_line(&image.argv),
+            reason: reason.to_owned(),
+            allow_with: allow_with(&suggested),
+        };
+        // If the caller is gone there is nobody left to tell.
+        let _ = refused.send(&mut &*status);
+    }
+}
+
+/// A program in place that has not begun.
+struct Image {
+    file: (u64, u64),
+    program: PathBuf,
+    /// Whether the file has no name any more, as one in memory.
+    deleted: bool,
+    argv: Vec<OsString>,
+    /// Whether there is more of them.
+    cut: bool,
+}
+
+impl Image {
+    fn of(pid: libc::pid_t) -> io::Result<Self> {
+        let link = format!("/proc/{pid}/exe");
+        let metadata = std::fs::metadata(&link)?;
+        let program = std::fs::read_link(&link)?;
+        let mut bytes = Vec::new();
+        File::open(format!("/proc/{pid}/cmdline"))?
+            .take(MOST_WORDS)
+            .read_to_end(&mut bytes)?;
+        let cut = bytes.last() != Some(&0);
+        let mut argv: Vec<OsString> = bytes
+            .split(|byte| *byte == 0)
+            .map(|word| OsStr::from_bytes(word).to_owned())
+            .collect();
+        // What follows the last zero byte: nothing, or a part of a word.
+        argv.pop();
+        Ok(Self {
+            file: (metadata.dev(), metadata.ino()),
+            deleted: metadata.nlink() == 0,
+            program,
+            argv,
+            cut,
+        })
+    }
+}

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::report::{Enforcement, Violation};
+use crate::terminal::Terminal;
 
 /// How a command ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +84,8 @@ pub struct Child {
     pub stdout: Option<ChildStdout>,
     /// The command's standard error, if piped.
     pub stderr: Option<ChildStderr>,
+    /// The other end of the command's terminal, if it was given one.
+    pub terminal: Option<Terminal>,
     pub(crate) enforcement: Enforcement,
     pub(crate) running: crate::platform::Running,
 }
@@ -124,7 +127,8 @@ impl Child {
         self.running.wait()
     }
 
-    /// Waits and collects what the command wrote to its piped outputs.
+    /// Waits and collects what the command wrote to its piped outputs, or to
+    /// its terminal as standard output.
     ///
     /// # Errors
     ///
@@ -134,6 +138,7 @@ impl Child {
         let mut stdout = Vec::new();
         let mut stderr = Vec::new();
         let (out, err) = (self.stdout.take(), self.stderr.take());
+        let terminal = self.terminal.take();
         std::thread::scope(|scope| {
             let errors = scope.spawn(|| match err {
                 Some(mut pipe) => pipe.read_to_end(&mut stderr),
@@ -141,6 +146,9 @@ impl Child {
             });
             if let Some(mut pipe) = out {
                 pipe.read_to_end(&mut stdout)?;
+            }
+            if let Some(mut terminal) = terminal {
+                terminal.read_to_end(&mut stdout)?;
             }
             errors
                 .join()

@@ -9,6 +9,7 @@ use crate::approval::{Approver, Question};
 use crate::child::{Child, Output};
 use crate::error::SpawnError;
 use crate::plan::Plan;
+use crate::terminal::TerminalSize;
 
 /// A command to start under a [`Plan`].
 #[derive(Debug)]
@@ -20,6 +21,7 @@ pub struct Command {
     pub(crate) stdin: Stdio,
     pub(crate) stdout: Stdio,
     pub(crate) stderr: Stdio,
+    pub(crate) terminal: Option<TerminalSize>,
     pub(crate) approved: bool,
     pub(crate) approver: Option<Approver>,
 }
@@ -34,6 +36,7 @@ impl Command {
             stdin: Stdio::null(),
             stdout: Stdio::inherit(),
             stderr: Stdio::inherit(),
+            terminal: None,
             approved: false,
             approver: None,
         }
@@ -61,6 +64,17 @@ impl Command {
     #[must_use]
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
         self.stderr = stderr.into();
+        self
+    }
+
+    /// Gives the command a terminal of its own, which takes the place of all
+    /// three standard descriptors; the other end is [`Child::terminal`].
+    ///
+    /// It belongs to the sandbox and leads to no terminal of the host: nothing
+    /// can be typed into the caller's from inside.
+    #[must_use]
+    pub fn terminal(mut self, size: TerminalSize) -> Self {
+        self.terminal = Some(size);
         self
     }
 

@@ -76,6 +76,7 @@ pub mod policy;
 pub mod report;
 mod resolver;
 mod suggest;
+mod terminal;
 
 #[cfg(target_os = "linux")]
 #[path = "linux/mod.rs"]
@@ -92,3 +93,4 @@ pub use plan::{Answer, Plan, PlanOptions, Query};
 pub use policy::{Policy, PolicyError};
 pub use report::{Enforcement, Violation};
 pub use resolver::Resolve;
+pub use terminal::{Terminal, TerminalSize};

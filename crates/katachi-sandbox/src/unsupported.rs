@@ -33,6 +33,10 @@ impl Killer {
     }
 }
 
+pub(crate) fn resize(_: &std::fs::File, _: crate::terminal::TerminalSize) -> std::io::Result<()> {
+    Err(std::io::ErrorKind::Unsupported.into())
+}
+
 pub(crate) fn run_helper_if_requested() {}
 
 pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {

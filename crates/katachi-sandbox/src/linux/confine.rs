@@ -7,7 +7,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use landlock::{
@@ -21,13 +21,21 @@ use super::message::Message;
 use super::root::DEVICES;
 use super::spec::{Source, Spec};
 use super::sys::seccomp::{self, Choices};
-use super::sys::{c_string, caps, fd, namespace, process};
+use super::sys::{c_string, caps, fd, namespace, process, terminal};
 
 pub(super) enum Never {}
 
 /// Becomes the command, or says which step failed.
-pub(super) fn become_command(spec: &Spec, who: Identities) -> Result<Never, Failure> {
+pub(super) fn become_command(
+    spec: &Spec,
+    who: Identities,
+    terminal: Option<OwnedFd>,
+) -> Result<Never, Failure> {
     process::new_session();
+    if let Some(terminal) = &terminal {
+        terminal::control(terminal.as_fd()).step("take the terminal")?;
+    }
+    drop(terminal);
     limit(spec).step("set limits")?;
     caps::forbid_regaining().step("give up capabilities for ever")?;
     namespace::become_user(who.user, who.group, who.many).step("become the command's user")?;
@@ -152,6 +160,13 @@ fn confine_files(spec: &Spec) -> Result<(), Failure> {
             _ => read,
         };
         rules.push((&mount.target, access));
+    }
+    if spec.terminal.is_some() {
+        let mut access = read | AccessFs::WriteFile;
+        if abi >= ABI::V5 {
+            access |= AccessFs::IoctlDev;
+        }
+        rules.push((Path::new("/dev/pts"), access));
     }
     let devices: Vec<_> = DEVICES
         .iter()

@@ -19,7 +19,7 @@ use super::message::{End, Message};
 use super::root;
 use super::spec::{Identity, Spec};
 use super::sys::process::{Change, Ended, Fork};
-use super::sys::{fd, namespace, process, trace};
+use super::sys::{fd, namespace, net, process, terminal, trace};
 use super::tracer::Tracer;
 use super::usage::passed_limit;
 
@@ -56,6 +56,10 @@ pub(super) fn run(
     process::set_umask(umask | 0o022);
     drop(trees);
     namespace::loopback_up().step("start the loopback device")?;
+    let terminal = match spec.terminal {
+        Some(size) => Some(open_terminal(size, who, ends.channel.as_ref())?),
+        None => None,
+    };
     let inside = match &spec.doors {
         Some(doors) => Some(inside::open(doors, ends.channel)?),
         None => None,
@@ -77,7 +81,7 @@ pub(super) fn run(
             let _ = go.read(&mut [0; 1]);
             drop(go);
             let _ = process::open_memory(false);
-            let failure = match confine::become_command(spec, who) {
+            let failure = match confine::become_command(spec, who, terminal) {
                 Ok(never) => match never {},
                 Err(failure) => failure,
             };
@@ -87,7 +91,7 @@ pub(super) fn run(
         }
         Fork::Parent(pid) => pid,
     };
-    drop((ready, go));
+    drop((ready, go, terminal));
     let tracer = match &spec.guards {
         Some(guards) => {
             trace::seize(command).step("trace the command")?;
@@ -119,6 +123,31 @@ pub(super) fn run(
         let _ = Message::Ended(end).send(&mut &*status);
     }
     process::exit(0)
+}
+
+/// Makes a terminal and hands one end to the caller.
+fn open_terminal(
+    (rows, columns): (u16, u16),
+    who: Identities,
+    channel: Option<&OwnedFd>,
+) -> Result<OwnedFd, Failure> {
+    let channel = channel
+        .ok_or_else(|| io::Error::other("the caller gave no channel"))
+        .step("hand out the terminal")?;
+    let master = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/pts/ptmx")
+        .step("open a terminal")?;
+    let open = || -> io::Result<OwnedFd> {
+        let end = terminal::other_end(master.as_fd())?;
+        terminal::resize(end.as_fd(), rows, columns)?;
+        terminal::give(end.as_fd(), who.user, who.group)?;
+        Ok(end)
+    };
+    let end = open().step("open the command's end of a terminal")?;
+    net::send(channel.as_fd(), b"t", &[master.as_fd()]).step("hand out the terminal")?;
+    Ok(end)
 }
 
 /// What is waited for.

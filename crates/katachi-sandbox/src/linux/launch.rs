@@ -5,10 +5,11 @@ use std::ffi::OsString;
 use std::fs::{File, TryLockError};
 use std::io::{Seek as _, Write as _};
 use std::net::IpAddr;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use super::helper::{MARKER, is_installed};
@@ -29,6 +30,7 @@ use crate::network::host::Host;
 use crate::network::names::GATEWAY;
 use crate::plan::{Decision, Gate, Inner, Kind, Pin, covering, protected_names_in};
 use crate::report::Violation;
+use crate::terminal::Terminal;
 
 /// Addresses that exist inside so that programs without a proxy reach them;
 /// further ones are reached by the proxy only.
@@ -83,6 +85,7 @@ pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {
     spec.environment = environment(&inner, &command.env)?;
     spec.directory = directory;
     spec.guards = inner.guards.clone();
+    spec.terminal = command.terminal.map(|size| (size.rows, size.columns));
     spec.approved = approved;
     spec.asks = command.approver.is_some();
     start(command, &spec, traces, &real)
@@ -103,7 +106,7 @@ fn ask(command: &Command, program: &Path, rule: &str) -> bool {
 
 /// Starts the helper with a finished specification.
 pub(super) fn start(
-    command: Command,
+    mut command: Command,
     spec: &Spec,
     traces: Traces,
     program: &Path,
@@ -119,9 +122,9 @@ pub(super) fn start(
         Some(_) => proxy::bind(&inner.network.publish)?,
         None => Vec::new(),
     };
-    let channel = match &spec.doors {
-        Some(_) => Some(net::pair()?),
-        None => None,
+    let channel = match spec.doors.is_some() || spec.terminal.is_some() {
+        true => Some(net::pair()?),
+        false => None,
     };
     let (mut status, status_end) = std::io::pipe()?;
     let (control_end, control) = std::io::pipe()?;
@@ -131,6 +134,12 @@ pub(super) fn start(
         control_end.as_raw_fd(),
     ];
     fds.extend(channel.iter().map(|(_, end)| end.as_raw_fd()));
+    if spec.terminal.is_some() {
+        command = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+    }
     let mut helper = std::process::Command::new("/proc/self/exe");
     helper
         .arg0(MARKER)
@@ -161,6 +170,19 @@ pub(super) fn start(
             });
         }
     };
+    let terminal = match (&channel, spec.terminal) {
+        (Some(channel), Some(_)) => take_terminal(channel),
+        _ => Ok(None),
+    };
+    let terminal = match terminal {
+        Ok(terminal) => terminal,
+        Err(error) => {
+            killer.kill();
+            let _ = helper.wait();
+            return Err(SpawnError::Io(error));
+        }
+    };
+    let channel = channel.filter(|_| spec.doors.is_some());
     let network = match channel.map(|channel| Network::start(inner, channel, published)) {
         Some(Ok(network)) => Some(network),
         Some(Err(error)) => {
@@ -182,9 +204,19 @@ pub(super) fn start(
         stdin: helper.stdin.take(),
         stdout: helper.stdout.take(),
         stderr: helper.stderr.take(),
+        terminal,
         enforcement,
         running: Running::new(helper, messages, killer, started, traces, network),
     })
+}
+
+/// The end of the terminal that the first process handed out.
+fn take_terminal(channel: &OwnedFd) -> std::io::Result<Option<Terminal>> {
+    let (_, fds) = net::receive(channel.as_fd(), &mut [0; 8])?;
+    match fds.into_iter().next() {
+        Some(fd) => Ok(Some(Terminal(fd.into()))),
+        None => Err(std::io::Error::other("no terminal was handed out")),
+    }
 }
 
 fn check_machine() -> Result<(), SpawnError> {

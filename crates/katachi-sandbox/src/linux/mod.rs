@@ -33,8 +33,17 @@ pub(crate) use launch::spawn;
 pub(crate) use running::{Killer, Running};
 pub(crate) use witness::{probe, witness};
 
+use std::fs::File;
+use std::os::fd::AsFd as _;
+
 use crate::plan::Plan;
 use crate::report::Tier;
+use crate::terminal::TerminalSize;
+
+/// Sets how large a terminal is.
+pub(crate) fn resize(terminal: &File, size: TerminalSize) -> std::io::Result<()> {
+    sys::terminal::resize(terminal.as_fd(), size.rows, size.columns)
+}
 
 /// Landlock's version, zero where there is none.
 fn landlock_version() -> u32 {

@@ -278,6 +278,17 @@ impl Root<'_> {
         Ok(())
     }
 
+    /// Terminals that exist in this sandbox alone.
+    fn terminals(&self) -> Result<(), Failure> {
+        let path = Path::new("/dev/pts");
+        let place = self.directory(path)?;
+        let options = [(c"mode", c"620"), (c"ptmxmode", c"666")];
+        let tree =
+            mount::file_system(c"devpts", &options, NOSUID | NOEXEC).step("create terminals")?;
+        self.attach(tree.as_fd(), &place, path)?;
+        self.link(Path::new("/dev/ptmx"), Path::new("pts/ptmx"))
+    }
+
     fn devices(&self, devices: &[(&str, File)]) -> Result<(), Failure> {
         let path = Path::new("/dev");
         let place = self.directory(path)?;
@@ -300,6 +311,9 @@ impl Root<'_> {
             ("stderr", "/proc/self/fd/2"),
         ] {
             self.link(&path.join(name), Path::new(target))?;
+        }
+        if self.spec.terminal.is_some() {
+            self.terminals()?;
         }
         self.private(&path.join("shm"))?;
         mount::restrict(tree.as_fd(), RDONLY | NOSUID | NOEXEC, None, false)

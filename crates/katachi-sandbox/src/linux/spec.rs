@@ -41,6 +41,8 @@ pub(super) struct Spec {
     /// User and group that own the workspace.
     pub(super) owner: (u32, u32),
     pub(super) unix_sockets: bool,
+    /// Rows and columns of a terminal for the command.
+    pub(super) terminal: Option<(u16, u16)>,
     /// What is made in the network namespace and handed out, if anything.
     pub(super) doors: Option<Doors>,
     pub(super) memory: Option<u64>,
@@ -197,6 +199,9 @@ impl Spec {
             .number(self.owner.0.into())
             .number(self.owner.1.into());
         writer.flag(self.unix_sockets);
+        writer.list(self.terminal.iter(), |writer, (rows, columns)| {
+            writer.number((*rows).into()).number((*columns).into());
+        });
         writer.list(self.doors.iter(), |writer, doors| doors.write(writer));
         for limit in [self.memory, self.processes, self.disk, self.wall_time_ms] {
             write_option(&mut writer, limit);
@@ -249,6 +254,12 @@ impl Spec {
                 reader.number()?.try_into().ok()?,
             ),
             unix_sockets: reader.flag()?,
+            terminal: reader
+                .list(|reader| {
+                    let mut side = || reader.number()?.try_into().ok();
+                    Some((side()?, side()?))
+                })?
+                .pop(),
             doors: reader.list(Doors::read)?.pop(),
             memory: read_option(reader)?,
             processes: read_option(reader)?,
@@ -303,6 +314,7 @@ mod tests {
             home: "/h".into(),
             owner: (1000, 100),
             unix_sockets: true,
+            terminal: Some((24, 80)),
             doors: Some(Doors {
                 proxy: true,
                 ports: vec![80, 443],

@@ -136,6 +136,11 @@ impl Bed {
         }
     }
 
+    /// Whether the attempt has its effect under `plan`.
+    pub(crate) fn possible_in(&self, plan: &Plan, attempt: &[&str]) -> bool {
+        self.allowed_by(plan, attempt).is_ok()
+    }
+
     /// A path in the workspace, as text.
     pub(crate) fn inside(&self, name: &str) -> String {
         text(&self.workspace.join(name))

@@ -12,6 +12,7 @@ pub(super) mod namespace;
 pub(super) mod net;
 pub(super) mod process;
 pub(super) mod seccomp;
+pub(super) mod terminal;
 pub(super) mod trace;
 
 use std::ffi::{CString, OsStr};

@@ -56,6 +56,16 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[],
     },
     Case {
+        name: "a command has a terminal of its own",
+        run: terminal,
+        needs: &["bash", "stty", "tty"],
+    },
+    Case {
+        name: "nothing is typed into a terminal from inside",
+        run: typed,
+        needs: &["bash"],
+    },
+    Case {
         name: "many sandboxes at once do not disturb each other",
         run: many,
         needs: &[],
@@ -279,4 +289,93 @@ fn many(bed: &Bed) -> Verdict {
         let fine = threads.into_iter().all(|thread| thread.join().unwrap());
         must(fine, "a command did not end as it should")
     })
+}
+
+fn terminal(bed: &Bed) -> Verdict {
+    use std::io::{Read as _, Write as _};
+
+    use katachi_sandbox::TerminalSize;
+
+    let tools = ["@system", "bash", "tty", "stty"];
+    let plan = bed.plan(
+        &tools
+            .into_iter()
+            .fold(bed.policy(), |policy, tool| policy.allow(tool)),
+    )?;
+    let size = TerminalSize {
+        rows: 30,
+        columns: 99,
+    };
+    let script = "test -t 0 && test -t 1 && test -t 2 && tty && tty > /dev/tty && stty size && \
+                  read line && echo got $line; trap 'echo resized; stty size; exit 0' WINCH; \
+                  echo ready; while :; do sleep 0.05; done";
+    let child = plan
+        .command(["bash", "-c", script])
+        .terminal(size)
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    let mut terminal = child.terminal.as_ref().ok_or("no terminal")?;
+    terminal.write_all(b"hello\n").unwrap();
+    let mut seen = Vec::new();
+    let mut buffer = [0; 1024];
+    let mut resized = false;
+    loop {
+        let count = terminal.read(&mut buffer).unwrap();
+        if count == 0 {
+            break;
+        }
+        seen.extend(&buffer[..count]);
+        if !resized && String::from_utf8_lossy(&seen).contains("ready") {
+            resized = true;
+            let larger = TerminalSize {
+                rows: 31,
+                columns: 100,
+            };
+            terminal.resize(larger).unwrap();
+        }
+    }
+    let seen = String::from_utf8_lossy(&seen).into_owned();
+    for part in [
+        "/dev/pts/0\r\n/dev/pts/0",
+        "30 99",
+        "got hello",
+        "resized\r\n31 100",
+    ] {
+        must(seen.contains(part), &seen)?;
+    }
+    // Without one there is none, not even the caller's.
+    let output = plan
+        .command(["bash", "-c", "tty; echo x > /dev/tty"])
+        .output()
+        .map_err(|error| error.to_string())?;
+    must(
+        !output.outcome.success() && !bed.possible_in(&plan, &["list", "/dev/pts"]),
+        "there is a terminal",
+    )?;
+    // All of it, as output.
+    let output = plan
+        .command(["bash", "-c", "echo one; echo two >&2"])
+        .terminal(size)
+        .output()
+        .map_err(|error| error.to_string())?;
+    must(
+        output.stdout == b"one\r\ntwo\r\n",
+        "the output is different",
+    )
+}
+
+fn typed(bed: &Bed) -> Verdict {
+    // Where the kernel allows it at all, the control would type into the
+    // terminal of whoever runs these tests, so a terminal of a sandbox stands
+    // in: there the attempt is refused for what it is.
+    let plan = bed.plan(&bed.policy())?;
+    let run = |attempt: &str| {
+        plan.command(Bed::argv(&[attempt]))
+            .terminal(katachi_sandbox::TerminalSize::default())
+            .output()
+            .map(|output| output.outcome.exit_code())
+            .map_err(|error| error.to_string())
+    };
+    must(run("terminal-size")? == 0, "the control shows nothing")?;
+    must(run("type-into-terminal")? == 1, "something was typed")
 }

@@ -9,7 +9,19 @@ use crate::approval::{Approver, Question};
 use crate::child::{Child, Output};
 use crate::error::SpawnError;
 use crate::plan::Plan;
+use crate::pool::Pool;
 use crate::terminal::TerminalSize;
+
+/// Where the standard descriptors lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Streams {
+    /// Nothing in, and the caller's own outputs.
+    Usual,
+    /// Nothing in, and both outputs piped.
+    Piped,
+    /// As they were set.
+    Chosen,
+}
 
 /// A command to start under a [`Plan`].
 #[derive(Debug)]
@@ -21,6 +33,9 @@ pub struct Command {
     pub(crate) stdin: Stdio,
     pub(crate) stdout: Stdio,
     pub(crate) stderr: Stdio,
+    /// Which of the standard descriptors were set one by one.
+    pub(crate) streams: Streams,
+    pub(crate) pool: Option<Pool>,
     pub(crate) terminal: Option<TerminalSize>,
     pub(crate) approved: bool,
     pub(crate) approver: Option<Approver>,
@@ -36,6 +51,8 @@ impl Command {
             stdin: Stdio::null(),
             stdout: Stdio::inherit(),
             stderr: Stdio::inherit(),
+            streams: Streams::Usual,
+            pool: None,
             terminal: None,
             approved: false,
             approver: None,
@@ -50,6 +67,7 @@ impl Command {
     #[must_use]
     pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
         self.stdin = stdin.into();
+        self.streams = Streams::Chosen;
         self
     }
 
@@ -57,6 +75,7 @@ impl Command {
     #[must_use]
     pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
         self.stdout = stdout.into();
+        self.streams = Streams::Chosen;
         self
     }
 
@@ -64,6 +83,18 @@ impl Command {
     #[must_use]
     pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
         self.stderr = stderr.into();
+        self.streams = Streams::Chosen;
+        self
+    }
+
+    /// Pipes both outputs to the caller.
+    #[must_use]
+    pub fn piped(mut self) -> Self {
+        self.stdout = Stdio::piped();
+        self.stderr = Stdio::piped();
+        if self.streams == Streams::Usual {
+            self.streams = Streams::Piped;
+        }
         self
     }
 
@@ -145,10 +176,23 @@ impl Command {
     ///
     /// As for [`Command::spawn`].
     pub fn output(self) -> Result<Output, SpawnError> {
-        Ok(self
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?
-            .wait_with_output()?)
+        Ok(self.piped().spawn()?.wait_with_output()?)
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Command {
+    /// Whether a sandbox that waits can be given everything it needs.
+    pub(crate) fn can_use_pool(&self) -> bool {
+        self.streams != Streams::Chosen && self.terminal.is_none()
+    }
+
+    pub(crate) fn pipes_outputs(&self) -> bool {
+        self.streams == Streams::Piped
+    }
+
+    pub(crate) fn take_streams(&mut self) -> [Stdio; 3] {
+        [&mut self.stdin, &mut self.stdout, &mut self.stderr]
+            .map(|stream| std::mem::replace(stream, Stdio::null()))
     }
 }

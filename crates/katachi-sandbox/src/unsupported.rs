@@ -10,6 +10,15 @@ use crate::report::{Enforcement, Tier, Violation};
 /// Nobody can make one.
 pub(crate) enum Running {}
 
+/// Nobody can make one.
+pub(crate) enum Prepared {}
+
+impl Prepared {
+    pub(crate) fn new(_: &Plan) -> Result<Self, SpawnError> {
+        Err(SpawnError::Unsupported(std::env::consts::OS))
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) enum Killer {}
 

@@ -155,6 +155,14 @@ pub(super) const COMPARISONS: &[Comparison] = &[
         "bubblewrap",
         1.0,
     ),
+    time(
+        "sandbox-start/pool",
+        "sandbox",
+        "sandbox-start",
+        "pool",
+        "bubblewrap",
+        0.4,
+    ),
     Comparison {
         id: "sandbox-proxy",
         bench: "proxy",

@@ -25,28 +25,28 @@ use super::sys::{c_string, caps, fd, namespace, process, terminal};
 
 pub(super) enum Never {}
 
-/// Becomes the command, or says which step failed.
-pub(super) fn become_command(
-    spec: &Spec,
-    who: Identities,
-    terminal: Option<OwnedFd>,
-) -> Result<Never, Failure> {
+/// Takes away what no command of the plan may have.
+pub(super) fn prepare(spec: &Spec, who: Identities) -> Result<(), Failure> {
     process::new_session();
-    if let Some(terminal) = &terminal {
-        terminal::control(terminal.as_fd()).step("take the terminal")?;
-    }
-    drop(terminal);
     limit(spec).step("set limits")?;
     caps::forbid_regaining().step("give up capabilities for ever")?;
     namespace::become_user(who.user, who.group, who.many).step("become the command's user")?;
     caps::give_up().step("drop capabilities")?;
     process::no_new_privileges().step("forbid new privileges")?;
+    confine_files(spec)?;
+    confine_execution(spec)
+}
+
+/// Becomes the command, or says which step failed.
+pub(super) fn become_command(spec: &Spec, terminal: Option<OwnedFd>) -> Result<Never, Failure> {
+    if let Some(terminal) = &terminal {
+        terminal::control(terminal.as_fd()).step("take the terminal")?;
+    }
+    drop(terminal);
     // As the command's user: the caller may name a directory it cannot enter.
     std::env::set_current_dir(&spec.directory)
         .step(&format!("enter {}", spec.directory.display()))?;
     check_program(spec)?;
-    confine_files(spec)?;
-    confine_execution(spec)?;
 
     let program = c_string(&spec.program).step("read the program's path")?;
     let strings = |words: &[std::ffi::OsString]| -> io::Result<Vec<CString>> {

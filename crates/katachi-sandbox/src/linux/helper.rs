@@ -7,8 +7,9 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::init;
@@ -160,14 +161,15 @@ fn refuse_directories() -> io::Result<()> {
     Ok(())
 }
 
-fn read_spec(file: OwnedFd) -> Result<Spec, Failure> {
+pub(super) fn read_spec(file: OwnedFd) -> Result<Spec, Failure> {
     if !fd::is_sealed(file.as_fd()) {
         return Err(io::Error::other("it could still be changed")).step("read the plan");
     }
-    let mut bytes = Vec::new();
-    File::from(file)
-        .read_to_end(&mut bytes)
-        .step("read the plan")?;
+    // By position: another process may read the same open file.
+    let file = File::from(file);
+    let length = file.metadata().step("read the plan")?.len();
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+    file.read_exact_at(&mut bytes, 0).step("read the plan")?;
     Spec::decode(&bytes)
         .ok_or_else(|| io::Error::other("not a plan"))
         .step("read the plan")

@@ -7,13 +7,13 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::confine;
-use super::helper::{Failure, Identities, Step as _, Trees};
+use super::helper::{self, Failure, Identities, Step as _, Trees};
 use super::inside::{self, Inside};
 use super::message::{End, Message};
 use super::root;
@@ -60,9 +60,9 @@ pub(super) fn run(
         Some(size) => Some(open_terminal(size, who, ends.channel.as_ref())?),
         None => None,
     };
-    let inside = match &spec.doors {
-        Some(doors) => Some(inside::open(doors, ends.channel)?),
-        None => None,
+    let (inside, channel) = match &spec.doors {
+        Some(doors) => (Some(inside::open(doors, ends.channel)?), None),
+        None => (None, ends.channel),
     };
     let control = ends.control;
     namespace::set_host_name("sandbox").step("set the host name")?;
@@ -70,18 +70,13 @@ pub(super) fn run(
     // it open to trace its child. Nothing of the command runs until then.
     process::open_memory(spec.guards.is_some()).step("hide the first process")?;
     let signals = process::child_signals().step("watch child processes")?;
-    let started = Instant::now();
 
     let (mut running, mut ready) = io::pipe().step("create a pipe")?;
-    let (mut go, begin) = io::pipe().step("create a pipe")?;
+    let (go, begin) = net::pair().step("create a pair of sockets")?;
     let command = match process::fork().step("fork the command")? {
         Fork::Child => {
-            drop((running, control, inside, signals, begin));
-            // Ends when the first process is ready to look.
-            let _ = go.read(&mut [0; 1]);
-            drop(go);
-            let _ = process::open_memory(false);
-            let failure = match confine::become_command(spec, who, terminal) {
+            drop((running, control, inside, channel, signals, begin));
+            let failure = match command(spec, who, terminal, go) {
                 Ok(never) => match never {},
                 Err(failure) => failure,
             };
@@ -92,17 +87,34 @@ pub(super) fn run(
         Fork::Parent(pid) => pid,
     };
     drop((ready, go, terminal));
-    let tracer = match &spec.guards {
-        Some(guards) => {
-            trace::seize(command).step("trace the command")?;
-            Some(Tracer::new(spec, guards, command))
-        }
-        None => None,
-    };
+    if spec.guards.is_some() {
+        trace::seize(command).step("trace the command")?;
+    }
     process::open_memory(false).step("hide the first process")?;
-    drop(begin);
+    net::send(begin.as_fd(), b"t", &[]).step("let the command go on")?;
     let null = File::open("/dev/null").step("open /dev/null")?;
     fd::silence(null.as_fd()).step("let go of the command's pipes")?;
+    let later;
+    let spec = if spec.waits {
+        Message::Prepared(std::mem::take(&mut gaps))
+            .send(&mut &*status)
+            .step("report that everything is ready")?;
+        let channel = match (&inside, &channel) {
+            (Some(inside), _) => Ok(inside.channel()),
+            (None, Some(channel)) => Ok(channel.as_fd()),
+            (None, None) => Err(io::Error::other("the caller gave no channel")),
+        };
+        later = wait_for_command(spec, &control, channel.step("wait for a command")?, &begin)?;
+        &later
+    } else {
+        spec
+    };
+    drop((begin, channel));
+    let started = Instant::now();
+    let tracer = spec
+        .guards
+        .as_ref()
+        .map(|guards| Tracer::new(spec, guards, command));
 
     // The pipe closes when the command is executed, and has a byte in it when
     // that failed, in which case the reason is already on its way.
@@ -123,6 +135,63 @@ pub(super) fn run(
         let _ = Message::Ended(end).send(&mut &*status);
     }
     process::exit(0)
+}
+
+/// The process that becomes the command, once the first one says so.
+fn command(
+    spec: &Spec,
+    who: Identities,
+    terminal: Option<OwnedFd>,
+    go: OwnedFd,
+) -> Result<confine::Never, Failure> {
+    // The first process has to trace this one before it goes on.
+    let told = |(count, fds): (usize, Vec<OwnedFd>)| match count {
+        // It is gone, and this process is about to be.
+        0 => process::exit(125),
+        _ => fds,
+    };
+    let receive = || net::receive(go.as_fd(), &mut [0; 1]).step("wait for the command");
+    told(receive()?);
+    process::open_memory(false).step("hide the command")?;
+    confine::prepare(spec, who)?;
+    if !spec.waits {
+        drop(go);
+        return confine::become_command(spec, terminal);
+    }
+    let mut fds = told(receive()?).into_iter();
+    let plan = fds.next().ok_or_else(|| io::Error::other("there is none"));
+    let spec = spec.with_start(helper::read_spec(plan.step("read the command")?)?);
+    drop(go);
+    let streams: Vec<OwnedFd> = fds.collect();
+    fd::take_standard(&streams).step("take over the standard descriptors")?;
+    drop(streams);
+    confine::become_command(&spec, None)
+}
+
+/// Waits for a command that comes later and passes it on.
+fn wait_for_command(
+    spec: &Spec,
+    control: &OwnedFd,
+    channel: BorrowedFd<'_>,
+    begin: &OwnedFd,
+) -> Result<Spec, Failure> {
+    loop {
+        let [caller, command] =
+            fd::poll([control.as_fd(), channel], -1).step("wait for a command")?;
+        if caller.closed || caller.readable {
+            process::exit(0);
+        }
+        if command.readable || command.closed {
+            break;
+        }
+    }
+    let (count, mut fds) = net::receive(channel, &mut [0; 1]).step("receive a command")?;
+    if count == 0 || fds.is_empty() {
+        process::exit(0);
+    }
+    let passed: Vec<BorrowedFd<'_>> = fds.iter().map(OwnedFd::as_fd).collect();
+    net::send(begin.as_fd(), b"g", &passed).step("pass the command on")?;
+    Ok(spec.with_start(helper::read_spec(fds.swap_remove(0))?))
 }
 
 /// Makes a terminal and hands one end to the caller.

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{File, TryLockError};
+use std::io::PipeReader;
 use std::io::{Seek as _, Write as _};
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -16,6 +17,7 @@ use super::helper::{MARKER, is_installed};
 use super::inside::PROXY_PORT;
 use super::listen::Listener;
 use super::message::Message;
+use super::prepared::Prepared;
 use super::proxy::{self, Network};
 use super::running::{Killer, Placeholder, Running, Status, Traces};
 use super::spec::{Doors, Identity, Mount, Source, Spec};
@@ -67,17 +69,28 @@ pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {
         })));
     }
     let approved = asking.map(|rule| rule.text.clone());
-    let mut traces = Traces::default();
-    // What exists already is the user's own.
-    traces.absent = inner
-        .absent
-        .iter()
-        .filter(|path| path.symlink_metadata().is_err())
-        .cloned()
-        .collect();
-    for root in &inner.watched {
-        traces.before.push((root.clone(), protected_names_in(root)));
+    let prepared = match &command.pool {
+        Some(pool) if command.can_use_pool() && Prepared::fits(&inner) => pool.take(),
+        _ => None,
+    };
+    // One whose directories were replaced since is ended, and the start that
+    // follows finds out what to say.
+    let prepared = prepared.filter(|prepared| prepared.is_current(&inner));
+    if let Some(prepared) = prepared {
+        let start = Spec {
+            program,
+            real_program: real.clone(),
+            argv: command.argv.clone(),
+            environment: environment(&inner, &command.env)?,
+            directory,
+            approved,
+            asks: command.approver.is_some(),
+            ..Spec::default()
+        };
+        return prepared.start(command, &start, &real);
     }
+    let mut traces = Traces::default();
+    look_around(&inner, &mut traces);
     let mut spec = plan_spec(&inner, rule, &mut traces)?;
     spec.program = program;
     spec.real_program = real.clone();
@@ -89,6 +102,20 @@ pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {
     spec.approved = approved;
     spec.asks = command.approver.is_some();
     start(command, &spec, traces, &real)
+}
+
+/// Notes what is there before a command runs.
+pub(super) fn look_around(plan: &Inner, traces: &mut Traces) {
+    // What exists already is the user's own.
+    traces.absent = plan
+        .absent
+        .iter()
+        .filter(|path| path.symlink_metadata().is_err())
+        .cloned()
+        .collect();
+    for root in &plan.watched {
+        traces.before.push((root.clone(), protected_names_in(root)));
+    }
 }
 
 /// Asks the caller about the command itself.
@@ -104,6 +131,14 @@ fn ask(command: &Command, program: &Path, rule: &str) -> bool {
         .is_some_and(|approver| approver.approves(&question))
 }
 
+/// A helper at work, and the ways to talk to it.
+pub(super) struct Helper {
+    pub(super) process: std::process::Child,
+    status: PipeReader,
+    killer: Killer,
+    pub(super) channel: Option<OwnedFd>,
+}
+
 /// Starts the helper with a finished specification.
 pub(super) fn start(
     mut command: Command,
@@ -112,21 +147,46 @@ pub(super) fn start(
     program: &Path,
 ) -> Result<Child, SpawnError> {
     let started = Instant::now();
+    // Ports that somebody else holds are found out before anything starts.
+    let published = published(spec, &command)?;
+    let streams = match spec.terminal {
+        Some(_) => [Stdio::null(), Stdio::null(), Stdio::null()],
+        None => command.take_streams(),
+    };
+    let helper = start_helper(spec, streams)?;
+    finish(helper, command, spec, traces, started, published, program)
+}
+
+/// Takes the ports that the plan publishes.
+pub(super) fn published(
+    spec: &Spec,
+    command: &Command,
+) -> Result<Vec<(u16, TcpListener)>, SpawnError> {
+    match &spec.doors {
+        Some(_) => proxy::bind(&command.plan.0.network.publish),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// The specification in memory that nobody can change any more.
+pub(super) fn in_memory(spec: &Spec) -> std::io::Result<File> {
     let mut plan = File::from(fd::memory_file(c"katachi-sandbox-plan")?);
     plan.write_all(&spec.encode())?;
     plan.rewind()?;
     fd::seal(plan.as_fd())?;
-    let inner = command.plan.0.clone();
-    // Ports that somebody else holds are found out before anything starts.
-    let published = match &spec.doors {
-        Some(_) => proxy::bind(&inner.network.publish)?,
-        None => Vec::new(),
-    };
-    let channel = match spec.doors.is_some() || spec.terminal.is_some() {
+    Ok(plan)
+}
+
+pub(super) fn start_helper(
+    spec: &Spec,
+    [stdin, stdout, stderr]: [Stdio; 3],
+) -> std::io::Result<Helper> {
+    let plan = in_memory(spec)?;
+    let channel = match spec.doors.is_some() || spec.terminal.is_some() || spec.waits {
         true => Some(net::pair()?),
         false => None,
     };
-    let (mut status, status_end) = std::io::pipe()?;
+    let (status, status_end) = std::io::pipe()?;
     let (control_end, control) = std::io::pipe()?;
     let mut fds = vec![
         plan.as_raw_fd(),
@@ -134,64 +194,79 @@ pub(super) fn start(
         control_end.as_raw_fd(),
     ];
     fds.extend(channel.iter().map(|(_, end)| end.as_raw_fd()));
-    if spec.terminal.is_some() {
-        command = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-    }
     let mut helper = std::process::Command::new("/proc/self/exe");
     helper
         .arg0(MARKER)
         .args(fds.iter().map(ToString::to_string))
         .env_clear()
         .current_dir("/")
-        .stdin(command.stdin)
-        .stdout(command.stdout)
-        .stderr(command.stderr);
+        .stdin(stdin)
+        .stdout(stdout)
+        .stderr(stderr);
     fd::pass_on(&mut helper, fds);
-    let mut helper = helper.spawn()?;
-    let channel = channel.map(|(channel, _)| channel);
-    drop((plan, status_end, control_end));
-    let killer = Killer::new(control);
+    Ok(Helper {
+        process: helper.spawn()?,
+        status,
+        killer: Killer::new(control),
+        channel: channel.map(|(channel, _)| channel),
+    })
+}
 
-    let answer = Message::receive(&mut status);
-    let gaps = match answer {
-        Ok(Some(Message::Started(gaps))) => gaps,
-        other => {
-            killer.kill();
-            let ended = helper.wait();
-            return Err(match other {
-                Ok(Some(message)) => refused(message, program),
-                Ok(None) => SpawnError::Helper(
-                    ended.map_or_else(|error| error.to_string(), |status| status.to_string()),
-                ),
-                Err(error) => SpawnError::Io(error),
-            });
+impl Helper {
+    /// The first thing it says. If that is no `Started` and no `Prepared`, it
+    /// ends, and so does everything it made.
+    pub(super) fn answer(&mut self, program: &Path) -> Result<Message, SpawnError> {
+        let answer = Message::receive(&mut self.status);
+        if let Ok(Some(message @ (Message::Started(_) | Message::Prepared(_)))) = answer {
+            return Ok(message);
+        }
+        let ended = self.end();
+        Err(match answer {
+            Ok(Some(message)) => refused(message, program),
+            Ok(None) => SpawnError::Helper(
+                ended.map_or_else(|error| error.to_string(), |status| status.to_string()),
+            ),
+            Err(error) => SpawnError::Io(error),
+        })
+    }
+
+    pub(super) fn end(&mut self) -> std::io::Result<std::process::ExitStatus> {
+        self.killer.kill();
+        self.process.wait()
+    }
+}
+
+/// Waits until the command runs, and puts together what the caller gets.
+pub(super) fn finish(
+    mut helper: Helper,
+    command: Command,
+    spec: &Spec,
+    traces: Traces,
+    started: Instant,
+    published: Vec<(u16, TcpListener)>,
+    program: &Path,
+) -> Result<Child, SpawnError> {
+    let gaps = match helper.answer(program)? {
+        Message::Started(gaps) => gaps,
+        _ => {
+            let _ = helper.end();
+            return Err(out_of_order());
         }
     };
-    let terminal = match (&channel, spec.terminal) {
-        (Some(channel), Some(_)) => take_terminal(channel),
-        _ => Ok(None),
-    };
-    let terminal = match terminal {
-        Ok(terminal) => terminal,
+    let connected = connect(&mut helper, &command, spec, published);
+    let (terminal, network) = match connected {
+        Ok(connected) => connected,
         Err(error) => {
-            killer.kill();
-            let _ = helper.wait();
+            let _ = helper.end();
             return Err(SpawnError::Io(error));
         }
     };
-    let channel = channel.filter(|_| spec.doors.is_some());
-    let network = match channel.map(|channel| Network::start(inner, channel, published)) {
-        Some(Ok(network)) => Some(network),
-        Some(Err(error)) => {
-            killer.kill();
-            let _ = helper.wait();
-            return Err(SpawnError::Io(error));
-        }
-        None => None,
-    };
+    let Helper {
+        mut process,
+        status,
+        killer,
+        ..
+    } = helper;
     let messages = match &spec.guards {
         Some(_) => Status::Listener(Listener::start(status, killer.clone(), command.approver)),
         None => Status::Pipe(status),
@@ -201,25 +276,46 @@ pub(super) fn start(
         enforcement.add_gap(control, reason);
     }
     Ok(Child {
-        stdin: helper.stdin.take(),
-        stdout: helper.stdout.take(),
-        stderr: helper.stderr.take(),
+        stdin: process.stdin.take(),
+        stdout: process.stdout.take(),
+        stderr: process.stderr.take(),
         terminal,
         enforcement,
-        running: Running::new(helper, messages, killer, started, traces, network),
+        running: Running::new(process, messages, killer, started, traces, network),
     })
 }
 
+/// Takes over what the first process made for the caller.
+fn connect(
+    helper: &mut Helper,
+    command: &Command,
+    spec: &Spec,
+    published: Vec<(u16, TcpListener)>,
+) -> std::io::Result<(Option<Terminal>, Option<Network>)> {
+    let Some(channel) = helper.channel.take() else {
+        return Ok((None, None));
+    };
+    let terminal = match spec.terminal {
+        Some(_) => Some(take_terminal(&channel)?),
+        None => None,
+    };
+    let network = match &spec.doors {
+        Some(_) => Some(Network::start(command.plan.0.clone(), channel, published)?),
+        None => None,
+    };
+    Ok((terminal, network))
+}
+
 /// The end of the terminal that the first process handed out.
-fn take_terminal(channel: &OwnedFd) -> std::io::Result<Option<Terminal>> {
+fn take_terminal(channel: &OwnedFd) -> std::io::Result<Terminal> {
     let (_, fds) = net::receive(channel.as_fd(), &mut [0; 8])?;
     match fds.into_iter().next() {
-        Some(fd) => Ok(Some(Terminal(fd.into()))),
+        Some(fd) => Ok(Terminal(fd.into())),
         None => Err(std::io::Error::other("no terminal was handed out")),
     }
 }
 
-fn check_machine() -> Result<(), SpawnError> {
+pub(super) fn check_machine() -> Result<(), SpawnError> {
     let version = landlock_version();
     if confine::usable_abi(version).is_some() {
         return Ok(());
@@ -526,10 +622,16 @@ fn refused(message: Message, program: &Path) -> SpawnError {
                 next_step,
             }
         }
-        Message::Started(_) | Message::Ended(_) | Message::Refused { .. } | Message::Ask { .. } => {
-            SpawnError::Helper("it answered out of order".to_owned())
-        }
+        Message::Started(_)
+        | Message::Prepared(_)
+        | Message::Ended(_)
+        | Message::Refused { .. }
+        | Message::Ask { .. } => SpawnError::Helper("it answered out of order".to_owned()),
     }
+}
+
+fn out_of_order() -> SpawnError {
+    SpawnError::Helper("it answered out of order".to_owned())
 }
 
 fn next_step(step: &str, code: i32) -> String {

@@ -11,6 +11,8 @@ use crate::codec::{Reader, Writer};
 pub(super) enum Message {
     /// The command runs, fully confined, with these gaps: control and reason.
     Started(Vec<(String, String)>),
+    /// Everything is built, with these gaps, and waits for its command.
+    Prepared(Vec<(String, String)>),
     /// A step failed and nothing was started.
     Failed {
         step: String,
@@ -59,9 +61,13 @@ impl Message {
         let mut writer = Writer::default();
         let shorten = |text: &str| text.chars().take(400).collect::<String>();
         match self {
-            Self::Started(gaps) => {
+            Self::Started(gaps) | Self::Prepared(gaps) => {
                 writer
-                    .number(0)
+                    .number(if matches!(self, Self::Started(_)) {
+                        0
+                    } else {
+                        7
+                    })
                     .list(gaps.iter().take(4), |writer, (control, reason)| {
                         writer
                             .bytes(control.as_bytes())
@@ -154,6 +160,7 @@ impl Message {
             |reader: &mut Reader<'_>| Some(u32::try_from(reader.number()?).ok()?.cast_signed());
         let message = match reader.number()? {
             0 => Self::Started(reader.list(|reader| Some((text(reader)?, text(reader)?)))?),
+            7 => Self::Prepared(reader.list(|reader| Some((text(reader)?, text(reader)?)))?),
             1 => Self::Failed {
                 step: text(reader)?,
                 detail: text(reader)?,
@@ -199,6 +206,7 @@ mod tests {
     fn every_message_arrives_as_it_was_sent() {
         let messages = [
             Message::Started(vec![("files".into(), "why".into())]),
+            Message::Prepared(Vec::new()),
             Message::Failed {
                 step: "mount".into(),
                 detail: "no".into(),

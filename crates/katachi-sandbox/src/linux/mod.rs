@@ -19,6 +19,7 @@ mod inside;
 mod launch;
 mod listen;
 mod message;
+mod prepared;
 mod proxy;
 mod root;
 mod running;
@@ -30,6 +31,7 @@ mod witness;
 
 pub(crate) use helper::run_helper_if_requested;
 pub(crate) use launch::spawn;
+pub(crate) use prepared::Prepared;
 pub(crate) use running::{Killer, Running};
 pub(crate) use witness::{probe, witness};
 

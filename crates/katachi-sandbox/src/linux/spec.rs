@@ -41,6 +41,8 @@ pub(super) struct Spec {
     /// User and group that own the workspace.
     pub(super) owner: (u32, u32),
     pub(super) unix_sockets: bool,
+    /// Whether the command comes later, by the channel.
+    pub(super) waits: bool,
     /// Rows and columns of a terminal for the command.
     pub(super) terminal: Option<(u16, u16)>,
     /// What is made in the network namespace and handed out, if anything.
@@ -198,7 +200,7 @@ impl Spec {
         writer
             .number(self.owner.0.into())
             .number(self.owner.1.into());
-        writer.flag(self.unix_sockets);
+        writer.flag(self.unix_sockets).flag(self.waits);
         writer.list(self.terminal.iter(), |writer, (rows, columns)| {
             writer.number((*rows).into()).number((*columns).into());
         });
@@ -215,6 +217,20 @@ impl Spec {
             attempts.write(writer)
         });
         writer.finish()
+    }
+
+    /// Takes over what a command that came later is about.
+    pub(super) fn with_start(&self, start: Self) -> Self {
+        Self {
+            program: start.program,
+            real_program: start.real_program,
+            argv: start.argv,
+            environment: start.environment,
+            directory: start.directory,
+            approved: start.approved,
+            asks: start.asks,
+            ..self.clone()
+        }
     }
 
     /// `None` if the bytes are not exactly one specification.
@@ -254,6 +270,7 @@ impl Spec {
                 reader.number()?.try_into().ok()?,
             ),
             unix_sockets: reader.flag()?,
+            waits: reader.flag()?,
             terminal: reader
                 .list(|reader| {
                     let mut side = || reader.number()?.try_into().ok();
@@ -314,6 +331,7 @@ mod tests {
             home: "/h".into(),
             owner: (1000, 100),
             unix_sockets: true,
+            waits: true,
             terminal: Some((24, 80)),
             doors: Some(Doors {
                 proxy: true,

@@ -139,6 +139,23 @@ pub(in crate::platform) fn silence(null: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes three descriptors the standard ones. None of them may be a
+/// directory.
+pub(in crate::platform) fn take_standard(fds: &[OwnedFd]) -> io::Result<()> {
+    let [_, _, _] = fds else {
+        return Err(io::Error::other("they are not three"));
+    };
+    for (standard, fd) in (0..).zip(fds) {
+        if std::fs::File::from(fd.try_clone()?).metadata()?.is_dir() {
+            return Err(io::Error::other("one of them is a directory"));
+        }
+        // SAFETY: two integers; the standard descriptors belong to nobody in
+        // this process, which neither reads nor prints before it executes.
+        check(unsafe { libc::dup2(fd.as_raw_fd(), standard) }.into())?;
+    }
+    Ok(())
+}
+
 /// Keeps `fds` open in the program that `command` executes.
 pub(in crate::platform) fn pass_on(command: &mut std::process::Command, fds: Vec<RawFd>) {
     use std::os::unix::process::CommandExt as _;

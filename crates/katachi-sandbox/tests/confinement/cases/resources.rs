@@ -66,6 +66,16 @@ pub(crate) const CASES: &[Case] = &[
         needs: &["bash"],
     },
     Case {
+        name: "a command from a pool is confined like any other",
+        run: pool,
+        needs: &["sh", "touch"],
+    },
+    Case {
+        name: "a waiting sandbox is used once and never out of date",
+        run: pool_once,
+        needs: &["sh"],
+    },
+    Case {
         name: "many sandboxes at once do not disturb each other",
         run: many,
         needs: &[],
@@ -335,12 +345,9 @@ fn terminal(bed: &Bed) -> Verdict {
         }
     }
     let seen = String::from_utf8_lossy(&seen).into_owned();
-    for part in [
-        "/dev/pts/0\r\n/dev/pts/0",
-        "30 99",
-        "got hello",
-        "resized\r\n31 100",
-    ] {
+    // What was typed is shown as well, somewhere among them.
+    must(seen.matches("/dev/pts/0\r\n").count() == 2, &seen)?;
+    for part in ["30 99\r\n", "got hello\r\n", "resized\r\n31 100"] {
         must(seen.contains(part), &seen)?;
     }
     // Without one there is none, not even the caller's.
@@ -378,4 +385,145 @@ fn typed(bed: &Bed) -> Verdict {
     };
     must(run("terminal-size")? == 0, "the control shows nothing")?;
     must(run("type-into-terminal")? == 1, "something was typed")
+}
+
+/// One that is ready, so that nothing starts cold.
+fn ready(plan: &katachi_sandbox::Plan) -> Result<katachi_sandbox::Pool, String> {
+    let pool = katachi_sandbox::Pool::new(plan, 1).map_err(|error| error.to_string())?;
+    must(pool.ready() == 1, "nothing is ready")?;
+    Ok(pool)
+}
+
+fn pool(bed: &Bed) -> Verdict {
+    std::fs::write(bed.workspace.join("file"), "here").unwrap();
+    let (secret, outside) = (bed.out("secret"), bed.out("new"));
+    let attempts: &[(&[&str], i32)] = &[
+        (&["read", &bed.inside("file")], 0),
+        (&["create", &bed.inside("made")], 0),
+        (&["read", &secret], 1),
+        (&["create", &outside], 1),
+        (&["execute", "/usr/bin/true"], 1),
+        (&["execute-copy", "/usr/bin/true", &bed.inside("copy")], 1),
+    ];
+    bed.control(&["read", &secret])?;
+    bed.control(&["execute", "/usr/bin/true"])?;
+    let plan = bed.plan(&bed.policy())?;
+    for (attempt, expected) in attempts {
+        let pool = ready(&plan)?;
+        let output = pool
+            .command(Bed::argv(attempt))
+            .output()
+            .map_err(|error| error.to_string())?;
+        must(
+            output.outcome.exit_code() == *expected,
+            &format!("{attempt:?} ended with {:?}", output.outcome.ending),
+        )?;
+    }
+    // Arguments, variables, directory, outputs, code.
+    std::fs::create_dir(bed.workspace.join("below")).unwrap();
+    let policy = bed.policy().allow("sh").allow(["touch", "good"]);
+    let plan = bed.plan(&policy.clone().allow("@system"))?;
+    let output = ready(&plan)?
+        .command(["sh", "-c", "pwd; echo $A >&2; exit 9"])
+        .env("A", "b")
+        .current_dir("below")
+        .output()
+        .map_err(|error| error.to_string())?;
+    must(
+        output.stdout == format!("{}\n", bed.inside("below")).as_bytes()
+            && output.stderr == b"b\n"
+            && output.outcome.exit_code() == 9,
+        &format!("{output:?}"),
+    )?;
+    // Rules about arguments hold there as well.
+    let plan = bed.plan(&policy)?;
+    let output = ready(&plan)?
+        .command(["sh", "-c", "touch good; touch bad; true"])
+        .output()
+        .map_err(|error| error.to_string())?;
+    must(
+        bed.workspace.join("good").exists()
+            && !bed.workspace.join("bad").exists()
+            && output.outcome.violations.len() == 1,
+        &format!("{output:?}"),
+    )?;
+    must(
+        ready(&plan)?
+            .command(["touch", "bad"])
+            .spawn()
+            .is_err_and(|error| error.denial().is_some()),
+        "it started",
+    )?;
+    // Limits begin with the command and not with the sandbox.
+    let plan = bed.plan(&bed.policy().limits(limits(|limits| {
+        limits.wall_time = Some(WallTime::new(Duration::from_millis(600)));
+    })))?;
+    let pool = ready(&plan)?;
+    std::thread::sleep(Duration::from_millis(700));
+    let run = |pool: &katachi_sandbox::Pool, attempt: &[&str]| {
+        pool.command(Bed::argv(attempt))
+            .output()
+            .map_err(|error| error.to_string())
+    };
+    must(
+        run(&pool, &["read", &bed.inside("file")])?
+            .outcome
+            .success(),
+        "time ran while it waited",
+    )?;
+    let ending = run(&ready(&plan)?, &["sleep", "60"])?.outcome.ending;
+    must(ending == Ending::TimedOut, &format!("{ending:?}"))
+}
+
+fn pool_once(bed: &Bed) -> Verdict {
+    let plan = bed.plan(&bed.policy().allow("sh"))?;
+    let pool = ready(&plan)?;
+    let leave = "test -e /tmp/left && echo met; echo x > /tmp/left";
+    for _ in 0..6 {
+        let output = pool
+            .command(["sh", "-c", leave])
+            .output()
+            .map_err(|error| error.to_string())?;
+        must(
+            output.outcome.success() && output.stdout.is_empty(),
+            "it met another's file",
+        )?;
+    }
+    let started = Instant::now();
+    while pool.ready() == 0 && started.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    must(pool.ready() == 1, "the next was not built")?;
+    // A directory replaced while it waits.
+    let moved = bed.outside.join("moved");
+    std::fs::rename(&bed.workspace, &moved).unwrap();
+    std::fs::create_dir(&bed.workspace).unwrap();
+    let error = pool.command(["sh", "-c", "exit 0"]).output();
+    must(
+        matches!(error, Err(katachi_sandbox::SpawnError::Replaced { .. })),
+        "it started in a directory that is not the workspace any more",
+    )?;
+    // Nothing waits on when the pool is gone.
+    let plan = bed.plan(&bed.policy().allow("sh"))?;
+    let pool = katachi_sandbox::Pool::new(&plan, 3).map_err(|error| error.to_string())?;
+    let before = helpers();
+    drop(pool);
+    std::thread::sleep(Duration::from_millis(100));
+    must(before >= 3 && helpers() == 0, "a waiting sandbox is left")
+}
+
+/// Children of this process that are helpers.
+fn helpers() -> usize {
+    let me = std::process::id().to_string();
+    let list = std::fs::read_dir("/proc").unwrap();
+    list.flatten()
+        .filter(|entry| {
+            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            stat.rsplit(')')
+                .next()
+                .is_some_and(|rest| rest.split_whitespace().nth(1) == Some(&me))
+                && line.starts_with(b"katachi-sandbox-helper")
+        })
+        .count()
 }

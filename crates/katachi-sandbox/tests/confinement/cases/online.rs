@@ -36,6 +36,16 @@ pub(crate) const CASES: &[Case] = &[
         needs: &["python3"],
     },
     Case {
+        name: "pip installs from an allowed host",
+        run: pip,
+        needs: &["python3"],
+    },
+    Case {
+        name: "cargo builds what it gets from an allowed host",
+        run: cargo,
+        needs: &["cargo", "rustc", "cc", "tar", "sha256sum"],
+    },
+    Case {
         name: "ssh is refused cleanly",
         run: ssh,
         needs: &["ssh"],
@@ -255,6 +265,111 @@ fn python(bed: &Bed) -> Verdict {
         must(!refused.outcome.success(), "another host was reached")?;
     }
     Ok(())
+}
+
+fn pip(bed: &Bed) -> Verdict {
+    let wheel = "tiny-1.0.0-py3-none-any.whl";
+    let make = format!(
+        "import zipfile as z, os\n\
+         os.makedirs('simple/tiny')\n\
+         f = z.ZipFile('{wheel}', 'w')\n\
+         f.writestr('tiny.py', 'value = 7')\n\
+         d = 'tiny-1.0.0.dist-info/'\n\
+         f.writestr(d + 'METADATA', 'Metadata-Version: 2.1\\nName: tiny\\nVersion: 1.0.0\\n')\n\
+         f.writestr(d + 'WHEEL', 'Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n')\n\
+         f.writestr(d + 'RECORD', '')\n\
+         f.close()\n\
+         open('simple/tiny/index', 'w').write('<a href=\"/{wheel}\">{wheel}</a>')"
+    );
+    outside(bed, &["/usr/bin/python3", "-c", &make])?;
+    std::fs::create_dir(bed.workspace.join("env")).unwrap();
+    let policy = Policy::default().allow("/usr/bin/python3").allow("@python");
+    let (files, plan) = serve(bed, policy.exec_from("env"))?;
+    works(&plan, &["/usr/bin/python3", "-m", "venv", "env"])?;
+    let python = bed.inside("env/bin/python3");
+    let index = format!("https://files.test:{}/simple/", files.port);
+    let install = [
+        python.as_str(),
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--cert",
+        "ca.pem",
+        "--retries",
+        "0",
+        "--index-url",
+    ];
+    works(&plan, &[&install[..], &[&index, "tiny"]].concat())?;
+    let seven = works(&plan, &[&python, "-c", "import tiny; print(tiny.value)"])?;
+    must(seven == "7\n", &seven)?;
+    let elsewhere = format!("https://other.test:{}/simple/", files.port);
+    let refused = run(&plan, &[&install[..], &[&elsewhere, "tiny2"]].concat())?;
+    must(!refused.outcome.success(), "it installed from elsewhere")
+}
+
+/// A procedural macro from the registry, in a package with a build script.
+fn cargo(bed: &Bed) -> Verdict {
+    let write = |place: std::path::PathBuf, content: &str| {
+        std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+        std::fs::write(place, content).unwrap();
+    };
+    let (out, inside) = (&bed.outside, &bed.workspace);
+    write(
+        out.join("tiny-1.0.0/Cargo.toml"),
+        "[package]\nname = \"tiny\"\nversion = \"1.0.0\"\nedition = \"2021\"\n[lib]\nproc-macro = true\n",
+    );
+    write(
+        out.join("tiny-1.0.0/src/lib.rs"),
+        "extern crate proc_macro;\n#[proc_macro]\npub fn seven(_: proc_macro::TokenStream) \
+         -> proc_macro::TokenStream { \"7\".parse().unwrap() }\n",
+    );
+    outside(bed, &["tar", "czf", "tiny-1.0.0.crate", "tiny-1.0.0"])?;
+    let sum = Command::new("sha256sum")
+        .arg(out.join("tiny-1.0.0.crate"))
+        .output()
+        .unwrap();
+    let sum = String::from_utf8_lossy(&sum.stdout)[..64].to_owned();
+    write(
+        out.join("index/ti/ny/tiny"),
+        &format!(
+            "{{\"name\":\"tiny\",\"vers\":\"1.0.0\",\"deps\":[],\"cksum\":\"{sum}\",\"features\":{{}},\"yanked\":false}}\n"
+        ),
+    );
+    write(
+        inside.join("Cargo.toml"),
+        "[package]\nname = \"user\"\nversion = \"1.0.0\"\nedition = \"2021\"\n[dependencies]\ntiny = \"1\"\n",
+    );
+    write(
+        inside.join("build.rs"),
+        "fn main() { println!(\"cargo:rustc-env=BUILT=yes\"); }\n",
+    );
+    write(
+        inside.join("src/main.rs"),
+        "fn main() { println!(\"{} {}\", tiny::seven!(), env!(\"BUILT\")); }\n",
+    );
+    std::fs::create_dir(inside.join("target")).unwrap();
+    let policy = Policy::default()
+        .allow("@system")
+        .allow("@cc")
+        .allow("@rust")
+        .exec_from("target")
+        .set_env("CARGO_HOME", bed.inside("cargo-home"))
+        .set_env("CARGO_HTTP_CAINFO", bed.inside("ca.pem"));
+    let (files, plan) = serve(bed, policy)?;
+    let host = format!("https://files.test:{}", files.port);
+    write(
+        out.join("index/config.json"),
+        &format!("{{\"dl\":\"{host}/{{crate}}-{{version}}.crate\"}}"),
+    );
+    write(
+        inside.join("cargo-home/config.toml"),
+        &format!(
+            "[source.crates-io]\nreplace-with = \"near\"\n[source.near]\nregistry = \"sparse+{host}/index/\"\n"
+        ),
+    );
+    let said = works(&plan, &["cargo", "run", "--quiet"])?;
+    must(said == "7 yes\n", &said)
 }
 
 fn ssh(bed: &Bed) -> Verdict {

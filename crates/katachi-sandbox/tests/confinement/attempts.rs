@@ -196,6 +196,11 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
             let address = std::os::unix::net::SocketAddr::from_abstract_name(text(0))?;
             UnixStream::connect_addr(&address).map(drop)
         }
+        "start-sandbox" => start_sandbox(),
+        "start-sandbox-without-namespaces" => {
+            raw::forbid_user_namespaces()?;
+            start_sandbox()
+        }
         "loopback" => {
             let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
             TcpStream::connect(listener.local_addr()?).map(drop)
@@ -403,6 +408,31 @@ fn execute_flipping(program: &Path, one: &str, other: &str, times: u64) -> io::R
         );
     }
     Ok(())
+}
+
+/// A program that uses this crate, where the machine may not let it.
+fn start_sandbox() -> io::Result<()> {
+    let able = katachi_sandbox::doctor::probe().map_err(io::Error::other)?;
+    println!("tier {}", able.tier);
+    for check in &able.checks {
+        println!("{}: {}", check.name, check.detail);
+    }
+    let place = std::env::current_dir()?;
+    let started = katachi_sandbox::Policy::default()
+        .read("@system")
+        .write(".")
+        .allow("touch")
+        .plan(&katachi_sandbox::PlanOptions::new(place))
+        .map_err(io::Error::other)?
+        .command(["touch", "started"])
+        .output();
+    match started {
+        Ok(output) => self::found(output.outcome.success()),
+        Err(error) => {
+            println!("start refused: {error}");
+            Err(nothing())
+        }
+    }
 }
 
 fn execute_memory(program: &Path) -> io::Result<()> {

@@ -64,6 +64,45 @@ pub(crate) fn execute_in_child(program: u64, argv: u64, environment: u64) {
     }
 }
 
+/// Refuses new user namespaces from now on, as containers do.
+pub(crate) fn forbid_user_namespaces() -> io::Result<()> {
+    let code = |code: u32, jt, jf, k| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let any = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
+    let give = libc::BPF_RET | libc::BPF_K;
+    let namespaces = (libc::CLONE_NEWUSER | libc::CLONE_NEWNS) as u32;
+    let mut program = [
+        code(load, 0, 0, 0),
+        code(equal, 1, 0, libc::SYS_unshare as u32),
+        code(equal, 0, 2, libc::SYS_clone as u32),
+        // The first argument of both.
+        code(load, 0, 0, 16),
+        code(any, 1, 0, namespaces),
+        code(give, 0, 0, libc::SECCOMP_RET_ALLOW),
+        code(give, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+    ];
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    call(
+        libc::SYS_prctl,
+        &[libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0],
+    )?;
+    let filter_mode = u64::from(libc::SECCOMP_MODE_FILTER);
+    call(
+        libc::SYS_prctl,
+        &[libc::PR_SET_SECCOMP as u64, filter_mode, address(&filter)],
+    )
+    .map(drop)
+}
+
 /// Memory that other processes could share, touched.
 pub(crate) fn shared_memory(length: usize) -> io::Result<&'static mut [u8]> {
     let (access, kind) = (

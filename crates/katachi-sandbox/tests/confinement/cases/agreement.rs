@@ -15,6 +15,11 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[],
     },
     Case {
+        name: "explain and the tracer agree on random argument rules",
+        run: arguments,
+        needs: &["sh", "touch"],
+    },
+    Case {
         name: "explain and the start agree on commands",
         run: commands,
         needs: &[],
@@ -75,11 +80,83 @@ fn tree(bed: &Bed) -> Vec<PathBuf> {
     files
 }
 
+/// How many times as many policies as usual.
+fn longer() -> u64 {
+    let long = std::env::var_os("KATACHI_LONG").is_some_and(|long| long == "1");
+    if long { 25 } else { 1 }
+}
+
+/// Every argv of up to three words, started by a shell, under random prefixes.
+fn arguments(bed: &Bed) -> Verdict {
+    let words = ["a", "b", "-c"];
+    let mut lines: Vec<Vec<&str>> = vec![vec!["touch"]];
+    let mut begin = 0;
+    for _ in 0..3 {
+        let end = lines.len();
+        for index in begin..end {
+            for word in words {
+                let mut line = lines[index].clone();
+                line.push(word);
+                lines.push(line);
+            }
+        }
+        begin = end;
+    }
+    let script: String = lines
+        .iter()
+        .map(|line| format!("{}; test $? = 137; echo $?\n", line.join(" ")))
+        .collect();
+    let mut seen = [0; 2];
+    for seed in 0..8 * longer() {
+        let mut dice = Dice(seed);
+        let mut policy = bed.policy().allow("sh");
+        for ask in [false, false, true] {
+            let mut rule = vec!["touch".to_owned()];
+            for _ in 0..dice.below(3) {
+                rule.push(dice.pick(&words).to_owned());
+            }
+            let rule = katachi_sandbox::policy::CommandRule::Argv(rule);
+            match (ask, dice.below(3)) {
+                (_, 0) => {}
+                (true, _) => policy.commands.ask.push(rule),
+                (false, _) => policy.commands.allow.push(rule),
+            }
+        }
+        // Without a rule it would be the kernel that refuses.
+        policy = policy.allow(["touch", "a", "b", "-c"]);
+        let plan = bed.plan(&policy)?;
+        let output = plan
+            .command(["sh", "-c", &script])
+            .stderr(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .and_then(|child| Ok(child.wait_with_output()?))
+            .map_err(|error| error.to_string())?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        must(
+            said.lines().count() == lines.len(),
+            "the shell said too little",
+        )?;
+        for (line, killed) in lines.iter().zip(said.lines()) {
+            let answer = plan.explain(&Query::Exec(line.iter().map(Into::into).collect()));
+            seen[usize::from(answer.allowed)] += 1;
+            must(
+                answer.allowed == (killed == "1"),
+                &format!("seed {seed}, {line:?}: {answer}\n{}", policy.to_toml()),
+            )?;
+        }
+    }
+    must(
+        seen.iter().all(|count| *count > 20),
+        "one answer was missing",
+    )
+}
+
 fn random(bed: &Bed) -> Verdict {
     let files = tree(bed);
     let mut planned = 0;
     let mut answers = [0; 4];
-    for seed in 0..40 {
+    for seed in 0..40 * longer() {
         let mut dice = Dice(seed);
         let mut policy = bed.policy();
         policy.filesystem.write.clear();

@@ -13,6 +13,16 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[],
     },
     Case {
+        name: "where the system forbids user namespaces nothing starts",
+        run: forbidden_by_system,
+        needs: &["unshare", "sh"],
+    },
+    Case {
+        name: "where a container forbids user namespaces nothing starts",
+        run: forbidden_by_container,
+        needs: &[],
+    },
+    Case {
         name: "no capability is held",
         run: capabilities,
         needs: &[],
@@ -244,4 +254,46 @@ fn environment(bed: &Bed) -> Verdict {
     let plan = bed.plan(&bed.policy().pass_env(name.as_str()))?;
     bed.allowed_by(&plan, &["variable", &name])?;
     bed.denied(&["variable", "LD_PRELOAD"])
+}
+
+/// Starts a sandbox from a place that forbids it, and looks at what is said.
+fn refused_with(bed: &Bed, mut place: Command, wanted: &str) -> Verdict {
+    let output = place.current_dir(&bed.workspace).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    must(
+        said.contains("tier none") && said.contains("start refused") && said.contains(wanted),
+        &format!("{said}\n{}", String::from_utf8_lossy(&output.stderr)),
+    )?;
+    must(
+        !bed.workspace.join("started").exists(),
+        "the command ran unconfined",
+    )
+}
+
+/// The same program, where nothing forbids it.
+fn starts_elsewhere(bed: &Bed) -> Verdict {
+    bed.control(&["start-sandbox"])?;
+    must(
+        bed.workspace.join("started").exists(),
+        "the control shows nothing",
+    )?;
+    std::fs::remove_file(bed.workspace.join("started")).unwrap();
+    Ok(())
+}
+
+fn forbidden_by_system(bed: &Bed) -> Verdict {
+    starts_elsewhere(bed)?;
+    let mut place = Command::new("unshare");
+    let forbid =
+        "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" --attempt start-sandbox";
+    place.args(["--user", "--map-root-user", "sh", "-c", forbid]);
+    place.arg(Bed::program());
+    refused_with(bed, place, "max_user_namespaces")
+}
+
+fn forbidden_by_container(bed: &Bed) -> Verdict {
+    starts_elsewhere(bed)?;
+    let mut place = Command::new(Bed::program());
+    place.args(["--attempt", "start-sandbox-without-namespaces"]);
+    refused_with(bed, place, "allow unprivileged user namespaces")
 }

@@ -77,10 +77,12 @@ impl Pool {
         self.0.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one and has the next built.
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     pub(crate) fn take(&self) -> Option<Prepared> {
-        let taken = self.list().pop()?;
+        self.list().pop()
+    }
+
+    /// Has one built in place of one that was taken.
+    pub(crate) fn build_next(&self) {
         let shared = Arc::downgrade(&self.0);
         std::thread::spawn(move || {
             let Some(plan) = shared.upgrade().map(|shared| shared.plan.clone()) else {
@@ -92,7 +94,6 @@ impl Pool {
                 ready.push(prepared);
             }
         });
-        Some(taken)
     }
 }
 

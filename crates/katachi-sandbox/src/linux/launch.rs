@@ -69,25 +69,31 @@ pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {
         })));
     }
     let approved = asking.map(|rule| rule.text.clone());
+    let environment = environment(&inner, &command.env)?;
     let prepared = match &command.pool {
         Some(pool) if command.can_use_pool() && Prepared::fits(&inner) => pool.take(),
         _ => None,
     };
     // One whose directories were replaced since is ended, and the start that
     // follows finds out what to say.
-    let prepared = prepared.filter(|prepared| prepared.is_current(&inner));
-    if let Some(prepared) = prepared {
+    if let Some(prepared) = prepared.filter(|prepared| prepared.is_current(&inner)) {
         let start = Spec {
             program,
             real_program: real.clone(),
             argv: command.argv.clone(),
-            environment: environment(&inner, &command.env)?,
+            environment,
             directory,
             approved,
             asks: command.approver.is_some(),
             ..Spec::default()
         };
-        return prepared.start(command, &start, &real);
+        let pool = command.pool.clone();
+        let started = prepared.start(command, &start, &real);
+        // After the start, whose time it would take.
+        if let Some(pool) = pool {
+            pool.build_next();
+        }
+        return started;
     }
     let mut traces = Traces::default();
     look_around(&inner, &mut traces);
@@ -95,7 +101,7 @@ pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {
     spec.program = program;
     spec.real_program = real.clone();
     spec.argv = command.argv.clone();
-    spec.environment = environment(&inner, &command.env)?;
+    spec.environment = environment;
     spec.directory = directory;
     spec.guards = inner.guards.clone();
     spec.terminal = command.terminal.map(|size| (size.rows, size.columns));
@@ -639,6 +645,9 @@ fn next_step(step: &str, code: i32) -> String {
     match code {
         libc::EPERM | libc::EACCES if namespaces => {
             "allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, or kernel.apparmor_restrict_unprivileged_userns=0 on Ubuntu, or a container that permits them)"
+        }
+        _ if step == "trace the command" => {
+            "allow tracing of children (sysctl kernel.yama.ptrace_scope below 3, a container that permits ptrace), or allow the programs with any arguments"
         }
         libc::ENOSPC if namespaces => "raise sysctl user.max_user_namespaces",
         libc::ENOSYS => "use Linux 6.2 or later",

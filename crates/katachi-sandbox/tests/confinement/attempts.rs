@@ -140,6 +140,18 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
             .map(drop)
         }
         "execute" => execute(path(0), &arguments[1..]),
+        "execute-cloned" => {
+            let (program, word) = (c_string(path(1)), c_string(path(2)));
+            let name = c"touch".to_bytes();
+            let argv = [raw::address(name), raw::address(word.as_bytes()), 0];
+            let nothing = [0_u64];
+            raw::execute_cloned(
+                number(0),
+                raw::address(program.as_bytes()),
+                raw::address(&argv),
+                raw::address(&nothing),
+            )
+        }
         "execute-flipping" => execute_flipping(path(0), text(1), text(2), number(3)),
         "execute-copy" => {
             fs::copy(path(0), path(1))?;

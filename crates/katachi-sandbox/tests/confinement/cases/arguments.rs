@@ -49,6 +49,11 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[],
     },
     Case {
+        name: "no process escapes the look at its arguments",
+        run: untraced,
+        needs: &[],
+    },
+    Case {
         name: "a program with many names goes by the one it is called with",
         run: multi_call,
         needs: &["busybox"],
@@ -322,6 +327,28 @@ fn race(bed: &Bed) -> Verdict {
         "not one start was allowed, which shows nothing",
     )?;
     must(!exists(bed, "evil"), "other arguments ran than were seen")
+}
+
+fn untraced(bed: &Bed) -> Verdict {
+    // Flags of clone: nobody traces the child; a thread of another group; a
+    // child of the same parent; one that shares memory.
+    let (bad, good) = (bed.inside("evil"), bed.inside("good"));
+    let plan = bed.plan(&bed.policy().allow(["touch", good.as_str()]))?;
+    for flags in [
+        libc::CLONE_UNTRACED,
+        libc::CLONE_PARENT,
+        libc::CLONE_PTRACE,
+        0,
+    ] {
+        let flags = flags.to_string();
+        bed.control(&["execute-cloned", &flags, "/usr/bin/touch", &bad])?;
+        must(exists(bed, "evil"), "the control shows nothing")?;
+        std::fs::remove_file(&bad).unwrap();
+        bed.run(&plan, &["execute-cloned", &flags, "/usr/bin/touch", &bad])?;
+        must(!exists(bed, "evil"), &format!("flags {flags}"))?;
+    }
+    bed.run(&plan, &["execute-cloned", "0", "/usr/bin/touch", &good])?;
+    must(exists(bed, "good"), "the allowed form")
 }
 
 fn multi_call(bed: &Bed) -> Verdict {

@@ -78,7 +78,9 @@ impl Pool {
     }
 
     pub(crate) fn take(&self) -> Option<Prepared> {
-        self.list().pop()
+        let mut list = self.list();
+        // One that somebody ended from outside is of no use.
+        std::iter::from_fn(|| list.pop()).find_map(|mut one| one.waits().then_some(one))
     }
 
     /// Has one built in place of one that was taken.

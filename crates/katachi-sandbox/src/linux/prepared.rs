@@ -48,6 +48,12 @@ impl Prepared {
         })
     }
 
+    /// Whether it is still there.
+    pub(crate) fn waits(&mut self) -> bool {
+        let helper = self.helper.as_mut();
+        helper.is_some_and(|helper| matches!(helper.process.try_wait(), Ok(None)))
+    }
+
     /// Whether one sandbox does for every command of the plan.
     pub(super) fn fits(plan: &Inner) -> bool {
         !plan

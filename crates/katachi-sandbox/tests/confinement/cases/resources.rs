@@ -506,14 +506,28 @@ fn pool_once(bed: &Bed) -> Verdict {
     // Nothing waits on when the pool is gone.
     let plan = bed.plan(&bed.policy().allow("sh"))?;
     let pool = katachi_sandbox::Pool::new(&plan, 3).map_err(|error| error.to_string())?;
-    let before = helpers();
+    let before = helpers().len();
     drop(pool);
     std::thread::sleep(Duration::from_millis(100));
-    must(before >= 3 && helpers() == 0, "a waiting sandbox is left")
+    must(
+        before >= 3 && helpers().is_empty(),
+        "a waiting sandbox is left",
+    )?;
+    // One that was ended from outside is not taken.
+    let pool = ready(&plan)?;
+    for helper in helpers() {
+        crate::raw::call(libc::SYS_kill, &[helper, libc::SIGKILL as u64]).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    let output = pool.command(["sh", "-c", "exit 3"]).output();
+    must(
+        output.is_ok_and(|output| output.outcome.exit_code() == 3),
+        "it did not start without one that waits",
+    )
 }
 
 /// Children of this process that are helpers.
-fn helpers() -> usize {
+fn helpers() -> Vec<u64> {
     let me = std::process::id().to_string();
     let list = std::fs::read_dir("/proc").unwrap();
     list.flatten()
@@ -525,5 +539,6 @@ fn helpers() -> usize {
                 .is_some_and(|rest| rest.split_whitespace().nth(1) == Some(&me))
                 && line.starts_with(b"katachi-sandbox-helper")
         })
-        .count()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
 }

@@ -36,6 +36,10 @@ fn the_demo_succeeds_in_time_and_says_what_it_saw() {
             "{promise}"
         );
     }
+    // Nothing of a command or of its output is for the relay, paired or not.
+    assert_eq!(promises[0]["status"], "kept", "{}", promises[0]);
+    let channel = promises[1]["evidence"].as_str().unwrap();
+    assert!(channel.contains("gets 403 on 8 of 8 routes"), "{channel}");
     assert!(
         place.stored().is_empty(),
         "the demo wrote into the home of the person"

@@ -5,6 +5,11 @@
 #[path = "support/browser.rs"]
 #[allow(dead_code, reason = "each test file uses a part of this")]
 mod browser;
+#[path = "../src/demo/device.rs"]
+mod device;
+#[path = "support/meeting.rs"]
+#[allow(dead_code, reason = "each test file uses a part of this")]
+mod meeting;
 #[path = "../src/demo/outside.rs"]
 mod outside;
 #[path = "support/page.rs"]
@@ -18,8 +23,8 @@ use std::time::{Duration, Instant};
 
 use browser::EMAIL;
 use katachi_protocol::record::{Denials, History};
-use katachi_protocol::routes;
 use katachi_protocol::run::{OutputStream, RunEvent};
+use meeting::{Meeting, post, run};
 use support::{Place, needing};
 use up::{PATIENCE, Up, block_on, signal};
 
@@ -155,8 +160,9 @@ fn a_command_runs_and_streams_back() {
     std::fs::write(place.workspace().join("sub/plums.txt"), "two plums\n").unwrap();
     let mut up = Up::start(&place, &[]);
     block_on(async {
-        let (browser, agent) = up.approved().await;
-        let events = browser.run(&agent, &["cat", "sub/plums.txt"]).await;
+        let meeting = Meeting::of(&mut up).await;
+        let device = meeting.paired(&up).await;
+        let events = meeting.run(&device, &["cat", "sub/plums.txt"]).await;
         assert!(
             matches!(&events[0], RunEvent::Started { argv, plan_hash, .. } if argv[0] == "cat" && plan_hash.len() == 64)
         );
@@ -166,8 +172,8 @@ fn a_command_runs_and_streams_back() {
             Some(RunEvent::Exit { code: Some(0), .. })
         ));
 
-        let events = browser
-            .run(&agent, &["sh", "-c", "echo to stderr >&2; exit 3"])
+        let events = meeting
+            .run(&device, &["sh", "-c", "echo to stderr >&2; exit 3"])
             .await;
         assert!(events.contains(&RunEvent::Output {
             stream: OutputStream::Stderr,
@@ -178,18 +184,20 @@ fn a_command_runs_and_streams_back() {
             Some(RunEvent::Exit { code: Some(3), .. })
         ));
 
-        let answer = browser
-            .start(&agent, &["pwd"], Some("sub"))
-            .await
-            .text()
-            .await
-            .unwrap();
+        let pwd = |cwd: &str| {
+            post(
+                "/v1/run",
+                serde_json::json!({ "argv": ["pwd"], "cwd": cwd }),
+            )
+        };
+        let answer = meeting.ask(&device, pwd("sub")).await.unwrap();
+        let answer = String::from_utf8(answer.whole().await.unwrap()).unwrap();
         assert!(answer.contains("/sub\\n"), "{answer}");
-        let outside = browser.start(&agent, &["pwd"], Some("../..")).await;
-        assert_eq!(outside.status(), 400);
+        let outside = meeting.ask(&device, pwd("../..")).await.unwrap();
+        assert_eq!(outside.status, 400);
 
-        let events = browser
-            .run(&agent, &[env!("CARGO_BIN_EXE_katachi-agent"), "--version"])
+        let events = meeting
+            .run(&device, &[env!("CARGO_BIN_EXE_katachi-agent"), "--version"])
             .await;
         assert!(
             matches!(
@@ -208,9 +216,7 @@ fn a_command_runs_and_streams_back() {
                 ..
             })
         ));
-        let denials: Denials = browser
-            .get(&routes::AGENT_DENIALS.replace("{id}", &agent))
-            .await;
+        let denials: Denials = meeting.read(&device, "/v1/denials").await;
         assert_eq!(denials.denials.len(), 1);
     });
     up.stop();
@@ -236,10 +242,12 @@ fn a_reader_that_goes_away_ends_the_command() {
     let place = Place::new();
     let mut up = Up::start(&place, &[]);
     block_on(async {
-        let (browser, agent) = up.approved().await;
+        let meeting = Meeting::of(&mut up).await;
+        let device = meeting.paired(&up).await;
         let beat = "while true; do date +%s%N > beat; sleep 0.1; done";
-        let mut answer = browser.start(&agent, &["sh", "-c", beat], None).await;
-        let first = answer.chunk().await.unwrap().unwrap();
+        let beating = run(&["sh", "-c", beat]);
+        let mut answer = meeting.ask(&device, beating).await.unwrap();
+        let first = answer.piece().await.unwrap().unwrap();
         assert!(first.starts_with(b"{\"event\":\"started\""));
         let file = place.workspace().join("beat");
         while !file.exists() {
@@ -264,8 +272,9 @@ fn messages_are_answered_and_kept() {
     let place = Place::new();
     let mut up = Up::start(&place, &["--ai-command", "sed s/^/heard:/"]);
     let session = block_on(async {
-        let (browser, agent) = up.approved().await;
-        let events = browser.message(&agent, None, "when do plums ripen?").await;
+        let meeting = Meeting::of(&mut up).await;
+        let device = meeting.paired(&up).await;
+        let events = meeting.message(&device, None, "when do plums ripen?").await;
         assert_eq!(stdout_of(&events), "heard:when do plums ripen?");
         let RunEvent::Started {
             session: Some(session),
@@ -274,9 +283,8 @@ fn messages_are_answered_and_kept() {
         else {
             panic!("{events:?}");
         };
-        browser.message(&agent, Some(session), "and pears?").await;
-        let path = format!("{}?q=plums", routes::AGENT_HISTORY.replace("{id}", &agent));
-        let found: History = browser.get(&path).await;
+        meeting.message(&device, Some(session), "and pears?").await;
+        let found: History = meeting.read(&device, "/v1/history?q=plums").await;
         assert_eq!(found.hits.len(), 2, "{found:?}");
         session.clone()
     });
@@ -302,8 +310,9 @@ fn a_message_without_an_ai_says_how_to_configure_one() {
     let place = Place::new();
     let mut up = Up::start(&place, &[]);
     block_on(async {
-        let (browser, agent) = up.approved().await;
-        let events = browser.message(&agent, None, "hello").await;
+        let meeting = Meeting::of(&mut up).await;
+        let device = meeting.paired(&up).await;
+        let events = meeting.message(&device, None, "hello").await;
         let Some(RunEvent::Error { message }) = events.last() else {
             panic!("{events:?}");
         };

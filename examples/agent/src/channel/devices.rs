@@ -50,12 +50,6 @@ impl Devices {
             .map_err(|_| anyhow::anyhow!("{} holds no list of devices", self.path.display()))
     }
 
-    /// Tells whether any device was ever paired; then nothing is done outside a
-    /// channel any more, not even after the last one was removed.
-    pub(crate) fn exist(&self) -> bool {
-        self.path.exists()
-    }
-
     /// The device with `key`.
     ///
     /// # Errors
@@ -107,7 +101,7 @@ impl Devices {
         Ok(Some(removed))
     }
 
-    /// Forgets every device, and that there ever was one.
+    /// Forgets every device.
     ///
     /// # Errors
     ///

@@ -3,8 +3,8 @@
 //! The relay carries bytes; what they say is between a device (a browser) and
 //! this agent, by the Noise channels of katachi-crypto. Which devices there are
 //! stands in a [sealed file](Devices) here and nowhere else, so a relay can
-//! neither add one nor speak for one. Once a device is paired, the agent does
-//! nothing that comes outside a channel.
+//! neither add one nor speak for one. The agent does nothing that comes outside a
+//! channel, also as long as no device is paired.
 
 mod converse;
 mod devices;

@@ -4,15 +4,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use futures_util::StreamExt as _;
+use anyhow::bail;
 use katachi_protocol::account::{LogIn, Me, SignUp};
 use katachi_protocol::agent::Agents;
 use katachi_protocol::channel::ChannelQuery;
 use katachi_protocol::device::{DeviceInfo, UserCodeBody};
 use katachi_protocol::mcp::{McpConfigs, PutMcp, SealedMcp};
-use katachi_protocol::record::{Denials, History};
-use katachi_protocol::run::{MessageRequest, RunEvent, RunRequest};
 use katachi_protocol::{Sensitive, routes};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
@@ -161,37 +158,6 @@ impl Browser {
         self.get(&routes::mcp_sealed(name)).await
     }
 
-    pub(super) async fn history(&self, agent: &str, words: &str) -> anyhow::Result<History> {
-        let path = routes::AGENT_HISTORY.replace("{id}", agent);
-        let request = self.request(Method::GET, &path).query(&[("q", words)]);
-        Ok(success(request.send().await?).await?.json().await?)
-    }
-
-    pub(super) async fn denials(&self, agent: &str) -> anyhow::Result<Denials> {
-        self.get(&routes::AGENT_DENIALS.replace("{id}", agent))
-            .await
-    }
-
-    /// Runs a command on the agent and collects what streams back.
-    pub(super) async fn run(&self, agent: &str, argv: &[&str]) -> anyhow::Result<Vec<RunEvent>> {
-        let body = RunRequest {
-            argv: argv.iter().map(|word| (*word).to_owned()).collect(),
-            cwd: None,
-        };
-        let request = self.post(&routes::agent_run(agent)).json(&body);
-        events(success(request.send().await?).await?).await
-    }
-
-    /// Sends a message to the agent's AI and collects what streams back.
-    pub(super) async fn message(&self, agent: &str, text: &str) -> anyhow::Result<Vec<RunEvent>> {
-        let body = MessageRequest {
-            session: None,
-            text: text.to_owned(),
-        };
-        let request = self.post(&routes::agent_message(agent)).json(&body);
-        events(success(request.send().await?).await?).await
-    }
-
     /// Opens the carrier of an end-to-end channel.
     pub(super) async fn channel(
         &self,
@@ -254,22 +220,4 @@ async fn success(response: Response) -> anyhow::Result<Response> {
     let path = response.url().path().to_owned();
     let body = response.text().await.unwrap_or_default();
     bail!("the relay answered {status} to {path}: {}", body.trim());
-}
-
-async fn events(response: Response) -> anyhow::Result<Vec<RunEvent>> {
-    let mut found = Vec::new();
-    let mut pending = Vec::new();
-    let mut stream = response.bytes_stream();
-    while let Some(piece) = stream.next().await {
-        pending.extend_from_slice(&piece?);
-        while let Some(end) = pending.iter().position(|&byte| byte == b'\n') {
-            let line: Vec<u8> = pending.drain(..=end).collect();
-            let line = std::str::from_utf8(&line).context("the stream is not UTF-8")?;
-            found.push(RunEvent::from_line(line.trim_end())?);
-        }
-    }
-    match found.last().is_some_and(RunEvent::is_last) {
-        true => Ok(found),
-        false => bail!("the stream of the command was cut off"),
-    }
 }

@@ -1,4 +1,4 @@
-//! Chapter 5: commands that arrive through the tunnel and run in the sandbox.
+//! Chapter 6: commands that arrive through the tunnel and run in the sandbox.
 //!
 //! Each refusal is preceded by its control: the same thing done outside, so
 //! that a refusal inside means something.
@@ -7,11 +7,14 @@ use std::net::TcpListener;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use katachi_protocol::record::Denials;
+use katachi_protocol::routes::tunnel;
 use katachi_protocol::run::{OutputStream, RunEvent};
 use katachi_sandbox::report::Enforced;
 use katachi_sandbox::{Plan, PlanError, PlanOptions, Policy, Query};
 
 use super::browser::Browser;
+use super::paired::Paired;
 use super::{MARKER, Story};
 use crate::output::printable;
 use crate::policy::{Rules, is_installed};
@@ -45,15 +48,11 @@ pub(super) async fn confine(story: &mut Story) -> anyhow::Result<()> {
         return Ok(());
     }
     let plan = Rules::load(None)?.plan(&story.config)?;
-    let agent = story
-        .registration
-        .as_ref()
-        .context("this machine was not approved")?
-        .agent_id
-        .clone();
     let browser = story.browser.take().context("there is no browser")?;
-    let result = attempts(story, &browser, &agent, &plan).await;
+    let device = story.device.take().context("no device was paired")?;
+    let result = attempts(story, &browser, &device, &plan).await;
     story.browser = Some(browser);
+    story.device = Some(device);
     result?;
     self_test(story, &plan)?;
     allowed_host(story)?;
@@ -64,13 +63,13 @@ pub(super) async fn confine(story: &mut Story) -> anyhow::Result<()> {
 async fn attempts(
     story: &mut Story,
     browser: &Browser,
-    agent: &str,
+    device: &Paired,
     plan: &Plan,
 ) -> anyhow::Result<()> {
     let asked = std::cell::Cell::new(0);
     let run = async |argv: &[&str]| {
         asked.set(asked.get() + 1);
-        anyhow::Ok(Run::of(browser.run(agent, argv).await?))
+        anyhow::Ok(Run::of(device.run(browser, argv).await?))
     };
 
     std::fs::write(story.config.workspace.join("plums.txt"), "two plums\n")?;
@@ -97,10 +96,11 @@ async fn attempts(
         format!("`{program}` is refused, as a command and from a shell inside ({why})"),
     );
 
-    let listed = browser.denials(agent).await?.denials;
+    let listed: Denials = device.get(browser, tunnel::DENIALS).await?;
     story.check(
         12,
         listed
+            .denials
             .iter()
             .any(|denial| denial.argv.first() == Some(&program)),
         "the browser's list of refused actions names it",

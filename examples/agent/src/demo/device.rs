@@ -1,6 +1,7 @@
 //! A device's part: end-to-end channels over a WebSocket, as the console in a
 //! browser speaks them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -19,8 +20,10 @@ use tokio_tungstenite::tungstenite::Message;
 pub(crate) struct Device {
     key: StaticKey,
     agent: PublicKey,
-    /// The secret of the link, until it was used.
-    secret: Option<Secret<32>>,
+    /// The secret of the link.
+    secret: Secret<32>,
+    /// Whether the secret was used; the key does from then on.
+    is_paired: AtomicBool,
     name: String,
 }
 
@@ -46,7 +49,8 @@ impl Device {
         Ok(Self {
             key: StaticKey::generate()?,
             agent: PublicKey::from_bytes(decode(&fragment.agent)?),
-            secret: Some(Secret::new(decode(fragment.secret.expose_secret())?)),
+            secret: Secret::new(decode(fragment.secret.expose_secret())?),
+            is_paired: AtomicBool::new(false),
             name: name.to_owned(),
         })
     }
@@ -58,9 +62,9 @@ impl Device {
     /// Returns an error if there is no randomness.
     pub(crate) fn query(&self) -> anyhow::Result<ChannelQuery> {
         Ok(ChannelQuery {
-            mode: match self.secret {
-                Some(_) => Mode::Pair,
-                None => Mode::Resume,
+            mode: match self.is_paired.load(Ordering::Relaxed) {
+                false => Mode::Pair,
+                true => Mode::Resume,
             },
             device: URL_SAFE_NO_PAD.encode(self.key.public().as_bytes()),
             stream: URL_SAFE_NO_PAD.encode(katachi_crypto::random::bytes::<16>()?),
@@ -73,7 +77,7 @@ impl Device {
     ///
     /// Returns an error if the carrier breaks or is not the agent's.
     pub(crate) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
-        &mut self,
+        &self,
         socket: WebSocketStream<S>,
         query: &ChannelQuery,
         place: Place<'_>,
@@ -88,12 +92,12 @@ impl Device {
         };
         let mut socket = Socket(socket);
         let now = Duration::ZERO;
-        let (begun, first) = match &self.secret {
-            Some(secret) => {
+        let (begun, first) = match query.mode {
+            Mode::Pair => {
                 request.name = Some(self.name.clone());
-                Initiator::pair(&self.key, &self.agent, secret, &binding)?
+                Initiator::pair(&self.key, &self.agent, &self.secret, &binding)?
             }
-            None => Initiator::resume(&self.key, &self.agent, &binding)?,
+            Mode::Resume => Initiator::resume(&self.key, &self.agent, &binding)?,
         };
         socket.send(first).await?;
         let mut frames = Frames::of_handshake();
@@ -115,7 +119,7 @@ impl Device {
         };
         let head = answer.piece().await?.context("the agent said nothing")?;
         answer.status = serde_json::from_slice::<ChannelHead>(&head)?.status;
-        self.secret = None;
+        self.is_paired.store(true, Ordering::Relaxed);
         Ok(answer)
     }
 }

@@ -1,4 +1,4 @@
-//! Chapter 7: an MCP configuration with a secret, and what the database holds of it.
+//! Chapter 8: an MCP configuration with a secret, and what the database holds of it.
 
 use std::collections::BTreeMap;
 

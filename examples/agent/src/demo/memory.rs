@@ -1,6 +1,8 @@
-//! Chapter 6: a conversation and a memory, found again, and worth nothing elsewhere.
+//! Chapter 7: a conversation and a memory, found again, and worth nothing elsewhere.
 
 use anyhow::{Context as _, bail};
+use katachi_protocol::record::History;
+use katachi_protocol::routes::tunnel;
 use katachi_protocol::run::RunEvent;
 use katachi_store::memory::Memory;
 
@@ -12,15 +14,10 @@ const SQLITE: &[u8] = b"SQLite format 3\0";
 pub(super) async fn remember(story: &mut Story) -> anyhow::Result<()> {
     let browser = story.browser.as_ref().context("there is no browser")?;
     let home = story.home.clone().context("there is no vault")?;
-    let agent = story
-        .registration
-        .as_ref()
-        .context("this machine was not approved")?
-        .agent_id
-        .clone();
+    let device = story.device.as_ref().context("no device was paired")?;
 
     let question = format!("how do I bake {MARKER}?");
-    let events = browser.message(&agent, &question).await?;
+    let events = device.message(browser, &question).await?;
     story.asked.messages += 1;
     let answer: String = events
         .iter()
@@ -29,7 +26,8 @@ pub(super) async fn remember(story: &mut Story) -> anyhow::Result<()> {
             _ => None,
         })
         .collect();
-    let found = browser.history(&agent, MARKER).await?.hits;
+    let path = format!("{}?q={MARKER}", tunnel::HISTORY);
+    let found = device.get::<History>(browser, &path).await?.hits;
     let asked = found.iter().any(|hit| hit.role == "user");
     let answered = found.iter().any(|hit| hit.role == "assistant");
     match events.last() {

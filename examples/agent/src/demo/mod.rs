@@ -13,6 +13,7 @@ mod device;
 mod mcp;
 mod memory;
 mod outside;
+mod paired;
 mod private;
 mod relay;
 mod vault;
@@ -35,6 +36,7 @@ use crate::relay_client::Registration;
 use crate::relay_process::RelayProcess;
 use crate::tunnel::Service;
 use browser::Browser;
+use paired::Paired;
 
 /// Text that is typed, stored and searched, and must be found in no file.
 const MARKER: &str = "plum-cake-7f3a91";
@@ -51,6 +53,8 @@ struct Story {
     outside: PathBuf,
     relay: Option<RelayProcess>,
     browser: Option<Browser>,
+    /// The browser again, once it is paired.
+    device: Option<Paired>,
     registration: Option<Registration>,
     home: Option<Arc<Home>>,
     service: Option<Arc<Service>>,
@@ -106,6 +110,10 @@ pub(crate) async fn demo(args: &cli::Demo, options: &cli::Options) -> anyhow::Re
     let told = calls::sign(&mut story).await;
     story.told(&[2, 11], told);
 
+    story.progress.step("A paired device, end to end");
+    let told = private::talk(&mut story).await;
+    story.told(&[2], told);
+
     story.progress.step("Commands in the sandbox");
     let told = confine::confine(&mut story).await;
     story.told(&[12, 13, 14], told);
@@ -117,10 +125,6 @@ pub(crate) async fn demo(args: &cli::Demo, options: &cli::Options) -> anyhow::Re
     story.progress.step("An MCP configuration with a secret");
     let told = mcp::configure(&mut story).await;
     story.told(&[8], told);
-
-    story.progress.step("A paired device, end to end");
-    let told = private::talk(&mut story).await;
-    story.told(&[2], told);
 
     let told = crossing::count(&mut story);
     story.told(&[1], told);
@@ -169,6 +173,7 @@ impl Story {
             outside: outside.canonicalize()?,
             relay: None,
             browser: None,
+            device: None,
             registration: None,
             home: None,
             service: None,

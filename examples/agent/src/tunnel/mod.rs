@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use backoff::Backoff;
 
 pub(crate) use dial::relayed;
-pub(crate) use service::{ROUTES, Refusal, Service, inside};
+pub(crate) use service::{ROUTES, Refusal, Service, inside, outside};
 
 /// Streams that the relay may have open at once.
 const MAX_STREAMS: u32 = 128;
@@ -102,7 +102,7 @@ async fn serve(
         .initial_stream_window_size(256 << 10)
         .initial_connection_window_size(4 << 20)
         .max_header_list_size(16 << 10);
-    let router = TowerToHyperService::new(service::router(Arc::clone(service)));
+    let router = TowerToHyperService::new(service::outside(Arc::clone(service)));
     let mut connection = pin!(builder.serve_connection(connection, router));
     let mut beating = pin!(heartbeats(service));
     tokio::select! {

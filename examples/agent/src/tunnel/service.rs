@@ -1,16 +1,19 @@
-//! What the relay can ask of this machine: this, and nothing else.
+//! What can be asked of this machine: this, and nothing else.
 //!
 //! There is no route for files and none for shells. A command is an argument
 //! vector that runs in the sandbox under the person's policy; every request is
 //! written to the audit log before anything happens.
+//!
+//! The relay itself reaches one route only, which carries the channels of paired
+//! devices. Everything else is served inside of those, where the relay neither
+//! reads nor speaks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
-use axum::http::StatusCode;
-use axum::middleware::{Next, from_fn_with_state};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
@@ -152,26 +155,18 @@ impl Service {
     }
 }
 
-/// The routes as the relay reaches them: the carrier of channels, and, as long
-/// as no device was ever paired, the API itself.
-pub(super) fn router(service: Arc<Service>) -> Router {
+/// The routes as the relay reaches them: the carrier of channels. Whether a
+/// device was ever paired makes no difference.
+pub(crate) fn outside(service: Arc<Service>) -> Router {
     Router::new()
-        .merge(api())
-        .route_layer(from_fn_with_state(Arc::clone(&service), only_unpaired))
         .route(routes::CHANNEL, post(channel::serve))
+        .fallback(refuse)
+        .method_not_allowed_fallback(refuse)
         .with_state(service)
 }
 
 /// The routes as a device reaches them, inside of a channel.
 pub(crate) fn inside(service: Arc<Service>) -> Router {
-    Router::new()
-        .merge(api())
-        .route(routes::DEVICES, get(devices))
-        .route(routes::DEVICE, delete(remove_device))
-        .with_state(service)
-}
-
-fn api() -> Router<Arc<Service>> {
     Router::new()
         .route(routes::RUN, post(work::run))
         .route(routes::MESSAGE, post(work::message))
@@ -179,19 +174,20 @@ fn api() -> Router<Arc<Service>> {
         .route(routes::HISTORY, get(history))
         .route(routes::DENIALS, get(denials))
         .route(routes::SCHEMA, get(schema))
+        .route(routes::DEVICES, get(devices))
+        .route(routes::DEVICE, delete(remove_device))
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(service)
 }
 
-/// Refuses what comes from the relay itself once there are devices.
-async fn only_unpaired(
-    State(service): State<Arc<Service>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    if !service.devices.exist() {
-        return next.run(request).await;
-    }
-    let call = format!("{} {}", request.method(), request.uri().path());
+/// Refuses what the relay asks by itself, and writes down that it did.
+async fn refuse(State(service): State<Arc<Service>>, method: Method, uri: Uri) -> Response {
+    let asked = (method.as_str(), uri.path());
+    let call = match ROUTES.into_iter().find(|route| *route == asked) {
+        Some((method, path)) => format!("{method} {path}"),
+        // A relay does not choose what our log says.
+        None => "another call".to_owned(),
+    };
     if let Err(refusal) = service.record(&call, "outside a channel".to_owned(), "refused") {
         return refusal.into_response();
     }

@@ -6,7 +6,6 @@ use katachi_protocol::account::SignUp;
 use katachi_protocol::agent::Agents;
 use katachi_protocol::channel::ChannelQuery;
 use katachi_protocol::device::UserCodeBody;
-use katachi_protocol::run::{MessageRequest, RunEvent, RunRequest};
 use katachi_protocol::{Sensitive, routes};
 use reqwest::{Client, Method, Response};
 use rustls::pki_types::pem::PemObject as _;
@@ -95,36 +94,6 @@ impl Browser {
         answer.json().await.unwrap()
     }
 
-    pub(crate) async fn start(&self, agent: &str, argv: &[&str], cwd: Option<&str>) -> Response {
-        let body = RunRequest {
-            argv: argv.iter().map(|word| (*word).to_owned()).collect(),
-            cwd: cwd.map(str::to_owned),
-        };
-        self.send(Method::POST, &routes::agent_run(agent), Some(&body))
-            .await
-    }
-
-    pub(crate) async fn run(&self, agent: &str, argv: &[&str]) -> Vec<RunEvent> {
-        events(self.start(agent, argv, None).await).await
-    }
-
-    pub(crate) async fn message(
-        &self,
-        agent: &str,
-        session: Option<&str>,
-        text: &str,
-    ) -> Vec<RunEvent> {
-        let body = MessageRequest {
-            session: session.map(str::to_owned),
-            text: text.to_owned(),
-        };
-        events(
-            self.send(Method::POST, &routes::agent_message(agent), Some(&body))
-                .await,
-        )
-        .await
-    }
-
     pub(crate) fn origin(&self) -> &str {
         &self.origin
     }
@@ -183,15 +152,4 @@ impl Browser {
         }
         request.send().await.unwrap()
     }
-}
-
-async fn events(answer: Response) -> Vec<RunEvent> {
-    assert!(answer.status().is_success(), "{:?}", answer.text().await);
-    let text = answer.text().await.unwrap();
-    let events: Vec<_> = text
-        .lines()
-        .map(|line| RunEvent::from_line(line).unwrap())
-        .collect();
-    assert!(events.last().unwrap().is_last(), "{text}");
-    events
 }

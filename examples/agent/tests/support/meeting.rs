@@ -1,0 +1,116 @@
+//! A paired browser and its agent: whatever is asked goes through a channel.
+
+use std::time::Duration;
+
+use katachi_protocol::channel::{ChannelQuery, ChannelRequest};
+use katachi_protocol::run::RunEvent;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use crate::browser::{Browser, EMAIL};
+use crate::device::{self, Answer, Device};
+use crate::up::Up;
+
+/// A browser, its agent, and where both are.
+pub(crate) struct Meeting {
+    pub(crate) browser: Browser,
+    pub(crate) agent: String,
+}
+
+impl Meeting {
+    /// Approves the machine; nothing is paired yet.
+    pub(crate) async fn of(up: &mut Up) -> Self {
+        let (browser, agent) = up.approved().await;
+        Self { browser, agent }
+    }
+
+    pub(crate) fn place(&self) -> device::Place<'_> {
+        device::Place {
+            relay: self.browser.origin(),
+            account: EMAIL,
+            agent: &self.agent,
+        }
+    }
+
+    pub(crate) async fn ask(
+        &self,
+        device: &Device,
+        request: ChannelRequest,
+    ) -> anyhow::Result<Answer<TlsStream<TcpStream>>> {
+        let query: ChannelQuery = device.query()?;
+        let origin = self.browser.origin();
+        let socket = self.browser.channel(&self.agent, &query, origin).await;
+        let socket = socket.map_err(|status| anyhow::anyhow!("refused with {status}"))?;
+        let asking = device.ask(socket, &query, self.place(), request);
+        tokio::time::timeout(Duration::from_secs(20), asking).await?
+    }
+
+    /// Pairs by the link that `up` printed.
+    pub(crate) async fn paired(&self, up: &Up) -> Device {
+        let device = Device::new(up.fragment.as_ref().unwrap(), "Ana's laptop").unwrap();
+        let answer = self.ask(&device, get("/v1/status")).await.unwrap();
+        assert_eq!(answer.status, 200);
+        answer.whole().await.unwrap();
+        device
+    }
+
+    /// Reads one thing.
+    pub(crate) async fn read<T: DeserializeOwned>(&self, device: &Device, path: &str) -> T {
+        let answer = self.ask(device, get(path)).await.unwrap();
+        assert_eq!(answer.status, 200, "{path}");
+        serde_json::from_slice(&answer.whole().await.unwrap()).unwrap()
+    }
+
+    /// Runs a command to its end.
+    pub(crate) async fn run(&self, device: &Device, argv: &[&str]) -> Vec<RunEvent> {
+        events(self.ask(device, run(argv)).await.unwrap()).await
+    }
+
+    /// Sends a message and waits for the whole answer.
+    pub(crate) async fn message(
+        &self,
+        device: &Device,
+        session: Option<&str>,
+        text: &str,
+    ) -> Vec<RunEvent> {
+        let body = json!({ "session": session, "text": text });
+        let request = post("/v1/message", body);
+        events(self.ask(device, request).await.unwrap()).await
+    }
+}
+
+pub(crate) async fn events(answer: Answer<TlsStream<TcpStream>>) -> Vec<RunEvent> {
+    let status = answer.status;
+    let text = String::from_utf8(answer.whole().await.unwrap()).unwrap();
+    assert_eq!(status, 200, "{text}");
+    let events: Vec<_> = text
+        .lines()
+        .map(|line| RunEvent::from_line(line).unwrap())
+        .collect();
+    assert!(events.last().unwrap().is_last(), "{text}");
+    events
+}
+
+pub(crate) fn get(path: &str) -> ChannelRequest {
+    ChannelRequest {
+        method: "GET".to_owned(),
+        path: path.to_owned(),
+        body: None,
+        name: None,
+    }
+}
+
+pub(crate) fn post(path: &str, body: serde_json::Value) -> ChannelRequest {
+    ChannelRequest {
+        method: "POST".to_owned(),
+        path: path.to_owned(),
+        body: Some(body),
+        name: None,
+    }
+}
+
+pub(crate) fn run(argv: &[&str]) -> ChannelRequest {
+    post("/v1/run", json!({ "argv": argv }))
+}

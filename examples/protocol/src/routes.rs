@@ -35,16 +35,6 @@ pub const DEVICE_DENY: &str = "/api/device/deny";
 pub const AGENTS: &str = "/api/agents";
 /// `DELETE`, browser: forgets one agent and its keys.
 pub const AGENT: &str = "/api/agents/{id}";
-/// `POST`, browser: [`RunRequest`](crate::run::RunRequest), answered by a stream of [`RunEvent`](crate::run::RunEvent).
-pub const AGENT_RUN: &str = "/api/agents/{id}/run";
-/// `POST`, browser: [`MessageRequest`](crate::run::MessageRequest), answered by a stream of [`RunEvent`](crate::run::RunEvent).
-pub const AGENT_MESSAGE: &str = "/api/agents/{id}/message";
-/// `GET`, browser: [`AgentStatus`](crate::agent::AgentStatus).
-pub const AGENT_STATUS: &str = "/api/agents/{id}/status";
-/// `GET ?q=`, browser: [`History`](crate::record::History).
-pub const AGENT_HISTORY: &str = "/api/agents/{id}/history";
-/// `GET`, browser: [`Denials`](crate::record::Denials).
-pub const AGENT_DENIALS: &str = "/api/agents/{id}/denials";
 /// `GET`, browser, WebSocket, [`ChannelQuery`](crate::channel::ChannelQuery): the bytes of an
 /// end-to-end channel with the agent.
 pub const AGENT_CHANNEL: &str = "/api/agents/{id}/channel";
@@ -86,7 +76,8 @@ pub const TLS_EXPORTER_LEN: usize = 32;
 /// The cookie that holds a browser's session.
 pub const SESSION_COOKIE: &str = "__Host-katachi";
 
-/// What the agent serves to the relay on the tunnel.
+/// What the agent serves: to the relay [`CHANNEL`](tunnel::CHANNEL) alone, and
+/// the rest to paired devices, inside of a channel.
 pub mod tunnel {
     /// `POST` [`RunRequest`](crate::run::RunRequest), answered by a stream of events.
     pub const RUN: &str = "/v1/run";
@@ -101,24 +92,18 @@ pub mod tunnel {
     /// `POST` with [`ChannelQuery`](crate::channel::ChannelQuery): the bytes of an
     /// end-to-end channel, both ways at once.
     pub const CHANNEL: &str = "/v1/channel";
-    /// `GET` [`Devices`](crate::channel::Devices); inside a channel only.
+    /// `GET` [`Devices`](crate::channel::Devices).
     pub const DEVICES: &str = "/v1/devices";
-    /// `DELETE`; inside a channel only.
+    /// `DELETE`: forgets a device.
     pub const DEVICE: &str = "/v1/devices/{id}";
     /// `GET`: a description of this API, for people and programs.
     pub const SCHEMA: &str = "/v1/schema";
 }
 
-/// The path that runs a command on agent `id`.
+/// The path of a channel with agent `id`.
 #[must_use]
-pub fn agent_run(id: &str) -> String {
-    AGENT_RUN.replace("{id}", id)
-}
-
-/// The path that sends a message to agent `id`.
-#[must_use]
-pub fn agent_message(id: &str) -> String {
-    AGENT_MESSAGE.replace("{id}", id)
+pub fn agent_channel(id: &str) -> String {
+    AGENT_CHANNEL.replace("{id}", id)
 }
 
 /// The path of the MCP configuration `name`.

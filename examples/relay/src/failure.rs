@@ -29,8 +29,6 @@ pub(crate) enum Failure {
     RateLimited {
         seconds: u64,
     },
-    // The agent refused, and said why.
-    Agent(StatusCode, Problem),
     // The other side of the tunnel is missing.
     Offline,
     TunnelBroken,
@@ -69,7 +67,6 @@ impl Failure {
             Self::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::Agent(status, _) => *status,
             Self::TunnelBroken => StatusCode::BAD_GATEWAY,
             Self::AnswerLate => StatusCode::GATEWAY_TIMEOUT,
             Self::Offline | Self::AgentBusy | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -79,7 +76,6 @@ impl Failure {
 
     pub(crate) fn problem(&self) -> Problem {
         let (code, message): (&str, &str) = match self {
-            Self::Agent(_, problem) => return problem.clone(),
             Self::BadRequest(what) => (codes::BAD_REQUEST, what),
             Self::Unauthorized => (codes::UNAUTHORIZED, "sign in first"),
             Self::WrongCredentials => (codes::WRONG_CREDENTIALS, "e-mail or password is wrong"),

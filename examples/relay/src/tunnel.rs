@@ -8,8 +8,11 @@
 //! that a connection which died unnoticed cannot swallow requests.
 
 use std::collections::HashMap;
+use std::future::Future as _;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -20,7 +23,7 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::{debug, info};
 
 use crate::config::Limits;
@@ -174,6 +177,7 @@ impl Tunnels {
         Ok(answer.map(|body| {
             Body::new(Guarded {
                 body,
+                closed: Box::pin(tunnel.close.cancelled_owned()),
                 _permit: permit,
             })
         }))
@@ -184,21 +188,29 @@ impl Tunnels {
     }
 }
 
-/// A body that holds its place among the agent's streams until it ends.
+/// A body that holds its place among the agent's streams until it ends, and ends
+/// with its tunnel: a connection that was given up would go on for as long as it
+/// has streams.
 struct Guarded {
     body: Incoming,
+    closed: Pin<Box<WaitForCancellationFutureOwned>>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl http_body::Body for Guarded {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = axum::BoxError;
 
     fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, hyper::Error>>> {
-        std::pin::Pin::new(&mut self.body).poll_frame(context)
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, axum::BoxError>>> {
+        if self.closed.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Some(Err("the tunnel was closed".into())));
+        }
+        Pin::new(&mut self.body)
+            .poll_frame(context)
+            .map_err(Into::into)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -59,7 +59,9 @@ export async function agentPage(id, signal) {
     ["history", "History", () => historySearch(id)],
     ["settings", "Settings", () => settings(agent)],
   ];
+  let selected;
   const select = async (key, focus) => {
+    selected = key;
     for (const button of bar.children) {
       const on = button.id === `tab-${key}`;
       button.setAttribute("aria-selected", on);
@@ -67,8 +69,9 @@ export async function agentPage(id, signal) {
       if (on && focus) button.focus();
     }
     panel.setAttribute("aria-labelledby", `tab-${key}`);
-    const content = tabs.find(([name]) => name === key)[2]();
-    panel.replaceChildren(await content);
+    const content = await tabs.find(([name]) => name === key)[2]();
+    // Another tab may have been chosen while this one was asked for.
+    if (selected === key) panel.replaceChildren(content);
   };
   const bar = h("div", { class: "tabs", role: "tablist", "aria-label": "Agent" },
     tabs.map(([key, label]) => h("button", {
@@ -94,7 +97,7 @@ export async function agentPage(id, signal) {
     lock.className = sealed ? "chip good" : "chip warn";
     lock.textContent = sealed ? "End to end" : "Not paired";
     lock.title = sealed ? "Only this browser and the agent can read what you do here"
-      : "The relay can read what you do here; pair with `katachi-agent device pair`";
+      : "The agent does nothing for this browser; pair with `katachi-agent device pair`";
   };
   await pairIfAsked(id).catch((error) => say(error.message));
   await showLock();

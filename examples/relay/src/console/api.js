@@ -22,8 +22,8 @@ async function failure(response) {
   return error;
 }
 
-async function request(method, path, body, signal) {
-  const options = { method, signal, credentials: "same-origin", cache: "no-store" };
+async function request(method, path, body) {
+  const options = { method, credentials: "same-origin", cache: "no-store" };
   if (body !== undefined) {
     options.headers = { "content-type": "application/json" };
     options.body = JSON.stringify(body);
@@ -31,8 +31,7 @@ async function request(method, path, body, signal) {
   let response;
   try {
     response = await fetch(path, options);
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
+  } catch {
     throw new ApiError(0, "network", "The relay cannot be reached");
   }
   if (!response.ok) throw await failure(response);
@@ -44,21 +43,6 @@ export async function call(method, path, body) {
   const response = await request(method, path, body);
   if (response.status === 204) return undefined;
   return response.json();
-}
-
-/** Calls `onEvent` for each line of a streamed answer, as it comes. */
-export async function stream(path, body, onEvent, signal) {
-  const response = await request("POST", path, body, signal);
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) break;
-    const lines = (rest + value).split("\n");
-    rest = lines.pop();
-    for (const line of lines) if (line) onEvent(JSON.parse(line));
-  }
-  if (rest) onEvent(JSON.parse(rest));
 }
 
 export const agentPath = (id, rest = "") => `/api/agents/${encodeURIComponent(id)}${rest}`;

@@ -1,6 +1,6 @@
 // Asks an agent through an end-to-end channel: one request, one WebSocket, one
 // Noise channel. The relay carries the bytes and cannot read them.
-import { ApiError, agentPath, call, stream as plainStream } from "./api.js";
+import { ApiError, agentPath } from "./api.js";
 import { Frames, Initiator, concat, frame, toBase64url } from "./noise.js";
 import { forget, forgetPending, idOf, keep, newKey, ownName, paired, pending } from "./pairing.js";
 
@@ -8,14 +8,15 @@ let account = "";
 /** Says whose agents these are. */
 export function setAccount(email) { account = email; }
 
-/** How to reach an agent: as paired, by a link that waits to be used, or in the
- * plain as long as the agent has no device at all. */
+/** How to reach an agent: as paired, or by a link that waits to be used. There
+ * is no other way. */
 async function door(agent) {
   const kept = await paired(account, agent);
   if (kept) return { mode: "resume", key: kept.key, agent: kept.agent };
   const link = pending();
   if (link) return { mode: "pair", key: await newKey(), agent: link.agent, secret: link.secret };
-  return null;
+  throw new ApiError(0, "not_paired",
+    "This browser is not paired with the agent. Run `katachi-agent device pair` on its machine and open the link here.");
 }
 
 /** Whether what is typed for this agent is read by the agent alone. */
@@ -36,7 +37,6 @@ export async function pairIfAsked(agent) {
 /** One JSON call to the agent's own API. */
 export async function ask(agent, method, path, body) {
   const way = await door(agent);
-  if (!way) return call(method, agentPath(agent, path.replace("/v1", "")), body);
   const chunks = [];
   await exchange(way, agent, { method, path, body }, (chunk) => chunks.push(chunk));
   const text = new TextDecoder().decode(concat(...chunks));
@@ -46,7 +46,6 @@ export async function ask(agent, method, path, body) {
 /** Calls `onEvent` for each line of a streamed answer, as it comes. */
 export async function stream(agent, path, body, onEvent, signal) {
   const way = await door(agent);
-  if (!way) return plainStream(agentPath(agent, path.replace("/v1", "")), body, onEvent, signal);
   const decoder = new TextDecoder();
   let rest = "";
   await exchange(way, agent, { method: "POST", path, body }, (chunk) => {

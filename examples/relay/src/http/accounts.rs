@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use katachi_auth::clock::{Clock as _, SystemClock};
 use katachi_auth::password::Verdict;
-use katachi_auth::session::{self, Token};
+use katachi_auth::session::{self, SessionStore as _, Token, TokenDigest};
 use katachi_protocol::account::{LogIn, Me, SessionState, SignUp};
 
 use super::App;
@@ -47,7 +47,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Peer {
 pub(super) struct Session {
     pub(super) user: User,
     /// Names the session, and opens nothing.
-    pub(super) digest: String,
+    pub(super) digest: TokenDigest,
     expires: u64,
 }
 
@@ -78,7 +78,7 @@ impl FromRequestParts<App> for Session {
             .map_err(Failure::internal)?;
         Ok(Self {
             user: user.ok_or(Failure::Unauthorized)?,
-            digest: live.digest.to_string(),
+            digest: live.digest,
             expires: SystemClock
                 .now()
                 .after(app.sessions.lifetimes().idle)
@@ -213,6 +213,18 @@ pub(super) async fn session(
         }
         Err(Failure::Unauthorized) => Ok(Json(SessionState { me: None })),
         Err(failure) => Err(failure),
+    }
+}
+
+impl App {
+    /// Whether the session is still there and not too old. It does not count as
+    /// being used.
+    pub(super) async fn session_lives(&self, digest: TokenDigest) -> bool {
+        let app = self.clone();
+        let found = tokio::task::spawn_blocking(move || app.records.sessions().find(&digest)).await;
+        let lifetimes = self.sessions.lifetimes();
+        // Unsure is over: the browser only has to open another channel.
+        matches!(found, Ok(Ok(Some(session))) if !lifetimes.ended(&session, SystemClock.now()))
     }
 }
 

@@ -11,25 +11,29 @@
 use std::io;
 use std::time::Duration;
 
+use axum::Json;
 use axum::body::{Body, BodyDataStream};
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Path, State};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures_util::stream::SplitStream;
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::header::ORIGIN;
 use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use katachi_auth::session::TokenDigest;
 use katachi_protocol::channel::ChannelQuery;
+use katachi_protocol::problem::Problem;
 use katachi_protocol::routes::tunnel;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::App;
 use super::accounts::Session;
 use super::extract::QueryOf;
-use super::forward::{refused, require_owner};
 use crate::failure::Failure;
+use crate::records::agents;
 
 /// Largest frame of the WebSocket, in bytes: a few records.
 const MAX_FRAME: usize = 64 * 1024;
@@ -37,6 +41,10 @@ const MAX_FRAME: usize = 64 * 1024;
 const QUEUE: usize = 4;
 /// How often a silent browser is asked whether it is there.
 const PING: Duration = Duration::from_secs(20);
+/// How often an open channel looks whether its session has become too old.
+const AGE: Duration = Duration::from_secs(60);
+/// Largest refusal of an agent that is read, in bytes.
+const MAX_REFUSAL: usize = 16 * 1024;
 /// Silence after which it is gone.
 const GONE: Duration = Duration::from_secs(60);
 
@@ -60,6 +68,9 @@ pub(super) async fn open(
             "`device` and `stream` are 43 and 22 characters of base64url".to_owned(),
         ));
     }
+    // Listens from before the session was last looked at.
+    let mut ended = app.records.sessions().ended();
+    ended.mark_changed();
     require_owner(&app, &session, &id).await?;
     let (to_agent, from_browser) = mpsc::channel::<io::Result<Bytes>>(QUEUE);
     let target = format!("https://agent{}?{}", tunnel::CHANNEL, query.to_query());
@@ -68,14 +79,61 @@ pub(super) async fn open(
         .map_err(Failure::internal)?;
     let answer = app.tunnels.ask(&id, request).await?;
     if answer.status() != StatusCode::OK {
-        return refused(answer).await;
+        return refused(&app, answer).await;
     }
     let from_agent = answer.into_body().into_data_stream();
     Ok(upgrade
         .max_message_size(MAX_FRAME)
         .max_frame_size(MAX_FRAME)
         .read_buffer_size(4 * 1024)
-        .on_upgrade(move |socket| carry(socket, to_agent, from_agent)))
+        .on_upgrade(move |socket| async move {
+            tokio::select! {
+                () = over(&app, session.digest, ended) => {}
+                () = carry(socket, to_agent, from_agent) => {}
+            }
+        }))
+}
+
+/// Completes when the session is over: signed out, pushed out or too old. The
+/// channel then passes no further byte either way.
+async fn over(app: &App, digest: TokenDigest, mut ended: watch::Receiver<()>) {
+    let mut age = tokio::time::interval(AGE);
+    loop {
+        tokio::select! {
+            // The other end lives as long as the records do.
+            changed = ended.changed() => if changed.is_err() { return },
+            _ = age.tick() => {}
+        }
+        if !app.session_lives(digest).await {
+            return;
+        }
+    }
+}
+
+async fn require_owner(app: &App, session: &Session, id: &str) -> Result<(), Failure> {
+    let (user, agent) = (session.user.id.clone(), id.to_owned());
+    let owned = app
+        .records
+        .read(move |tx| agents::one(tx, &user, &agent))
+        .await
+        .map_err(Failure::internal)?;
+    owned
+        .map(drop)
+        .ok_or(Failure::NotFound("there is no such agent in this account"))
+}
+
+/// The agent said no. Its reason is passed on if it is one.
+async fn refused(app: &App, answer: Response) -> Result<Response, Failure> {
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), MAX_REFUSAL).collect();
+    let body = tokio::time::timeout(app.limits.answer, body).await;
+    let body = body
+        .map_err(|_| Failure::AnswerLate)?
+        .map_err(|_| Failure::TunnelBroken)?;
+    match serde_json::from_slice::<Problem>(&body.to_bytes()) {
+        Ok(problem) if status.is_client_error() => Ok((status, Json(problem)).into_response()),
+        _ => Err(Failure::TunnelBroken),
+    }
 }
 
 /// Carries both ways until either end stops.

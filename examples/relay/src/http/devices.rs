@@ -273,7 +273,7 @@ async fn decide(
     decision: Decision,
 ) -> Result<Waiting, Failure> {
     let (app, typed) = (app.clone(), typed.to_owned());
-    let (account, digest) = (session.user.id.clone(), session.digest.clone());
+    let (account, digest) = (session.user.id.clone(), session.digest.to_string());
     let decided = blocking(move || {
         let (grants, now) = (app.records.grants(), SystemClock.now());
         let who = Guesser {

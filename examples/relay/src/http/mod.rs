@@ -8,7 +8,6 @@ mod console;
 mod csrf;
 mod devices;
 mod extract;
-mod forward;
 mod mcp;
 mod passwords;
 mod public;
@@ -221,11 +220,6 @@ fn browser(app: &App) -> Router<App> {
         .route(routes::DEVICE_DENY, post(devices::deny))
         .route(routes::AGENTS, get(agents::list))
         .route(routes::AGENT, delete(agents::remove))
-        .route(routes::AGENT_RUN, post(forward::run))
-        .route(routes::AGENT_MESSAGE, post(forward::message))
-        .route(routes::AGENT_STATUS, get(forward::status))
-        .route(routes::AGENT_HISTORY, get(forward::history))
-        .route(routes::AGENT_DENIALS, get(forward::denials))
         .route(routes::AGENT_CHANNEL, get(channel::open))
         .route(routes::MCP, get(mcp::list))
         .route(

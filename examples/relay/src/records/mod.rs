@@ -65,6 +65,7 @@ pub(crate) struct Records(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    sessions: SessionRows,
     database: Database,
     vault: Vault,
     audit_key: Secret<32>,
@@ -86,6 +87,7 @@ impl Records {
         let database = Database::open(path, &key, options)?;
         let audit_key = vault.derive("katachi-relay/audit");
         Ok(Self(Arc::new(Inner {
+            sessions: SessionRows::new(database.clone()),
             database,
             vault,
             audit_key,
@@ -103,7 +105,7 @@ impl Records {
 
     /// Sessions of browsers, kept in the same database.
     pub(crate) fn sessions(&self) -> SessionRows {
-        SessionRows::new(self.0.database.clone())
+        self.0.sessions.clone()
     }
 
     /// The key under which audit entries are chained.

@@ -4,6 +4,7 @@ use katachi_auth::clock::Timestamp;
 use katachi_auth::replay::Unavailable;
 use katachi_auth::session::{Session, SessionStore, TokenDigest};
 use katachi_store::database::{Database, DatabaseError, params};
+use tokio::sync::watch;
 
 use super::{int, uint};
 
@@ -12,27 +13,41 @@ const MOST_SESSIONS: u32 = 32;
 
 /// Keeps sessions in the database.
 #[derive(Clone, Debug)]
-pub(crate) struct SessionRows(Database);
+pub(crate) struct SessionRows {
+    database: Database,
+    /// Told whenever a session is gone.
+    ended: watch::Sender<()>,
+}
 
 impl SessionRows {
     pub(super) fn new(database: Database) -> Self {
-        Self(database)
+        Self {
+            database,
+            ended: watch::Sender::new(()),
+        }
+    }
+
+    /// Changes whenever any session is gone from the database.
+    pub(crate) fn ended(&self) -> watch::Receiver<()> {
+        self.ended.subscribe()
     }
 
     /// Forgets sessions last used before `seen` or begun before `begun`.
     pub(crate) fn sweep(&self, seen: Timestamp, begun: Timestamp) -> Result<usize, DatabaseError> {
-        self.0.write(|tx| {
+        let swept = self.database.write(|tx| {
             tx.execute(
                 "DELETE FROM sessions WHERE seen_ms < ?1 OR created_ms < ?2",
                 params![int(seen.as_unix_millis()), int(begun.as_unix_millis())],
             )
-        })
+        })?;
+        self.tell(swept);
+        Ok(swept)
     }
 }
 
 impl SessionStore for SessionRows {
     fn insert(&self, session: Session) -> Result<(), Unavailable> {
-        let insert = self.0.write(|tx| {
+        let insert = self.database.write(|tx| {
             tx.execute(
                 "INSERT INTO sessions (digest, user_id, created_ms, seen_ms) VALUES (?1, ?2, ?3, ?4)",
                 params![
@@ -48,13 +63,13 @@ impl SessionStore for SessionRows {
                 params![session.account, MOST_SESSIONS],
             )
         });
-        insert
-            .map(drop)
-            .map_err(|error: DatabaseError| Unavailable::new(error))
+        let made_room = insert.map_err(|error: DatabaseError| Unavailable::new(error))?;
+        self.tell(made_room);
+        Ok(())
     }
 
     fn find(&self, digest: &TokenDigest) -> Result<Option<Session>, Unavailable> {
-        let found = self.0.read(|tx| {
+        let found = self.database.read(|tx| {
             tx.query_one(
                 "SELECT user_id, created_ms, seen_ms FROM sessions WHERE digest = ?1",
                 [digest.as_bytes().as_slice()],
@@ -84,22 +99,31 @@ impl SessionStore for SessionRows {
             "DELETE FROM sessions WHERE digest = ?1",
             [digest.as_bytes().as_slice()],
         )?;
+        self.tell(removed);
         Ok(removed == 1)
     }
 
     fn remove_all(&self, account: &str) -> Result<(), Unavailable> {
-        self.change("DELETE FROM sessions WHERE user_id = ?1", [account])
-            .map(drop)
+        let removed = self.change("DELETE FROM sessions WHERE user_id = ?1", [account])?;
+        self.tell(removed);
+        Ok(())
     }
 }
 
 impl SessionRows {
+    /// Tells those who hold something for a session that some are gone.
+    fn tell(&self, gone: usize) {
+        if gone > 0 {
+            self.ended.send_replace(());
+        }
+    }
+
     fn change(
         &self,
         sql: &str,
         params: impl katachi_store::database::Params,
     ) -> Result<usize, Unavailable> {
-        self.0
+        self.database
             .write(|tx| tx.execute(sql, params))
             .map_err(|error: DatabaseError| Unavailable::new(error))
     }

@@ -4,7 +4,7 @@ const { chromium } = require("playwright-core");
 const assert = require("node:assert/strict");
 const readline = require("node:readline");
 
-const { RELAY, USER_CODE, SHOTS, CHROMIUM } = process.env;
+const { RELAY, USER_CODE, SHOTS, CHROMIUM, FRAGMENT } = process.env;
 const lines = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const complaints = [];
 const foreign = [];
@@ -46,10 +46,25 @@ async function main() {
   await page.getByText("Online").waitFor();
   await shot("03-agents");
   await page.getByRole("link", { name: /testbox/ }).click();
+
+  say("nothing is asked before the browser is paired");
+  await page.getByText("Not paired").waitFor();
+  const input = page.getByLabel("Command or message");
+  await input.fill("ls -l");
+  await input.press("Enter");
+  await page.getByText("This browser is not paired").waitFor();
+  await shot("03-not-paired");
+
+  say("the link of the agent pairs it");
+  const agentHash = await page.evaluate(() => location.hash);
+  await page.goto(`${RELAY}/#${FRAGMENT}`);
+  await page.getByRole("link", { name: /testbox/ }).waitFor();
+  assert.ok(!page.url().includes("pair/"), "the secret left the address");
+  await page.goto(`${RELAY}/${agentHash}`);
+  await page.getByText("End to end").waitFor();
   await page.getByText("workspace atlas").waitFor();
 
   say("run a command by keyboard alone");
-  const input = page.getByLabel("Command or message");
   await input.fill("ls -l");
   await input.press("Enter");
   await page.getByText("line 3").waitFor();

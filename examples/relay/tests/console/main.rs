@@ -11,12 +11,14 @@
 
 #[path = "../service/agent.rs"]
 mod agent;
+mod device;
 #[path = "../service/relay.rs"]
 mod relay;
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -32,6 +34,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use agent::{TestAgent, poll, start_device};
+use device::Keys;
 use relay::TestRelay;
 
 fn main() -> std::process::ExitCode {
@@ -105,6 +108,7 @@ async fn browse() -> Result<(), Failed> {
         .join("console");
     std::fs::create_dir_all(&shots)?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/console/console.cjs");
+    let keys = Arc::new(Keys::new());
     let mut child = tokio::process::Command::new("node")
         .arg(script)
         .env("NODE_PATH", node_path().unwrap())
@@ -112,6 +116,7 @@ async fn browse() -> Result<(), Failed> {
         .env("RELAY", &relay.url)
         .env("USER_CODE", started["user_code"].as_str().unwrap())
         .env("SHOTS", &shots)
+        .env("FRAGMENT", keys.fragment().expose())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
@@ -127,7 +132,11 @@ async fn browse() -> Result<(), Failed> {
             let answer = poll(&relay, started["device_code"].as_str().unwrap()).await;
             let agent = TestAgent::from_token(&answer.json().await?);
             agent
-                .open_tunnel(&relay, router(), None)
+                .open_tunnel(
+                    &relay,
+                    device::carrier(&keys, &relay.url, &agent.id, router()),
+                    None,
+                )
                 .await
                 .map_err(|status| format!("tunnel: {status}"))?;
             answers.write_all(b"connected\n").await?;

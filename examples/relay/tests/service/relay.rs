@@ -4,16 +4,24 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _};
 use katachi_relay::{Config, KeychainUse, Relay};
 use reqwest::header::{HeaderMap, ORIGIN};
 use reqwest::{Method, Response, StatusCode};
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::{WebSocketStream, tungstenite};
 
 pub(crate) const PASSWORD: &str = "correct horse battery";
 
@@ -111,16 +119,30 @@ impl TestRelay {
         Browser {
             client: self.client(),
             url: self.url.clone(),
+            address: self.address,
+            tls: Arc::new(self.tls(&[b"http/1.1"])),
+            cookie: String::new(),
         }
     }
 
     /// A browser signed in to a new account.
     pub(crate) async fn browser_of(&self, email: &str) -> Browser {
-        let browser = self.browser();
+        self.entered("/api/signup", email).await
+    }
+
+    /// Another browser, signed in to an account that exists.
+    pub(crate) async fn signed_in(&self, email: &str) -> Browser {
+        self.entered("/api/login", email).await
+    }
+
+    async fn entered(&self, path: &str, email: &str) -> Browser {
+        let mut browser = self.browser();
         let answer = browser
-            .post("/api/signup", json!({"email": email, "password": PASSWORD}))
+            .post(path, json!({"email": email, "password": PASSWORD}))
             .await;
-        assert_eq!(answer.status(), StatusCode::CREATED);
+        assert!(answer.status().is_success());
+        let cookie = answer.headers()["set-cookie"].to_str().unwrap();
+        browser.cookie = cookie.split(';').next().unwrap().to_owned();
         browser
     }
 }
@@ -129,6 +151,40 @@ impl TestRelay {
 pub(crate) struct Browser {
     pub(crate) client: reqwest::Client,
     url: String,
+    address: SocketAddr,
+    tls: Arc<ClientConfig>,
+    /// For the requests that the client cannot send.
+    cookie: String,
+}
+
+/// The browser's end of a channel, as bytes; the relay knows no more of them.
+pub(crate) struct Carried(WebSocketStream<TlsStream<TcpStream>>);
+
+impl Carried {
+    /// The next bytes of the agent; `None` once the channel has ended.
+    pub(crate) async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            match self.0.next().await? {
+                Ok(Message::Binary(bytes)) => return Some(bytes),
+                Ok(Message::Ping(_) | Message::Pong(_)) => {}
+                Ok(_) | Err(_) => return None,
+            }
+        }
+    }
+
+    pub(crate) async fn send(&mut self, bytes: &str) {
+        let message = Message::Binary(bytes.to_owned().into());
+        self.0.send(message).await.unwrap();
+    }
+
+    /// All that is still to come.
+    pub(crate) async fn whole(mut self) -> String {
+        let mut whole = String::new();
+        while let Some(bytes) = self.next().await {
+            whole += std::str::from_utf8(&bytes).unwrap();
+        }
+        whole
+    }
 }
 
 impl Browser {
@@ -144,6 +200,48 @@ impl Browser {
         let answer = self.get(path).await;
         assert_eq!(answer.status(), StatusCode::OK, "{path}");
         answer.json().await.unwrap()
+    }
+
+    /// Opens a channel with an agent and says `first` in it; the status and the
+    /// body where the relay refuses.
+    pub(crate) async fn carry(
+        &self,
+        agent: &str,
+        first: &str,
+    ) -> Result<Carried, (StatusCode, Value)> {
+        let query = format!(
+            "mode=resume&device={}&stream={}",
+            "A".repeat(43),
+            "B".repeat(22)
+        );
+        let path = format!("/api/agents/{agent}/channel?{query}");
+        let mut carried = self.open(&path).await?;
+        carried.send(first).await;
+        Ok(carried)
+    }
+
+    /// Opens a WebSocket.
+    pub(crate) async fn open(&self, path: &str) -> Result<Carried, (StatusCode, Value)> {
+        let tcp = TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::try_from("katachi.localhost").unwrap();
+        let stream = TlsConnector::from(Arc::clone(&self.tls))
+            .connect(name, tcp)
+            .await
+            .unwrap();
+        let target = format!("{}{path}", self.url.replace("https:", "wss:"));
+        let mut request = target.into_client_request().unwrap();
+        let headers = request.headers_mut();
+        headers.insert(ORIGIN, self.url.parse().unwrap());
+        headers.insert("cookie", self.cookie.parse().unwrap());
+        match tokio_tungstenite::client_async(request, stream).await {
+            Ok((socket, _)) => Ok(Carried(socket)),
+            Err(tungstenite::Error::Http(answer)) => {
+                let body = answer.body().as_deref().unwrap_or_default();
+                let body = serde_json::from_slice(body).unwrap_or(Value::Null);
+                Err((answer.status(), body))
+            }
+            Err(error) => panic!("{error}"),
+        }
     }
 
     pub(crate) async fn post(&self, path: &str, body: Value) -> Response {

@@ -7,88 +7,25 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Json, Query};
+use axum::extract::Json;
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::routing::post;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::StatusCode;
-use katachi_protocol::agent::AgentStatus;
 use katachi_protocol::problem::Problem;
-use katachi_protocol::record::{Denial, Denials, History, HistoryHit};
-use katachi_protocol::run::{MessageRequest, OutputStream, RunEvent, RunRequest};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::agent::{TestAgent, wait_until_online};
 use crate::relay::{Browser, TestRelay};
 
-#[derive(Deserialize)]
-struct Search {
-    q: String,
-}
-
-/// What a test agent serves. `tick` is the pause between pieces of output.
+/// What a test agent serves: it says again what it was told, and counts to
+/// five; told `endless`, it never ends. `tick` is the pause between pieces.
 fn router(tick: Duration, cancelled: Arc<AtomicBool>) -> Router {
-    Router::new()
-        .route(
-            "/v1/run",
-            post(
-                move |Json(request): Json<RunRequest>| async move { run(request, tick, cancelled) },
-            ),
-        )
-        .route(
-            "/v1/message",
-            post(|Json(request): Json<MessageRequest>| async move { message(request) }),
-        )
-        .route(
-            "/v1/status",
-            get(|| async {
-                Json(AgentStatus {
-                    version: "9".into(),
-                    schema: 1,
-                    ..Default::default()
-                })
-            }),
-        )
-        .route(
-            "/v1/history",
-            get(|Query(search): Query<Search>| async move {
-                let hit = HistoryHit {
-                    session: "s".into(),
-                    snippet: search.q,
-                    ..Default::default()
-                };
-                Json(History { hits: vec![hit] })
-            }),
-        )
-        .route(
-            "/v1/denials",
-            get(|| async {
-                let denial = Denial {
-                    at: 1,
-                    target: "/etc/shadow".into(),
-                    ..Default::default()
-                };
-                Json(Denials {
-                    denials: vec![denial],
-                })
-            }),
-        )
-}
-
-fn output(data: impl Into<String>) -> RunEvent {
-    RunEvent::Output {
-        stream: OutputStream::Stdout,
-        data: data.into(),
-    }
-}
-
-fn events(events: Vec<RunEvent>) -> Response {
-    let lines = events
-        .into_iter()
-        .map(|event| Ok::<_, Infallible>(Bytes::from(event.to_line())));
-    Body::from_stream(futures_util::stream::iter(lines)).into_response()
+    Router::new().route(
+        "/v1/channel",
+        post(move |body: Body| async move { count(body, tick, cancelled) }),
+    )
 }
 
 /// Sets its flag when dropped before it was disarmed.
@@ -108,51 +45,32 @@ impl Drop for Watch {
     }
 }
 
-fn run(request: RunRequest, tick: Duration, cancelled: Arc<AtomicBool>) -> Response {
-    if request.argv[0] == "refused" {
-        let problem = Problem::new("forbidden", "`refused` is not an allowed command");
-        return (StatusCode::FORBIDDEN, Json(problem)).into_response();
-    }
-    let endless = request.argv[0] == "endless";
-    let start = (0_u32, Watch(cancelled, true));
-    let lines = futures_util::stream::unfold(start, move |(n, watch)| async move {
-        tokio::time::sleep(tick).await;
-        let event = match n {
-            0 => RunEvent::Started {
-                id: "r".into(),
-                argv: vec![],
-                plan_hash: "h".into(),
-                session: None,
-            },
-            5 if !endless => RunEvent::Exit {
-                code: Some(0),
-                signal: None,
-                seconds: 0.1,
-            },
+fn count(body: Body, tick: Duration, cancelled: Arc<AtomicBool>) -> Response {
+    let start = (
+        0_u32,
+        body.into_data_stream(),
+        false,
+        Watch(cancelled, true),
+    );
+    let pieces = futures_util::stream::unfold(start, move |state| async move {
+        let (n, mut body, mut endless, watch) = state;
+        let piece = match n {
+            0 => {
+                let told = body.next().await?.ok()?;
+                endless = &told[..] == b"endless";
+                told
+            }
             6 => {
                 watch.disarm();
                 return None;
             }
-            n => output(format!("{n}\n")),
+            n => Bytes::from(n.to_string()),
         };
+        tokio::time::sleep(tick).await;
         let next = if endless { 1 } else { n + 1 };
-        Some((
-            Ok::<_, Infallible>(Bytes::from(event.to_line())),
-            (next, watch),
-        ))
+        Some((Ok::<_, Infallible>(piece), (next, body, endless, watch)))
     });
-    Body::from_stream(lines).into_response()
-}
-
-fn message(request: MessageRequest) -> Response {
-    events(vec![
-        output(request.text.to_uppercase()),
-        RunEvent::Exit {
-            code: Some(0),
-            signal: None,
-            seconds: 0.0,
-        },
-    ])
+    Body::from_stream(pieces).into_response()
 }
 
 async fn connected(tick: Duration) -> (TestRelay, Browser, TestAgent, Arc<AtomicBool>) {
@@ -173,55 +91,46 @@ fn path(agent: &TestAgent, rest: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_command_goes_to_the_agent_and_its_output_comes_back() {
+async fn what_a_browser_says_reaches_the_agent_and_its_answer_comes_back() {
     let (_relay, browser, agent, _) = connected(Duration::ZERO).await;
-    let answer = browser
-        .post(&path(&agent, "/run"), json!({"argv": ["ls"]}))
-        .await;
-    assert_eq!(answer.status(), StatusCode::OK);
-    assert_eq!(answer.headers()["content-type"], "application/x-ndjson");
-    let text = answer.text().await.unwrap();
-    let events: Vec<RunEvent> = text
-        .lines()
-        .map(|line| RunEvent::from_line(line).unwrap())
-        .collect();
-    assert_eq!(events.len(), 6);
-    assert!(events[5].is_last());
-    let answer = browser
-        .post(&path(&agent, "/message"), json!({"text": "hello"}))
-        .await;
-    assert!(answer.text().await.unwrap().contains("HELLO"));
+    let carried = browser.carry(&agent.id, "hello").await.unwrap();
+    assert_eq!(carried.whole().await, "hello12345");
 }
 
 #[tokio::test]
-async fn status_denials_and_history_are_answered_by_the_agent() {
-    let (_relay, browser, agent, _) = connected(Duration::ZERO).await;
-    assert_eq!(browser.json(&path(&agent, "/status")).await["version"], "9");
-    assert_eq!(
-        browser.json(&path(&agent, "/denials")).await["denials"][0]["target"],
-        "/etc/shadow"
-    );
-    let hits = browser
-        .json(&path(&agent, "/history?q=a%26q%3Db%20%C3%A9"))
-        .await;
-    assert_eq!(hits["hits"][0]["snippet"], "a&q=b é");
+async fn no_route_asks_an_agent_but_for_a_channel() {
+    let relay = TestRelay::start().await;
+    let browser = relay.browser_of("ana@example.org").await;
+    let agent = TestAgent::approved(&relay, &browser).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    let listening = Router::new().fallback(move || async move {
+        counter.fetch_add(1, Ordering::SeqCst);
+    });
+    agent.open_tunnel(&relay, listening, None).await.unwrap();
+    wait_until_online(&browser, &agent.id, true).await;
+    for rest in ["/run", "/message", "/v1/run", "/devices"] {
+        let answer = browser
+            .post(&path(&agent, rest), json!({"argv": ["ls"], "text": "x"}))
+            .await;
+        assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{rest}");
+    }
+    for rest in ["/status", "/history?q=x", "/denials", "/schema"] {
+        let answer = browser.get(&path(&agent, rest)).await;
+        assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{rest}");
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]
 async fn output_is_not_held_back() {
     let tick = Duration::from_millis(200);
     let (_relay, browser, agent, _) = connected(tick).await;
-    let answer = browser
-        .post(&path(&agent, "/run"), json!({"argv": ["slow"]}))
-        .await;
-    let mut pieces = answer.bytes_stream();
+    let mut carried = browser.carry(&agent.id, "slow").await.unwrap();
     let mut times = Vec::new();
-    let mut lines = 0;
-    while let Some(piece) = pieces.next().await {
-        lines += piece.unwrap().iter().filter(|byte| **byte == b'\n').count();
+    while carried.next().await.is_some() {
         times.push(Instant::now());
     }
-    assert_eq!(lines, 6);
     assert!(
         times.len() >= 5,
         "the pieces came as {} and not one by one",
@@ -234,17 +143,18 @@ async fn output_is_not_held_back() {
 #[tokio::test]
 async fn a_browser_that_leaves_stops_the_agent_s_work() {
     let (_relay, browser, agent, cancelled) = connected(Duration::from_millis(10)).await;
-    let answer = browser
-        .post(&path(&agent, "/run"), json!({"argv": ["endless"]}))
-        .await;
-    let mut pieces = answer.bytes_stream();
-    pieces.next().await.unwrap().unwrap();
+    let mut carried = browser.carry(&agent.id, "endless").await.unwrap();
+    carried.next().await.unwrap();
     assert!(!cancelled.load(Ordering::SeqCst));
-    let left = Instant::now();
-    drop(pieces);
-    while !cancelled.load(Ordering::SeqCst) {
+    drop(carried);
+    becomes_true(&cancelled).await;
+}
+
+async fn becomes_true(flag: &AtomicBool) {
+    let began = Instant::now();
+    while !flag.load(Ordering::SeqCst) {
         assert!(
-            left.elapsed() < Duration::from_secs(5),
+            began.elapsed() < Duration::from_secs(5),
             "the agent was not told"
         );
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -252,20 +162,17 @@ async fn a_browser_that_leaves_stops_the_agent_s_work() {
 }
 
 #[tokio::test]
-async fn fifty_requests_share_one_tunnel() {
+async fn fifty_channels_share_one_tunnel() {
     let (_relay, browser, agent, _) = connected(Duration::from_millis(5)).await;
-    let target = path(&agent, "/run");
-    let runs = (0..50).map(|_| async {
-        browser
-            .post(&target, json!({"argv": ["ls"]}))
-            .await
-            .text()
-            .await
-            .unwrap()
+    let channels = (0..50).map(|n| {
+        let (browser, agent) = (&browser, &agent);
+        async move {
+            let said = format!("{n}:");
+            let carried = browser.carry(&agent.id, &said).await.unwrap();
+            assert_eq!(carried.whole().await, format!("{n}:12345"));
+        }
     });
-    for text in futures_util::future::join_all(runs).await {
-        assert_eq!(text.lines().count(), 6);
-    }
+    futures_util::future::join_all(channels).await;
 }
 
 #[tokio::test]
@@ -274,80 +181,69 @@ async fn an_agent_has_only_so_many_streams_at_once() {
     let relay = TestRelay::start_with(state, |config| config.limits.streams_per_agent = 2).await;
     let browser = relay.browser_of("ana@example.org").await;
     let agent = TestAgent::approved(&relay, &browser).await;
-    agent
-        .open_tunnel(
-            &relay,
-            router(Duration::from_millis(20), Arc::default()),
-            None,
-        )
-        .await
-        .unwrap();
+    let counting = router(Duration::from_millis(20), Arc::default());
+    agent.open_tunnel(&relay, counting, None).await.unwrap();
     wait_until_online(&browser, &agent.id, true).await;
-    let run = json!({"argv": ["endless"]});
-    let first = browser.post(&path(&agent, "/run"), run.clone()).await;
-    let _second = browser.post(&path(&agent, "/run"), run.clone()).await;
-    assert_eq!(
-        browser
-            .post(&path(&agent, "/run"), run.clone())
-            .await
-            .status(),
-        StatusCode::SERVICE_UNAVAILABLE
-    );
+    let open = async || browser.carry(&agent.id, "endless").await;
+    let first = open().await.unwrap();
+    let _second = open().await.unwrap();
+    let (status, _) = open().await.err().unwrap();
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     drop(first);
     // The relay notices in its own time that a place became free.
-    let mut status = StatusCode::SERVICE_UNAVAILABLE;
     for _ in 0..100 {
-        status = browser
-            .post(&path(&agent, "/run"), run.clone())
-            .await
-            .status();
-        if status == StatusCode::OK {
-            break;
+        if open().await.is_ok() {
+            return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(status, StatusCode::OK);
+    panic!("no place became free");
+}
+
+/// An agent that answers every request for a channel with `answer`.
+async fn answering(answer: fn() -> Response) -> (TestRelay, Browser, TestAgent) {
+    let relay = TestRelay::start().await;
+    let browser = relay.browser_of("ana@example.org").await;
+    let agent = TestAgent::approved(&relay, &browser).await;
+    let router = Router::new().route("/v1/channel", post(move || async move { answer() }));
+    agent.open_tunnel(&relay, router, None).await.unwrap();
+    wait_until_online(&browser, &agent.id, true).await;
+    (relay, browser, agent)
 }
 
 #[tokio::test]
 async fn what_the_agent_refuses_is_told_with_its_reason() {
-    let (_relay, browser, agent, _) = connected(Duration::ZERO).await;
-    let answer = browser
-        .post(&path(&agent, "/run"), json!({"argv": ["refused"]}))
-        .await;
-    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
-    let problem: Value = answer.json().await.unwrap();
-    assert_eq!(problem["message"], "`refused` is not an allowed command");
+    let (_relay, browser, agent) = answering(|| {
+        let problem = Problem::new("rate_limited", "too many channels are open");
+        (StatusCode::TOO_MANY_REQUESTS, Json(problem)).into_response()
+    })
+    .await;
+    let (status, problem) = browser.carry(&agent.id, "x").await.err().unwrap();
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(problem["message"], "too many channels are open");
 }
 
 #[tokio::test]
 async fn requests_that_no_agent_should_see_end_at_the_relay() {
     let (relay, browser, agent, _) = connected(Duration::ZERO).await;
-    for (body, status) in [
-        (json!({"argv": []}), 400),
-        (json!({"argv": [""]}), 400),
-        (json!({"argv": ["a\u{0}b"]}), 400),
-        (json!({"argv": "ls"}), 400),
-        (json!({"argv": ["ls"], "shell": true}), 400),
-        (json!({"argv": vec!["x"; 257]}), 413),
-        (json!({"argv": ["x".repeat(40_000)]}), 413),
+    let (device, stream) = ("A".repeat(43), "B".repeat(22));
+    for query in [
+        String::new(),
+        format!("mode=resume&device={device}"),
+        format!("mode=plain&device={device}&stream={stream}"),
+        format!("mode=resume&device={device}&stream={stream}&shell=1"),
+        format!("mode=resume&device={device}A&stream={stream}"),
+        format!("mode=resume&device={device}&stream=%2F{stream}"),
     ] {
-        let answer = browser.post(&path(&agent, "/run"), body).await;
-        assert_eq!(answer.status().as_u16(), status);
+        let target = path(&agent, &format!("/channel?{query}"));
+        let (status, _) = browser.open(&target).await.err().unwrap();
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{query}");
     }
-    let answer = browser
-        .post(&path(&agent, "/message"), json!({"text": " "}))
-        .await;
-    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
     let other = relay.browser_of("ben@example.org").await;
-    let answer = other
-        .post(&path(&agent, "/run"), json!({"argv": ["ls"]}))
-        .await;
-    assert_eq!(answer.status(), StatusCode::NOT_FOUND);
-    let answer = browser
-        .post("/api/agents/..%2f..%2fv1/run", json!({"argv": ["ls"]}))
-        .await;
-    assert_eq!(answer.status(), StatusCode::NOT_FOUND);
+    let (status, _) = other.carry(&agent.id, "x").await.err().unwrap();
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    let (status, _) = browser.carry("..%2f..%2fv1", "x").await.err().unwrap();
+    assert_eq!(status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
@@ -355,11 +251,9 @@ async fn an_agent_that_went_away_is_offline_at_once() {
     let relay = TestRelay::start().await;
     let browser = relay.browser_of("ana@example.org").await;
     let agent = TestAgent::approved(&relay, &browser).await;
-    let answer = browser
-        .post(&path(&agent, "/run"), json!({"argv": ["ls"]}))
-        .await;
-    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(answer.json::<Value>().await.unwrap()["error"], "offline");
+    let (status, problem) = browser.carry(&agent.id, "x").await.err().unwrap();
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(problem["error"], "offline");
     let serving = agent
         .open_tunnel(&relay, router(Duration::ZERO, Arc::default()), None)
         .await
@@ -370,34 +264,20 @@ async fn an_agent_that_went_away_is_offline_at_once() {
 }
 
 #[tokio::test]
-async fn a_stream_that_breaks_is_not_taken_for_complete() {
+async fn a_tunnel_that_breaks_ends_its_channels_at_once() {
     let relay = TestRelay::start().await;
     let browser = relay.browser_of("ana@example.org").await;
     let agent = TestAgent::approved(&relay, &browser).await;
-    let serving = agent
-        .open_tunnel(
-            &relay,
-            router(Duration::from_millis(20), Arc::default()),
-            None,
-        )
+    let counting = router(Duration::from_millis(20), Arc::default());
+    let serving = agent.open_tunnel(&relay, counting, None).await.unwrap();
+    wait_until_online(&browser, &agent.id, true).await;
+    let mut carried = browser.carry(&agent.id, "endless").await.unwrap();
+    carried.next().await.unwrap();
+    serving.abort();
+    let ended = async { while carried.next().await.is_some() {} };
+    tokio::time::timeout(Duration::from_secs(2), ended)
         .await
         .unwrap();
-    wait_until_online(&browser, &agent.id, true).await;
-    let answer = browser
-        .post(&path(&agent, "/run"), json!({"argv": ["endless"]}))
-        .await;
-    let mut pieces = answer.bytes_stream();
-    pieces.next().await.unwrap().unwrap();
-    serving.abort();
-    let started = Instant::now();
-    let broke = loop {
-        match pieces.next().await {
-            Some(Ok(_)) => {}
-            Some(Err(_)) => break true,
-            None => break false,
-        }
-    };
-    assert!(broke && started.elapsed() < Duration::from_secs(2));
 }
 
 #[tokio::test]
@@ -405,18 +285,8 @@ async fn the_newest_tunnel_wins() {
     let relay = TestRelay::start().await;
     let browser = relay.browser_of("ana@example.org").await;
     let agent = TestAgent::approved(&relay, &browser).await;
-    let named = |name: &'static str| {
-        Router::new().route(
-            "/v1/status",
-            get(move || async move {
-                Json(AgentStatus {
-                    version: name.to_owned(),
-                    schema: 1,
-                    ..Default::default()
-                })
-            }),
-        )
-    };
+    let named =
+        |name: &'static str| Router::new().route("/v1/channel", post(move || async move { name }));
     let older = agent
         .open_tunnel(&relay, named("older"), None)
         .await
@@ -430,10 +300,8 @@ async fn the_newest_tunnel_wins() {
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(
-        browser.json(&path(&agent, "/status")).await["version"],
-        "newer"
-    );
+    let carried = browser.carry(&agent.id, "x").await.unwrap();
+    assert_eq!(carried.whole().await, "newer");
     wait_until_online(&browser, &agent.id, true).await;
     // Whoever looks sees that there were two: it may be a cloned credential.
     let noticed = async || {
@@ -470,52 +338,59 @@ async fn a_tunnel_is_bound_to_its_own_tls_connection() {
 }
 
 #[tokio::test]
-async fn removing_an_agent_closes_its_tunnel() {
-    let (_relay, browser, agent, _) = connected(Duration::ZERO).await;
+async fn removing_an_agent_closes_its_tunnel_and_its_channels() {
+    let (_relay, browser, agent, _) = connected(Duration::from_millis(10)).await;
+    let mut carried = browser.carry(&agent.id, "endless").await.unwrap();
+    carried.next().await.unwrap();
     let answer = browser
         .send(reqwest::Method::DELETE, &path(&agent, ""), None)
         .await;
     assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+    let ended = async { while carried.next().await.is_some() {} };
+    tokio::time::timeout(Duration::from_secs(2), ended)
+        .await
+        .unwrap();
+    let (status, _) = browser.carry(&agent.id, "x").await.err().unwrap();
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_channel_ends_with_the_session_that_opened_it() {
+    let (relay, browser, agent, cancelled) = connected(Duration::from_millis(10)).await;
+    let elsewhere = relay.signed_in("ana@example.org").await;
+    let mut carried = browser.carry(&agent.id, "endless").await.unwrap();
+    let mut other = elsewhere.carry(&agent.id, "endless").await.unwrap();
+    carried.next().await.unwrap();
     let answer = browser
-        .post(&path(&agent, "/run"), json!({"argv": ["ls"]}))
+        .send(reqwest::Method::POST, "/api/logout", None)
         .await;
-    assert_eq!(answer.status(), StatusCode::NOT_FOUND);
+    assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+    let ended = async { while carried.next().await.is_some() {} };
+    tokio::time::timeout(Duration::from_secs(2), ended)
+        .await
+        .unwrap();
+    becomes_true(&cancelled).await;
+    // Another session of the same account keeps its own.
+    for _ in 0..20 {
+        other.next().await.unwrap();
+    }
+    let (status, _) = browser.carry(&agent.id, "x").await.err().unwrap();
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]
 async fn an_agent_that_talks_nonsense_harms_nobody() {
-    let relay = TestRelay::start().await;
-    let browser = relay.browser_of("ana@example.org").await;
-    let agent = TestAgent::approved(&relay, &browser).await;
-    let calls = Arc::new(AtomicUsize::new(0));
-    let nonsense = Router::new()
-        .route("/v1/status", get(|| async { "<script>not json</script>" }))
-        .route("/v1/denials", get(|| async { vec![b'x'; 6 * 1024 * 1024] }))
-        .route(
-            "/v1/run",
-            post({
-                let calls = Arc::clone(&calls);
-                move || async move {
-                    calls.fetch_add(1, Ordering::SeqCst);
-                    (StatusCode::INTERNAL_SERVER_ERROR, "<h1>oops</h1>")
-                }
-            }),
-        );
-    agent.open_tunnel(&relay, nonsense, None).await.unwrap();
-    wait_until_online(&browser, &agent.id, true).await;
-    for target in ["/status", "/denials", "/history?q=x"] {
-        assert_eq!(
-            browser.get(&path(&agent, target)).await.status(),
-            StatusCode::BAD_GATEWAY,
-            "{target}"
-        );
+    let nonsense: [fn() -> Response; 3] = [
+        || (StatusCode::INTERNAL_SERVER_ERROR, "<h1>oops</h1>").into_response(),
+        || (StatusCode::FORBIDDEN, "<script>oops</script>").into_response(),
+        || (StatusCode::FORBIDDEN, vec![b'x'; 6 * 1024 * 1024]).into_response(),
+    ];
+    for answer in nonsense {
+        let (_relay, browser, agent) = answering(answer).await;
+        let (status, problem) = browser.carry(&agent.id, "x").await.err().unwrap();
+        assert_eq!(status, StatusCode::BAD_GATEWAY);
+        assert!(!problem.to_string().contains("oops"), "{problem}");
     }
-    let answer = browser
-        .post(&path(&agent, "/run"), json!({"argv": ["ls"]}))
-        .await;
-    assert_eq!(answer.status(), StatusCode::BAD_GATEWAY);
-    assert!(!answer.text().await.unwrap().contains("oops"));
-    assert_eq!(calls.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
@@ -526,7 +401,7 @@ async fn a_slow_reader_holds_the_agent_back() {
     let sent = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&sent);
     let flood = Router::new().route(
-        "/v1/run",
+        "/v1/channel",
         post(move || async move {
             let pieces = futures_util::stream::repeat_with(move || {
                 counter.fetch_add(64 * 1024, Ordering::SeqCst);
@@ -537,9 +412,7 @@ async fn a_slow_reader_holds_the_agent_back() {
     );
     agent.open_tunnel(&relay, flood, None).await.unwrap();
     wait_until_online(&browser, &agent.id, true).await;
-    let answer = browser
-        .post(&path(&agent, "/run"), json!({"argv": ["flood"]}))
-        .await;
+    let carried = browser.carry(&agent.id, "flood").await.unwrap();
     // Nobody reads the answer: what the agent could send has an end.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let after_one = sent.load(Ordering::SeqCst);
@@ -549,7 +422,7 @@ async fn a_slow_reader_holds_the_agent_back() {
         after_one < 64 * 1024 * 1024,
         "{after_one} bytes are in between"
     );
-    drop(answer);
+    drop(carried);
 }
 
 #[tokio::test]

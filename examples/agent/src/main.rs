@@ -44,9 +44,11 @@ const MISTAKEN: u8 = 2;
 fn main() -> ExitCode {
     // Before anything else: this process may be the helper that builds a sandbox.
     katachi_sandbox::helper::run_if_requested();
+    let hardening = katachi_crypto::harden();
 
     let cli = Cli::parse();
     start_log();
+    tracing::debug!(?hardening, "what keeps others from this process");
     match command(&cli) {
         Ok(code) => code,
         Err(error) => {

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use katachi_relay::cli::Serve;
-#[cfg(unix)]
 use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
@@ -24,13 +23,28 @@ enum Command {
     Serve(Serve),
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    // Before any key is made and any thread started.
+    let hardening = katachi_crypto::harden();
     let Arguments {
         command: Command::Serve(serve),
     } = Arguments::parse();
     start_log();
-    match serve.run(shutdown()).await {
+    if !hardening.undumpable || !hardening.locked_pages {
+        warn!(
+            ?hardening,
+            "this process is not kept from others as far as it could be"
+        );
+    }
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("katachi-relay: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    // Listening for signals needs the runtime.
+    match runtime.block_on(async { serve.run(shutdown()).await }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("katachi-relay: {error}");

@@ -286,3 +286,62 @@ fn no_secret_is_in_the_log_however_much_it_says() {
         assert!(leak.is_none(), "{secret} is in the log: {leak:?}");
     }
 }
+
+/// A program that keeps keys, started as an ordinary user, who is refused its
+/// memory as the same user. Root is not refused, so the test gives it up.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_program_of_the_same_user_cannot_read_its_memory() {
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+    use std::os::unix::process::CommandExt as _;
+
+    const NOBODY: u32 = 65534;
+    let dir = tempfile::tempdir().unwrap();
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(dir.path(), open).unwrap();
+    let state = dir.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    // Where it was built need not be open to that user.
+    let copy = dir.path().join("program");
+    std::fs::copy(env!("CARGO_BIN_EXE_katachi-relay"), &copy).unwrap();
+    let is_root = chown(&state, Some(NOBODY), Some(NOBODY)).is_ok();
+    let as_user = |mut command: Command| {
+        if is_root {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command.current_dir("/").stdin(Stdio::piped());
+        command.stdout(Stdio::piped());
+        command
+    };
+    let mut command = Command::new(&copy);
+    command
+        .args(["serve"])
+        .args(["--listen", "127.0.0.1:0", "--no-keychain", "--ready-json"])
+        .arg("--state-dir")
+        .arg(&state)
+        .stderr(Stdio::null());
+    let mut hardened = as_user(command).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(hardened.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert!(line.contains("listening"), "{line}");
+    let mut ordinary = as_user(Command::new("cat")).spawn().unwrap();
+    // Until its own program is loaded, the child is still ours.
+    std::thread::sleep(Duration::from_millis(200));
+    let maps = |pid: u32| {
+        let mut command = as_user(Command::new("cat"));
+        let output = command.arg(format!("/proc/{pid}/maps")).output().unwrap();
+        output.status.success() && !output.stdout.is_empty()
+    };
+    let seen = (maps(ordinary.id()), maps(hardened.id()));
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", hardened.id())).unwrap();
+    for child in [&mut hardened, &mut ordinary] {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert_eq!(seen, (true, false), "whose memory could be read");
+    let core = limits.lines().find(|line| line.contains("core")).unwrap();
+    let core: Vec<_> = core.split_whitespace().collect();
+    assert_eq!(core[4..6], ["0", "0"], "{limits}");
+}

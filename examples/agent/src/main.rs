@@ -6,6 +6,7 @@
 //! database are `katachi-store`, who may speak is `katachi-auth`.
 #![forbid(unsafe_code)]
 
+mod approvals;
 mod audit;
 mod channel;
 mod chart;

@@ -27,6 +27,8 @@ pub(crate) struct Job {
     pub(crate) env: Vec<(String, SecretString)>,
     /// The conversation that it belongs to.
     pub(crate) session: Option<String>,
+    /// The directory in which a person approved this start.
+    pub(crate) approved: Option<PathBuf>,
 }
 
 /// How it went.
@@ -71,6 +73,13 @@ pub(crate) fn run(
     let Some(directory) = directory(plan.workspace(), job.cwd.as_deref()) else {
         return refused(&began, NO_DIRECTORY, events);
     };
+    if job
+        .approved
+        .as_ref()
+        .is_some_and(|place| *place != directory)
+    {
+        return refused(&began, "the directory is another than was approved", events);
+    }
     let last = match start(plan, job, &directory) {
         Ok(child) => follow(child, plan, job, events, hear, &mut finished),
         Err(SpawnError::Denied(violation)) => {
@@ -101,7 +110,7 @@ pub(crate) fn run(
 const NO_DIRECTORY: &str = "cwd is not a directory in the workspace";
 
 /// The directory to start in, if it lies in the workspace with all links followed.
-fn directory(workspace: &Path, cwd: Option<&str>) -> Option<PathBuf> {
+pub(crate) fn directory(workspace: &Path, cwd: Option<&str>) -> Option<PathBuf> {
     let wanted = workspace.join(cwd.unwrap_or_default());
     let found = wanted.canonicalize().ok()?;
     (found.is_dir() && found.starts_with(workspace)).then_some(found)
@@ -119,6 +128,46 @@ fn refused(began: &Instant, why: &str, events: &Sender<RunEvent>) -> Finished {
     finished
 }
 
+/// Tells that nobody approved `job`, for the reason that `why` gives.
+pub(crate) fn not_approved(
+    job: &Job,
+    rule: &str,
+    why: &str,
+    events: &Sender<RunEvent>,
+) -> Finished {
+    let denial = Denial {
+        at: crate::audit::now(),
+        argv: shortened(&job.argv),
+        control: "exec".to_owned(),
+        operation: "exec".to_owned(),
+        target: shortened(&job.argv).join(" "),
+        reason: format!("{rule}: {why}"),
+        allow_with: None,
+    };
+    let mut finished = Finished::failed(format!("denied: {}", denial.reason));
+    finished.cancelled = events.is_closed();
+    tell(
+        events,
+        RunEvent::Denied {
+            control: denial.control.clone(),
+            operation: denial.operation.clone(),
+            target: denial.target.clone(),
+            reason: denial.reason.clone(),
+            allow_with: None,
+        },
+    );
+    tell(
+        events,
+        RunEvent::Exit {
+            code: Some(126),
+            signal: None,
+            seconds: 0.0,
+        },
+    );
+    finished.denials.push(denial);
+    finished
+}
+
 fn start(plan: &Plan, job: &Job, directory: &Path) -> Result<Child, SpawnError> {
     let mut command = plan
         .command(&job.argv)
@@ -133,6 +182,9 @@ fn start(plan: &Plan, job: &Job, directory: &Path) -> Result<Child, SpawnError> 
     }
     if job.cwd.is_some() {
         command = command.current_dir(directory);
+    }
+    if job.approved.is_some() {
+        command = command.approved();
     }
     command.spawn()
 }

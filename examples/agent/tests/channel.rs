@@ -16,14 +16,18 @@ mod support;
 #[allow(dead_code, reason = "each test file uses a part of this")]
 mod up;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use browser::EMAIL;
 use device::Device;
-use katachi_protocol::channel::{Devices, Mode};
+use katachi_protocol::approval::{ApprovalAnswer, ApprovalRequest, Approvals, Decision};
+use katachi_protocol::channel::{ChannelRequest, Devices, Mode};
 use katachi_protocol::run::RunEvent;
-use meeting::{Meeting, get, run};
+use meeting::{Meeting, get, post, run};
 use support::{Place, needing};
 use up::{Up, block_on};
 
@@ -75,7 +79,13 @@ fn main() -> ExitCode {
             a_long_answer_arrives_whole,
         ),
     ];
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let trials = trials.into_iter().chain([needing(
+        "user namespaces",
+        confine,
+        "a_start_waits_for_the_signed_approval_of_a_paired_device",
+        a_start_waits_for_the_signed_approval_of_a_paired_device,
+    )]);
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 
 fn a_link_pairs_one_device_and_only_once() {
@@ -299,4 +309,118 @@ fn a_long_answer_arrives_whole() {
         assert_eq!(said.lines().last(), Some("200000"));
     });
     up.stop();
+}
+
+fn signed(request: ApprovalRequest, decision: Decision, device: &Device) -> ChannelRequest {
+    let signature = device.signing.sign(&request.signed_bytes(decision));
+    let answer = ApprovalAnswer {
+        request,
+        decision,
+        signature: URL_SAFE_NO_PAD.encode(signature.as_ref()),
+    };
+    post("/v1/approvals", serde_json::to_value(answer).unwrap())
+}
+
+fn a_start_waits_for_the_signed_approval_of_a_paired_device() {
+    let place = Place::new();
+    let policy = place.asking();
+    let mut up = Up::start(&place, &["--policy", policy.to_str().unwrap()]);
+    block_on(async {
+        let meeting = Meeting::of(&mut up).await;
+        let device = meeting.paired(&up).await;
+        let stranger = Device::new(up.fragment.as_ref().unwrap(), "stranger").unwrap();
+        let touched = place.workspace().join("plum");
+        let ask = async || {
+            let touch = run(&["touch", "plum"]);
+            let mut answer = meeting.ask(&device, touch).await.unwrap();
+            let line = String::from_utf8(answer.piece().await.unwrap().unwrap()).unwrap();
+            let RunEvent::Approval(request) = RunEvent::from_line(line.trim()).unwrap() else {
+                panic!("{line}");
+            };
+            (answer, request)
+        };
+        let say = async |request: ChannelRequest| {
+            let answer = meeting.ask(&device, request).await.unwrap();
+            let status = answer.status;
+            let text = String::from_utf8(answer.whole().await.unwrap()).unwrap();
+            (status, text)
+        };
+
+        let (answer, request) = ask().await;
+        assert_eq!(request.argv, ["touch", "plum"]);
+        assert_eq!(
+            Path::new(&request.directory),
+            place.workspace().canonicalize().unwrap()
+        );
+        assert!(request.rule.contains("commands.ask"), "{}", request.rule);
+        let waiting: Approvals = meeting.read(&device, "/v1/approvals").await;
+        assert_eq!(waiting.approvals, [request.clone()]);
+        let change = |change: fn(&mut ApprovalRequest)| {
+            let mut other = request.clone();
+            change(&mut other);
+            signed(other, Decision::Approve, &device)
+        };
+        for (other, why) in [
+            (
+                signed(request.clone(), Decision::Approve, &stranger),
+                "signature",
+            ),
+            (change(|r| r.argv[1] = "pear".to_owned()), "another argv"),
+            (
+                change(|r| r.directory = "/".to_owned()),
+                "another directory",
+            ),
+            (change(|r| r.plan_hash = "00".repeat(32)), "another plan"),
+            (change(|r| r.nonce = "A".repeat(22)), "no start waits"),
+        ] {
+            let (status, text) = say(other).await;
+            assert!(
+                status == 403 && text.contains(why),
+                "{why}: {status} {text}"
+            );
+        }
+        assert!(!touched.exists(), "it was started before it was approved");
+        let approve = signed(request.clone(), Decision::Approve, &device);
+        assert_eq!(say(approve.clone()).await.0, 204);
+        let rest = String::from_utf8(answer.whole().await.unwrap()).unwrap();
+        assert!(rest.contains(&request.plan_hash), "{rest}");
+        assert!(rest.contains(r#""code":0"#), "{rest}");
+        assert!(touched.exists());
+        let (status, text) = say(approve.clone()).await;
+        assert!(status == 403 && text.contains("answered before"), "{text}");
+
+        // The next start is another question; an answer to the first is none to it.
+        std::fs::remove_file(&touched).unwrap();
+        let (answer, second) = ask().await;
+        assert_ne!(second.nonce, request.nonce);
+        let (status, _) = say(approve).await;
+        assert_eq!(status, 403);
+        assert_eq!(say(signed(second, Decision::Deny, &device)).await.0, 204);
+        let rest = String::from_utf8(answer.whole().await.unwrap()).unwrap();
+        assert!(
+            rest.contains("a person denied it") && rest.contains("126"),
+            "{rest}"
+        );
+
+        // A device that gives up takes its question with it.
+        let (answer, _) = ask().await;
+        drop(answer);
+        let gone = tokio::time::timeout(up::PATIENCE, async {
+            loop {
+                let waiting: Approvals = meeting.read(&device, "/v1/approvals").await;
+                if waiting.approvals.is_empty() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+        gone.await.expect("the question outlived its asker");
+        assert!(!touched.exists());
+    });
+    up.stop();
+    let audit = place.agent(&["audit", "--json"]).ok();
+    assert!(
+        audit.contains("refused: the signature is not this device's"),
+        "{audit}"
+    );
 }

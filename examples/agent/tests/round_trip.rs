@@ -324,7 +324,10 @@ fn a_message_without_an_ai_says_how_to_configure_one() {
 fn a_person_in_a_browser_approves_and_sees_the_output() {
     let place = Place::new();
     std::fs::write(place.workspace().join("plums.txt"), "two plums\n").unwrap();
-    let mut up = Up::start(&place, &["--ai-command", "sed s/^/heard:/"]);
+    let policy = place.asking();
+    let policy = policy.to_str().unwrap();
+    let options = ["--ai-command", "sed s/^/heard:/", "--policy", policy];
+    let mut up = Up::start(&place, &options);
     let link = format!("https://{}", up.wait_for("https://"));
     let code = up.wait_for("code ");
     let relay = up.relay();
@@ -359,6 +362,13 @@ fn a_person_in_a_browser_approves_and_sees_the_output() {
     assert!(shown("device").contains(&code), "{said:#?}");
     assert!(shown("agent").contains("End to end"), "{said:#?}");
     assert!(shown("devices").contains("(this browser)"), "{said:#?}");
+    for text in ["touch", "approved-by-mia", "commands.ask"] {
+        assert!(shown("asked").contains(text), "{text}: {said:#?}");
+    }
+    let decided = shown("decided");
+    assert!(decided.contains("Deny: Exit 126"), "{said:#?}");
+    assert!(decided.contains("Approve: Exit 0"), "{said:#?}");
+    assert!(place.workspace().join("approved-by-mia").exists());
     let log = shown("log");
     for text in [
         "two plums",

@@ -78,6 +78,10 @@ pub struct ChannelRequest {
     /// When pairing: what the device calls itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// When pairing: the Ed25519 public key with which the device will sign
+    /// [approvals](crate::approval), 43 characters of base64url.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing_key: Option<String>,
 }
 
 impl ChannelRequest {
@@ -85,6 +89,13 @@ impl ChannelRequest {
     pub const MAX_BYTES: usize = 256 * 1024;
     /// Most characters of `name`.
     pub const MAX_NAME: usize = 64;
+
+    /// Tells whether `signing_key` is absent or has its length and alphabet.
+    #[must_use]
+    pub fn is_well_formed(&self) -> bool {
+        let key = self.signing_key.as_deref();
+        key.is_none_or(|key| is_base64url(key, 43))
+    }
 }
 
 /// The first message of the agent; the body follows it.
@@ -103,6 +114,9 @@ pub struct Device {
     pub name: String,
     /// When it was paired.
     pub paired_at: crate::Timestamp,
+    /// Its Ed25519 public key, base64url; one without approves nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing_key: Option<String>,
 }
 
 /// The answer of `GET /v1/devices`.

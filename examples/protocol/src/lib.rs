@@ -37,6 +37,7 @@
 
 pub mod account;
 pub mod agent;
+pub mod approval;
 pub mod channel;
 pub mod device;
 pub mod mcp;

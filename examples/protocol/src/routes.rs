@@ -96,6 +96,9 @@ pub mod tunnel {
     pub const DEVICES: &str = "/v1/devices";
     /// `DELETE`: forgets a device.
     pub const DEVICE: &str = "/v1/devices/{id}";
+    /// `GET` [`Approvals`](crate::approval::Approvals), `POST`
+    /// [`ApprovalAnswer`](crate::approval::ApprovalAnswer).
+    pub const APPROVALS: &str = "/v1/approvals";
     /// `GET`: a description of this API, for people and programs.
     pub const SCHEMA: &str = "/v1/schema";
 }

@@ -53,6 +53,8 @@ pub enum OutputStream {
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum RunEvent {
+    /// It waits for a paired device to approve it; `POST /v1/approvals`.
+    Approval(crate::approval::ApprovalRequest),
     /// It was started, under this plan.
     Started {
         /// Identifier of the run.

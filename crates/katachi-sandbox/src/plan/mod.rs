@@ -120,6 +120,30 @@ impl Plan {
         explain::explain(&self.0, query)
     }
 
+    /// The rule of `commands.ask` because of which this argv, started in
+    /// `directory`, needs approval; `None` if it is allowed or denied without.
+    ///
+    /// Whoever is told a rule asks somebody entitled to decide, and starts the
+    /// command with [`Command::approved`](crate::Command::approved).
+    #[must_use]
+    pub fn needs_approval<I, S>(&self, argv: I, directory: &Path) -> Option<String>
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<std::ffi::OsStr>,
+    {
+        let argv: Vec<_> = argv
+            .into_iter()
+            .map(|word| word.as_ref().to_owned())
+            .collect();
+        let decide = |approved| self.0.decide(&argv, directory, approved);
+        match (decide(false), decide(true)) {
+            (Decision::Denied(_), Decision::Run { rule, .. }) => {
+                Some(rule.map_or_else(String::new, |rule| self.0.rules[rule].text.clone()))
+            }
+            _ => None,
+        }
+    }
+
     /// The policy this plan was made from.
     #[must_use]
     pub fn policy(&self) -> &Policy {

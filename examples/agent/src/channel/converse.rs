@@ -139,12 +139,13 @@ async fn converse(
                 service.pairing.spend(vault, &secret)?,
                 "another device used the link"
             );
-            service.devices.enrol(vault, &peer, "")?;
+            service.devices.enrol(vault, &peer, "", None)?;
         }
         let mut channel = proved.into_channel();
         let request = request(&mut channel, &mut carrier).await?;
         if let (Mode::Pair, Some(name)) = (query.mode, &request.name) {
-            service.devices.enrol(&service.home.vault, &peer, name)?;
+            let signing_key = request.signing_key.clone();
+            service.devices.enrol(vault, &peer, name, signing_key)?;
         }
         anyhow::Ok((channel, request))
     })
@@ -221,14 +222,20 @@ async fn request(channel: &mut Channel, carrier: &mut Carrier) -> anyhow::Result
                     message.len() <= ChannelRequest::MAX_BYTES,
                     "the request is too long"
                 );
-                return serde_json::from_slice(message.expose_secret())
-                    .context("the request is not one");
+                let request: ChannelRequest = serde_json::from_slice(message.expose_secret())
+                    .context("the request is not one")?;
+                ensure!(request.is_well_formed(), "the signing key is not one");
+                return Ok(request);
             }
             Event::Rekeyed => {}
             _ => bail!("the device asked nothing"),
         }
     }
 }
+
+/// Who asks, as the handshake has shown.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asker(pub(crate) PublicKey);
 
 /// Notices that the device was removed while its answer is under way.
 struct Watch<'a> {
@@ -259,7 +266,8 @@ async fn answer(
 ) -> anyhow::Result<()> {
     let mut inner = Request::builder()
         .method(Method::from_bytes(request.method.as_bytes())?)
-        .uri(request.path);
+        .uri(request.path)
+        .extension(Asker(watch.peer));
     let body = match request.body {
         None => Body::empty(),
         Some(body) => {

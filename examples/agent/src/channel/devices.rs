@@ -65,12 +65,19 @@ impl Devices {
     /// # Errors
     ///
     /// Returns an error if there are too many, or the file cannot be written.
-    pub(crate) fn enrol(&self, vault: &Vault, key: &PublicKey, name: &str) -> anyhow::Result<()> {
+    pub(crate) fn enrol(
+        &self,
+        vault: &Vault,
+        key: &PublicKey,
+        name: &str,
+        signing_key: Option<String>,
+    ) -> anyhow::Result<()> {
         let mut devices = self.list(vault)?;
         let device = Device {
             id: id_of(key),
             name: shown(name),
             paired_at: crate::audit::now(),
+            signing_key,
         };
         match devices.iter().position(|known| known.id == device.id) {
             Some(at) => devices[at] = device,

@@ -13,7 +13,7 @@ mod pairing;
 use katachi_crypto::channel::StaticKey;
 use katachi_store::vault::Vault;
 
-pub(crate) use converse::serve;
+pub(crate) use converse::{Asker, serve};
 pub(crate) use devices::Devices;
 pub(crate) use pairing::{LIFETIME as PAIRING_LIFETIME, Pairing};
 

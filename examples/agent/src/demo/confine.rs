@@ -297,7 +297,7 @@ impl Run {
                 RunEvent::Denied { reason, .. } => run.denied.push(reason),
                 RunEvent::Exit { code, .. } => run.code = code,
                 RunEvent::Error { message } => run.error = Some(message),
-                RunEvent::Started { .. } => {}
+                RunEvent::Approval(_) | RunEvent::Started { .. } => {}
             }
         }
         run

@@ -12,6 +12,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use katachi_crypto::Secret;
 use katachi_crypto::channel::{Binding, Channel, Event, Frames, Initiator, PublicKey, StaticKey};
 use katachi_protocol::channel::{ChannelHead, ChannelQuery, ChannelRequest, Mode, PairingFragment};
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -25,6 +26,8 @@ pub(crate) struct Device {
     /// Whether the secret was used; the key does from then on.
     is_paired: AtomicBool,
     name: String,
+    /// Signs approvals.
+    pub(crate) signing: Ed25519KeyPair,
 }
 
 /// Where the agent is, as both ends name it.
@@ -52,6 +55,9 @@ impl Device {
             secret: Secret::new(decode(fragment.secret.expose_secret())?),
             is_paired: AtomicBool::new(false),
             name: name.to_owned(),
+            signing: Ed25519KeyPair::from_seed_unchecked(&katachi_crypto::random::bytes::<32>()?)
+                .ok()
+                .context("a seed is a key")?,
         })
     }
 
@@ -95,6 +101,8 @@ impl Device {
         let (begun, first) = match query.mode {
             Mode::Pair => {
                 request.name = Some(self.name.clone());
+                let key = self.signing.public_key();
+                request.signing_key = Some(URL_SAFE_NO_PAD.encode(key.as_ref()));
                 Initiator::pair(&self.key, &self.agent, &self.secret, &binding)?
             }
             Mode::Resume => Initiator::resume(&self.key, &self.agent, &binding)?,

@@ -52,6 +52,7 @@ impl Paired {
             path: path.to_owned(),
             body,
             name: None,
+            signing_key: None,
         };
         let place = Place {
             relay: &self.relay,

@@ -12,13 +12,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, Extension, Path, Query, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use katachi_protocol::SCHEMA_VERSION;
 use katachi_protocol::agent::{AgentState, AgentStatus};
+use katachi_protocol::approval::{ApprovalAnswer, Approvals as Waiting};
 use katachi_protocol::channel::Devices as DeviceList;
 use katachi_protocol::problem::{Problem, codes};
 use katachi_protocol::record::{Denial, Denials, History};
@@ -27,8 +28,9 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 use super::work;
+use crate::approvals::Approvals;
 use crate::audit::{AuditLog, Call, Direction};
-use crate::channel::{self, Devices, Pairing};
+use crate::channel::{self, Asker, Devices, Pairing};
 use crate::chat::Chat;
 use crate::config::{Ai, Config};
 use crate::home::Home;
@@ -58,6 +60,7 @@ pub(crate) struct Service {
     pub(crate) devices: Devices,
     pub(crate) pairing: Pairing,
     pub(crate) channels: Arc<Semaphore>,
+    pub(super) approvals: Approvals,
     pub(super) runs: Arc<Semaphore>,
     pub(super) running: AtomicUsize,
 }
@@ -97,6 +100,7 @@ impl Service {
             chat,
             client,
             audit,
+            approvals: Approvals::default(),
             runs: Arc::new(Semaphore::new(MAX_RUNS)),
             running: AtomicUsize::new(0),
         })
@@ -174,6 +178,7 @@ pub(crate) fn inside(service: Arc<Service>) -> Router {
         .route(routes::HISTORY, get(history))
         .route(routes::DENIALS, get(denials))
         .route(routes::SCHEMA, get(schema))
+        .route(routes::APPROVALS, get(approvals).post(approve))
         .route(routes::DEVICES, get(devices))
         .route(routes::DEVICE, delete(remove_device))
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -200,7 +205,7 @@ async fn refuse(State(service): State<Arc<Service>>, method: Method, uri: Uri) -
 }
 
 /// Every route there is, by method and path.
-pub(crate) const ROUTES: [(&str, &str); 9] = [
+pub(crate) const ROUTES: [(&str, &str); 11] = [
     ("POST", routes::RUN),
     ("POST", routes::MESSAGE),
     ("GET", routes::STATUS),
@@ -208,6 +213,8 @@ pub(crate) const ROUTES: [(&str, &str); 9] = [
     ("GET", routes::DENIALS),
     ("GET", routes::SCHEMA),
     ("POST", routes::CHANNEL),
+    ("GET", routes::APPROVALS),
+    ("POST", routes::APPROVALS),
     ("GET", routes::DEVICES),
     ("DELETE", routes::DEVICE),
 ];
@@ -302,6 +309,46 @@ async fn denials(State(service): State<Arc<Service>>) -> Result<Json<Denials>, R
     Ok(Json(Denials { denials }))
 }
 
+async fn approvals(State(service): State<Arc<Service>>) -> Result<Json<Waiting>, Refusal> {
+    service.record("GET /v1/approvals", String::new(), "answered")?;
+    let approvals = service.approvals.waiting(crate::audit::now());
+    Ok(Json(Waiting { approvals }))
+}
+
+async fn approve(
+    State(service): State<Arc<Service>>,
+    Extension(Asker(peer)): Extension<Asker>,
+    body: Result<Json<ApprovalAnswer>, JsonRejection>,
+) -> Result<StatusCode, Refusal> {
+    let Json(answer) = body?;
+    let device = service.devices.find(&service.home.vault, &peer);
+    let device = device.map_err(|error| Refusal::internal(&error))?;
+    let device = device.ok_or_else(|| {
+        Refusal::new(
+            StatusCode::FORBIDDEN,
+            codes::NOT_PAIRED,
+            "the device was removed",
+        )
+    })?;
+    let said = format!("{}, device {}", answer.decision.word(), &device.id[..8]);
+    let taken = service
+        .approvals
+        .answer(&device, &answer, crate::audit::now());
+    let outcome = match &taken {
+        Ok(()) => "received".to_owned(),
+        Err(why) => format!("refused: {why}"),
+    };
+    service.record("POST /v1/approvals", said, &outcome)?;
+    match taken {
+        Ok(()) => Ok(StatusCode::NO_CONTENT),
+        Err(why) => Err(Refusal::new(
+            StatusCode::FORBIDDEN,
+            codes::FORBIDDEN,
+            why.to_string(),
+        )),
+    }
+}
+
 async fn devices(State(service): State<Arc<Service>>) -> Result<Json<DeviceList>, Refusal> {
     service.record("GET /v1/devices", String::new(), "answered")?;
     let listed = service.devices.list(&service.home.vault);
@@ -336,6 +383,8 @@ async fn schema(State(service): State<Arc<Service>>) -> Result<Json<serde_json::
             { "method": "GET", "path": routes::HISTORY, "takes": { "q": "words" }, "answers": "messages that match" },
             { "method": "GET", "path": routes::DENIALS, "answers": "actions that the sandbox refused" },
             { "method": "POST", "path": routes::CHANNEL, "takes": "a Noise channel with one of the other requests inside", "answers": "the same channel" },
+            { "method": "GET", "path": routes::APPROVALS, "answers": "starts that wait for a person" },
+            { "method": "POST", "path": routes::APPROVALS, "takes": "a start, a decision, and the device's signature of both", "answers": "nothing" },
             { "method": "GET", "path": routes::DEVICES, "answers": "paired devices; inside a channel only" },
             { "method": "DELETE", "path": routes::DEVICE, "answers": "nothing; inside a channel only" },
             { "method": "GET", "path": routes::SCHEMA, "answers": "this" },

@@ -3,6 +3,7 @@
 use std::path::{Component, Path};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -10,21 +11,29 @@ use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use katachi_protocol::NDJSON;
 use katachi_protocol::agent::{Activity, ActivityKind, Control, Outcome};
+use katachi_protocol::approval::{ApprovalRequest, Decision};
 use katachi_protocol::problem::codes;
 use katachi_protocol::run::{MessageRequest, RunEvent, RunRequest};
+use katachi_sandbox::Plan;
 use katachi_store::history::Stream;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::service::{MAX_RUNS, Refusal, Service};
+use crate::approvals::LIFETIME;
 use crate::policy::Rules;
 use crate::runner::{self, Finished, Job};
 
 /// Events that wait for a slow reader before the command has to wait too.
 const EVENT_BUFFER: usize = 64;
+/// How often a start that waits for approval looks whether anybody still waits
+/// for it.
+const GLANCE: Duration = Duration::from_millis(200);
 /// Denials of one command that the relay is told of; the log here has all.
 const MAX_REPORTED: usize = 16;
 
@@ -42,6 +51,7 @@ pub(super) async fn run(
         stdin: Vec::new(),
         env: Vec::new(),
         session: None,
+        approved: None,
     };
     let rules = service.rules.clone();
     stream(
@@ -49,7 +59,7 @@ pub(super) async fn run(
         "POST /v1/run",
         detail,
         ActivityKind::RunStarted,
-        move |service, events| confined(service, &rules, &job, events, &mut |_| {}),
+        move |service, events| confined(service, &rules, job, events, &mut |_| {}),
     )
 }
 
@@ -115,12 +125,13 @@ fn answer(
         stdin: request.text.clone().into_bytes(),
         env,
         session: Some(session.clone()),
+        approved: None,
     };
     let mut kept = match service.chat.answer(&session) {
         Ok(kept) => Some(kept),
         Err(error) => return fail(format!("the answer could not be kept: {error:#}")),
     };
-    let finished = confined(service, rules, &job, events, &mut |text| {
+    let finished = confined(service, rules, job, events, &mut |text| {
         // An answer that cannot be kept to its end still reaches the person.
         if let Some(Err(error)) = kept.as_mut().map(|kept| kept.push(text)) {
             tracing::error!("the answer is kept only in part: {error}");
@@ -137,18 +148,75 @@ fn answer(
 fn confined(
     service: &Service,
     rules: &Rules,
-    job: &Job,
+    mut job: Job,
     events: &mpsc::Sender<RunEvent>,
     hear: &mut dyn FnMut(&str),
 ) -> Finished {
     match rules.plan(&service.config) {
-        Ok(plan) => runner::run(&plan, job, events, hear),
+        Ok(plan) => {
+            if let Err(finished) = approve(service, &plan, &mut job, events) {
+                return finished;
+            }
+            runner::run(&plan, &job, events, hear)
+        }
         Err(error) => {
             let message = format!("{error:#}");
             let outcome = format!("not started: {message}");
             let _ = events.blocking_send(RunEvent::Error { message });
             Finished::failed(outcome)
         }
+    }
+}
+
+/// Has a person asked about `job` where the policy wants that, and waits. Marks
+/// it as approved, or says how it ended instead.
+fn approve(
+    service: &Service,
+    plan: &Plan,
+    job: &mut Job,
+    events: &mpsc::Sender<RunEvent>,
+) -> Result<(), Finished> {
+    let Some(directory) = runner::directory(plan.workspace(), job.cwd.as_deref()) else {
+        return Ok(()); // Refused with its reason when it is started.
+    };
+    let Some(rule) = plan.needs_approval(&job.argv, &directory) else {
+        return Ok(());
+    };
+    let refuse = |why: &str| Err(runner::not_approved(job, &rule, why, events));
+    let (Ok(nonce), Some(shown)) = (katachi_crypto::random::bytes::<16>(), directory.to_str())
+    else {
+        return refuse("nobody could be asked");
+    };
+    let now = crate::audit::now();
+    let request = ApprovalRequest {
+        nonce: URL_SAFE_NO_PAD.encode(nonce),
+        argv: job.argv.clone(),
+        directory: shown.to_owned(),
+        plan_hash: plan.hash().to_owned(),
+        rule: rule.clone(),
+        expires_at: now + LIFETIME,
+    };
+    let Some(answer) = service.approvals.ask(request.clone(), now) else {
+        return refuse("too many starts wait for approval already");
+    };
+    let (nonce, expires) = (request.nonce.clone(), request.expires_at);
+    // Whoever started it may be gone; then the loop below ends at once.
+    let _ = events.blocking_send(RunEvent::Approval(request));
+    let decision = loop {
+        match answer.recv_timeout(GLANCE) {
+            Ok(decision) => break Some(decision),
+            Err(_) if events.is_closed() || crate::audit::now() >= expires => break None,
+            Err(_) => {}
+        }
+    };
+    service.approvals.withdraw(&nonce);
+    match decision {
+        Some(Decision::Approve) => {
+            job.approved = Some(directory);
+            Ok(())
+        }
+        Some(Decision::Deny) => refuse("a person denied it"),
+        None => refuse("nobody approved it in time"),
     }
 }
 

@@ -52,6 +52,17 @@ async function main() {
       await page.keyboard.press("Enter");
       await page.getByText(/^Exit \d+/).nth(ends).waitFor();
     }
+    // What the policy says to ask about is asked here, and signed.
+    for (const [word, exit] of [["Deny", "Exit 126"], ["Approve", "Exit 0"]]) {
+      const ends = await page.getByText(/^Exit \d+/).count();
+      await page.locator("textarea").fill("touch approved-by-mia");
+      await page.keyboard.press("Enter");
+      const asked = page.getByRole("group", { name: "Approval" }).filter({ hasText: "Start this?" }).filter({ has: page.getByRole("button") });
+      tell("asked", await asked.innerText());
+      await asked.getByRole("button", { name: word }).click();
+      await page.getByText(/^Exit \d+/).nth(ends).waitFor();
+      tell("decided", `${word}: ${await page.getByText(/^Exit \d+/).nth(ends).innerText()}`);
+    }
     const ends = await page.getByText(/^Exit \d+/).count();
     await page.locator("input[value=message]").check();
     await page.locator("textarea").fill("when do plums ripen?");

@@ -99,6 +99,7 @@ pub(crate) fn get(path: &str) -> ChannelRequest {
         path: path.to_owned(),
         body: None,
         name: None,
+        signing_key: None,
     }
 }
 
@@ -108,6 +109,7 @@ pub(crate) fn post(path: &str, body: serde_json::Value) -> ChannelRequest {
         path: path.to_owned(),
         body: Some(body),
         name: None,
+        signing_key: None,
     }
 }
 

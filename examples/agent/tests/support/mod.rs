@@ -41,6 +41,18 @@ impl Place {
         path
     }
 
+    /// A policy as the default one, that wants a person asked before `touch`.
+    pub(crate) fn asking(&self) -> PathBuf {
+        let policy = r#"[filesystem]
+read = ["@system"]
+write = ["."]
+[commands]
+allow = ["@system"]
+ask = ["touch"]
+"#;
+        self.file("asking.toml", policy)
+    }
+
     /// The agent in this home, with nothing of the caller's configuration and
     /// without the keychain of whoever runs the tests.
     pub(crate) fn command(&self) -> Command {

@@ -1,8 +1,8 @@
 // Asks an agent through an end-to-end channel: one request, one WebSocket, one
 // Noise channel. The relay carries the bytes and cannot read them.
 import { ApiError, agentPath } from "./api.js";
-import { Frames, Initiator, concat, frame, toBase64url } from "./noise.js";
-import { forget, forgetPending, idOf, keep, newKey, ownName, paired, pending } from "./pairing.js";
+import { Frames, Initiator, concat, fields, frame, toBase64url } from "./noise.js";
+import { forget, forgetPending, idOf, keep, newKey, newSigningKey, ownName, paired, pending } from "./pairing.js";
 
 let account = "";
 /** Says whose agents these are. */
@@ -14,7 +14,7 @@ async function door(agent) {
   const kept = await paired(account, agent);
   if (kept) return { mode: "resume", key: kept.key, agent: kept.agent };
   const link = pending();
-  if (link) return { mode: "pair", key: await newKey(), agent: link.agent, secret: link.secret };
+  if (link) return { mode: "pair", key: await newKey(), signing: await newSigningKey(), agent: link.agent, secret: link.secret };
   throw new ApiError(0, "not_paired",
     "This browser is not paired with the agent. Run `katachi-agent device pair` on its machine and open the link here.");
 }
@@ -32,6 +32,17 @@ export async function ownId(agent) {
 export async function pairIfAsked(agent) {
   if (!pending() || await paired(account, agent)) return;
   await ask(agent, "GET", "/v1/status");
+}
+
+/** Says "approve" or "deny" to a start that waits for a person. The signature
+ * is over what was shown; the agent compares it with what it asked. */
+export async function answerApproval(agent, request, decision) {
+  const kept = await paired(account, agent);
+  if (!kept?.signing) throw new ApiError(0, "no_key", "This browser has no key to sign with. Pair it again with `katachi-agent device pair`.");
+  const { nonce, plan_hash, directory, rule, expires_at, argv } = request;
+  const signed = fields("katachi-approval/1", decision, nonce, plan_hash, directory, rule, String(expires_at), ...argv);
+  const signature = toBase64url(new Uint8Array(await crypto.subtle.sign("Ed25519", kept.signing.privateKey, signed)));
+  await ask(agent, "POST", "/v1/approvals", { request: { nonce, argv, directory, plan_hash, rule, expires_at }, decision, signature });
 }
 
 /** One JSON call to the agent's own API. */
@@ -68,7 +79,7 @@ async function exchange(way, agent, request, onChunk, signal) {
     const answer = await carrier.frame("handshake");
     if (!answer) throw notReached(way);
     const channel = await begun.finish(answer);
-    const message = way.mode === "pair" ? { ...request, name: ownName() } : request;
+    const message = way.mode === "pair" ? { ...request, ...await introduction(way) } : request;
     carrier.send(concat(await channel.confirm(), await channel.send(new TextEncoder().encode(JSON.stringify(message)))));
     let status = 0;
     const refusal = [];
@@ -93,9 +104,14 @@ async function exchange(way, agent, request, onChunk, signal) {
   }
 }
 
+/** What a browser says of itself when it pairs. */
+async function introduction({ signing }) {
+  return signing ? { name: ownName(), signing_key: await idOf(signing) } : { name: ownName() };
+}
+
 /** The agent answered inside of the channel, so it holds this browser's key. */
 async function enrolled(way, agent) {
-  await keep(account, agent, { key: way.key, agent: way.agent });
+  await keep(account, agent, { key: way.key, signing: way.signing, agent: way.agent });
   forgetPending();
 }
 

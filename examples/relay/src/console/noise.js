@@ -32,10 +32,14 @@ export function fromBase64url(text) {
   return Uint8Array.from(atob(text.replaceAll("-", "+").replaceAll("_", "/")), (c) => c.charCodeAt(0));
 }
 
-/** What a channel belongs to: six fields, each a 32-bit length and its bytes. */
+/** What a channel belongs to. */
 export function prologue({ relay, account, agent, device, stream }) {
-  const fields = ["katachi-channel/1", relay, account, agent, device, stream];
-  return concat(...fields.flatMap((field) => {
+  return fields("katachi-channel/1", relay, account, agent, device, stream);
+}
+
+/** Texts in an encoding that has one reading: each a 32-bit length and its bytes. */
+export function fields(...texts) {
+  return concat(...texts.flatMap((field) => {
     const bytes = utf8.encode(field);
     const length = new Uint8Array(4);
     new DataView(length.buffer).setUint32(0, bytes.length);

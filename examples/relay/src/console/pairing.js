@@ -43,15 +43,18 @@ async function store(mode, work) {
   });
 }
 
-/** What this browser keeps for an agent of an account: its own key pair and the
+/** What this browser keeps for an agent of an account: its own key pairs and the
  * agent's public key. */
 export const paired = (account, agent) => store("readonly", (agents) => agents.get(`${account} ${agent}`));
 export const keep = (account, agent, value) => store("readwrite", (agents) => agents.put(value, `${account} ${agent}`));
 export const forget = (account, agent) => store("readwrite", (agents) => agents.delete(`${account} ${agent}`));
 
+/** A key that signs approvals; `null` in a browser that has no Ed25519. */
+export const newSigningKey = () => crypto.subtle.generateKey("Ed25519", false, ["sign"]).catch(() => null);
+
 export const newKey = () => crypto.subtle.generateKey(X25519, false, ["deriveBits"]);
 
-/** A device is called by its public key. */
+/** A device is called by its public key; its other key is told in the same way. */
 export async function idOf(key) {
   return toBase64url(new Uint8Array(await crypto.subtle.exportKey("raw", key.publicKey)));
 }

@@ -1,6 +1,6 @@
 // Running commands and sending messages, with the output as it comes.
 import { h, say } from "./dom.js";
-import { stream } from "./channel.js";
+import { answerApproval, stream } from "./channel.js";
 import { denial } from "./agents.js";
 
 /** Splits a command line into words. No shell: quotes keep words together, a
@@ -84,7 +84,7 @@ export function talk(agent, signal) {
       say(error.message);
       return;
     }
-    const card = runCard(input.value.trim(), !isRun);
+    const card = runCard(agent.id, input.value.trim(), !isRun);
     log.append(card.element);
     scrollTo({ top: document.documentElement.scrollHeight });
     running = new AbortController();
@@ -110,8 +110,31 @@ export function talk(agent, signal) {
   return h("div", { class: "talk" }, log, form);
 }
 
+/** A start that waits for this person: exactly what will be signed. */
+function approval(agent, { event: _, ...request }) {
+  const answer = async (decision) => {
+    for (const button of buttons.children) button.disabled = true;
+    try {
+      await answerApproval(agent, request, decision);
+      buttons.replaceChildren(h("span", { class: decision === "approve" ? "chip good" : "chip warn" },
+        decision === "approve" ? "Approved" : "Denied by you"));
+    } catch (error) {
+      buttons.replaceChildren(h("p", { class: "problem", role: "alert" }, error.message));
+    }
+  };
+  const buttons = h("div", { class: "row" },
+    h("button", { type: "button", onclick: () => answer("approve") }, "Approve"),
+    h("button", { type: "button", class: "danger", onclick: () => answer("deny") }, "Deny"));
+  return h("div", { class: "denied", role: "group", "aria-label": "Approval" },
+    h("p", { class: "what" }, h("strong", {}, "Start this?"), " ",
+      request.argv.flatMap((word) => [h("code", {}, word), " "])),
+    h("p", { class: "small muted" }, "in ", h("code", {}, request.directory), `, plan ${request.plan_hash.slice(0, 12)}, because of `,
+      h("code", {}, request.rule)),
+    buttons);
+}
+
 /** One command or message with everything that came of it. */
-function runCard(title, isAnswer) {
+function runCard(agent, title, isAnswer) {
   const chip = h("span", { class: "chip accent busy" }, h("span", { class: "dot" }), "Running");
   const output = h("pre", { tabindex: "0", "aria-label": "Output" });
   const refusals = h("div");
@@ -142,6 +165,9 @@ function runCard(title, isAnswer) {
   };
   const show = (event) => {
     switch (event.event) {
+      case "approval":
+        refusals.append(approval(agent, event));
+        break;
       case "started":
         foot.textContent = `plan ${event.plan_hash.slice(0, 12)}`;
         foot.title = event.plan_hash;

@@ -354,7 +354,7 @@ fn a_start_waits_for_the_signed_approval_of_a_paired_device() {
         );
         assert!(request.rule.contains("commands.ask"), "{}", request.rule);
         let waiting: Approvals = meeting.read(&device, "/v1/approvals").await;
-        assert_eq!(waiting.approvals, [request.clone()]);
+        assert_eq!(waiting.approvals, std::slice::from_ref(&request));
         let change = |change: fn(&mut ApprovalRequest)| {
             let mut other = request.clone();
             change(&mut other);

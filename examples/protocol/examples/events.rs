@@ -9,6 +9,7 @@ use katachi_protocol::run::RunEvent;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     for line in std::io::stdin().lock().lines() {
         match RunEvent::from_line(&line?)? {
+            RunEvent::Approval(request) => println!("waits for approval of {:?}", request.argv),
             RunEvent::Started { argv, .. } => println!("started {argv:?}"),
             RunEvent::Output { data, .. } => print!("{data}"),
             RunEvent::Denied {

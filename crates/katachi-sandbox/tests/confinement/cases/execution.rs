@@ -317,6 +317,13 @@ fn first_process(bed: &Bed) -> Verdict {
 
 fn asking(bed: &Bed) -> Verdict {
     let plan = bed.plan(&bed.policy().ask("true"))?;
+    let rule = |argv: &[&str]| plan.needs_approval(argv, plan.workspace());
+    must(
+        rule(&["true", "x"]).is_some_and(|rule| rule.contains("commands.ask"))
+            && rule(&["no-such-program"]).is_none()
+            && rule(&[]).is_none(),
+        "it is not said what needs approval",
+    )?;
     let refused = plan
         .command(["true"])
         .spawn()

@@ -73,6 +73,10 @@ pub struct Serve {
     )]
     pub sign_up: SignUpPolicy,
 
+    /// Loopback address to serve `/metrics` on, for Prometheus
+    #[arg(long, value_name = "ADDR", env = "KATACHI_RELAY_METRICS")]
+    pub metrics: Option<SocketAddr>,
+
     /// Do not ask the keychain of the operating system
     #[arg(long, env = "KATACHI_RELAY_NO_KEYCHAIN")]
     pub no_keychain: bool,
@@ -111,6 +115,7 @@ impl Serve {
             },
             security_contact: self.security_contact.clone(),
             sign_up: self.sign_up,
+            metrics: self.metrics,
             limits: Limits::default(),
         })
     }

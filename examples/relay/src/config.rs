@@ -28,6 +28,8 @@ pub struct Config {
     pub security_contact: String,
     /// Whether strangers may open accounts.
     pub sign_up: SignUpPolicy,
+    /// Where to serve `/metrics`, without TLS: on loopback, or nowhere.
+    pub metrics: Option<SocketAddr>,
     /// Bounds on what a peer can make the relay hold.
     pub limits: Limits,
 }
@@ -45,6 +47,7 @@ impl Config {
             keychain: KeychainUse::Allowed,
             security_contact: DEFAULT_SECURITY_CONTACT.to_owned(),
             sign_up: SignUpPolicy::Open,
+            metrics: None,
             limits: Limits::default(),
         }
     }

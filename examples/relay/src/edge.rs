@@ -17,6 +17,7 @@ use tracing::info;
 use crate::config::{PublicUrl, authority};
 use crate::connection::Connection;
 use crate::failure::Failure;
+use crate::http::App;
 
 /// The host names a relay answers to.
 #[derive(Debug)]
@@ -76,7 +77,7 @@ pub(crate) async fn guard(
 
 /// Writes one line for each request: who, what and how it ended; no query,
 /// no header and no body.
-pub(crate) async fn log(request: Request, next: Next) -> Response {
+pub(crate) async fn log(State(app): State<App>, request: Request, next: Next) -> Response {
     let started = Instant::now();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let peer = request
@@ -84,6 +85,7 @@ pub(crate) async fn log(request: Request, next: Next) -> Response {
         .get::<Connection>()
         .map(|connection| connection.peer.ip().to_string());
     let response = next.run(request).await;
+    app.metrics.answered(response.status(), started.elapsed());
     info!(
         peer = peer.unwrap_or_default(),
         %method,

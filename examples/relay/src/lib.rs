@@ -31,6 +31,7 @@
 //! | `connection` | which deadlines and bounds a connection has |
 //! | `edge` | which hosts are ours, which headers every answer has |
 //! | `http` | the routes |
+//! | `metrics` | what is counted, for Prometheus |
 //! | `tunnel` | how a question reaches an agent |
 //! | `records` | what is remembered, and under which keys |
 #![forbid(unsafe_code)]
@@ -42,6 +43,7 @@ mod edge;
 mod failure;
 mod http;
 mod machine;
+mod metrics;
 mod records;
 mod service;
 mod throttle;

@@ -20,6 +20,7 @@ use crate::connection;
 use crate::edge::Hosts;
 use crate::http::{self, App};
 use crate::machine;
+use crate::metrics;
 use crate::records::Records;
 use crate::tls::{self, TlsError};
 
@@ -67,6 +68,7 @@ pub struct Relay {
     address: SocketAddr,
     public_url: PublicUrl,
     authority: Option<PathBuf>,
+    metrics: Option<TcpListener>,
     tls: Arc<ServerConfig>,
     limits: Arc<Limits>,
     app: App,
@@ -96,6 +98,10 @@ impl Relay {
             address: config.listen,
             source,
         })?;
+        let metrics = match config.metrics {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
         let public_url = config
             .public_url
             .clone()
@@ -126,6 +132,7 @@ impl Relay {
             address,
             public_url,
             authority: identity.authority,
+            metrics,
             tls: identity.config,
             limits,
             app,
@@ -136,6 +143,12 @@ impl Relay {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it serves `/metrics`, if it does.
+    #[must_use]
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref()?.local_addr().ok()
     }
 
     /// The origin that browsers and agents use.
@@ -172,13 +185,21 @@ impl Relay {
         let accepting =
             connection::accept(self.listener, self.tls, router, self.limits, stop.clone());
         let sweeping = sweep(self.app.clone(), stop.clone());
+        let counting = {
+            let (app, stop) = (self.app.clone(), stop.clone());
+            async move {
+                if let Some(listener) = self.metrics {
+                    metrics::serve(listener, app, stop.cancelled_owned()).await;
+                }
+            }
+        };
         let stopping = async {
             shutdown.await;
             info!("stopping");
             stop.cancel();
             self.app.tunnels.close_all();
         };
-        tokio::join!(accepting, sweeping, stopping);
+        tokio::join!(accepting, sweeping, counting, stopping);
         info!("stopped");
         Ok(())
     }
@@ -202,6 +223,11 @@ fn check(config: &Config) -> Result<(), ServeError> {
         return Err(ServeError::Config(format!(
             "{} is reachable by others, and they need a name for it: give --public-url https://HOST",
             config.listen
+        )));
+    }
+    if let Some(address) = config.metrics.filter(|address| !address.ip().is_loopback()) {
+        return Err(ServeError::Config(format!(
+            "metrics are for this machine alone, and others reach {address}: give --metrics 127.0.0.1:PORT"
         )));
     }
     let local_name = config.public_url.as_ref().is_none_or(|url| {

@@ -131,6 +131,11 @@ impl Tunnels {
         info!(agent, generation, "tunnel closed");
     }
 
+    /// How many are open.
+    pub(crate) fn count(&self) -> usize {
+        self.lock().len()
+    }
+
     /// Whether there is no room for a tunnel of `agent`, which may always
     /// replace its own.
     pub(crate) fn is_full_for(&self, agent: &str) -> bool {

@@ -33,6 +33,7 @@ use super::App;
 use super::accounts::Session;
 use super::extract::QueryOf;
 use crate::failure::Failure;
+use crate::metrics::Open;
 use crate::records::agents;
 
 /// Largest frame of the WebSocket, in bytes: a few records.
@@ -87,6 +88,7 @@ pub(super) async fn open(
         .max_frame_size(MAX_FRAME)
         .read_buffer_size(4 * 1024)
         .on_upgrade(move |socket| async move {
+            let _open = Open::count(&app);
             tokio::select! {
                 () = over(&app, session.digest, ended) => {}
                 () = carry(socket, to_agent, from_agent) => {}

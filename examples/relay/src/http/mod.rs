@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, post};
 use katachi_auth::clock::{Clock as _, SystemClock};
 use katachi_auth::device::{Config as DeviceConfig, GuessLimits, Guesses, Server as DeviceServer};
@@ -32,6 +32,7 @@ use tracing::warn;
 use crate::config::{Limits, SignUpPolicy};
 use crate::edge::{self, Hosts};
 use crate::failure::Failure;
+use crate::metrics::Metrics;
 use crate::records::{Records, RecordsError, agents as rows, audit};
 use crate::throttle::Throttle;
 use crate::tunnel::Tunnels;
@@ -49,6 +50,7 @@ pub(crate) struct Shared {
     pub(crate) records: Records,
     pub(crate) tunnels: Tunnels,
     pub(crate) sessions: Sessions,
+    pub(crate) metrics: Metrics,
     sign_up: SignUpPolicy,
     security_contact: String,
     replay: MemoryReplay,
@@ -117,6 +119,7 @@ impl App {
         let app = Self(Arc::new(Shared {
             tunnels: Tunnels::new(Arc::clone(&limits)),
             sessions: Sessions::default(),
+            metrics: Metrics::default(),
             sign_up,
             security_contact,
             replay: MemoryReplay::new(replay::Limits::default())?,
@@ -180,7 +183,7 @@ impl App {
 
 /// All routes, inside the layers that hold for all of them.
 pub(crate) fn router(app: App) -> Router {
-    let hosts = Arc::clone(&app.hosts);
+    let (hosts, log) = (Arc::clone(&app.hosts), app.clone());
     Router::new()
         .merge(open())
         .merge(browser(&app))
@@ -189,7 +192,7 @@ pub(crate) fn router(app: App) -> Router {
         .method_not_allowed_fallback(|| async { Failure::MethodNotAllowed })
         .with_state(app)
         .layer(from_fn_with_state(hosts, edge::guard))
-        .layer(from_fn(edge::log))
+        .layer(from_fn_with_state(log, edge::log))
 }
 
 /// For everyone.

@@ -345,3 +345,11 @@ fn a_program_of_the_same_user_cannot_read_its_memory() {
     let core: Vec<_> = core.split_whitespace().collect();
     assert_eq!(core[4..6], ["0", "0"], "{limits}");
 }
+
+#[test]
+fn metrics_are_for_this_machine_alone() {
+    let state = tempfile::tempdir().unwrap();
+    let state = state.path().to_str().unwrap();
+    let (_, said) = failing(&["serve", "--metrics", "0.0.0.0:0", "--state-dir", state]);
+    assert!(said.contains("--metrics 127.0.0.1:PORT"), "{said}");
+}

@@ -28,6 +28,7 @@ pub(crate) const PASSWORD: &str = "correct horse battery";
 /// A relay that serves until it is stopped or dropped.
 pub(crate) struct TestRelay {
     pub(crate) address: SocketAddr,
+    pub(crate) metrics: Option<SocketAddr>,
     pub(crate) url: String,
     pub(crate) authority: PathBuf,
     pub(crate) state: Arc<TempDir>,
@@ -47,6 +48,7 @@ impl TestRelay {
         let relay = Relay::bind(config).await.unwrap();
         let (address, url) = (relay.address(), relay.public_url().to_string());
         let authority = relay.authority().unwrap().to_owned();
+        let metrics = relay.metrics_address();
         let (stop, stopped) = oneshot::channel::<()>();
         let served = tokio::spawn(async move {
             relay
@@ -58,6 +60,7 @@ impl TestRelay {
         });
         Self {
             address,
+            metrics,
             url,
             authority,
             state,
@@ -71,6 +74,7 @@ impl TestRelay {
         let text = |name: &str| ready[name].as_str().unwrap().to_owned();
         Self {
             address: text("listening").parse().unwrap(),
+            metrics: None,
             url: text("public_url"),
             authority: text("ca").into(),
             state,

@@ -379,6 +379,52 @@ async fn a_channel_ends_with_the_session_that_opened_it() {
 }
 
 #[tokio::test]
+async fn metrics_count_and_name_nobody() {
+    let state = Arc::new(tempfile::tempdir().unwrap());
+    let relay = TestRelay::start_with(state, |config| {
+        config.metrics = Some(([127, 0, 0, 1], 0).into());
+    })
+    .await;
+    let browser = relay.browser_of("ana@example.org").await;
+    let agent = TestAgent::approved(&relay, &browser).await;
+    let counting = router(Duration::from_millis(10), Arc::default());
+    agent.open_tunnel(&relay, counting, None).await.unwrap();
+    wait_until_online(&browser, &agent.id, true).await;
+    let target = format!("http://{}/metrics", relay.metrics.unwrap());
+    let read = async || {
+        let answer = relay.client().get(&target).send().await.unwrap();
+        let kind = answer.headers()["content-type"].to_str().unwrap();
+        assert!(kind.starts_with("text/plain; version=0.0.4"), "{kind}");
+        answer.text().await.unwrap()
+    };
+    let has = |text: &str, line: &str| text.lines().any(|found| found == line);
+    let mut carried = browser.carry(&agent.id, "endless").await.unwrap();
+    carried.next().await.unwrap();
+    let text = read().await;
+    assert!(has(&text, "katachi_relay_tunnels 1"), "{text}");
+    assert!(has(&text, "katachi_relay_channels 1"), "{text}");
+    assert!(
+        !has(&text, "katachi_relay_requests_total{status=\"2xx\"} 0"),
+        "{text}"
+    );
+    for name in ["ana@", &agent.id, agent.key_id.as_str(), "/api"] {
+        assert!(!text.contains(name), "{name}: {text}");
+    }
+    drop(carried);
+    let closed = tokio::time::timeout(Duration::from_secs(5), async {
+        while !has(&read().await, "katachi_relay_channels 0") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    closed.await.unwrap();
+    // The relay itself does not serve them.
+    assert_eq!(
+        browser.get("/metrics").await.status(),
+        StatusCode::NOT_FOUND
+    );
+}
+
+#[tokio::test]
 async fn an_agent_that_talks_nonsense_harms_nobody() {
     let nonsense: [fn() -> Response; 3] = [
         || (StatusCode::INTERNAL_SERVER_ERROR, "<h1>oops</h1>").into_response(),

@@ -74,7 +74,7 @@ pub(super) async fn talk(story: &mut Story) -> anyhow::Result<()> {
         }
         _ => story.ledger.unwitnessed(
             2,
-            "the relay's memory cannot be read here, so it was not searched",
+            "the relay's memory cannot be read here (on Linux root alone can), so it was not searched",
         ),
     }
     Ok(())

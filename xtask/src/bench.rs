@@ -109,7 +109,10 @@ fn measure(chosen: &[&Comparison], long: bool) -> Result<Printed> {
     let mut printed = Printed::new();
     for row in chosen {
         let Source::Criterion(group) = row.source else {
-            printed.extend(print(row.bench)?);
+            // One run prints the figures of all its rows.
+            if !printed.keys().any(|(bench, _)| *bench == row.bench) {
+                printed.extend(print(row.bench)?);
+            }
             continue;
         };
         let groups = benches.entry(row.bench).or_default();

@@ -164,6 +164,22 @@ pub(super) const COMPARISONS: &[Comparison] = &[
         0.4,
     ),
     Comparison {
+        id: "sandbox-work/compile",
+        bench: "work",
+        source: Source::Printed,
+        ours: "compile-inside",
+        peer: "compile-outside",
+        bar: Bar::TimeAtMost(1.05),
+    },
+    Comparison {
+        id: "sandbox-work/git-status",
+        bench: "work",
+        source: Source::Printed,
+        ours: "git-status-inside",
+        peer: "git-status-outside",
+        bar: Bar::TimeAtMost(1.05),
+    },
+    Comparison {
         id: "sandbox-proxy",
         bench: "proxy",
         source: Source::Printed,

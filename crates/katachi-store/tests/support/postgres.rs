@@ -124,6 +124,11 @@ impl Postgres {
         server
     }
 
+    /// Where its Unix socket lies.
+    pub fn socket_directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }

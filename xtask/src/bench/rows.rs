@@ -179,6 +179,15 @@ pub(super) const COMPARISONS: &[Comparison] = &[
         peer: "git-status-outside",
         bar: Bar::TimeAtMost(1.05),
     },
+    // Calls for each second of processor time.
+    Comparison {
+        id: "relay-calls",
+        bench: "relay",
+        source: Source::Printed,
+        ours: "relay",
+        peer: "plain",
+        bar: Bar::SpeedAtLeast(0.6),
+    },
     Comparison {
         id: "sandbox-proxy",
         bench: "proxy",

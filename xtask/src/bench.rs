@@ -306,23 +306,36 @@ fn write_readme(report: &Report) -> Result<()> {
     Ok(())
 }
 
-/// `old` with those rows that `fresh` has too.
+/// `old` with the rows of `fresh` in place of its own, and those that it lacks
+/// below the last.
 fn replace_rows(old: &str, fresh: &str) -> String {
     let id = |line: &str| {
         line.strip_prefix("| `")?
             .split_once('`')
             .map(|(id, _)| id.to_owned())
     };
-    old.lines()
+    let fresh_row = |wanted: &str| {
+        fresh
+            .lines()
+            .find(|row| id(row).as_deref() == Some(wanted))
+            .map(str::to_owned)
+    };
+    let mut lines: Vec<String> = old
+        .lines()
         .map(|line| {
-            let newer = id(line).and_then(|wanted| {
-                fresh
-                    .lines()
-                    .find(|row| id(row).as_deref() == Some(&wanted))
-            });
-            format!("{}\n", newer.unwrap_or(line))
+            let newer = id(line).and_then(|wanted| fresh_row(&wanted));
+            newer.unwrap_or_else(|| line.to_owned())
         })
-        .collect()
+        .collect();
+    let known: Vec<String> = lines.iter().filter_map(|line| id(line)).collect();
+    let added = fresh
+        .lines()
+        .filter(|row| id(row).is_some_and(|id| !known.contains(&id)))
+        .map(str::to_owned);
+    let last = lines.iter().rposition(|line| id(line).is_some());
+    let end = last.map_or(lines.len(), |last| last + 1);
+    lines.splice(end..end, added);
+    lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
 #[cfg(test)]
@@ -335,6 +348,10 @@ mod tests {
         assert_eq!(
             replace_rows(old, "| `a` | 3 |\n"),
             "Measured.\n| `a/b` | 1 |\n| `a` | 3 |\n"
+        );
+        assert_eq!(
+            replace_rows("| `a` | 2 |\n\nMissing.\n", "| `c` | 4 |\n"),
+            "| `a` | 2 |\n| `c` | 4 |\n\nMissing.\n"
         );
     }
 }

@@ -19,6 +19,7 @@
 
 pub mod clock;
 pub mod device;
+mod json;
 #[cfg(feature = "mail")]
 pub mod mail;
 #[cfg(feature = "oauth")]

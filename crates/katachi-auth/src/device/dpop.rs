@@ -18,6 +18,7 @@ use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
+use crate::json;
 use crate::replay::{Epoch, Nonce, ReplayStore, Spend, Spending, Unavailable};
 use crate::signature::KeyId;
 
@@ -250,8 +251,7 @@ fn authenticate(proof: &str) -> Result<(String, Claims), ProofError> {
             .decode(part)
             .map_err(|_| ProofError::Invalid)
     };
-    let header: Header =
-        serde_json::from_slice(&decode(header)?).map_err(|_| ProofError::Invalid)?;
+    let header: Header = json::object(&decode(header)?).ok_or(ProofError::Invalid)?;
     let asked_for = header.typ == "dpop+jwt"
         && matches!(header.alg.as_str(), "EdDSA" | "Ed25519")
         && header.jwk.kty == "OKP"
@@ -263,7 +263,7 @@ fn authenticate(proof: &str) -> Result<(String, Claims), ProofError> {
     UnparsedPublicKey::new(&ED25519, &public)
         .verify(signed.as_bytes(), &decode(signature)?)
         .map_err(|_| ProofError::Invalid)?;
-    let claims = serde_json::from_slice(&decode(claims)?).map_err(|_| ProofError::Invalid)?;
+    let claims = json::object(&decode(claims)?).ok_or(ProofError::Invalid)?;
     Ok((thumbprint(&header.jwk.x), claims))
 }
 

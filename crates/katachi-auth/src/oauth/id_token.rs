@@ -21,6 +21,7 @@ use serde::Deserialize;
 use serde_json::Number;
 
 use crate::clock::Timestamp;
+use crate::json;
 
 /// Longest token, in bytes.
 pub const MAX_LEN: usize = 16 * 1024;
@@ -170,10 +171,15 @@ impl KeySet {
     }
 
     pub(super) fn from_json(json: serde_json::Value) -> Result<Self, KeySetError> {
+        // serde would also take arrays of the members for either.
+        if !json.is_object() {
+            return Err(KeySetError);
+        }
         let raw: RawSet = serde_json::from_value(json).map_err(|_| KeySetError)?;
         let keys = raw
             .keys
             .into_iter()
+            .filter(serde_json::Value::is_object)
             .filter_map(|key| Key::read(&serde_json::from_value(key).ok()?))
             .take(MAX_KEYS)
             .collect();
@@ -354,8 +360,7 @@ fn split(token: &str) -> Result<Parts<'_>, IdTokenError> {
     };
     let (signed, signature) = token.rsplit_once('.').ok_or(IdTokenError::Malformed)?;
     let (header, claims) = signed.split_once('.').ok_or(IdTokenError::Malformed)?;
-    let header: Header =
-        serde_json::from_slice(&decode(header)?).map_err(|_| IdTokenError::Malformed)?;
+    let header = json::object(&decode(header)?).ok_or(IdTokenError::Malformed)?;
     Ok(Parts {
         header,
         claims: decode(claims)?,
@@ -395,8 +400,7 @@ pub fn verify(
     {
         return Err(IdTokenError::Signature);
     }
-    let claims: RawClaims =
-        serde_json::from_slice(&parts.claims).map_err(|_| IdTokenError::Malformed)?;
+    let claims = json::object(&parts.claims).ok_or(IdTokenError::Malformed)?;
     judge(claims, expected, now)
 }
 

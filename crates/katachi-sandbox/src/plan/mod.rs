@@ -32,8 +32,9 @@ pub use options::{ArgvRules, PlanOptions};
 pub(crate) use entry::{Kind, covering};
 #[cfg(target_os = "linux")]
 pub(crate) use pin::Pin;
+pub(crate) use programs::Decision;
 #[cfg(target_os = "linux")]
-pub(crate) use programs::{Decision, Gate};
+pub(crate) use programs::Gate;
 #[cfg(target_os = "linux")]
 pub(crate) use protect::{Present, present as protected_names_in};
 

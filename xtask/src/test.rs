@@ -4,6 +4,7 @@
 //! its time, every skipped test, and one line that counts them all. A stage
 //! that is not a test harness counts as one test.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -282,22 +283,60 @@ fn stages(long: bool) -> Vec<Stage> {
         name: "deny".into(),
         work: Box::new(deny),
     });
-    stages.push(check("package", || {
-        cargo([
-            "package",
-            "--workspace",
-            "--exclude",
-            "xtask",
-            "--allow-dirty",
-            "--locked",
-            "--quiet",
-        ])
-    }));
+    stages.push(Stage {
+        name: "package".into(),
+        work: Box::new(package),
+    });
     stages.push(Stage {
         name: "readme".into(),
         work: Box::new(readme_commands),
     });
     stages
+}
+
+/// Packages every crate, and builds what was packaged.
+fn package() -> Result<Verdict> {
+    forget_packages()?;
+    let command = cargo([
+        "package",
+        "--workspace",
+        "--exclude",
+        "xtask",
+        "--allow-dirty",
+        "--locked",
+        "--quiet",
+    ]);
+    Ok(Verdict::single(run::observe(prepared(command))?.success))
+}
+
+/// Deletes what an earlier run packaged. Cargo takes a package by its name and
+/// version for one that never changes: it neither unpacks nor builds it again.
+fn forget_packages() -> Result<()> {
+    let home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
+    let registries = home.into_iter().flat_map(|home| {
+        // A registry in a folder has no host, so that its name begins so.
+        entries(&home.join("registry/src")).filter(|path| named(path, "-"))
+    });
+    let built = ["target/debug/.fingerprint", "target/package"].map(|path| root().join(path));
+    for path in registries.chain(built).flat_map(|folder| entries(&folder)) {
+        if named(&path, "katachi-") && path.is_dir() {
+            std::fs::remove_dir_all(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// What lies in a folder; nothing if it is not there.
+fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    entries.filter_map(|entry| Some(entry.ok()?.path()))
+}
+
+fn named(path: &Path, prefix: &str) -> bool {
+    path.file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with(prefix))
 }
 
 /// A stage that counts as one test.

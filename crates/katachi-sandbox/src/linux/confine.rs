@@ -56,7 +56,7 @@ pub(super) fn become_command(spec: &Spec, terminal: Option<OwnedFd>) -> Result<N
     let environment = strings(&spec.environment).step("read the environment")?;
     let mut filter = seccomp::filter(Choices {
         unix_sockets: spec.unix_sockets,
-        no_memory_files: spec.memory.is_some(),
+        no_memory_files: spec.watched_memory().is_some(),
     });
     process::default_signals().step("reset signals")?;
     fd::close_range(3, u32::MAX, true).step("close descriptors")?;
@@ -78,10 +78,10 @@ fn limit(spec: &Spec) -> io::Result<()> {
     process::limit(libc::RLIMIT_NOFILE, 8192)?;
     process::limit(libc::RLIMIT_MEMLOCK, 1 << 26)?;
     process::limit(libc::RLIMIT_MSGQUEUE, 0)?;
-    if let Some(bytes) = spec.memory {
+    if let Some(bytes) = spec.watched_memory() {
         process::limit(libc::RLIMIT_DATA, bytes)?;
     }
-    if let Some(count) = spec.processes {
+    if let Some(count) = spec.watched_processes() {
         // The helper and the first process count too.
         process::limit(libc::RLIMIT_NPROC, count.saturating_add(2))?;
     }

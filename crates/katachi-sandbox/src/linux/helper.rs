@@ -12,11 +12,11 @@ use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::init;
 use super::message::Message;
 use super::spec::{Mount, Source, Spec};
 use super::sys::process::Fork;
 use super::sys::{c_string, caps, fd, mount, namespace, process};
+use super::{cgroup, init};
 
 /// First word of the helper's argv.
 pub(super) const MARKER: &str = "katachi-sandbox-helper";
@@ -114,6 +114,9 @@ fn run(
     close_others(&keep).step("close descriptors")?;
     refuse_directories().step("take over the standard descriptors")?;
     process::new_session();
+    if let Some(group) = &spec.cgroup {
+        cgroup::join(&group.path).step("join the command's control group")?;
+    }
     let mut gaps = Vec::new();
     let (trees, identities) = enter_namespaces(&spec, &mut gaps)?;
     match process::fork().step("fork the first process")? {

@@ -239,7 +239,7 @@ fn watch(
         .wall_time_ms
         .map(|time| started + Duration::from_millis(time));
     let mut busy = false;
-    let counted = spec.memory.is_some() || spec.processes.is_some();
+    let counted = spec.watched_memory().is_some() || spec.watched_processes().is_some();
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let sleep = match (left, counted) {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use super::cgroup::Leaf;
 use super::helper::{MARKER, is_installed};
 use super::inside::PROXY_PORT;
 use super::listen::Listener;
@@ -20,7 +21,7 @@ use super::message::Message;
 use super::prepared::Prepared;
 use super::proxy::{self, Network};
 use super::running::{Killer, Placeholder, Running, Status, Traces};
-use super::spec::{Doors, Identity, Mount, Source, Spec};
+use super::spec::{Doors, Identity, Joined, Mount, Source, Spec};
 use super::sys::{fd, net};
 use super::{confine, landlock_version};
 use crate::approval::Question;
@@ -30,7 +31,8 @@ use crate::error::SpawnError;
 use crate::guard::command_line;
 use crate::network::host::Host;
 use crate::network::names::GATEWAY;
-use crate::plan::{Decision, Gate, Inner, Kind, Pin, covering, protected_names_in};
+use crate::plan::{Cgroup, Decision, Gate, Inner, Kind, Pin, covering, protected_names_in};
+use crate::policy::Limits;
 use crate::report::Violation;
 use crate::terminal::Terminal;
 
@@ -430,7 +432,12 @@ pub(super) fn plan_spec(
         });
     }
     let limits = &plan.policy.limits;
+    let cgroup = match &plan.cgroup {
+        Some(place) => Some(control_group(place, limits, traces)?),
+        None => None,
+    };
     Ok(Spec {
+        cgroup,
         mounts,
         links: plan
             .links
@@ -457,6 +464,26 @@ pub(super) fn plan_spec(
             .wall_time
             .map(|time| u64::try_from(time.duration().as_millis()).unwrap_or(u64::MAX)),
         ..Spec::default()
+    })
+}
+
+/// Makes the command's control group.
+fn control_group(
+    place: &Cgroup,
+    limits: &Limits,
+    traces: &mut Traces,
+) -> Result<Joined, SpawnError> {
+    let leaf = Leaf::make(place, limits).map_err(|error| SpawnError::Machine {
+        step: format!("make a control group in {}", place.parent.display()),
+        detail: error.to_string(),
+        next_step: "make the plan again, which then finds out who can hold the limits".to_owned(),
+    })?;
+    let path = leaf.path().to_owned();
+    traces.leaf = Some(leaf);
+    Ok(Joined {
+        path,
+        memory: place.memory,
+        processes: place.processes,
     })
 }
 

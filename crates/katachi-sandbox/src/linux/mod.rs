@@ -12,6 +12,7 @@
 //! steps before the command, [`sys`] the calls all of them make.
 
 mod attempts;
+mod cgroup;
 mod confine;
 mod helper;
 mod init;
@@ -29,6 +30,7 @@ mod tracer;
 mod usage;
 mod witness;
 
+pub(crate) use cgroup::find as find_cgroup;
 pub(crate) use helper::run_helper_if_requested;
 pub(crate) use launch::spawn;
 pub(crate) use prepared::Prepared;

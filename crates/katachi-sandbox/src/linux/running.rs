@@ -7,6 +7,7 @@ use std::process::Child;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use super::cgroup::Leaf;
 use super::listen::Listener;
 use super::message::{End, Message};
 use super::proxy::Network;
@@ -49,6 +50,8 @@ pub(super) struct Traces {
     pub(super) absent: Vec<PathBuf>,
     /// Writable directories, with the protected names in them.
     pub(super) before: Vec<(PathBuf, Vec<Present>)>,
+    /// The command's control group.
+    pub(super) leaf: Option<Leaf>,
 }
 
 /// An empty directory that holds a place, and the lock that keeps it there.
@@ -223,7 +226,14 @@ impl Running {
             Status::Read => (None, Vec::new()),
         };
         self.helper.wait()?;
+        let leaf = self.traces.leaf.take();
+        let out_of_memory = leaf.as_ref().is_some_and(Leaf::ran_out_of_memory);
         let ending = match end {
+            // Everything in the group was killed, most likely before it could
+            // say anything.
+            None | Some(End::Signal(libc::SIGKILL)) if out_of_memory => {
+                Ending::LimitExceeded("memory".to_owned())
+            }
             Some(End::Code(code)) => Ending::Code(code),
             Some(End::Signal(signal)) => Ending::Signal(signal),
             Some(End::TimedOut) => Ending::TimedOut,
@@ -237,6 +247,8 @@ impl Running {
         violations.extend(self.traces.violations());
         violations.extend(self.traces.take_back());
         violations.extend(violation_of(&ending));
+        violations.extend(leaf.as_ref().and_then(refused_processes));
+        drop(leaf);
         std::mem::take(&mut self.traces);
         let outcome = Outcome {
             ending,
@@ -246,6 +258,20 @@ impl Running {
         self.outcome = Some(outcome.clone());
         Ok(outcome)
     }
+}
+
+/// What the kernel refused by itself, without ending the command.
+fn refused_processes(leaf: &Leaf) -> Option<Violation> {
+    let count = leaf.refused_processes();
+    (count > 0).then(|| Violation {
+        control: "limits".to_owned(),
+        operation: "use".to_owned(),
+        target: "processes".to_owned(),
+        reason: format!(
+            "{count} times a process or thread was refused because limits.processes were there"
+        ),
+        allow_with: Some("a larger [limits] processes".to_owned()),
+    })
 }
 
 fn violation_of(ending: &Ending) -> Option<Violation> {

@@ -51,8 +51,35 @@ pub(super) struct Spec {
     pub(super) processes: Option<u64>,
     pub(super) disk: Option<u64>,
     pub(super) wall_time_ms: Option<u64>,
+    /// The control group that the helper joins first, if one was made.
+    pub(super) cgroup: Option<Joined>,
     /// Instead of a program.
     pub(super) attempts: Option<Attempts>,
+}
+
+/// A control group, and which limits it holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Joined {
+    pub(super) path: PathBuf,
+    pub(super) memory: bool,
+    pub(super) processes: bool,
+}
+
+impl Joined {
+    fn write(&self, writer: &mut Writer) {
+        writer
+            .path(&self.path)
+            .flag(self.memory)
+            .flag(self.processes);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        Some(Self {
+            path: reader.path()?,
+            memory: reader.flag()?,
+            processes: reader.flag()?,
+        })
+    }
 }
 
 /// Listeners of the proxy.
@@ -208,6 +235,7 @@ impl Spec {
         for limit in [self.memory, self.processes, self.disk, self.wall_time_ms] {
             write_option(&mut writer, limit);
         }
+        writer.list(self.cgroup.iter(), |writer, group| group.write(writer));
         writer.list(self.guards.iter(), |writer, guards| guards.write(writer));
         writer.list(self.approved.iter(), |writer, rule| {
             writer.bytes(rule.as_bytes());
@@ -217,6 +245,18 @@ impl Spec {
             attempts.write(writer)
         });
         writer.finish()
+    }
+
+    /// Memory in bytes, where no control group holds it.
+    pub(super) fn watched_memory(&self) -> Option<u64> {
+        let held = self.cgroup.as_ref().is_some_and(|group| group.memory);
+        self.memory.filter(|_| !held)
+    }
+
+    /// Processes and threads, where no control group holds them.
+    pub(super) fn watched_processes(&self) -> Option<u64> {
+        let held = self.cgroup.as_ref().is_some_and(|group| group.processes);
+        self.processes.filter(|_| !held)
     }
 
     /// Takes over what a command that came later is about.
@@ -282,6 +322,7 @@ impl Spec {
             processes: read_option(reader)?,
             disk: read_option(reader)?,
             wall_time_ms: read_option(reader)?,
+            cgroup: reader.list(Joined::read)?.pop(),
             guards: reader.list(Guards::read)?.pop(),
             approved: reader
                 .list(|reader| String::from_utf8(reader.bytes()?.to_vec()).ok())?
@@ -343,6 +384,11 @@ mod tests {
             processes: None,
             disk: Some(0),
             wall_time_ms: None,
+            cgroup: Some(Joined {
+                path: "/sys/fs/cgroup/a".into(),
+                memory: true,
+                processes: false,
+            }),
             guards: Some(Guards(vec![crate::guard::Executable::default()])),
             approved: Some("rule".into()),
             asks: true,

@@ -15,7 +15,7 @@ struct Usage {
 /// The limit that is passed, if one is. What cannot be counted has passed it.
 pub(super) fn passed_limit(spec: &Spec) -> Option<&'static str> {
     let Ok(list) = std::fs::read_dir("/proc") else {
-        return Some(if spec.memory.is_some() {
+        return Some(if spec.watched_memory().is_some() {
             "memory"
         } else {
             "processes"
@@ -35,10 +35,13 @@ pub(super) fn passed_limit(spec: &Spec) -> Option<&'static str> {
         sum.memory += usage.memory;
         sum.threads += usage.threads;
     }
-    if spec.processes.is_some_and(|limit| sum.threads > limit) {
+    if spec
+        .watched_processes()
+        .is_some_and(|limit| sum.threads > limit)
+    {
         return Some("processes");
     }
-    let limit = spec.memory.filter(|limit| sum.memory > *limit)?;
+    let limit = spec.watched_memory().filter(|limit| sum.memory > *limit)?;
     let exact: u64 = processes
         .iter()
         .map(|process| proportional(process).unwrap_or_else(|| usage(process).memory))

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::entry::{Entry, depth};
 use super::options::PlanOptions;
-use super::{Inner, files, mounts, network, programs, protect, resolve};
+use super::{Inner, files, limits, mounts, network, programs, protect, resolve};
 use crate::codec::Writer;
 use crate::error::PlanError;
 use crate::policy::Policy;
@@ -177,6 +177,7 @@ fn finish(
         gaps: draft.gaps,
         watched: draft.watched,
         absent: draft.absent,
+        cgroup: limits::cgroup(&draft.policy.limits),
         hash: String::new(),
     };
     inner.hash = hash(&inner);

@@ -1,6 +1,6 @@
 //! The report for a plan: each control with its mechanism, and each gap.
 
-use super::Plan;
+use super::{Plan, limits};
 use crate::report::{Control, Enforced, Enforcement};
 
 /// Controls every command has, with what holds them.
@@ -49,11 +49,7 @@ const CONTROLS: &[(&str, &str, &str)] = &[
     ("environment", "only named variables", "built from nothing"),
     ("descriptors", "only the three standard ones", "close_range"),
     ("lifetime", "nothing outlives the command", "pid namespace"),
-    (
-        "limits",
-        "as the policy says",
-        "rlimits, a watchdog in the namespace",
-    ),
+    ("limits", "as the policy says", ""),
 ];
 
 pub(super) fn enforcement(plan: &Plan) -> Enforcement {
@@ -78,6 +74,10 @@ pub(super) fn enforcement(plan: &Plan) -> Enforcement {
             };
             let (requested, mechanism) = match *id {
                 "network" => network(inner),
+                "limits" => (
+                    (*requested).to_owned(),
+                    limits::mechanism(&inner.policy.limits, inner.cgroup.as_ref()),
+                ),
                 "argv" if inner.guards.is_some() => (
                     (*requested).to_owned(),
                     "a tracer that looks at file and arguments before the first instruction"
@@ -178,25 +178,8 @@ fn standing_gaps(plan: &Plan, landlock_abi: u32) -> Vec<(&'static str, String)> 
             "this kernel's Landlock does not scope signals".to_owned(),
         ));
     }
-    let limits = &inner.policy.limits;
-    if limits.disk.is_some() {
-        gaps.push((
-            "limits",
-            "disk bounds one file and the private directories, not the sum of what is written to the workspace".to_owned(),
-        ));
-    }
-    if limits.memory.is_some() || limits.processes.is_some() {
-        gaps.push((
-            "limits",
-            "memory and processes are summed up ten times a second, so a peak between two looks can pass them".to_owned(),
-        ));
-    }
-    if limits.memory.is_some() {
-        gaps.push((
-            "limits",
-            "memory does not count files in the private directories, each of which may grow to it once, nor what the kernel keeps for pipes and sockets".to_owned(),
-        ));
-    }
+    let held = limits::gaps(&inner.policy.limits, inner.cgroup.as_ref());
+    gaps.extend(held.into_iter().map(|gap| ("limits", gap)));
     if inner
         .entries
         .iter()

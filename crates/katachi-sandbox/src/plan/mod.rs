@@ -16,6 +16,7 @@ mod entry;
 mod explain;
 mod files;
 mod gaps;
+mod limits;
 mod mounts;
 mod network;
 mod options;
@@ -30,6 +31,7 @@ pub use options::{ArgvRules, PlanOptions};
 
 #[cfg(target_os = "linux")]
 pub(crate) use entry::{Kind, covering};
+pub(crate) use limits::Cgroup;
 #[cfg(target_os = "linux")]
 pub(crate) use pin::Pin;
 pub(crate) use programs::Decision;
@@ -88,6 +90,8 @@ pub(crate) struct Inner {
     pub(crate) watched: Vec<PathBuf>,
     /// Files that git would act upon and that did not exist.
     pub(crate) absent: Vec<PathBuf>,
+    /// Where a control group for each command is made, if one is.
+    pub(crate) cgroup: Option<Cgroup>,
     pub(crate) hash: String,
 }
 

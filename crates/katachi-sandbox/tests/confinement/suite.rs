@@ -1,9 +1,11 @@
 //! The harness: which cases run, as whom, and each in a process of its own.
 
+use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
+use crate::groups::{Delegated, NEED, offered};
 use crate::{attempts, bed, cases, raw};
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -35,16 +37,21 @@ pub(crate) fn main() -> ExitCode {
     for case in cases::all() {
         for root in users {
             let who = if *root { "root" } else { "user" };
-            let missing = case.needs.iter().find(|program| !installed(program));
+            let missing = case.needs.iter().find(|need| !met(need, as_root));
+            let group = case.needs.iter().any(|need| need.starts_with(NEED));
             let lacking = match missing {
                 _ if !able => " (ignored: this machine cannot confine)".to_owned(),
+                Some(need) if need.starts_with(NEED) => {
+                    format!(" (ignored: no {need} is handed over here)")
+                }
                 Some(program) => format!(" (ignored: {program} is not installed)"),
                 None => String::new(),
             };
-            let ignored = !lacking.is_empty() && !required;
+            let elsewhere = missing.is_some_and(|need| need.starts_with(NEED));
+            let ignored = !lacking.is_empty() && (!required || elsewhere);
             let (name, root) = (case.name, *root);
             let trial = Trial::test(format!("{who}: {name}{lacking}"), move || {
-                start(name, root, as_root)
+                start(name, root, as_root, group)
             });
             trials.push(trial.with_ignored_flag(ignored));
         }
@@ -56,6 +63,14 @@ pub(crate) fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
+/// Whether a program is installed, or control groups are handed over here.
+fn met(need: &str, as_root: bool) -> bool {
+    match need.strip_prefix(NEED) {
+        Some(controller) => as_root && offered(controller),
+        None => installed(need),
+    }
+}
+
 fn installed(program: &str) -> bool {
     SYSTEM_PATH
         .split(':')
@@ -63,15 +78,35 @@ fn installed(program: &str) -> bool {
 }
 
 /// Runs one case in a process of its own, as the wanted user.
-fn start(name: &str, root: bool, as_root: bool) -> Result<(), Failed> {
+fn start(name: &str, root: bool, as_root: bool, group: bool) -> Result<(), Failed> {
     let mut case = Command::new(std::env::current_exe()?);
-    case.args(["--case", name]).current_dir("/");
+    case.args(["--case", name]);
+    let user = if root { 0 } else { NOBODY };
+    let group = match group {
+        true => Some(Delegated::to(user)?),
+        false => None,
+    };
+    if group.is_some() {
+        case = Delegated::waiting(&case);
+    }
+    case.current_dir("/");
     if as_root && !root {
         // Changing the user from root drops the other groups as well.
         case.uid(NOBODY).gid(NOBODY);
         case.env("HOME", "/nonexistent").env("PATH", SYSTEM_PATH);
     }
-    let output = case.output()?;
+    let mut case = case
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut go = case.stdin.take();
+    if let (Some(group), Some(go)) = (&group, &mut go) {
+        group.take_in(case.id())?;
+        go.write_all(b"go\n")?;
+    }
+    drop(go);
+    let output = case.wait_with_output()?;
     if output.status.success() {
         return Ok(());
     }

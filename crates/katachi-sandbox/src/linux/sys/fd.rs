@@ -27,6 +27,16 @@ pub(in crate::platform) fn open_path(root: BorrowedFd<'_>, path: &CStr) -> io::R
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
+/// Whether this process may write there, as the user it acts as.
+pub(in crate::platform) fn may_write(path: &std::path::Path) -> bool {
+    let Ok(path) = super::c_string(path) else {
+        return false;
+    };
+    let (here, flags) = (libc::AT_FDCWD, libc::AT_EACCESS);
+    // SAFETY: `path` ends with a zero byte and outlives the call.
+    unsafe { libc::faccessat(here, path.as_ptr(), libc::W_OK, flags) == 0 }
+}
+
 /// Makes an empty directory.
 pub(in crate::platform) fn make_directory(
     root: BorrowedFd<'_>,

@@ -4,6 +4,7 @@ mod agreement;
 mod arguments;
 mod execution;
 mod files;
+mod groups;
 mod kernel;
 mod network;
 mod online;
@@ -35,6 +36,7 @@ pub(crate) fn all() -> Vec<Case> {
         online::CASES,
         kernel::CASES,
         resources::CASES,
+        groups::CASES,
         programs::CASES,
         sideways::CASES,
         agreement::CASES,

@@ -1,0 +1,140 @@
+//! Limits that a control group holds. Each case runs in a group that was
+//! handed over to its user.
+
+use katachi_sandbox::policy::{ByteSize, Limits};
+use katachi_sandbox::report::Enforced;
+use katachi_sandbox::{Ending, Plan, Policy};
+
+use super::Case;
+use crate::bed::{Bed, Verdict, must};
+use crate::groups::{left, own};
+
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "a control group bounds processes",
+        run: processes,
+        needs: &["cgroup pids"],
+    },
+    Case {
+        name: "a control group bounds memory, all of it",
+        run: memory,
+        needs: &["cgroup memory", "sh"],
+    },
+    Case {
+        name: "a control group goes with its command",
+        run: gone,
+        needs: &["cgroup pids"],
+    },
+    Case {
+        name: "a command keeps a bound that its caller has",
+        run: bound,
+        needs: &["cgroup pids"],
+    },
+];
+
+fn limits(change: impl FnOnce(&mut Limits)) -> Limits {
+    let mut limits = Limits::default();
+    change(&mut limits);
+    limits
+}
+
+fn plan(bed: &Bed, policy: &Policy, mechanism: &str) -> Result<Plan, String> {
+    let plan = bed.plan(policy)?;
+    let report = plan.enforcement();
+    let control = report.control("limits").ok_or("nothing about limits")?;
+    must(
+        control.mechanism.contains(mechanism),
+        &format!("held by {}", control.mechanism),
+    )?;
+    must(
+        control.enforced == Enforced::Full,
+        &format!("{:?}", control.enforced),
+    )?;
+    Ok(plan)
+}
+
+fn processes(bed: &Bed) -> Verdict {
+    let policy = bed.policy().limits(limits(|limits| {
+        limits.processes = Some(40);
+    }));
+    let plan = plan(bed, &policy, "processes: cgroup pids.max")?;
+    let outcome = bed.run(&plan, &["fork-bomb"])?;
+    must(
+        outcome.ending == Ending::Code(1)
+            && outcome
+                .violations
+                .iter()
+                .any(|violation| violation.target == "processes"),
+        &format!("{outcome:?}"),
+    )?;
+    must(left(&own()) == 0, "the group is left")
+}
+
+fn memory(bed: &Bed) -> Verdict {
+    let policy = bed.policy().allow("sh").limits(limits(|limits| {
+        limits.memory = Some(ByteSize::new(96 << 20));
+    }));
+    let plan = plan(bed, &policy, "memory: cgroup memory.max")?;
+    bed.allowed_by(&plan, &["eat-memory", "20"])?;
+    let program = Bed::program();
+    let program = program.display();
+    // One process, many, and files in memory.
+    for script in [
+        format!("{program} --attempt eat-memory 200; echo done"),
+        format!("for i in 1 2 3; do {program} --attempt eat-memory 50 & done; wait; echo all"),
+        format!("{program} --attempt fill /tmp/a 800; {program} --attempt fill /dev/shm/b 800"),
+    ] {
+        let outcome = plan
+            .command(["sh", "-c", &script])
+            .output()
+            .map_err(|error| error.to_string())?
+            .outcome;
+        must(
+            outcome.ending == Ending::LimitExceeded("memory".into()),
+            &format!("{script}: {:?}", outcome.ending),
+        )?;
+    }
+    must(left(&own()) == 0, "a group is left")
+}
+
+fn gone(bed: &Bed) -> Verdict {
+    let policy = bed.policy().limits(limits(|limits| {
+        limits.processes = Some(40);
+    }));
+    let plan = plan(bed, &policy, "processes: cgroup pids.max")?;
+    let here = own();
+    // One that a killed caller left, and one that is nothing of ours.
+    let (abandoned, other) = (here.join("katachi-sandbox-1-0"), here.join("other"));
+    for group in [&abandoned, &other] {
+        std::fs::create_dir(group).unwrap();
+    }
+    let child = plan
+        .command(Bed::argv(&["sleep", "60"]))
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    must(!abandoned.exists(), "the abandoned group is left")?;
+    must(other.exists(), "a group that is not ours is gone")?;
+    must(left(&here) == 1, "there is no group")?;
+    // A group in use is not taken for abandoned.
+    bed.allowed_by(&plan, &["list", "/"])?;
+    must(left(&here) == 1, "a group in use is gone")?;
+    drop(child);
+    std::fs::remove_dir(&other).unwrap();
+    must(left(&here) == 0, "the group is left")?;
+    // One that waits for its command has its group, and takes it along.
+    let pool = katachi_sandbox::Pool::new(&plan, 1).map_err(|error| error.to_string())?;
+    must(left(&here) == 1, "a waiting sandbox has no group")?;
+    drop(pool);
+    must(left(&here) == 0, "the waiting sandbox's group is left")
+}
+
+fn bound(bed: &Bed) -> Verdict {
+    // The process's own group allows less than the policy.
+    std::fs::write(own().join("supervisor/pids.max"), "30").map_err(|error| error.to_string())?;
+    let policy = bed.policy().limits(limits(|limits| {
+        limits.processes = Some(10_000);
+    }));
+    let plan = plan(bed, &policy, "processes: cgroup pids.max")?;
+    let outcome = bed.run(&plan, &["fork-bomb"])?;
+    must(outcome.ending == Ending::Code(1), &format!("{outcome:?}"))
+}

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::run;
+use crate::{machine, run};
 
 /// Debian packages, and what each is for.
 const DEBIAN: &[(&str, &str)] = &[
@@ -38,6 +38,10 @@ const DEBIAN: &[(&str, &str)] = &[
     ("tpm2-tools", "an independent client of it"),
     ("postgresql", "sealed columns and the replay store"),
     ("redis-server", "the replay store"),
+    (
+        "qemu-system-x86",
+        "a machine with control groups of every kind",
+    ),
 ];
 
 /// Python packages, installed into a virtual environment.
@@ -102,7 +106,8 @@ pub(crate) fn install() -> Result<()> {
     install_debian()?;
     install_python()?;
     install_node()?;
-    install_cargo_deny()
+    install_cargo_deny()?;
+    machine::install()
 }
 
 fn install_debian() -> Result<()> {

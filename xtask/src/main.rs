@@ -8,6 +8,7 @@ mod bench;
 mod foreign;
 mod fuzz;
 mod install;
+mod machine;
 mod readme;
 mod run;
 mod test;

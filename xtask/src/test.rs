@@ -13,8 +13,8 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::foreign::FOREIGN;
-use crate::run::{self, Count, cargo, root};
-use crate::{fuzz, install, readme};
+use crate::run::{self, Count, Finished, cargo, root};
+use crate::{fuzz, install, machine, readme};
 
 /// Seconds that each fuzz target runs in the suite.
 const FUZZ_SECONDS: u32 = 10;
@@ -82,6 +82,20 @@ impl Verdict {
             success,
             count,
             skipped: Vec::new(),
+        }
+    }
+
+    fn of(finished: Finished) -> Self {
+        let mut count = finished.count;
+        // A build that fails, or a harness that dies, prints no result.
+        if !finished.success && count.failed == 0 {
+            count.failed = 1;
+        }
+        println!("{:.1} s", finished.took.as_secs_f64());
+        Self {
+            success: finished.success,
+            count,
+            skipped: finished.skipped_names,
         }
     }
 
@@ -253,6 +267,15 @@ fn stages(long: bool) -> Vec<Stage> {
             }),
         });
     }
+    stages.push(Stage {
+        name: "control groups in a virtual machine".into(),
+        work: Box::new(|| match machine::missing() {
+            Some(what) => Ok(Verdict::skipped(&format!(
+                "{what} (`cargo xtask test --install` gets it)"
+            ))),
+            None => machine::run().map(Verdict::of),
+        }),
+    });
     stages.push(check("documentation", || {
         let mut command = cargo([
             "doc",
@@ -351,20 +374,7 @@ fn check(name: &str, command: impl Fn() -> Command + 'static) -> Stage {
 fn tests(name: &str, command: impl Fn() -> Command + 'static) -> Stage {
     Stage {
         name: name.to_owned(),
-        work: Box::new(move || {
-            let finished = run::observe(prepared(command()))?;
-            let mut count = finished.count;
-            // A build that fails, or a harness that dies, prints no result.
-            if !finished.success && count.failed == 0 {
-                count.failed = 1;
-            }
-            println!("{:.1} s", finished.took.as_secs_f64());
-            Ok(Verdict {
-                success: finished.success,
-                count,
-                skipped: finished.skipped_names,
-            })
-        }),
+        work: Box::new(move || run::observe(prepared(command())).map(Verdict::of)),
     }
 }
 

@@ -42,7 +42,9 @@ pub(crate) fn main() -> ExitCode {
             let lacking = match missing {
                 _ if !able => " (ignored: this machine cannot confine)".to_owned(),
                 Some(need) if need.starts_with(NEED) => {
-                    format!(" (ignored: no {need} is handed over here)")
+                    format!(
+                        " (ignored: no {need} is handed over here; `cargo xtask test` has a machine with all)"
+                    )
                 }
                 Some(program) => format!(" (ignored: {program} is not installed)"),
                 None => String::new(),

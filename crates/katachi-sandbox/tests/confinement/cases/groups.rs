@@ -26,7 +26,7 @@ pub(crate) const CASES: &[Case] = &[
         needs: &["cgroup pids"],
     },
     Case {
-        name: "a command keeps a bound that its caller has",
+        name: "a control group keeps a bound that the caller has",
         run: bound,
         needs: &["cgroup pids"],
     },

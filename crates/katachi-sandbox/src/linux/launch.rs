@@ -11,8 +11,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::after::After;
 use super::cgroup::Leaf;
 use super::helper::{MARKER, is_installed};
 use super::inside::PROXY_PORT;
@@ -31,7 +33,7 @@ use crate::error::SpawnError;
 use crate::guard::command_line;
 use crate::network::host::Host;
 use crate::network::names::GATEWAY;
-use crate::plan::{Cgroup, Decision, Gate, Inner, Kind, Pin, covering, protected_names_in};
+use crate::plan::{Cgroup, Decision, Gate, Inner, Kind, Pin, covering};
 use crate::policy::Limits;
 use crate::report::Violation;
 use crate::terminal::Terminal;
@@ -113,7 +115,7 @@ pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {
 }
 
 /// Notes what is there before a command runs.
-pub(super) fn look_around(plan: &Inner, traces: &mut Traces) {
+pub(super) fn look_around(plan: &Arc<Inner>, traces: &mut Traces) {
     // What exists already is the user's own.
     traces.absent = plan
         .absent
@@ -121,8 +123,8 @@ pub(super) fn look_around(plan: &Inner, traces: &mut Traces) {
         .filter(|path| path.symlink_metadata().is_err())
         .cloned()
         .collect();
-    for root in &plan.watched {
-        traces.before.push((root.clone(), protected_names_in(root)));
+    if !plan.watched.is_empty() {
+        traces.after = Some(After::new(plan.clone()));
     }
 }
 

@@ -7,12 +7,12 @@ use std::process::Child;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use super::after::After;
 use super::cgroup::Leaf;
 use super::listen::Listener;
 use super::message::{End, Message};
 use super::proxy::Network;
 use crate::child::{Ending, Outcome};
-use crate::plan::{Present, protected_names_in};
 use crate::report::Violation;
 
 /// Everything that has to be let go in the right order.
@@ -48,8 +48,8 @@ pub(super) struct Traces {
     pub(super) placeholders: Vec<Placeholder>,
     /// Files that redirect git and that were not there.
     pub(super) absent: Vec<PathBuf>,
-    /// Writable directories, with the protected names in them.
-    pub(super) before: Vec<(PathBuf, Vec<Present>)>,
+    /// The look at what appeared.
+    pub(super) after: Option<After>,
     /// The command's control group.
     pub(super) leaf: Option<Leaf>,
 }
@@ -93,7 +93,7 @@ impl Killer {
 
 impl Drop for Traces {
     fn drop(&mut self) {
-        self.take_back();
+        self.settle();
         for place in self.placeholders.drain(..).rev() {
             // Only ever removes an empty directory; whatever is in it now was
             // put there by somebody outside and stays. It stays as well while
@@ -106,6 +106,13 @@ impl Drop for Traces {
 }
 
 impl Traces {
+    /// Looks at what the command left, once nothing of it runs any more.
+    fn settle(&mut self) -> Vec<Violation> {
+        let mut found = self.take_back();
+        found.extend(self.after.take().into_iter().flat_map(After::settle));
+        found
+    }
+
     /// Removes what the command made to redirect git. The directories around
     /// it were mounts, which it could not replace.
     fn take_back(&mut self) -> Vec<Violation> {
@@ -137,28 +144,6 @@ impl Traces {
                 }
             })
             .collect()
-    }
-
-    fn violations(&self) -> Vec<Violation> {
-        let mut found = Vec::new();
-        for (directory, before) in &self.before {
-            let now = protected_names_in(directory);
-            let appeared = now.iter().filter(|present| !before.contains(present));
-            // Everything else is a mount while the command runs.
-            let links = before.iter().filter(|(path, target)| {
-                target.is_some() && !now.iter().any(|(now, _)| now == path)
-            });
-            for (path, _) in appeared.chain(links) {
-                found.push(Violation {
-                    control: "metadata".to_owned(),
-                    operation: "create".to_owned(),
-                    target: path.display().to_string(),
-                    reason: "the command created, replaced or removed a name that programs outside act upon; look at it before you use the directory".to_owned(),
-                    allow_with: None,
-                });
-            }
-        }
-        found
     }
 }
 
@@ -194,7 +179,6 @@ impl Running {
                 if let Status::Listener(listener) = &self.status {
                     found.extend(listener.violations());
                 }
-                found.extend(self.traces.violations());
                 found
             }
         }
@@ -244,8 +228,7 @@ impl Running {
         let mut violations = self.refused_hosts();
         self.network = None;
         violations.extend(refused);
-        violations.extend(self.traces.violations());
-        violations.extend(self.traces.take_back());
+        violations.extend(self.traces.settle());
         violations.extend(violation_of(&ending));
         violations.extend(leaf.as_ref().and_then(refused_processes));
         drop(leaf);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::entry::{Entry, depth};
 use super::options::PlanOptions;
+use super::snapshot::Snapshot;
 use super::{Inner, files, limits, mounts, network, programs, protect, resolve};
 use crate::codec::Writer;
 use crate::error::PlanError;
@@ -26,6 +27,8 @@ pub(super) struct Draft<'a> {
     pub(super) sockets: Vec<PathBuf>,
     pub(super) gaps: Vec<(&'static str, String)>,
     pub(super) watched: Vec<PathBuf>,
+    pub(super) snapshot: Snapshot,
+    pub(super) named_links: Vec<(PathBuf, PathBuf)>,
     /// Files that git would act upon and that do not exist.
     pub(super) absent: Vec<PathBuf>,
     /// Canonical roots that `filesystem.write` names, with their rules.
@@ -58,6 +61,8 @@ pub(super) fn build(policy: &Policy, options: &PlanOptions) -> Result<Inner, Pla
         sockets: Vec::new(),
         gaps: Vec::new(),
         watched: Vec::new(),
+        snapshot: Snapshot::new(),
+        named_links: Vec::new(),
         absent: Vec::new(),
         write_roots: Vec::new(),
         read_roots: Vec::new(),
@@ -176,6 +181,8 @@ fn finish(
         sockets: draft.sockets,
         gaps: draft.gaps,
         watched: draft.watched,
+        snapshot: draft.snapshot,
+        named_links: draft.named_links,
         absent: draft.absent,
         cgroup: limits::cgroup(&draft.policy.limits),
         hash: String::new(),

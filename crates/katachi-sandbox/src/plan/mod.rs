@@ -25,6 +25,7 @@ mod programs;
 mod protect;
 mod resolve;
 mod show;
+mod snapshot;
 
 pub use explain::{Answer, Query};
 pub use options::{ArgvRules, PlanOptions};
@@ -38,7 +39,10 @@ pub(crate) use programs::Decision;
 #[cfg(target_os = "linux")]
 pub(crate) use programs::Gate;
 #[cfg(target_os = "linux")]
-pub(crate) use protect::{Present, present as protected_names_in};
+pub(crate) use protect::PROTECTED_NAMES;
+#[cfg(target_os = "linux")]
+pub(crate) use snapshot::Moment;
+pub(crate) use snapshot::Snapshot;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -86,8 +90,13 @@ pub(crate) struct Inner {
     pub(crate) sockets: Vec<PathBuf>,
     /// What is enforced with a gap: control and reason.
     pub(crate) gaps: Vec<(&'static str, String)>,
-    /// Directories whose protected names are compared after each command.
+    /// Writable directories, through which a look is taken after each
+    /// command.
     pub(crate) watched: Vec<PathBuf>,
+    /// What lay in them.
+    pub(crate) snapshot: Snapshot,
+    /// Links with protected names, and where they lead.
+    pub(crate) named_links: Vec<(PathBuf, PathBuf)>,
     /// Files that git would act upon and that did not exist.
     pub(crate) absent: Vec<PathBuf>,
     /// Where a control group for each command is made, if one is.

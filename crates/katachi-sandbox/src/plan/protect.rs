@@ -11,6 +11,7 @@ use super::build::Draft;
 use super::entry::{Access, Kind, covering};
 use super::files::{pin, sorted};
 use super::resolve;
+use super::snapshot::Snapshot;
 use crate::error::PlanError;
 use crate::policy::GitAccess;
 
@@ -77,6 +78,8 @@ pub(super) struct Walk {
     /// Directories that do not show what is in them. The command may own them
     /// and open them with a change of mode, so nothing in them may be seen.
     pub(super) closed: Vec<PathBuf>,
+    /// Where the directories are noted that are looked into.
+    snapshot: Option<Snapshot>,
 }
 
 impl Walk {
@@ -99,6 +102,10 @@ impl Walk {
     ) -> bool {
         let mut pending = vec![root.to_owned()];
         while let Some(directory) = pending.pop() {
+            // Before it is listed, so that what changes meanwhile is new.
+            if let Some(snapshot) = &mut self.snapshot {
+                snapshot.note(&directory);
+            }
             let list = match searchable(&directory) {
                 Ok(list) => list,
                 Err(error) if gone(&error) => continue,
@@ -162,6 +169,7 @@ pub(super) fn protect(draft: &mut Draft<'_>) -> Result<(), PlanError> {
     let git = draft.policy.filesystem.git;
     let mut found = Found::default();
     let mut walk = Walk::of(draft);
+    walk.snapshot = Some(Snapshot::new());
     let mut complete = true;
     let writable: Vec<PathBuf> = draft
         .write_roots
@@ -171,6 +179,7 @@ pub(super) fn protect(draft: &mut Draft<'_>) -> Result<(), PlanError> {
     for root in &writable {
         complete &= look(root, &mut walk, git, true, &mut found);
     }
+    draft.snapshot = walk.snapshot.take().unwrap_or_else(Snapshot::new);
     // A directory that can only be read needs no protection, but what `git`
     // hides is hidden there too.
     if git == GitAccess::Hidden {
@@ -221,7 +230,7 @@ pub(super) fn protect(draft: &mut Draft<'_>) -> Result<(), PlanError> {
     if !writable.is_empty() {
         draft.gaps.push((
             "metadata",
-            "a protected name or a repository that does not exist at the start can be created by the command; new ones directly inside a writable directory are reported when it ends".to_owned(),
+            "a protected name or a repository that does not exist at the start can be created by the command; when it ends, new names are reported, and what would run programs is taken out of new repositories; programs outside meet both until then".to_owned(),
         ));
     }
     draft.watched = writable;
@@ -243,6 +252,11 @@ fn look(root: &Path, walk: &mut Walk, git: GitAccess, writable: bool, found: &mu
             found.repositories.push(path.to_owned());
             return git == GitAccess::Full || git == GitAccess::Commit;
         }
+        if name == "HEAD"
+            && let Some(repository) = path.parent().filter(|place| is_bare(place, root))
+        {
+            found.repositories.push(repository.to_owned());
+        }
         if !writable {
             return true;
         }
@@ -257,6 +271,17 @@ fn look(root: &Path, walk: &mut Walk, git: GitAccess, writable: bool, found: &mu
     })
 }
 
+/// Whether git takes a directory for a repository although it is not named
+/// `.git`. Inside of those that are, what matters is protected with them.
+fn is_bare(place: &Path, root: &Path) -> bool {
+    let has = |name: &str| place.join(name).symlink_metadata().is_ok();
+    place != root
+        && ((has("objects") && has("refs")) || has("commondir"))
+        && !place
+            .strip_prefix(root)
+            .is_ok_and(|below| below.iter().any(|name| name == ".git"))
+}
+
 /// What a link leads to is protected like the name it stands for. The link
 /// itself is no place for a mount.
 fn follow_links(draft: &mut Draft<'_>, found: &mut Found, git: GitAccess) {
@@ -268,10 +293,13 @@ fn follow_links(draft: &mut Draft<'_>, found: &mut Found, git: GitAccess) {
         draft.gaps.push((
             "metadata",
             format!(
-                "{} is a link, which the command can replace; directly inside a writable directory that is reported when it ends",
+                "{} is a link, which the command can replace; that is reported when it ends",
                 link.display()
             ),
         ));
+        if let Ok(target) = std::fs::read_link(&link) {
+            draft.named_links.push((link.clone(), target));
+        }
         let Ok(target) = resolve::follow(&link).map(|resolved| resolved.path) else {
             continue;
         };
@@ -524,25 +552,6 @@ fn linked_files(draft: &mut Draft<'_>, found: &Found) -> Result<(), PlanError> {
         );
     }
     Ok(())
-}
-
-/// A protected name, and where it leads if it is a link.
-#[cfg(target_os = "linux")]
-pub(crate) type Present = (PathBuf, Option<PathBuf>);
-
-/// Protected names that exist directly inside `directory`.
-#[cfg(target_os = "linux")]
-pub(crate) fn present(directory: &Path) -> Vec<Present> {
-    PROTECTED_NAMES
-        .iter()
-        .chain(&[".git"])
-        .map(|name| directory.join(name))
-        .filter(|path| path.symlink_metadata().is_ok())
-        .map(|path| {
-            let target = std::fs::read_link(&path).ok();
-            (path, target)
-        })
-        .collect()
 }
 
 #[cfg(test)]

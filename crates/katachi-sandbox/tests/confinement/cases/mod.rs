@@ -1,6 +1,7 @@
 //! Every case, by what is attacked.
 
 mod agreement;
+mod appeared;
 mod arguments;
 mod execution;
 mod files;
@@ -29,6 +30,7 @@ pub(crate) fn all() -> Vec<Case> {
     [
         files::CASES,
         repositories::CASES,
+        appeared::CASES,
         execution::CASES,
         arguments::CASES,
         network::CASES,

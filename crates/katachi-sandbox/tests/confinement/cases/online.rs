@@ -53,7 +53,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// Files of the host behind `https://files.test`, and who may fetch them.
-fn serve(bed: &Bed, policy: Policy) -> Result<(Files, Plan), String> {
+pub(super) fn serve(bed: &Bed, policy: Policy) -> Result<(Files, Plan), String> {
     let files = Files::new("files.test", &bed.outside, bed.workspace.join("ca.pem"));
     let ca = text(&files.certificate);
     let policy = policy
@@ -131,7 +131,7 @@ fn curl(bed: &Bed) -> Verdict {
     )
 }
 
-fn outside(bed: &Bed, argv: &[&str]) -> Verdict {
+pub(super) fn outside(bed: &Bed, argv: &[&str]) -> Verdict {
     let status = Command::new(argv[0])
         .args(&argv[1..])
         .current_dir(&bed.outside)

@@ -142,7 +142,8 @@ fn same(asked: &ApprovalRequest, seen: &ApprovalRequest) -> Result<(), Refused> 
     }
 }
 
-fn is_signed(key: &str, message: &[u8], signature: &str) -> bool {
+/// Whether `signature` is `key`'s Ed25519 over `message`, both base64url.
+pub(crate) fn is_signed(key: &str, message: &[u8], signature: &str) -> bool {
     let (Ok(key), Ok(signature)) = (
         URL_SAFE_NO_PAD.decode(key),
         URL_SAFE_NO_PAD.decode(signature),

@@ -16,6 +16,7 @@ mod commands;
 mod config;
 mod demo;
 mod home;
+mod mcp;
 mod mistake;
 mod output;
 mod paths;

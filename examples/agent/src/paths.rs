@@ -103,6 +103,11 @@ impl Paths {
         self.data.join("pairing.sealed")
     }
 
+    /// The sealed memory of MCP configurations that were started.
+    pub(crate) fn mcp(&self) -> PathBuf {
+        self.data.join("mcp.sealed")
+    }
+
     /// The state directory of the embedded relay.
     pub(crate) fn embedded_relay(&self) -> PathBuf {
         self.data.join("relay")
@@ -131,6 +136,8 @@ impl Paths {
             self.data.join(".devices.sealed.lock"),
             self.pairing(),
             self.data.join(".pairing.sealed.lock"),
+            self.mcp(),
+            self.data.join(".mcp.sealed.lock"),
             self.embedded_relay(),
             self.audit_log(),
             self.audit_log().with_extension("old.jsonl"),

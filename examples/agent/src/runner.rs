@@ -9,7 +9,7 @@ use katachi_crypto::SecretString;
 use katachi_protocol::record::Denial;
 use katachi_protocol::run::{OutputStream, RunEvent};
 use katachi_sandbox::child::Ending;
-use katachi_sandbox::{Child, Plan, SpawnError, Violation};
+use katachi_sandbox::{Child, Command, Plan, SpawnError, Violation};
 use tokio::sync::mpsc::Sender;
 
 /// Argument vector of a denied command that is kept in records, in bytes.
@@ -169,24 +169,29 @@ pub(crate) fn not_approved(
 }
 
 fn start(plan: &Plan, job: &Job, directory: &Path) -> Result<Child, SpawnError> {
+    let mut command = command(plan, job).stdin(match job.stdin.is_empty() {
+        true => Stdio::null(),
+        false => Stdio::piped(),
+    });
+    if job.cwd.is_some() {
+        command = command.current_dir(directory);
+    }
+    command.spawn()
+}
+
+/// `job` as a command with piped outputs, without its directory and input.
+pub(crate) fn command(plan: &Plan, job: &Job) -> Command {
     let mut command = plan
         .command(&job.argv)
-        .stdin(match job.stdin.is_empty() {
-            true => Stdio::null(),
-            false => Stdio::piped(),
-        })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     for (name, value) in &job.env {
         command = command.env(name, value.expose_secret());
     }
-    if job.cwd.is_some() {
-        command = command.current_dir(directory);
+    match job.approved {
+        Some(_) => command.approved(),
+        None => command,
     }
-    if job.approved.is_some() {
-        command = command.approved();
-    }
-    command.spawn()
 }
 
 fn follow(
@@ -259,7 +264,7 @@ fn follow(
 }
 
 /// Forwards a pipe as text until it ends.
-fn pump(
+pub(crate) fn pump(
     mut pipe: impl Read,
     stream: OutputStream,
     events: &Sender<RunEvent>,
@@ -287,7 +292,7 @@ fn pump(
     }
 }
 
-fn tell(events: &Sender<RunEvent>, event: RunEvent) {
+pub(crate) fn tell(events: &Sender<RunEvent>, event: RunEvent) {
     // Nobody listens any more: the watch above ends the command.
     let _ = events.blocking_send(event);
 }
@@ -335,7 +340,7 @@ fn unfinished(bytes: &[u8]) -> usize {
     0
 }
 
-fn denied(violation: &Violation) -> RunEvent {
+pub(crate) fn denied(violation: &Violation) -> RunEvent {
     RunEvent::Denied {
         control: violation.control.clone(),
         operation: violation.operation.clone(),
@@ -345,7 +350,7 @@ fn denied(violation: &Violation) -> RunEvent {
     }
 }
 
-fn denial(violation: &Violation, argv: &[String]) -> Denial {
+pub(crate) fn denial(violation: &Violation, argv: &[String]) -> Denial {
     Denial {
         at: crate::audit::now(),
         argv: shortened(argv),

@@ -44,8 +44,13 @@ pub(crate) fn shield(policy: &mut Policy, config: &Config) -> anyhow::Result<()>
         config.policy.as_ref(),
         ai_policy,
         ca_file,
+        config.mcp.policy.as_ref(),
     ];
-    for file in files.into_iter().flatten().filter(|file| file.exists()) {
+    let files = files.into_iter().flatten();
+    for file in files
+        .chain(config.mcp.policies.values())
+        .filter(|file| file.exists())
+    {
         let place = real(file);
         let name = real_parent(file);
         if name.is_symlink() && name.starts_with(&config.workspace) {

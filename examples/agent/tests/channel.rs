@@ -7,6 +7,7 @@
 #[allow(dead_code, reason = "each test file uses a part of this")]
 mod browser;
 #[path = "../src/demo/device.rs"]
+#[allow(dead_code, reason = "each test file uses a part of this")]
 mod device;
 #[path = "support/meeting.rs"]
 #[allow(dead_code, reason = "each test file uses a part of this")]

@@ -6,6 +6,7 @@
 #[allow(dead_code, reason = "each test file uses a part of this")]
 mod browser;
 #[path = "../src/demo/device.rs"]
+#[allow(dead_code, reason = "each test file uses a part of this")]
 mod device;
 #[path = "support/meeting.rs"]
 #[allow(dead_code, reason = "each test file uses a part of this")]
@@ -362,6 +363,11 @@ fn a_person_in_a_browser_approves_and_sees_the_output() {
     assert!(shown("device").contains(&code), "{said:#?}");
     assert!(shown("agent").contains("End to end"), "{said:#?}");
     assert!(shown("devices").contains("(this browser)"), "{said:#?}");
+    // Its signature counts, so what fails is that no such program is allowed.
+    let tools = shown("tools");
+    assert!(tools.contains("weather-mcp --stdio two words"), "{said:#?}");
+    assert!(tools.contains("no program \"weather-mcp\""), "{said:#?}");
+    assert!(!tools.contains("Not started"), "{said:#?}");
     for text in ["touch", "approved-by-mia", "commands.ask"] {
         assert!(shown("asked").contains(text), "{text}: {said:#?}");
     }

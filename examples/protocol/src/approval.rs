@@ -100,13 +100,6 @@ impl ApprovalRequest {
             &expires,
         ];
         let words = self.argv.iter().map(String::as_str);
-        let mut bytes = Vec::new();
-        for field in fields.into_iter().chain(words) {
-            // What is longer than 4 GiB has not come through a channel.
-            let length = u32::try_from(field.len()).unwrap_or(u32::MAX);
-            bytes.extend_from_slice(&length.to_be_bytes());
-            bytes.extend_from_slice(field.as_bytes());
-        }
-        bytes
+        crate::fields::encode(fields.into_iter().chain(words))
     }
 }

@@ -40,6 +40,7 @@ pub mod agent;
 pub mod approval;
 pub mod channel;
 pub mod device;
+mod fields;
 pub mod mcp;
 pub mod problem;
 pub mod record;

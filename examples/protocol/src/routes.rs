@@ -99,6 +99,9 @@ pub mod tunnel {
     /// `GET` [`Approvals`](crate::approval::Approvals), `POST`
     /// [`ApprovalAnswer`](crate::approval::ApprovalAnswer).
     pub const APPROVALS: &str = "/v1/approvals";
+    /// `GET` [`McpServers`](crate::mcp::McpServers), `POST`
+    /// [`McpCall`](crate::mcp::McpCall), answered by a stream of events.
+    pub const MCP: &str = "/v1/mcp";
     /// `GET`: a description of this API, for people and programs.
     pub const SCHEMA: &str = "/v1/schema";
 }

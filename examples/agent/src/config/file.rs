@@ -15,6 +15,7 @@ pub(super) struct File {
     pub(super) relay: Relay,
     pub(super) sandbox: Sandbox,
     pub(super) ai: Ai,
+    pub(super) mcp: Mcp,
     pub(super) vault: Vault,
 }
 
@@ -39,6 +40,13 @@ pub(super) struct Ai {
     pub(super) command: Option<Vec<String>>,
     pub(super) policy: Option<PathBuf>,
     pub(super) keys: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Mcp {
+    pub(super) policy: Option<PathBuf>,
+    pub(super) policies: BTreeMap<String, PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -74,8 +82,10 @@ impl File {
             &mut file.sandbox.workspace,
             &mut file.sandbox.policy,
             &mut file.ai.policy,
+            &mut file.mcp.policy,
         ];
-        for path in relative.into_iter().flatten() {
+        let own = file.mcp.policies.values_mut();
+        for path in relative.into_iter().flatten().chain(own) {
             *path = base.join(&*path);
         }
         Ok(file)

@@ -38,6 +38,7 @@ pub(crate) struct Config {
     /// The policy file, or `None` for the default policy.
     pub(crate) policy: Option<PathBuf>,
     pub(crate) ai: Option<Ai>,
+    pub(crate) mcp: Mcp,
     pub(crate) keychain: KeychainUse,
 }
 
@@ -66,6 +67,15 @@ pub(crate) struct Ai {
     pub(crate) keys: BTreeMap<String, String>,
 }
 
+/// How MCP servers of the account are confined.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Mcp {
+    /// Their policy file, or `None` for the one of commands.
+    pub(crate) policy: Option<PathBuf>,
+    /// A server's own, by the name of its configuration.
+    pub(crate) policies: BTreeMap<String, PathBuf>,
+}
+
 impl Config {
     /// Settles the configuration from the file, the variables and the flags.
     ///
@@ -89,6 +99,10 @@ impl Config {
             relay,
             workspace,
             ai,
+            mcp: Mcp {
+                policy: file.mcp.policy,
+                policies: file.mcp.policies,
+            },
             policy: options.policy.clone().or(file.sandbox.policy),
             keychain: options.keychain.or(file.vault.keychain).unwrap_or_default(),
             file: path,

@@ -12,6 +12,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use katachi_crypto::Secret;
 use katachi_crypto::channel::{Binding, Channel, Event, Frames, Initiator, PublicKey, StaticKey};
 use katachi_protocol::channel::{ChannelHead, ChannelQuery, ChannelRequest, Mode, PairingFragment};
+use katachi_protocol::mcp::{McpSignature, McpStatement, PutMcp};
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
@@ -74,6 +75,35 @@ impl Device {
             },
             device: URL_SAFE_NO_PAD.encode(self.key.public().as_bytes()),
             stream: URL_SAFE_NO_PAD.encode(katachi_crypto::random::bytes::<16>()?),
+        })
+    }
+
+    /// Signs an MCP configuration for `agent`, as the console does when it is
+    /// saved.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there is no randomness.
+    pub(crate) fn sign_mcp(
+        &self,
+        agent: &str,
+        name: &str,
+        config: &PutMcp,
+    ) -> anyhow::Result<McpSignature> {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+        let statement = McpStatement {
+            agent,
+            name,
+            signed_at: now.as_secs(),
+            command: &config.command,
+            env: &config.env,
+            secrets: &config.secrets,
+        };
+        let signature = self.signing.sign(&statement.signed_bytes());
+        Ok(McpSignature {
+            device: self.query()?.device,
+            signed_at: statement.signed_at,
+            signature: URL_SAFE_NO_PAD.encode(signature.as_ref()),
         })
     }
 

@@ -22,6 +22,7 @@ pub(super) async fn configure(story: &mut Story) -> anyhow::Result<()> {
         env: BTreeMap::from([("UNITS".to_owned(), "metric".to_owned())]),
         secrets: BTreeMap::from([("WEATHER_TOKEN".to_owned(), Sensitive::new(SECRET))]),
         released_to: Vec::new(),
+        signatures: BTreeMap::new(),
     };
     browser.put_mcp(NAME, &config).await?;
     let (listed, text) = browser.mcp().await?;
@@ -46,10 +47,25 @@ pub(super) async fn configure(story: &mut Story) -> anyhow::Result<()> {
                 .is_some_and(|secret| secret.expose_secret() == SECRET)
     });
 
+    let device = story.device.as_ref().context("no browser is paired")?;
+    let signature = device.sign_mcp(NAME, &config)?;
+    config.signatures = BTreeMap::from([(client.agent_id().to_owned(), signature)]);
+    let judged = async |config: &PutMcp| -> anyhow::Result<Option<String>> {
+        browser.put_mcp(NAME, config).await?;
+        let servers = crate::mcp::listed(&service).await?;
+        let server = servers.into_iter().find(|server| server.name == NAME);
+        Ok(server.context("the configuration is gone")?.refused)
+    };
+    let signed = judged(&config).await?;
+    let mut changed = config.clone();
+    changed.command.push("--send-everything".to_owned());
+    let changed = judged(&changed).await?;
+
     let sealed = browser.sealed_mcp(NAME).await?;
     let cell = sealed
         .cells
-        .first()
+        .iter()
+        .find(|cell| cell.name == "WEATHER_TOKEN")
         .context("the database holds no cell")?
         .clone();
     let bytes = STANDARD.decode(&cell.sealed)?;
@@ -77,6 +93,15 @@ pub(super) async fn configure(story: &mut Story) -> anyhow::Result<()> {
         withheld && released,
         "this machine gets the secret only after it was released to it",
     );
-    story.ledger.absent(8, "PostgreSQL and signatures of a paired device are not built; the embedded encrypted database holds it");
+    story.check(
+        8,
+        signed.is_none() && changed.is_some(),
+        "this machine would start it as the paired device signed it, and not with one word more",
+    );
+    story.progress.detail(changed.unwrap_or_default());
+    story.ledger.absent(
+        8,
+        "PostgreSQL is not built; the embedded encrypted database holds it",
+    );
     Ok(())
 }

@@ -166,6 +166,7 @@ impl Story {
                     policy: None,
                     keys: std::collections::BTreeMap::new(),
                 }),
+                mcp: crate::config::Mcp::default(),
                 keychain,
                 paths,
             },

@@ -3,6 +3,7 @@
 
 use anyhow::{Context as _, bail};
 use katachi_protocol::channel::{ChannelRequest, PairingFragment};
+use katachi_protocol::mcp::{McpSignature, PutMcp};
 use katachi_protocol::routes::tunnel;
 use katachi_protocol::run::RunEvent;
 use serde_json::{Value, json};
@@ -35,6 +36,11 @@ impl Paired {
             account: registration.account.clone(),
             agent: registration.agent_id.clone(),
         })
+    }
+
+    /// Signs an MCP configuration for its agent.
+    pub(super) fn sign_mcp(&self, name: &str, config: &PutMcp) -> anyhow::Result<McpSignature> {
+        self.device.sign_mcp(&self.agent, name, config)
     }
 
     /// Asks one thing; the body of the answer is still to come.

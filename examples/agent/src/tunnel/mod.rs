@@ -1,7 +1,9 @@
 //! The tunnel: dialled out, authenticated, then served as HTTP/2.
 
+mod ask;
 mod backoff;
 mod dial;
+mod mcp;
 mod service;
 mod work;
 
@@ -19,6 +21,7 @@ use tokio::sync::watch;
 
 use backoff::Backoff;
 
+pub(crate) use ask::approve;
 pub(crate) use dial::relayed;
 pub(crate) use service::{ROUTES, Refusal, Service, inside, outside};
 

@@ -27,13 +27,14 @@ use katachi_protocol::routes::tunnel as routes;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 
-use super::work;
+use super::{mcp, work};
 use crate::approvals::Approvals;
 use crate::audit::{AuditLog, Call, Direction};
 use crate::channel::{self, Asker, Devices, Pairing};
 use crate::chat::Chat;
 use crate::config::{Ai, Config};
 use crate::home::Home;
+use crate::mcp::{Policies, Signed};
 use crate::policy::Rules;
 use crate::relay_client::RelayClient;
 use crate::runner::Finished;
@@ -50,7 +51,7 @@ const MAX_RECORDS: u32 = 50;
 /// Everything that requests from the relay can reach.
 #[derive(Debug)]
 pub(crate) struct Service {
-    pub(super) config: Config,
+    pub(crate) config: Config,
     pub(super) rules: Rules,
     pub(super) ai: Option<(Ai, Rules)>,
     pub(crate) home: Arc<Home>,
@@ -60,6 +61,10 @@ pub(crate) struct Service {
     pub(crate) devices: Devices,
     pub(crate) pairing: Pairing,
     pub(crate) channels: Arc<Semaphore>,
+    /// Policies of MCP servers.
+    pub(crate) mcp: Policies,
+    /// Which of their configurations were started here.
+    pub(crate) signed: Signed,
     pub(super) approvals: Approvals,
     pub(super) runs: Arc<Semaphore>,
     pub(super) running: AtomicUsize,
@@ -93,6 +98,8 @@ impl Service {
             devices: Devices::of(&config.paths),
             pairing: Pairing::of(&config.paths),
             channels: Arc::new(Semaphore::new(MAX_CHANNELS)),
+            mcp: Policies::load(&config.mcp, &rules)?,
+            signed: Signed::of(&config.paths),
             config: config.clone(),
             rules,
             ai,
@@ -179,6 +186,7 @@ pub(crate) fn inside(service: Arc<Service>) -> Router {
         .route(routes::DENIALS, get(denials))
         .route(routes::SCHEMA, get(schema))
         .route(routes::APPROVALS, get(approvals).post(approve))
+        .route(routes::MCP, get(mcp::list).post(mcp::call))
         .route(routes::DEVICES, get(devices))
         .route(routes::DEVICE, delete(remove_device))
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -205,7 +213,7 @@ async fn refuse(State(service): State<Arc<Service>>, method: Method, uri: Uri) -
 }
 
 /// Every route there is, by method and path.
-pub(crate) const ROUTES: [(&str, &str); 11] = [
+pub(crate) const ROUTES: [(&str, &str); 13] = [
     ("POST", routes::RUN),
     ("POST", routes::MESSAGE),
     ("GET", routes::STATUS),
@@ -215,6 +223,8 @@ pub(crate) const ROUTES: [(&str, &str); 11] = [
     ("POST", routes::CHANNEL),
     ("GET", routes::APPROVALS),
     ("POST", routes::APPROVALS),
+    ("GET", routes::MCP),
+    ("POST", routes::MCP),
     ("GET", routes::DEVICES),
     ("DELETE", routes::DEVICE),
 ];
@@ -238,7 +248,7 @@ impl Refusal {
         Self::new(StatusCode::BAD_REQUEST, codes::BAD_REQUEST, message)
     }
 
-    fn internal(error: &anyhow::Error) -> Self {
+    pub(super) fn internal(error: &anyhow::Error) -> Self {
         tracing::error!("{error:#}");
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -385,6 +395,8 @@ async fn schema(State(service): State<Arc<Service>>) -> Result<Json<serde_json::
             { "method": "POST", "path": routes::CHANNEL, "takes": "a Noise channel with one of the other requests inside", "answers": "the same channel" },
             { "method": "GET", "path": routes::APPROVALS, "answers": "starts that wait for a person" },
             { "method": "POST", "path": routes::APPROVALS, "takes": "a start, a decision, and the device's signature of both", "answers": "nothing" },
+            { "method": "GET", "path": routes::MCP, "answers": "the account's MCP servers, and why one is not started here" },
+            { "method": "POST", "path": routes::MCP, "takes": { "server": "its name", "tool": "string, optional: its tools are listed without", "arguments": "object, optional" }, "answers": "one run event per line" },
             { "method": "GET", "path": routes::DEVICES, "answers": "paired devices; inside a channel only" },
             { "method": "DELETE", "path": routes::DEVICE, "answers": "nothing; inside a channel only" },
             { "method": "GET", "path": routes::SCHEMA, "answers": "this" },

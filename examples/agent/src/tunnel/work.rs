@@ -3,7 +3,6 @@
 use std::path::{Component, Path};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -11,29 +10,22 @@ use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use katachi_protocol::NDJSON;
 use katachi_protocol::agent::{Activity, ActivityKind, Control, Outcome};
-use katachi_protocol::approval::{ApprovalRequest, Decision};
 use katachi_protocol::problem::codes;
 use katachi_protocol::run::{MessageRequest, RunEvent, RunRequest};
-use katachi_sandbox::Plan;
 use katachi_store::history::Stream;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::ask::approve;
 use super::service::{MAX_RUNS, Refusal, Service};
-use crate::approvals::LIFETIME;
 use crate::policy::Rules;
 use crate::runner::{self, Finished, Job};
 
 /// Events that wait for a slow reader before the command has to wait too.
 const EVENT_BUFFER: usize = 64;
-/// How often a start that waits for approval looks whether anybody still waits
-/// for it.
-const GLANCE: Duration = Duration::from_millis(200);
 /// Denials of one command that the relay is told of; the log here has all.
 const MAX_REPORTED: usize = 16;
 
@@ -168,60 +160,8 @@ fn confined(
     }
 }
 
-/// Has a person asked about `job` where the policy wants that, and waits. Marks
-/// it as approved, or says how it ended instead.
-fn approve(
-    service: &Service,
-    plan: &Plan,
-    job: &mut Job,
-    events: &mpsc::Sender<RunEvent>,
-) -> Result<(), Finished> {
-    let Some(directory) = runner::directory(plan.workspace(), job.cwd.as_deref()) else {
-        return Ok(()); // Refused with its reason when it is started.
-    };
-    let Some(rule) = plan.needs_approval(&job.argv, &directory) else {
-        return Ok(());
-    };
-    let refuse = |why: &str| Err(runner::not_approved(job, &rule, why, events));
-    let (Ok(nonce), Some(shown)) = (katachi_crypto::random::bytes::<16>(), directory.to_str())
-    else {
-        return refuse("nobody could be asked");
-    };
-    let now = crate::audit::now();
-    let request = ApprovalRequest {
-        nonce: URL_SAFE_NO_PAD.encode(nonce),
-        argv: job.argv.clone(),
-        directory: shown.to_owned(),
-        plan_hash: plan.hash().to_owned(),
-        rule: rule.clone(),
-        expires_at: now + LIFETIME,
-    };
-    let Some(answer) = service.approvals.ask(request.clone(), now) else {
-        return refuse("too many starts wait for approval already");
-    };
-    let (nonce, expires) = (request.nonce.clone(), request.expires_at);
-    // Whoever started it may be gone; then the loop below ends at once.
-    let _ = events.blocking_send(RunEvent::Approval(request));
-    let decision = loop {
-        match answer.recv_timeout(GLANCE) {
-            Ok(decision) => break Some(decision),
-            Err(_) if events.is_closed() || crate::audit::now() >= expires => break None,
-            Err(_) => {}
-        }
-    };
-    service.approvals.withdraw(&nonce);
-    match decision {
-        Some(Decision::Approve) => {
-            job.approved = Some(directory);
-            Ok(())
-        }
-        Some(Decision::Deny) => refuse("a person denied it"),
-        None => refuse("nobody approved it in time"),
-    }
-}
-
 /// Does `work` on a thread of its own and streams the events it tells.
-fn stream(
+pub(super) fn stream(
     service: Arc<Service>,
     call: &'static str,
     detail: String,

@@ -6,6 +6,7 @@ use katachi_protocol::account::SignUp;
 use katachi_protocol::agent::Agents;
 use katachi_protocol::channel::ChannelQuery;
 use katachi_protocol::device::UserCodeBody;
+use katachi_protocol::mcp::PutMcp;
 use katachi_protocol::{Sensitive, routes};
 use reqwest::{Client, Method, Response};
 use rustls::pki_types::pem::PemObject as _;
@@ -78,6 +79,13 @@ impl Browser {
             .send(Method::POST, routes::DEVICE_APPROVE, Some(&body))
             .await;
         assert!(answer.status().is_success(), "{:?}", answer.text().await);
+    }
+
+    pub(crate) async fn put_mcp(&self, name: &str, config: &PutMcp) {
+        let stored = self
+            .send(Method::PUT, &routes::mcp_one(name), Some(config))
+            .await;
+        assert!(stored.status().is_success(), "{}", stored.status());
     }
 
     pub(crate) async fn agents(&self) -> Agents {

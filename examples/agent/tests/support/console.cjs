@@ -70,6 +70,20 @@ async function main() {
     await page.getByText("heard:when do plums ripen?").first().waitFor();
     tell("ends", String(ends));
     tell("log", await page.locator(".log").innerText());
+    // A configuration that this browser signs is one that its agent would start.
+    const here = page.url();
+    await page.goto(new URL("/#mcp", link).href);
+    await page.getByRole("button", { name: "Add" }).click();
+    await page.locator("input[name=name]").fill("weather");
+    await page.locator("input[name=command]").fill("weather-mcp --stdio 'two words'");
+    await page.getByRole("checkbox").check();
+    await page.getByRole("button", { name: "Save" }).click();
+    await page.getByText("Released to").waitFor();
+    await page.goto(here);
+    await page.getByRole("tab", { name: "Tools" }).click();
+    await page.getByRole("button", { name: "Start and list" }).click();
+    await page.getByText("Failed").first().waitFor();
+    tell("tools", await page.locator("#panel").innerText());
     await page.getByRole("tab", { name: "Settings" }).click();
     await page.getByText("(this browser)").waitFor();
     tell("devices", await page.locator("#panel").innerText());

@@ -24,8 +24,12 @@ pub(crate) struct Up {
 
 impl Up {
     pub(crate) fn start(place: &Place, options: &[&str]) -> Self {
-        let mut child = place
-            .command()
+        Self::start_by(place.command(), options)
+    }
+
+    /// The same by a command that knows its home.
+    pub(crate) fn start_by(mut command: Command, options: &[&str]) -> Self {
+        let mut child = command
             .args(["up", "--listen", "127.0.0.1:0", "--expect-account", EMAIL])
             .args(options)
             .stdin(Stdio::null())

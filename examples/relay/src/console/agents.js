@@ -1,8 +1,8 @@
 // The list of agents, and one agent with what can be done there.
 import { ago, copy, h, page, problemBox, say, when } from "./dom.js";
 import { agentPath, call } from "./api.js";
-import { ask, isPaired, ownId, pairIfAsked, unpair } from "./channel.js";
-import { talk } from "./talk.js";
+import { ask, isPaired, ownId, pairIfAsked, stream, unpair } from "./channel.js";
+import { runCard, talk } from "./talk.js";
 
 function stateChip(agent) {
   if (!agent.online) return h("span", { class: "chip" }, h("span", { class: "dot" }), "Offline");
@@ -57,6 +57,7 @@ export async function agentPage(id, signal) {
     ["talk", "Work", () => talkPanel],
     ["denied", "Denied", () => denials(id)],
     ["history", "History", () => historySearch(id)],
+    ["tools", "Tools", () => tools(id)],
     ["settings", "Settings", () => settings(agent)],
   ];
   let selected;
@@ -137,6 +138,32 @@ async function denials(id) {
       list.map((one) => h("article", { class: "card run" },
         h("div", { class: "run-head" }, h("code", {}, (one.argv ?? []).join(" ")), when(one.at)),
         denial(one))));
+  } catch (error) {
+    return failed(error);
+  }
+}
+
+/** The account's MCP servers as this agent judges them, and what each can do. */
+async function tools(id) {
+  try {
+    const { servers } = await ask(id, "GET", "/v1/mcp");
+    if (servers.length === 0) return h("div", { class: "card empty" }, "The account has no ", h("a", { href: "/#mcp" }, "MCP configurations"), ".");
+    return h("div", { class: "stack" }, servers.map((server) => {
+      const runs = h("div");
+      const list = h("button", {
+        type: "button", class: "plain tiny",
+        onclick: async () => {
+          const card = runCard(id, server.command.join(" "), true);
+          runs.replaceChildren(card.element);
+          await stream(id, "/v1/mcp", { server: server.name }, card.show).catch((error) => card.broke(error.message));
+          card.ended();
+        },
+      }, "Start and list its tools");
+      return h("article", { class: "card stack-tight" },
+        h("h2", {}, server.name),
+        h("p", {}, h("code", {}, server.command.join(" "))),
+        server.refused ? h("p", { class: "problem" }, `Not started: ${server.refused}`) : list, runs);
+    }));
   } catch (error) {
     return failed(error);
   }

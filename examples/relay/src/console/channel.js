@@ -45,6 +45,18 @@ export async function answerApproval(agent, request, decision) {
   await ask(agent, "POST", "/v1/approvals", { request: { nonce, argv, directory, plan_hash, rule, expires_at }, decision, signature });
 }
 
+/** Signs an MCP configuration for one agent, which starts no other; `null`
+ * where this browser is not paired with it. */
+export async function signMcp(agent, name, { command, env, secrets }) {
+  const kept = await paired(account, agent);
+  if (!kept?.signing) return null;
+  const signed_at = Math.floor(Date.now() / 1000);
+  const pairs = (map) => [String(Object.keys(map).length), ...Object.keys(map).sort().flatMap((key) => [key, map[key]])];
+  const signed = fields("katachi-mcp/1", agent, name, String(signed_at), String(command.length), ...command, ...pairs(env), ...pairs(secrets));
+  const signature = toBase64url(new Uint8Array(await crypto.subtle.sign("Ed25519", kept.signing.privateKey, signed)));
+  return { device: await idOf(kept.key), signed_at, signature };
+}
+
 /** One JSON call to the agent's own API. */
 export async function ask(agent, method, path, body) {
   const way = await door(agent);

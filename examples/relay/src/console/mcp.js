@@ -2,6 +2,7 @@
 // goes in and is never shown again; what the database holds can be looked at.
 import { attempt, field, h, page, problemBox, say, when } from "./dom.js";
 import { call, mcpPath } from "./api.js";
+import { signMcp } from "./channel.js";
 import { words } from "./talk.js";
 
 export async function mcpPage() {
@@ -10,7 +11,7 @@ export async function mcpPage() {
   page("MCP", h("div", { class: "stack" },
     h("div", { class: "row spread" }, h("h1", {}, "MCP configurations"),
       h("button", { type: "button", onclick: () => edit(null, agents) }, "Add")),
-    h("p", { class: "muted" }, "Tool servers for your AI processes. Each secret is sealed for this account, this configuration and this version; an agent receives it only if you release it to that agent."),
+    h("p", { class: "muted" }, "Tool servers for your AI processes. Each secret is sealed for this account, this configuration and this version; an agent receives it only if you release it to that agent, and starts a server only as a browser that is paired with it signed it."),
     configs.length === 0
       ? h("div", { class: "card empty" }, "None yet.")
       : configs.map((config) => card(config, agents, names))));
@@ -35,6 +36,8 @@ function card(config, agents, names) {
     h("p", { class: "small muted" }, config.released_to.length
       ? `Released to ${config.released_to.map((id) => names.get(id) ?? "a removed agent").join(", ")}`
       : "Released to no agent"),
+    config.released_to.filter((id) => !config.signed_for.includes(id)).map((id) => h("p", { class: "small problem" },
+      `${names.get(id) ?? "A removed agent"} does not start it: no browser that is paired with it signed this. Save it again in one that is.`)),
     h("div", { class: "row" },
       h("button", { type: "button", class: "plain tiny", onclick: () => edit(config, agents) }, "Change"),
       h("button", { type: "button", class: "plain tiny", onclick: guarded(show) }, "What the database holds"),
@@ -69,12 +72,12 @@ function edit(config, agents) {
     event.preventDefault();
     const data = new FormData(form);
     attempt(form, box, async () => {
-      await call("PUT", mcpPath(data.get("name")), {
-        command: words(data.get("command")),
-        env: env.read(),
-        secrets: secrets.read(),
-        released_to: data.getAll("agent"),
-      });
+      const wanted = { command: words(data.get("command")), env: env.read(), secrets: secrets.read(), released_to: data.getAll("agent"), signatures: {} };
+      for (const agent of wanted.released_to) {
+        const signature = await signMcp(agent, data.get("name"), wanted);
+        if (signature) wanted.signatures[agent] = signature;
+      }
+      await call("PUT", mcpPath(data.get("name")), wanted);
       say("Saved");
       await mcpPage();
     });

@@ -134,7 +134,7 @@ function approval(agent, { event: _, ...request }) {
 }
 
 /** One command or message with everything that came of it. */
-function runCard(agent, title, isAnswer) {
+export function runCard(agent, title, isAnswer) {
   const chip = h("span", { class: "chip accent busy" }, h("span", { class: "dot" }), "Running");
   const output = h("pre", { tabindex: "0", "aria-label": "Output" });
   const refusals = h("div");

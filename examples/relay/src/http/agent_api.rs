@@ -105,6 +105,7 @@ fn released(
         command: Vec::new(),
         env: BTreeMap::new(),
         secrets: BTreeMap::new(),
+        signature: None,
         version: row.version,
     };
     if config.released {
@@ -112,7 +113,17 @@ fn released(
         config.env = serde_json::from_str(&row.env)?;
         let rows = mcp::secrets_of(tx, user, &config.name)?;
         let values = records.open_mcp(tx, user, &rows)?;
-        config.secrets = rows.into_iter().map(|row| row.name).zip(values).collect();
+        for (row, value) in rows.into_iter().zip(values) {
+            match row.signed_for() {
+                None => {
+                    config.secrets.insert(row.name, value);
+                }
+                Some(signed) if signed == agent => {
+                    config.signature = Some(serde_json::from_str(value.expose_secret())?);
+                }
+                Some(_) => {}
+            }
+        }
     }
     Ok(config)
 }

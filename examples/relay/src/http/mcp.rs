@@ -5,6 +5,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use http::StatusCode;
 use katachi_auth::clock::{Clock as _, SystemClock};
+use katachi_protocol::Sensitive;
 use katachi_protocol::mcp::{McpConfig, McpConfigs, PutMcp, SealedMcp};
 use katachi_store::database::DatabaseError;
 use serde::Serialize;
@@ -75,9 +76,13 @@ pub(super) async fn put(
                 version,
                 sealed: Vec::new(),
             };
+            let signatures = put.signatures.iter().map(|(agent, signature)| {
+                (mcp::signature_of(agent), Sensitive::new(json(signature)))
+            });
             let mut plain: Vec<_> = put
                 .secrets
                 .into_iter()
+                .chain(signatures)
                 .map(|(secret, value)| (row(secret), value))
                 .collect();
             records.seal_mcp(tx, &user, &mut plain)?;
@@ -147,12 +152,12 @@ pub(super) async fn sealed(
 }
 
 fn shown(row: ConfigRow, secrets: &[SecretRow]) -> Result<McpConfig, Failure> {
+    let own = || secrets.iter().filter(|secret| secret.config == row.name);
+    let variables = own().filter(|secret| secret.signed_for().is_none());
+    let signatures = own().filter_map(SecretRow::signed_for);
     Ok(McpConfig {
-        secret_names: secrets
-            .iter()
-            .filter(|s| s.config == row.name)
-            .map(|s| s.name.clone())
-            .collect(),
+        secret_names: variables.map(|secret| secret.name.clone()).collect(),
+        signed_for: signatures.map(str::to_owned).collect(),
         command: serde_json::from_str(&row.command).map_err(Failure::internal)?,
         env: serde_json::from_str(&row.env).map_err(Failure::internal)?,
         released_to: serde_json::from_str(&row.released_to).map_err(Failure::internal)?,
@@ -189,6 +194,16 @@ fn check(name: &str, put: &PutMcp) -> Result<(), Failure> {
     if put.env.keys().any(|name| put.secrets.contains_key(name)) {
         return wrong("a name stands in `env` and in `secrets`");
     }
+    let signatures_fit = put.signatures.iter().all(|(agent, made)| {
+        put.released_to.contains(agent)
+            && is_base64url(&made.device, 43)
+            && is_base64url(&made.signature, 86)
+    });
+    if !signatures_fit {
+        return wrong(
+            "a signature names an agent of `released_to`, a device and its Ed25519 bytes",
+        );
+    }
     let texts = put
         .command
         .iter()
@@ -206,6 +221,13 @@ fn check(name: &str, put: &PutMcp) -> Result<(), Failure> {
         return Err(Failure::TooLarge);
     }
     Ok(())
+}
+
+fn is_base64url(text: &str, length: usize) -> bool {
+    text.len() == length
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
 fn is_variable(name: &str) -> bool {

@@ -16,13 +16,30 @@ pub(crate) struct ConfigRow {
     pub(crate) updated_at: u64,
 }
 
-/// A secret as it is stored.
+/// A secret as it is stored. A device's signature is kept as one, under
+/// [`signature_of`] an agent: whoever reads a signature can try out guesses of
+/// the secrets that it covers.
 #[derive(Clone, Debug)]
 pub(crate) struct SecretRow {
     pub(crate) config: String,
     pub(crate) name: String,
     pub(crate) version: u64,
     pub(crate) sealed: Vec<u8>,
+}
+
+/// What no environment variable is called.
+const SIGNATURE: &str = "signature/";
+
+/// The name under which the signature for `agent` is kept.
+pub(crate) fn signature_of(agent: &str) -> String {
+    format!("{SIGNATURE}{agent}")
+}
+
+impl SecretRow {
+    /// The agent whose signature this is; `None` for a variable.
+    pub(crate) fn signed_for(&self) -> Option<&str> {
+        self.name.strip_prefix(SIGNATURE)
+    }
 }
 
 /// Most configurations of one account.

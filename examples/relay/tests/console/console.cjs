@@ -119,7 +119,7 @@ async function main() {
   await page.getByRole("button", { name: "Save" }).click();
   await page.getByText("Released to testbox").waitFor();
   await page.getByRole("button", { name: "What the database holds" }).click();
-  await page.getByText(/^S1RD/).waitFor();
+  await page.getByText(/^S1RD/).first().waitFor();
   assert.ok(!(await page.content()).includes("canary-token"));
   await shot("08-mcp");
 

@@ -48,6 +48,39 @@ async fn a_secret_goes_in_and_only_its_ciphertext_comes_out() {
 }
 
 #[tokio::test]
+async fn a_signature_reaches_the_agent_it_is_for_and_is_sealed() {
+    let relay = TestRelay::start().await;
+    let browser = relay.browser_of("ana@example.org").await;
+    let agent = TestAgent::approved(&relay, &browser).await;
+    let other = TestAgent::approved(&relay, &browser).await;
+    let signature = json!({ "device": "d".repeat(43), "signed_at": 1_800_000_000, "signature": "s".repeat(86) });
+    let mut config = github(&[&agent.id, &other.id]);
+    config["signatures"] = json!({ &agent.id: signature });
+    let stored = browser
+        .send(Method::PUT, "/api/mcp/github", Some(config.clone()))
+        .await;
+    let stored: Value = stored.json().await.unwrap();
+    assert_eq!(stored["signed_for"], json!([agent.id]));
+    assert_eq!(stored["secret_names"], json!(["GITHUB_TOKEN"]));
+    for (one, expected) in [(&agent, signature), (&other, Value::Null)] {
+        let answer = one
+            .call(&relay, http::Method::GET, "/v1/agent/mcp", None)
+            .await;
+        assert_eq!(answer.body["configs"][0]["signature"], expected);
+        let secrets = &answer.body["configs"][0]["secrets"];
+        assert_eq!(secrets.as_object().unwrap().len(), 1);
+    }
+    let sealed = browser.json("/api/mcp/github/sealed").await.to_string();
+    assert!(sealed.contains("signature/") && !sealed.contains(&"s".repeat(86)));
+
+    config["released_to"] = json!([other.id]);
+    let refused = browser
+        .send(Method::PUT, "/api/mcp/github", Some(config))
+        .await;
+    assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
 async fn an_agent_receives_a_secret_only_once_it_was_released_to_it() {
     let relay = TestRelay::start().await;
     let browser = relay.browser_of("ana@example.org").await;

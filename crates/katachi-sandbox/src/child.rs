@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::feed::ViolationStream;
 use crate::report::{Enforcement, Violation};
 use crate::terminal::Terminal;
 
@@ -104,6 +105,12 @@ impl Child {
         self.running.violations()
     }
 
+    /// The refusals, each as it happens; see [`ViolationStream`].
+    #[must_use]
+    pub fn violation_stream(&self) -> ViolationStream {
+        self.running.stream()
+    }
+
     /// A handle that ends this command from another thread or task while one
     /// waits for it.
     #[must_use]
@@ -114,6 +121,11 @@ impl Child {
     /// Kills the command and everything it started.
     pub fn kill(&self) {
         self.killer().kill();
+    }
+
+    /// Sends a signal to the command; see [`Killer::signal`].
+    pub fn signal(&self, signal: Signal) {
+        self.killer().signal(signal);
     }
 
     /// Waits for the end of the command. Close or take `stdin` first if the
@@ -170,7 +182,26 @@ impl fmt::Debug for Child {
     }
 }
 
-/// Ends one command. Cheap to clone; does nothing once the command ended.
+/// A signal that a caller may send to a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Signal {
+    /// What Ctrl-C sends.
+    Interrupt,
+    /// A request to end.
+    Terminate,
+    /// The terminal went away; many servers read their configuration again.
+    Hangup,
+    /// What Ctrl-\ sends.
+    Quit,
+    /// For the program to give a meaning to.
+    User1,
+    /// For the program to give a meaning to.
+    User2,
+}
+
+/// Ends or signals one command. Cheap to clone; does nothing once the command
+/// ended.
 #[derive(Clone, Debug)]
 pub struct Killer(crate::platform::Killer);
 
@@ -178,5 +209,12 @@ impl Killer {
     /// Kills the command and everything it started.
     pub fn kill(&self) {
         self.0.kill();
+    }
+
+    /// Sends a signal to the command and the processes of its group, as a
+    /// terminal would. What it started in groups of its own is not reached, and
+    /// nothing is made to end: that is [`Killer::kill`].
+    pub fn signal(&self, signal: Signal) {
+        self.0.signal(signal);
     }
 }

@@ -46,6 +46,7 @@
 //! - [`bundle`]: the named sets of programs and paths a policy can use
 //! - [`plan`]: the policy on this machine, and why it answers as it does
 //! - [`Command`], [`Child`]: one start
+//! - `nonblocking`: the same for programs that run on tokio (feature `tokio`)
 //! - [`report`]: what was enforced, what was refused
 //! - [`doctor`]: what this machine can enforce, found out by trying
 //! - [`helper`]: the one line that belongs into `main`
@@ -67,10 +68,13 @@ pub mod command;
 mod digest;
 pub mod doctor;
 pub mod error;
+mod feed;
 pub mod glob;
 mod guard;
 pub mod helper;
 mod network;
+#[cfg(feature = "tokio")]
+pub mod nonblocking;
 pub mod plan;
 pub mod policy;
 mod pool;
@@ -87,9 +91,10 @@ mod platform;
 mod platform;
 
 pub use approval::Question;
-pub use child::{Child, Ending, Outcome, Output};
+pub use child::{Child, Ending, Outcome, Output, Signal};
 pub use command::Command;
 pub use error::{PlanError, SpawnError};
+pub use feed::ViolationStream;
 pub use plan::{Answer, Plan, PlanOptions, Query};
 pub use policy::{Policy, PolicyError};
 pub use pool::Pool;

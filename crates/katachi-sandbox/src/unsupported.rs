@@ -4,6 +4,7 @@ use crate::child::{Child, Outcome};
 use crate::command::Command;
 use crate::doctor::Capabilities;
 use crate::error::SpawnError;
+use crate::feed::ViolationStream;
 use crate::plan::Plan;
 use crate::report::{Enforcement, Tier, Violation};
 
@@ -35,12 +36,20 @@ impl Running {
         match *self {}
     }
 
+    pub(crate) fn stream(&self) -> ViolationStream {
+        match *self {}
+    }
+
     pub(crate) fn killer(&self) -> Killer {
         match *self {}
     }
 }
 
 impl Killer {
+    pub(crate) fn signal(&self, _: crate::child::Signal) {
+        match *self {}
+    }
+
     pub(crate) fn kill(&self) {
         match *self {}
     }

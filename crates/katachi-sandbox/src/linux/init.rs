@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::confine;
 use super::helper::{self, Failure, Identities, Step as _, Trees};
 use super::inside::{self, Inside};
-use super::message::{End, Message};
+use super::message::{End, Message, Order};
 use super::root;
 use super::spec::{Identity, Spec};
 use super::sys::process::{Change, Ended, Fork};
@@ -263,9 +263,12 @@ fn watch(
             return None;
         }
         if caller.readable {
-            let tracer = watched.tracer.as_mut()?;
-            if !tracer.answers(&control, watched.status) {
-                return None;
+            match (Order::receive(&mut &control)?, &mut watched.tracer) {
+                (Order::Signal(signal), _) => process::signal_group(watched.command, signal),
+                (Order::Answer(number, yes), Some(tracer)) => {
+                    tracer.answered(number, yes, watched.status);
+                }
+                (Order::Answer(..), None) => return None,
             }
         }
         if channel.readable || channel.closed {

@@ -30,6 +30,7 @@ use crate::approval::Question;
 use crate::child::Child;
 use crate::command::Command;
 use crate::error::SpawnError;
+use crate::feed::Feed;
 use crate::guard::command_line;
 use crate::network::host::Host;
 use crate::network::names::GATEWAY;
@@ -263,7 +264,8 @@ pub(super) fn finish(
             return Err(out_of_order());
         }
     };
-    let connected = connect(&mut helper, &command, spec, published);
+    let feed = Feed::default();
+    let connected = connect(&mut helper, &command, spec, published, &feed);
     let (terminal, network) = match connected {
         Ok(connected) => connected,
         Err(error) => {
@@ -278,7 +280,12 @@ pub(super) fn finish(
         ..
     } = helper;
     let messages = match &spec.guards {
-        Some(_) => Status::Listener(Listener::start(status, killer.clone(), command.approver)),
+        Some(_) => Status::Listener(Listener::start(
+            status,
+            killer.clone(),
+            command.approver,
+            feed.clone(),
+        )),
         None => Status::Pipe(status),
     };
     let mut enforcement = command.plan.enforcement();
@@ -291,7 +298,7 @@ pub(super) fn finish(
         stderr: process.stderr.take(),
         terminal,
         enforcement,
-        running: Running::new(process, messages, killer, started, traces, network),
+        running: Running::new(process, messages, killer, started, traces, network, feed),
     })
 }
 
@@ -301,6 +308,7 @@ fn connect(
     command: &Command,
     spec: &Spec,
     published: Vec<(u16, TcpListener)>,
+    feed: &Feed,
 ) -> std::io::Result<(Option<Terminal>, Option<Network>)> {
     let Some(channel) = helper.channel.take() else {
         return Ok((None, None));
@@ -310,7 +318,10 @@ fn connect(
         None => None,
     };
     let network = match &spec.doors {
-        Some(_) => Some(Network::start(command.plan.0.clone(), channel, published)?),
+        Some(_) => {
+            let plan = command.plan.0.clone();
+            Some(Network::start(plan, channel, published, feed.clone())?)
+        }
         None => None,
     };
     Ok((terminal, network))

@@ -1,27 +1,17 @@
 //! Hears what the sandbox says while it runs, and answers its questions.
 
 use std::io::{self, PipeReader};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::message::{End, Message};
 use super::running::Killer;
 use crate::approval::{Approver, Question};
+use crate::feed::Feed;
 use crate::report::Violation;
-
-/// The most refusals that are kept; further ones are counted.
-const MOST_KEPT: usize = 1000;
 
 /// A thread that reads until nothing of the sandbox is left.
 pub(super) struct Listener {
     thread: JoinHandle<io::Result<Option<End>>>,
-    seen: Arc<Mutex<Seen>>,
-}
-
-#[derive(Debug, Default)]
-struct Seen {
-    violations: Vec<Violation>,
-    more: u64,
 }
 
 impl Listener {
@@ -29,9 +19,8 @@ impl Listener {
         mut status: PipeReader,
         killer: Killer,
         approver: Option<Approver>,
+        feed: Feed,
     ) -> Self {
-        let seen = Arc::new(Mutex::new(Seen::default()));
-        let kept = seen.clone();
         let thread = std::thread::spawn(move || {
             let mut end = None;
             while let Some(message) = Message::receive(&mut status)? {
@@ -42,7 +31,7 @@ impl Listener {
                         line,
                         reason,
                         allow_with,
-                    } => keep(&kept, refusal(program, line, reason, allow_with)),
+                    } => feed.add(refusal(program, line, reason, allow_with)),
                     Message::Ask {
                         number,
                         program,
@@ -61,43 +50,14 @@ impl Listener {
             }
             Ok(end)
         });
-        Self { thread, seen }
+        Self { thread }
     }
 
-    pub(super) fn violations(&self) -> Vec<Violation> {
-        listed(&self.seen)
-    }
-
-    /// How the command ended, and what was refused until then.
-    pub(super) fn finish(self) -> io::Result<(Option<End>, Vec<Violation>)> {
-        let end = self
-            .thread
+    /// How the command ended.
+    pub(super) fn finish(self) -> io::Result<Option<End>> {
+        self.thread
             .join()
-            .map_err(|_| io::Error::other("the listening thread panicked"))??;
-        Ok((end, listed(&self.seen)))
-    }
-}
-
-fn listed(seen: &Mutex<Seen>) -> Vec<Violation> {
-    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut violations = seen.violations.clone();
-    if seen.more > 0 {
-        violations.push(refusal(
-            format!("{} more", seen.more),
-            String::new(),
-            "only the first are kept".to_owned(),
-            String::new(),
-        ));
-    }
-    violations
-}
-
-fn keep(seen: &Mutex<Seen>, violation: Violation) {
-    let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-    if seen.violations.len() < MOST_KEPT {
-        seen.violations.push(violation);
-    } else {
-        seen.more += 1;
+            .map_err(|_| io::Error::other("the listening thread panicked"))?
     }
 }
 

@@ -50,6 +50,39 @@ pub(super) enum End {
     Limit(String),
 }
 
+/// What the caller tells the first process while the command runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// The answer to the question of this number, which is never zero.
+    Answer(u64, bool),
+    /// A signal for the command's group.
+    Signal(i32),
+}
+
+impl Order {
+    pub(super) fn send(self, pipe: &mut impl Write) -> io::Result<()> {
+        let (number, value) = match self {
+            Self::Answer(number, yes) => (number, u8::from(yes)),
+            Self::Signal(signal) => (0, u8::try_from(signal).unwrap_or(0)),
+        };
+        let mut bytes = [0; 9];
+        bytes[..8].copy_from_slice(&number.to_le_bytes());
+        bytes[8] = value;
+        pipe.write_all(&bytes)
+    }
+
+    /// The next one; `None` at the end.
+    pub(super) fn receive(pipe: &mut impl Read) -> Option<Self> {
+        let mut bytes = [0; 9];
+        pipe.read_exact(&mut bytes).ok()?;
+        let [number @ .., value] = bytes;
+        Some(match u64::from_le_bytes(number) {
+            0 => Self::Signal(value.into()),
+            number => Self::Answer(number, value == 1),
+        })
+    }
+}
+
 /// Longest message. Until the command runs, when several processes write, all
 /// are short enough for pipes to keep them in one piece.
 const LIMIT: usize = 1 << 16;

@@ -1,7 +1,7 @@
 //! The caller's hold on a running sandbox.
 
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter, Write as _};
+use std::io::{self, PipeReader, PipeWriter};
 use std::path::PathBuf;
 use std::process::Child;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,9 +10,10 @@ use std::time::Instant;
 use super::after::After;
 use super::cgroup::Leaf;
 use super::listen::Listener;
-use super::message::{End, Message};
+use super::message::{End, Message, Order};
 use super::proxy::Network;
-use crate::child::{Ending, Outcome};
+use crate::child::{Ending, Outcome, Signal};
+use crate::feed::{Feed, ViolationStream};
 use crate::report::Violation;
 
 /// Everything that has to be let go in the right order.
@@ -23,6 +24,7 @@ pub(crate) struct Running {
     started: Instant,
     traces: Traces,
     network: Option<Network>,
+    feed: Feed,
     outcome: Option<Outcome>,
 }
 
@@ -72,14 +74,28 @@ impl Killer {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
+    pub(crate) fn signal(&self, signal: Signal) {
+        let number = match signal {
+            Signal::Interrupt => libc::SIGINT,
+            Signal::Terminate => libc::SIGTERM,
+            Signal::Hangup => libc::SIGHUP,
+            Signal::Quit => libc::SIGQUIT,
+            Signal::User1 => libc::SIGUSR1,
+            Signal::User2 => libc::SIGUSR2,
+        };
+        self.tell(Order::Signal(number));
+    }
+
     /// Answers a question of the sandbox.
     pub(super) fn answer(&self, number: u64, yes: bool) {
+        self.tell(Order::Answer(number, yes));
+    }
+
+    fn tell(&self, order: Order) {
         let mut control = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut answer = number.to_le_bytes().to_vec();
-        answer.push(yes.into());
         if let Some(control) = control.as_mut() {
-            // An error means that nobody waits for it any more.
-            let _ = control.write_all(&answer);
+            // An error means that nobody listens any more.
+            let _ = order.send(control);
         }
     }
 
@@ -155,6 +171,7 @@ impl Running {
         started: Instant,
         traces: Traces,
         network: Option<Network>,
+        feed: Feed,
     ) -> Self {
         Self {
             helper,
@@ -163,6 +180,7 @@ impl Running {
             started,
             traces,
             network,
+            feed,
             outcome: None,
         }
     }
@@ -174,20 +192,12 @@ impl Running {
     pub(crate) fn violations(&self) -> Vec<Violation> {
         match &self.outcome {
             Some(outcome) => outcome.violations.clone(),
-            None => {
-                let mut found = self.refused_hosts();
-                if let Status::Listener(listener) = &self.status {
-                    found.extend(listener.violations());
-                }
-                found
-            }
+            None => self.feed.list(),
         }
     }
 
-    fn refused_hosts(&self) -> Vec<Violation> {
-        self.network
-            .as_ref()
-            .map_or_else(Vec::new, Network::violations)
+    pub(crate) fn stream(&self) -> ViolationStream {
+        self.feed.stream()
     }
 
     pub(crate) fn wait(&mut self) -> io::Result<Outcome> {
@@ -196,7 +206,7 @@ impl Running {
         }
         // The pipe closes when helper and first process are gone, which the
         // kernel lets happen only after everything in the namespace is.
-        let (end, refused) = match std::mem::replace(&mut self.status, Status::Read) {
+        let end = match std::mem::replace(&mut self.status, Status::Read) {
             Status::Pipe(mut pipe) => {
                 let mut end = None;
                 while let Some(message) = Message::receive(&mut pipe)? {
@@ -204,10 +214,10 @@ impl Running {
                         end = Some(seen);
                     }
                 }
-                (end, Vec::new())
+                end
             }
             Status::Listener(listener) => listener.finish()?,
-            Status::Read => (None, Vec::new()),
+            Status::Read => None,
         };
         self.helper.wait()?;
         let leaf = self.traces.leaf.take();
@@ -225,17 +235,18 @@ impl Running {
             None if self.killer.was_used() => Ending::Killed,
             None => return Err(io::Error::other("the sandbox ended without saying how")),
         };
-        let mut violations = self.refused_hosts();
         self.network = None;
-        violations.extend(refused);
-        violations.extend(self.traces.settle());
-        violations.extend(violation_of(&ending));
-        violations.extend(leaf.as_ref().and_then(refused_processes));
+        let found = self.traces.settle().into_iter();
+        found
+            .chain(violation_of(&ending))
+            .chain(leaf.as_ref().and_then(refused_processes))
+            .for_each(|violation| self.feed.add(violation));
+        self.feed.end();
         drop(leaf);
         std::mem::take(&mut self.traces);
         let outcome = Outcome {
             ending,
-            violations,
+            violations: self.feed.list(),
             time: self.started.elapsed(),
         };
         self.outcome = Some(outcome.clone());
@@ -303,5 +314,6 @@ impl Drop for Running {
         self.killer.kill();
         // An error here means that the helper is gone already.
         let _ = self.wait();
+        self.feed.end();
     }
 }

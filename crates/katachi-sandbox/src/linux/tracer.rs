@@ -61,25 +61,17 @@ impl<'a> Tracer<'a> {
         self.waiting.retain(|(_, waits)| *waits != pid);
     }
 
-    /// Takes answers from the caller: a number and a verdict each. `false` at
-    /// the end.
-    pub(super) fn answers(&mut self, control: &File, status: &File) -> bool {
-        let mut answer = [0; 9];
-        if (&*control).read_exact(&mut answer).is_err() {
-            return false;
-        }
-        let [number @ .., yes] = answer;
-        let number = u64::from_le_bytes(number);
+    /// Takes an answer of the caller's.
+    pub(super) fn answered(&mut self, number: u64, yes: bool, status: &File) {
         let place = self.waiting.iter().position(|(asked, _)| *asked == number);
         if let Some(place) = place {
             let (_, pid) = self.waiting.swap_remove(place);
-            if yes == 1 {
+            if yes {
                 trace::resume(pid, 0);
             } else {
                 self.refuse(pid, "the caller was asked and refused it", status);
             }
         }
-        true
     }
 
     fn executed(&mut self, pid: libc::pid_t, status: &File) {

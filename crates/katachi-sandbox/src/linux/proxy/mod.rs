@@ -31,11 +31,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::sys::net::{self, Found, Interest};
+use crate::feed::Feed;
 use crate::network::dns::{self, Kind, Reply};
 use crate::network::host::Host;
 use crate::network::names::Names;
 use crate::plan::Inner;
-use crate::report::Violation;
 use log::Log;
 pub(super) use publish::bind;
 
@@ -47,7 +47,6 @@ const STACK: usize = 256 * 1024;
 /// The network of one running command. Dropping it closes everything.
 #[derive(Debug)]
 pub(super) struct Network {
-    shared: Arc<Shared>,
     /// Closing it stops every thread.
     stop: Option<PipeWriter>,
     thread: Option<JoinHandle<()>>,
@@ -86,6 +85,7 @@ impl Network {
         plan: Arc<Inner>,
         channel: OwnedFd,
         published: Vec<(u16, TcpListener)>,
+        feed: Feed,
     ) -> io::Result<Self> {
         let (_, fds) = net::receive(channel.as_fd(), &mut [0; 8])?;
         let mut fds = fds.into_iter();
@@ -114,26 +114,19 @@ impl Network {
         let shared = Arc::new(Shared {
             plan,
             names: Mutex::default(),
-            log: Log::default(),
+            log: Log(feed),
             stop: stopped,
             open: AtomicUsize::new(0),
             left: AtomicU64::new(left),
             channel: Mutex::new(channel),
         });
-        let threads = shared.clone();
         let thread = std::thread::Builder::new()
             .name("katachi-network".to_owned())
-            .spawn(move || wait_at_doors(&threads, &doors, resolver.as_ref()))?;
+            .spawn(move || wait_at_doors(&shared, &doors, resolver.as_ref()))?;
         Ok(Self {
-            shared,
             stop: Some(stop),
             thread: Some(thread),
         })
-    }
-
-    /// What was refused so far.
-    pub(super) fn violations(&self) -> Vec<Violation> {
-        self.shared.log.violations()
     }
 
     /// Closes every listener and connection.

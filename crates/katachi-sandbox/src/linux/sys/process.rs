@@ -78,6 +78,12 @@ pub(in crate::platform) fn kill(pid: libc::pid_t) {
     unsafe { libc::kill(pid, libc::SIGKILL) };
 }
 
+/// Signals every process of a group.
+pub(in crate::platform) fn signal_group(leader: libc::pid_t, signal: i32) {
+    // SAFETY: two integers. A group that is gone is no error here.
+    unsafe { libc::kill(-leader, signal) };
+}
+
 /// Leaves the process at once, running no destructor.
 pub(in crate::platform) fn exit(code: i32) -> ! {
     // SAFETY: never returns; what destructors would do, the kernel does.

@@ -3,6 +3,7 @@
 mod agreement;
 mod appeared;
 mod arguments;
+mod callers;
 mod execution;
 mod files;
 mod groups;
@@ -38,6 +39,7 @@ pub(crate) fn all() -> Vec<Case> {
         online::CASES,
         kernel::CASES,
         resources::CASES,
+        callers::CASES,
         groups::CASES,
         programs::CASES,
         sideways::CASES,

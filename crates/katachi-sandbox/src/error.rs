@@ -86,10 +86,12 @@ pub enum SpawnError {
         /// What to do.
         next_step: String,
     },
-    /// The program does not call [`helper::run_if_requested`](crate::helper::run_if_requested).
+    /// The program does not call [`helper::run_if_requested`](crate::helper::run_if_requested)
+    /// and names no helper.
     #[error(
         "the sandbox helper is not installed; make \
-         `katachi_sandbox::helper::run_if_requested();` the first line of `main`"
+         `katachi_sandbox::helper::run_if_requested();` the first line of `main`, or name the \
+         program katachi-sandbox-helper with `PlanOptions::helper`"
     )]
     HelperNotInstalled,
     /// A file or directory is no longer the one the plan pinned.

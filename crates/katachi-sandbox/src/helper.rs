@@ -16,7 +16,8 @@
 /// // the program
 /// ```
 ///
-/// A program that never calls it gets
+/// A program that never calls it and names no helper with
+/// [`PlanOptions::helper`](crate::PlanOptions::helper) gets
 /// [`SpawnError::HelperNotInstalled`](crate::SpawnError::HelperNotInstalled)
 /// instead of a second copy of itself.
 pub fn run_if_requested() {

@@ -18,8 +18,9 @@ use super::sys::process::Fork;
 use super::sys::{c_string, caps, fd, mount, namespace, process};
 use super::{cgroup, init};
 
-/// First word of the helper's argv.
-pub(super) const MARKER: &str = "katachi-sandbox-helper";
+/// First word of the helper's argv. A helper of another version does not know
+/// it, and never reads a plan that it would misunderstand.
+pub(super) const MARKER: &str = concat!("katachi-sandbox-helper ", env!("CARGO_PKG_VERSION"));
 
 /// Whether `run_if_requested` was called, so that a helper would be one.
 static INSTALLED: AtomicBool = AtomicBool::new(false);

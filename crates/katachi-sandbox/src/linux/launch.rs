@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use super::after::After;
 use super::cgroup::Leaf;
 use super::helper::{MARKER, is_installed};
+use super::init::check_identity;
 use super::inside::PROXY_PORT;
 use super::listen::Listener;
 use super::message::Message;
@@ -24,7 +25,7 @@ use super::prepared::Prepared;
 use super::proxy::{self, Network};
 use super::running::{Killer, Placeholder, Running, Status, Traces};
 use super::spec::{Doors, Identity, Joined, Mount, Source, Spec};
-use super::sys::{fd, net};
+use super::sys::{c_string, fd, net};
 use super::{confine, landlock_version};
 use crate::approval::Question;
 use crate::child::Child;
@@ -44,11 +45,9 @@ use crate::terminal::Terminal;
 const MOST_ADDRESSES: usize = 64;
 
 pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {
-    if !is_installed() {
-        return Err(SpawnError::HelperNotInstalled);
-    }
-    check_machine()?;
     let inner = command.plan.0.clone();
+    check_helper(&inner)?;
+    check_machine()?;
     let directory = directory(&inner, command.current_dir.as_deref())?;
     let may_approve = command.approved || command.approver.is_some();
     let decided = inner.decide(&command.argv, &directory, may_approve);
@@ -164,7 +163,7 @@ pub(super) fn start(
         Some(_) => [Stdio::null(), Stdio::null(), Stdio::null()],
         None => command.take_streams(),
     };
-    let helper = start_helper(spec, streams)?;
+    let helper = start_helper(&command.plan.0, spec, streams)?;
     finish(helper, command, spec, traces, started, published, program)
 }
 
@@ -188,10 +187,43 @@ pub(super) fn in_memory(spec: &Spec) -> std::io::Result<File> {
     Ok(plan)
 }
 
+/// Something has to become the helper.
+pub(super) fn check_helper(plan: &Inner) -> Result<(), SpawnError> {
+    match plan.helper.is_some() || is_installed() {
+        true => Ok(()),
+        false => Err(SpawnError::HelperNotInstalled),
+    }
+}
+
+/// Opens the helper that the plan pinned, to be executed by descriptor: what
+/// was compared is what runs.
+fn open_helper(plan: &Inner) -> Result<Option<File>, SpawnError> {
+    let Some(helper) = &plan.helper else {
+        return Ok(None);
+    };
+    let replaced = |detail: String| SpawnError::Replaced {
+        path: helper.path.clone(),
+        detail,
+    };
+    let path = c_string(&helper.path).map_err(|error| replaced(error.to_string()))?;
+    let root = File::open("/")?;
+    let opened = fd::open_path(root.as_fd(), &path).map_err(|error| replaced(error.to_string()))?;
+    match check_identity(opened, &identity(&helper.pin), &helper.path) {
+        Ok(opened) => Ok(Some(opened.into())),
+        Err(failure) => Err(refused(failure.0, &helper.path)),
+    }
+}
+
 pub(super) fn start_helper(
+    inner: &Inner,
     spec: &Spec,
     [stdin, stdout, stderr]: [Stdio; 3],
-) -> std::io::Result<Helper> {
+) -> Result<Helper, SpawnError> {
+    let own = open_helper(inner)?;
+    let program = match &own {
+        Some(file) => format!("/proc/self/fd/{}", file.as_raw_fd()),
+        None => "/proc/self/exe".to_owned(),
+    };
     let plan = in_memory(spec)?;
     let channel = match spec.doors.is_some() || spec.terminal.is_some() || spec.waits {
         true => Some(net::pair()?),
@@ -205,7 +237,7 @@ pub(super) fn start_helper(
         control_end.as_raw_fd(),
     ];
     fds.extend(channel.iter().map(|(_, end)| end.as_raw_fd()));
-    let mut helper = std::process::Command::new("/proc/self/exe");
+    let mut helper = std::process::Command::new(program);
     helper
         .arg0(MARKER)
         .args(fds.iter().map(ToString::to_string))

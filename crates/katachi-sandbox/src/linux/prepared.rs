@@ -26,16 +26,14 @@ pub(crate) struct Prepared {
 
 impl Prepared {
     pub(crate) fn new(plan: &Plan) -> Result<Self, SpawnError> {
-        if !super::helper::is_installed() {
-            return Err(SpawnError::HelperNotInstalled);
-        }
+        launch::check_helper(&plan.0)?;
         launch::check_machine()?;
         let mut traces = Traces::default();
         let mut spec = launch::plan_spec(&plan.0, None, &mut traces)?;
         spec.guards = plan.0.guards.clone();
         spec.waits = true;
         let nothing = [Stdio::null(), Stdio::null(), Stdio::null()];
-        let mut helper = launch::start_helper(&spec, nothing)?;
+        let mut helper = launch::start_helper(&plan.0, &spec, nothing)?;
         let gaps = match helper.answer(Path::new(""))? {
             Message::Prepared(gaps) | Message::Started(gaps) => gaps,
             _ => Vec::new(),

@@ -74,9 +74,7 @@ fn try_once() -> Result<(), SpawnError> {
 /// Starts the self-test under the plan, after showing that each attempt works
 /// outside.
 pub(crate) fn witness(plan: &Plan) -> Result<Enforcement, SpawnError> {
-    if !super::helper::is_installed() {
-        return Err(SpawnError::HelperNotInstalled);
-    }
+    super::launch::check_helper(&plan.0)?;
     let mut traces = Traces::default();
     let mut spec = plan_spec(&plan.0, None, &mut traces)?;
     let outside = Outside::new()?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::entry::{Entry, depth};
 use super::options::PlanOptions;
 use super::snapshot::Snapshot;
-use super::{Inner, files, limits, mounts, network, programs, protect, resolve};
+use super::{Inner, files, helper, limits, mounts, network, programs, protect, resolve};
 use crate::codec::Writer;
 use crate::error::PlanError;
 use crate::policy::Policy;
@@ -80,7 +80,8 @@ pub(super) fn build(policy: &Policy, options: &PlanOptions) -> Result<Inner, Pla
     programs::check_loaders(&mut draft)?;
     files::host_resolver(&mut draft)?;
     let guards = programs::guards(&mut draft)?;
-    Ok(finish(draft, network, guards))
+    let helper = helper::helper(&draft)?;
+    Ok(finish(draft, network, guards, helper))
 }
 
 fn workspace(options: &PlanOptions) -> Result<PathBuf, PlanError> {
@@ -141,6 +142,7 @@ fn finish(
     draft: Draft<'_>,
     network: network::Network,
     guards: Option<crate::guard::Guards>,
+    helper: Option<helper::Helper>,
 ) -> Inner {
     let home = draft.home.clone().unwrap_or_else(|| PathBuf::from("/tmp"));
     let entries = settle(draft.entries);
@@ -184,6 +186,7 @@ fn finish(
         snapshot: draft.snapshot,
         named_links: draft.named_links,
         absent: draft.absent,
+        helper,
         cgroup: limits::cgroup(&draft.policy.limits),
         hash: String::new(),
     };

@@ -16,6 +16,7 @@ mod entry;
 mod explain;
 mod files;
 mod gaps;
+mod helper;
 mod limits;
 mod mounts;
 mod network;
@@ -99,6 +100,8 @@ pub(crate) struct Inner {
     pub(crate) named_links: Vec<(PathBuf, PathBuf)>,
     /// Files that git would act upon and that did not exist.
     pub(crate) absent: Vec<PathBuf>,
+    /// What builds the sandbox, if not the caller's own program.
+    pub(crate) helper: Option<helper::Helper>,
     /// Where a control group for each command is made, if one is.
     pub(crate) cgroup: Option<Cgroup>,
     pub(crate) hash: String,

@@ -12,6 +12,7 @@ pub struct PlanOptions {
     pub(crate) search_path: Option<Vec<PathBuf>>,
     pub(crate) argv_rules: ArgvRules,
     pub(crate) resolver: Resolver,
+    pub(crate) helper: Option<PathBuf>,
 }
 
 /// What to do with rules that restrict arguments, such as
@@ -42,6 +43,7 @@ impl PlanOptions {
             search_path: None,
             argv_rules: ArgvRules::default(),
             resolver: Resolver::default(),
+            helper: None,
         }
     }
 
@@ -68,6 +70,18 @@ impl PlanOptions {
     #[must_use]
     pub fn resolver(mut self, resolver: impl Resolve + 'static) -> Self {
         self.resolver = Resolver::new(resolver);
+        self
+    }
+
+    /// The program `katachi-sandbox-helper`, which this crate installs, for
+    /// callers that cannot put [`helper::run_if_requested`] into their `main`,
+    /// such as libraries. It is pinned when the plan is made, and must be of the
+    /// same version as this crate.
+    ///
+    /// [`helper::run_if_requested`]: crate::helper::run_if_requested
+    #[must_use]
+    pub fn helper(mut self, program: impl AsRef<Path>) -> Self {
+        self.helper = Some(program.as_ref().to_owned());
         self
     }
 

@@ -16,6 +16,10 @@ const SYSTEM_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 const NOBODY: u32 = 65534;
 
 pub(crate) fn main() -> ExitCode {
+    let bare: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
+    if bare.first().is_some_and(|word| word == "--without-helper") {
+        return crate::cases::without_helper(&bare[1..]);
+    }
     katachi_sandbox::helper::run_if_requested();
 
     let words: Vec<String> = std::env::args().skip(1).collect();

@@ -2,9 +2,11 @@
 //! same from async code.
 
 use std::io::Read as _;
+use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
-use katachi_sandbox::{Ending, Plan, Policy, Signal};
+use katachi_sandbox::{Ending, Plan, PlanError, PlanOptions, Policy, Signal, SpawnError};
 
 use super::Case;
 use crate::bed::{Bed, Verdict, must};
@@ -19,6 +21,16 @@ pub(crate) const CASES: &[Case] = &[
         name: "refusals are told as they happen",
         run: refusals,
         needs: &["sh", "cat", "git"],
+    },
+    Case {
+        name: "a helper of its own serves a program that is none",
+        run: helper,
+        needs: &["cat"],
+    },
+    Case {
+        name: "a helper that a command could replace is refused",
+        run: replaceable_helper,
+        needs: &["cat"],
     },
     #[cfg(feature = "tokio")]
     Case {
@@ -115,6 +127,78 @@ fn refusals(bed: &Bed) -> Verdict {
         rest.len() + 1 == outcome.violations.len(),
         "the stream does not end with the command",
     )
+}
+
+/// The program that this crate installs.
+const HELPER: &str = env!("CARGO_BIN_EXE_katachi-sandbox-helper");
+
+/// The second life of this program for [`helper`]: it never became a helper.
+pub(crate) fn without_helper(words: &[std::ffi::OsString]) -> ExitCode {
+    let mut options = PlanOptions::new(&words[0]);
+    if let Some(helper) = words.get(1) {
+        options = options.helper(helper);
+    }
+    let policy = Policy::default().read("@system").write(".").allow("cat");
+    let plan = policy.plan(&options).expect("a plan");
+    let read = |file: &str| plan.command(["cat", file]).output();
+    match (read("inside"), read("../outside/secret")) {
+        (Err(SpawnError::HelperNotInstalled), _) => ExitCode::from(3),
+        (Ok(inside), Ok(outside)) => {
+            let confined = inside.stdout == b"here" && !outside.outcome.success();
+            ExitCode::from(if confined { 0 } else { 4 })
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn helper(bed: &Bed) -> Verdict {
+    std::fs::write(bed.workspace.join("inside"), "here").map_err(|error| error.to_string())?;
+    let start = |words: &[&str]| {
+        let mut bare = std::process::Command::new(Bed::program());
+        bare.arg("--without-helper").arg(&bed.workspace).args(words);
+        bare.status().map(|status| status.code())
+    };
+    let without = start(&[]).map_err(|error| error.to_string())?;
+    must(
+        without == Some(3),
+        &format!("without a helper it ended with {without:?}"),
+    )?;
+    let with = start(&[HELPER]).map_err(|error| error.to_string())?;
+    must(
+        with == Some(0),
+        &format!("with a helper it ended with {with:?}"),
+    )
+}
+
+fn replaceable_helper(bed: &Bed) -> Verdict {
+    let copy = |directory: &Path| {
+        let copy = directory.join("helper");
+        std::fs::copy(HELPER, &copy)
+            .map(|_| copy)
+            .map_err(|error| error.to_string())
+    };
+    let policy = shell(bed);
+    let options = |helper: &Path| PlanOptions::new(&bed.workspace).helper(helper);
+    let inside = copy(&bed.workspace)?;
+    match policy.plan(&options(&inside)) {
+        Err(PlanError::Contradiction { rule, .. }) if rule.contains("helper") => {}
+        other => return Err(format!("a helper in the workspace: {other:?}")),
+    }
+    let outside = copy(&bed.outside)?;
+    let plan = policy
+        .plan(&options(&outside))
+        .map_err(|error| error.to_string())?;
+    let start = || plan.command(["sh", "-c", ":"]).output();
+    must(
+        start().is_ok_and(|output| output.outcome.success()),
+        "it serves nobody",
+    )?;
+    std::fs::remove_file(&outside).map_err(|error| error.to_string())?;
+    copy(&bed.outside)?;
+    match start() {
+        Err(SpawnError::Replaced { path, .. }) if path == outside => Ok(()),
+        other => Err(format!("a replaced helper: {other:?}")),
+    }
 }
 
 #[cfg(feature = "tokio")]

@@ -16,6 +16,8 @@ mod repositories;
 mod resources;
 mod sideways;
 
+pub(crate) use callers::without_helper;
+
 use crate::bed::{Bed, Verdict};
 
 /// One case. Its name is a sentence about the sandbox.

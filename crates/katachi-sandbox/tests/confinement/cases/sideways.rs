@@ -474,7 +474,7 @@ fn umask(bed: &Bed) -> Verdict {
 
 fn set_user_id_helper(bed: &Bed) -> Verdict {
     use std::os::unix::process::CommandExt as _;
-    const MARKER: &str = "katachi-sandbox-helper";
+    const MARKER: &str = concat!("katachi-sandbox-helper ", env!("CARGO_PKG_VERSION"));
     const NOBODY: u32 = 65534;
     if raw::call(libc::SYS_geteuid, &[]).is_ok_and(|user| user != 0) {
         // Only root can make a program that runs as another user than this.

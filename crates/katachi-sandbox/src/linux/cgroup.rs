@@ -44,10 +44,9 @@ pub(crate) fn find(limits: &Limits) -> Option<Cgroup> {
     let mut directory = own.as_path();
     loop {
         let found = offered(directory, limits, processes);
-        let better = |found: &Cgroup| {
-            best.as_ref()
-                .is_none_or(|best| found.holds() > best.holds())
-        };
+        // Nothing else can hold a share of the processors.
+        let rank = |group: &Cgroup| (group.cpus, group.holds());
+        let better = |found: &Cgroup| best.as_ref().is_none_or(|best| rank(found) > rank(best));
         if let Some(found) = found.filter(better) {
             best = Some(found);
         }
@@ -108,6 +107,9 @@ fn offered(directory: &Path, limits: &Limits, processes: Option<u64>) -> Option<
         memory: limits.memory.is_some() && offers("memory"),
         processes: limits.processes.is_some() && offers("pids"),
         most_processes: processes.filter(|_| offers("pids")),
+        cpus: limits.cpus.is_some() && offers("cpu"),
+        // Every group counts it.
+        cpu_time: limits.cpu_time.is_some(),
     };
     (found.holds() > 0).then_some(found)
 }
@@ -172,6 +174,11 @@ impl Leaf {
             if self.path.join("memory.swap.max").exists() {
                 self.write("memory.swap.max", "0")?;
             }
+        }
+        if let Some(cpus) = limits.cpus.filter(|_| place.cpus) {
+            const PERIOD: u64 = 100_000;
+            let time = u64::from(cpus.thousandths()) * PERIOD / 1000;
+            self.write("cpu.max", &format!("{time} {PERIOD}"))?;
         }
         let wanted = limits.processes.filter(|_| place.processes);
         let processes = [
@@ -253,9 +260,11 @@ fn remove_abandoned(parent: &Path) {
     }
 }
 
-/// Moves this process into a group.
-pub(super) fn join(path: &Path) -> io::Result<()> {
-    std::fs::write(path.join("cgroup.procs"), "0")
+/// Moves this process into a group, and opens what tells its processor time,
+/// which is out of sight later.
+pub(super) fn join(path: &Path) -> io::Result<File> {
+    std::fs::write(path.join("cgroup.procs"), "0")?;
+    File::open(path.join("cpu.stat"))
 }
 
 #[cfg(test)]

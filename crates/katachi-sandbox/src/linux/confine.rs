@@ -85,6 +85,10 @@ fn limit(spec: &Spec) -> io::Result<()> {
         // The helper and the first process count too.
         process::limit(libc::RLIMIT_NPROC, count.saturating_add(2))?;
     }
+    if let Some(time) = spec.cpu_time_ms.filter(|_| spec.cgroup.is_none()) {
+        // Should the watchdog come late; it says which limit it was.
+        process::limit(libc::RLIMIT_CPU, time.div_ceil(1000) + 1)?;
+    }
     if let Some(bytes) = spec.disk {
         process::limit(libc::RLIMIT_FSIZE, bytes)?;
     }

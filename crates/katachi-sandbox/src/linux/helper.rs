@@ -115,9 +115,10 @@ fn run(
     close_others(&keep).step("close descriptors")?;
     refuse_directories().step("take over the standard descriptors")?;
     process::new_session();
-    if let Some(group) = &spec.cgroup {
-        cgroup::join(&group.path).step("join the command's control group")?;
-    }
+    let processor = match &spec.cgroup {
+        Some(group) => Some(cgroup::join(&group.path).step("join the command's control group")?),
+        None => None,
+    };
     let mut gaps = Vec::new();
     let (trees, identities) = enter_namespaces(&spec, &mut gaps)?;
     match process::fork().step("fork the first process")? {
@@ -128,7 +129,11 @@ fn run(
                 identities,
                 gaps,
                 status,
-                init::Ends { control, channel },
+                init::Ends {
+                    control,
+                    channel,
+                    processor,
+                },
             ) {
                 Ok(never) => match never {},
                 Err(failure) => failure,
@@ -137,7 +142,7 @@ fn run(
             process::exit(125)
         }
         Fork::Parent(first) => {
-            drop((trees, control, channel));
+            drop((trees, control, channel, processor));
             if let Ok(null) = File::open("/dev/null") {
                 let _ = fd::silence(null.as_fd());
             }

@@ -21,10 +21,7 @@ use super::spec::{Identity, Spec};
 use super::sys::process::{Change, Ended, Fork};
 use super::sys::{fd, namespace, net, process, terminal, trace};
 use super::tracer::Tracer;
-use super::usage::passed_limit;
-
-/// How often limits that the kernel does not keep are looked at.
-const LOOK: Duration = Duration::from_millis(100);
+use super::watchdog::{LOOK, Watchdog};
 
 /// How many ends and stops are dealt with between two looks at everything
 /// else.
@@ -38,6 +35,8 @@ pub(super) struct Ends {
     pub(super) control: OwnedFd,
     /// For sockets, where the plan has any.
     pub(super) channel: Option<OwnedFd>,
+    /// What the command's control group used of the processor.
+    pub(super) processor: Option<File>,
 }
 
 /// Builds everything and stays until the end.
@@ -65,6 +64,7 @@ pub(super) fn run(
         None => (None, ends.channel),
     };
     let control = ends.control;
+    let mut watchdog = Watchdog::new(spec, ends.processor);
     namespace::set_host_name("sandbox").step("set the host name")?;
     // Its memory is that of a program from outside, so even this process needs
     // it open to trace its child. Nothing of the command runs until then.
@@ -91,6 +91,9 @@ pub(super) fn run(
         trace::seize(command).step("trace the command")?;
     }
     process::open_memory(false).step("hide the first process")?;
+    if !spec.waits {
+        watchdog.begin();
+    }
     net::send(begin.as_fd(), b"t", &[]).step("let the command go on")?;
     let null = File::open("/dev/null").step("open /dev/null")?;
     fd::silence(null.as_fd()).step("let go of the command's pipes")?;
@@ -104,7 +107,8 @@ pub(super) fn run(
             (None, Some(channel)) => Ok(channel.as_fd()),
             (None, None) => Err(io::Error::other("the caller gave no channel")),
         };
-        later = wait_for_command(spec, &control, channel.step("wait for a command")?, &begin)?;
+        let channel = channel.step("wait for a command")?;
+        later = wait_for_command(spec, &control, channel, &begin, &mut watchdog)?;
         &later
     } else {
         spec
@@ -128,6 +132,7 @@ pub(super) fn run(
     let watched = Watched {
         command,
         tracer,
+        watchdog,
         status,
     };
     let end = watch(spec, watched, started, (control, inside), signals);
@@ -174,6 +179,7 @@ fn wait_for_command(
     control: &OwnedFd,
     channel: BorrowedFd<'_>,
     begin: &OwnedFd,
+    watchdog: &mut Watchdog,
 ) -> Result<Spec, Failure> {
     loop {
         let [caller, command] =
@@ -189,6 +195,7 @@ fn wait_for_command(
     if count == 0 || fds.is_empty() {
         process::exit(0);
     }
+    watchdog.begin();
     let passed: Vec<BorrowedFd<'_>> = fds.iter().map(OwnedFd::as_fd).collect();
     net::send(begin.as_fd(), b"g", &passed).step("pass the command on")?;
     Ok(spec.with_start(helper::read_spec(fds.swap_remove(0))?))
@@ -223,6 +230,7 @@ fn open_terminal(
 struct Watched<'a> {
     command: libc::pid_t,
     tracer: Option<Tracer<'a>>,
+    watchdog: Watchdog,
     status: &'a File,
 }
 
@@ -239,7 +247,7 @@ fn watch(
         .wall_time_ms
         .map(|time| started + Duration::from_millis(time));
     let mut busy = false;
-    let counted = spec.watched_memory().is_some() || spec.watched_processes().is_some();
+    let counted = watched.watchdog.watches();
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let sleep = match (left, counted) {
@@ -306,7 +314,7 @@ fn watch(
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Some(End::TimedOut);
         }
-        if counted && let Some(limit) = passed_limit(spec) {
+        if let Some(limit) = watched.watchdog.passed(spec) {
             return Some(End::Limit(limit.to_owned()));
         }
     }

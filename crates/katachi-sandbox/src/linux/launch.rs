@@ -505,9 +505,8 @@ pub(super) fn plan_spec(
         memory: limits.memory.map(crate::policy::ByteSize::bytes),
         processes: limits.processes.map(u64::from),
         disk: limits.disk.map(crate::policy::ByteSize::bytes),
-        wall_time_ms: limits
-            .wall_time
-            .map(|time| u64::try_from(time.duration().as_millis()).unwrap_or(u64::MAX)),
+        wall_time_ms: limits.wall_time.map(crate::policy::TimeSpan::milliseconds),
+        cpu_time_ms: limits.cpu_time.map(crate::policy::TimeSpan::milliseconds),
         ..Spec::default()
     })
 }

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use super::disk::LEAST;
 use super::helper::{Failure, Identities, Step as _, Trees};
 use super::init::check_identity;
 use super::spec::{Mount, Source, Spec};
@@ -51,6 +52,8 @@ const PROC_HIDDEN: &[&str] = &[
 const NOTHING: &str = ".hidden";
 /// Private directories are this large where the policy sets no limit.
 const PRIVATE_SIZE: u64 = 1 << 30;
+/// And hold at most as many files.
+const MOST_FILES: u64 = 200_000;
 
 struct Root<'a> {
     fd: OwnedFd,
@@ -203,13 +206,14 @@ impl Root<'_> {
     fn private(&self, path: &Path) -> Result<(), Failure> {
         let limits = [self.spec.disk, self.spec.memory];
         let size = limits.into_iter().flatten().min().unwrap_or(PRIVATE_SIZE);
+        let files = size.div_ceil(LEAST).clamp(16, MOST_FILES).to_string();
         let size = size.to_string();
         let (user, group) = (self.who.user.to_string(), self.who.group.to_string());
         let shared = path == Path::new("/tmp") || path == Path::new("/dev/shm");
         let options = [
             (c"mode", if shared { "1777" } else { "700" }),
             (c"size", size.as_str()),
-            (c"nr_inodes", "200000"),
+            (c"nr_inodes", files.as_str()),
             (c"uid", user.as_str()),
             (c"gid", group.as_str()),
         ];

@@ -51,6 +51,7 @@ pub(super) struct Spec {
     pub(super) processes: Option<u64>,
     pub(super) disk: Option<u64>,
     pub(super) wall_time_ms: Option<u64>,
+    pub(super) cpu_time_ms: Option<u64>,
     /// The control group that the helper joins first, if one was made.
     pub(super) cgroup: Option<Joined>,
     /// Instead of a program.
@@ -232,7 +233,13 @@ impl Spec {
             writer.number((*rows).into()).number((*columns).into());
         });
         writer.list(self.doors.iter(), |writer, doors| doors.write(writer));
-        for limit in [self.memory, self.processes, self.disk, self.wall_time_ms] {
+        for limit in [
+            self.memory,
+            self.processes,
+            self.disk,
+            self.wall_time_ms,
+            self.cpu_time_ms,
+        ] {
             write_option(&mut writer, limit);
         }
         writer.list(self.cgroup.iter(), |writer, group| group.write(writer));
@@ -322,6 +329,7 @@ impl Spec {
             processes: read_option(reader)?,
             disk: read_option(reader)?,
             wall_time_ms: read_option(reader)?,
+            cpu_time_ms: read_option(reader)?,
             cgroup: reader.list(Joined::read)?.pop(),
             guards: reader.list(Guards::read)?.pop(),
             approved: reader
@@ -384,6 +392,7 @@ mod tests {
             processes: None,
             disk: Some(0),
             wall_time_ms: None,
+            cpu_time_ms: Some(2),
             cgroup: Some(Joined {
                 path: "/sys/fs/cgroup/a".into(),
                 memory: true,

@@ -26,6 +26,7 @@ pub(super) struct Draft<'a> {
     pub(super) search_path: Vec<PathBuf>,
     pub(super) sockets: Vec<PathBuf>,
     pub(super) gaps: Vec<(&'static str, String)>,
+    pub(super) cgroup: Option<super::Cgroup>,
     pub(super) watched: Vec<PathBuf>,
     pub(super) snapshot: Snapshot,
     pub(super) named_links: Vec<(PathBuf, PathBuf)>,
@@ -47,6 +48,7 @@ pub(super) fn build(policy: &Policy, options: &PlanOptions) -> Result<Inner, Pla
         .map(|resolved| resolved.path)
         .filter(|home| home.is_dir() && depth(home) > 1);
     let network = network::network(policy, options)?;
+    let cgroup = limits::cgroup(&policy.limits)?;
     let mut draft = Draft {
         policy,
         options,
@@ -60,6 +62,7 @@ pub(super) fn build(policy: &Policy, options: &PlanOptions) -> Result<Inner, Pla
         search_path: search_path(options),
         sockets: Vec::new(),
         gaps: Vec::new(),
+        cgroup,
         watched: Vec::new(),
         snapshot: Snapshot::new(),
         named_links: Vec::new(),
@@ -187,7 +190,7 @@ fn finish(
         named_links: draft.named_links,
         absent: draft.absent,
         helper,
-        cgroup: limits::cgroup(&draft.policy.limits),
+        cgroup: draft.cgroup,
         hash: String::new(),
     };
     inner.hash = hash(&inner);

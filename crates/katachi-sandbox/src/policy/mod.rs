@@ -10,7 +10,7 @@ mod quantity;
 mod text;
 
 pub use command_rule::CommandRule;
-pub use quantity::{ByteSize, ParseQuantityError, WallTime};
+pub use quantity::{ByteSize, CpuShare, ParseQuantityError, TimeSpan};
 pub use text::PolicyError;
 
 use std::collections::BTreeMap;
@@ -167,7 +167,9 @@ pub struct Limits {
     /// Processes and threads alive at one time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub processes: Option<u32>,
-    /// Bytes in one file, and in each private temporary file system.
+    /// Bytes by which the writable directories may grow together. One file, and
+    /// each private temporary file system, is bounded by it too. A file counts
+    /// what it occupies, and at least 4 KiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk: Option<ByteSize>,
     /// Bytes to and from allowed hosts and published ports, all together.
@@ -175,7 +177,15 @@ pub struct Limits {
     pub network: Option<ByteSize>,
     /// Time from start until everything is killed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub wall_time: Option<WallTime>,
+    pub wall_time: Option<TimeSpan>,
+    /// Processor time of the command and all it starts, added up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_time: Option<TimeSpan>,
+    /// Processors it may use at one time, as `0.5` or `2`. Only a control group
+    /// can hold it: where none with the controller `cpu` is offered, planning
+    /// fails.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<CpuShare>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -18,12 +18,18 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct ByteSize(u64);
 
-/// A time from start to forced end, written as `500ms`, `30s`, `10m` or `1h`.
+/// A time, of a clock or of processors, written as `500ms`, `30s`, `10m` or `1h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct WallTime(u64);
+pub struct TimeSpan(u64);
 
-/// Text that is no size or time.
+/// A share of the machine's processors, written as `0.5` or `2`, to the
+/// thousandth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct CpuShare(u32);
+
+/// Text that is no size, time or share.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not {expected}")]
 pub struct ParseQuantityError {
@@ -41,6 +47,7 @@ const SIZES: &[(&str, u64)] = &[
 ];
 const TIMES: &[(&str, u64)] = &[("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 const A_SIZE: &str = "a size such as \"512MiB\" or \"2GiB\"";
+const A_SHARE: &str = "a number of processors from 0.01 to 10000, such as 0.5 or 2";
 const A_TIME: &str = "a time such as \"500ms\", \"30s\", \"10m\" or \"1h\"";
 
 impl ByteSize {
@@ -57,11 +64,17 @@ impl ByteSize {
     }
 }
 
-impl WallTime {
+impl TimeSpan {
     /// That long, to the millisecond.
     #[must_use]
     pub fn new(time: Duration) -> Self {
         Self(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// In milliseconds.
+    #[must_use]
+    pub const fn milliseconds(self) -> u64 {
+        self.0
     }
 
     /// As a duration.
@@ -97,6 +110,41 @@ fn print(f: &mut fmt::Formatter<'_>, value: u64, units: &[(&str, u64)]) -> fmt::
     write!(f, "{}{name}", value / factor)
 }
 
+impl CpuShare {
+    /// Thousandths of one processor.
+    #[must_use]
+    pub const fn thousandths(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<f64> for CpuShare {
+    type Error = ParseQuantityError;
+
+    fn try_from(processors: f64) -> Result<Self, Self::Error> {
+        if (0.01..=10_000.0).contains(&processors) {
+            // In range, so that nothing is cut off.
+            return Ok(Self((processors * 1000.0).round() as u32));
+        }
+        Err(ParseQuantityError {
+            text: processors.to_string(),
+            expected: A_SHARE,
+        })
+    }
+}
+
+impl From<CpuShare> for f64 {
+    fn from(share: CpuShare) -> Self {
+        Self::from(share.0) / 1000.0
+    }
+}
+
+impl fmt::Display for CpuShare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f64::from(*self).fmt(f)
+    }
+}
+
 impl FromStr for ByteSize {
     type Err = ParseQuantityError;
 
@@ -105,7 +153,7 @@ impl FromStr for ByteSize {
     }
 }
 
-impl FromStr for WallTime {
+impl FromStr for TimeSpan {
     type Err = ParseQuantityError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -119,7 +167,7 @@ impl fmt::Display for ByteSize {
     }
 }
 
-impl fmt::Display for WallTime {
+impl fmt::Display for TimeSpan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         print(f, self.0, TIMES)
     }
@@ -139,7 +187,7 @@ impl From<ByteSize> for String {
     }
 }
 
-impl TryFrom<String> for WallTime {
+impl TryFrom<String> for TimeSpan {
     type Error = ParseQuantityError;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
@@ -147,8 +195,8 @@ impl TryFrom<String> for WallTime {
     }
 }
 
-impl From<WallTime> for String {
-    fn from(time: WallTime) -> Self {
+impl From<TimeSpan> for String {
+    fn from(time: TimeSpan) -> Self {
         time.to_string()
     }
 }
@@ -173,15 +221,16 @@ mod tests {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
         for text in ["", "10", "m", "10 m", "10min"] {
-            assert!(text.parse::<WallTime>().is_err(), "{text}");
+            assert!(text.parse::<TimeSpan>().is_err(), "{text}");
         }
     }
 
     proptest! {
         #[test]
-        fn prints_what_it_parses(value: u64) {
+        fn prints_what_it_parses(value: u64, share in 10..10_000_000_u32) {
+            prop_assert_eq!(CpuShare::try_from(f64::from(CpuShare(share))), Ok(CpuShare(share)));
             prop_assert_eq!(ByteSize(value).to_string().parse(), Ok(ByteSize(value)));
-            prop_assert_eq!(WallTime(value).to_string().parse(), Ok(WallTime(value)));
+            prop_assert_eq!(TimeSpan(value).to_string().parse(), Ok(TimeSpan(value)));
         }
     }
 }

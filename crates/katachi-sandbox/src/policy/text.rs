@@ -106,7 +106,7 @@ fn describe(text: &str, file: &str, error: &toml::de::Error) -> PolicyError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{ByteSize, CommandRule, GitAccess, Limits, WallTime};
+    use crate::policy::{ByteSize, CommandRule, CpuShare, GitAccess, Limits, TimeSpan};
     use proptest::prelude::*;
     use std::time::Duration;
 
@@ -133,6 +133,8 @@ memory = "2GiB"
 processes = 256
 disk = "1GiB"
 wall_time = "10m"
+cpu_time = "30s"
+cpus = 0.5
 "#;
 
     #[test]
@@ -147,8 +149,9 @@ wall_time = "10m"
         assert_eq!(policy.limits.memory, Some(ByteSize::new(2 << 30)));
         assert_eq!(
             policy.limits.wall_time,
-            Some(WallTime::new(Duration::from_secs(600)))
+            Some(TimeSpan::new(Duration::from_secs(600)))
         );
+        assert_eq!(policy.limits.cpus.map(CpuShare::thousandths), Some(500));
         assert_eq!(
             Policy::from_toml(&policy.to_toml(), "again").unwrap(),
             policy
@@ -185,6 +188,8 @@ wall_time = "10m"
         for (text, line, part) in [
             ("[limits]\nmemory = '2 gigs'", 2, "a size such as"),
             ("[limits]\nwall_time = '10'", 2, "a time such as"),
+            ("[limits]\ncpu_time = 10", 2, "expected a string"),
+            ("[limits]\ncpus = 0", 2, "a number of processors"),
             (
                 "[commands]\nallow = ['git status']",
                 2,

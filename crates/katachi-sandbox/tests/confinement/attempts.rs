@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::raw;
+use crate::{burden, raw};
 
 /// Runs the named attempt and ends the process.
 pub(crate) fn run(name: &str, arguments: &[String]) -> ! {
@@ -189,6 +189,12 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
                 .ok_or_else(nothing)
                 .map(drop)
         }
+        "spin" => burden::spin(number(0)),
+        "spin-children" => burden::spin_children(number(0), number(1), text(2) == "wait"),
+        "small-files" => burden::small_files(path(0), number(1), number(2)),
+        "nameless-files" => burden::nameless_files(path(0), number(1)),
+        "deep-files" => burden::deep_files(path(0), number(1)),
+        "passing-files" => burden::passing_files(path(0), number(1)),
         "reach" => crate::reach::reach(text(0)),
         "reach-direct" => crate::reach::direct(text(0)),
         "say" => crate::reach::say(text(0), text(1), text(2)),

@@ -14,6 +14,8 @@ mod attempts;
 #[cfg(target_os = "linux")]
 mod bed;
 #[cfg(target_os = "linux")]
+mod burden;
+#[cfg(target_os = "linux")]
 mod cases;
 #[cfg(target_os = "linux")]
 mod groups;

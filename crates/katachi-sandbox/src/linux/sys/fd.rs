@@ -37,6 +37,26 @@ pub(in crate::platform) fn may_write(path: &std::path::Path) -> bool {
     unsafe { libc::faccessat(here, path.as_ptr(), libc::W_OK, flags) == 0 }
 }
 
+/// How full a file system is: bytes and files in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd)]
+pub(in crate::platform) struct Filled {
+    pub(in crate::platform) bytes: u64,
+    pub(in crate::platform) files: u64,
+}
+
+/// How full the file system of this file is.
+pub(in crate::platform) fn filled(path: &std::path::Path) -> io::Result<Filled> {
+    let path = super::c_string(path)?;
+    // SAFETY: `statvfs` is plain integers, for which all zeroes is a value.
+    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `path` ends with a zero byte, and both outlive the call.
+    check(unsafe { libc::statvfs(path.as_ptr(), &raw mut found) }.into())?;
+    Ok(Filled {
+        bytes: found.f_blocks.saturating_sub(found.f_bfree) * found.f_frsize,
+        files: found.f_files.saturating_sub(found.f_ffree),
+    })
+}
+
 /// Makes an empty directory.
 pub(in crate::platform) fn make_directory(
     root: BorrowedFd<'_>,

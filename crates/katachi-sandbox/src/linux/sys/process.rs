@@ -171,6 +171,19 @@ pub(in crate::platform) fn default_signals() -> io::Result<()> {
     Ok(())
 }
 
+/// Processor time of children that were waited for, and of theirs.
+pub(in crate::platform) fn children_time() -> io::Result<std::time::Duration> {
+    // SAFETY: `rusage` is plain integers, for which all zeroes is a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: `usage` outlives the call.
+    check(unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) }.into())?;
+    let time = |part: libc::timeval| {
+        let micros = part.tv_sec * 1_000_000 + part.tv_usec;
+        std::time::Duration::from_micros(micros.cast_unsigned())
+    };
+    Ok(time(usage.ru_utime) + time(usage.ru_stime))
+}
+
 /// Sets both values of one limit, never above what is allowed already.
 pub(in crate::platform) fn limit(
     resource: libc::__rlimit_resource_t,

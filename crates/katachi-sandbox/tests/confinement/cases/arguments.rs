@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use katachi_sandbox::policy::{ByteSize, WallTime};
+use katachi_sandbox::policy::{ByteSize, TimeSpan};
 use katachi_sandbox::{Ending, Output, Plan};
 
 use super::Case;
@@ -505,7 +505,7 @@ fn ends(bed: &Bed) -> Verdict {
     let mut limits = katachi_sandbox::policy::Limits::default();
     limits.processes = Some(40);
     limits.memory = Some(ByteSize::new(512 << 20));
-    limits.wall_time = Some(WallTime::new(Duration::from_secs(3)));
+    limits.wall_time = Some(TimeSpan::new(Duration::from_secs(3)));
     let plan = bed.plan(&policy.limits(limits))?;
     let started = Instant::now();
     // It does nothing but start processes, each of which stops for the tracer.

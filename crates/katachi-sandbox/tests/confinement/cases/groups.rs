@@ -1,7 +1,9 @@
 //! Limits that a control group holds. Each case runs in a group that was
 //! handed over to its user.
 
-use katachi_sandbox::policy::{ByteSize, Limits};
+use std::time::Duration;
+
+use katachi_sandbox::policy::{ByteSize, CpuShare, Limits, TimeSpan};
 use katachi_sandbox::report::Enforced;
 use katachi_sandbox::{Ending, Plan, Policy};
 
@@ -19,6 +21,16 @@ pub(crate) const CASES: &[Case] = &[
         name: "a control group bounds memory, all of it",
         run: memory,
         needs: &["cgroup memory", "sh"],
+    },
+    Case {
+        name: "a control group bounds the share of processors",
+        run: share,
+        needs: &["cgroup cpu"],
+    },
+    Case {
+        name: "a control group counts all processor time",
+        run: time,
+        needs: &["cgroup any"],
     },
     Case {
         name: "a control group goes with its command",
@@ -95,6 +107,32 @@ fn memory(bed: &Bed) -> Verdict {
         )?;
     }
     must(left(&own()) == 0, "a group is left")
+}
+
+fn share(bed: &Bed) -> Verdict {
+    let share = CpuShare::try_from(0.2).map_err(|error| error.to_string())?;
+    let policy = bed.policy();
+    let free = bed.run(&bed.plan(&policy)?, &["spin", "400"])?;
+    let policy = policy.limits(limits(|limits| limits.cpus = Some(share)));
+    let plan = plan(bed, &policy, "cpus: cgroup cpu.max")?;
+    let outcome = bed.run(&plan, &["spin", "400"])?;
+    must(
+        outcome.success() && outcome.time > free.time + Duration::from_secs(1),
+        &format!("{:?} beside {:?}", outcome.time, free.time),
+    )
+}
+
+fn time(bed: &Bed) -> Verdict {
+    let policy = bed.policy().limits(limits(|limits| {
+        limits.cpu_time = Some(TimeSpan::new(Duration::from_secs(1)));
+    }));
+    let plan = plan(bed, &policy, "cpu_time: cgroup cpu.stat")?;
+    // Short, and nobody waits for them.
+    let outcome = bed.run(&plan, &["spin-children", "500", "20", "forget"])?;
+    must(
+        outcome.ending == Ending::LimitExceeded("cpu_time".into()),
+        &format!("{outcome:?}"),
+    )
 }
 
 fn gone(bed: &Bed) -> Verdict {

@@ -15,6 +15,7 @@ mod proxy;
 mod repositories;
 mod resources;
 mod sideways;
+mod sums;
 
 pub(crate) use callers::without_helper;
 
@@ -42,6 +43,7 @@ pub(crate) fn all() -> Vec<Case> {
         kernel::CASES,
         resources::CASES,
         callers::CASES,
+        sums::CASES,
         groups::CASES,
         programs::CASES,
         sideways::CASES,

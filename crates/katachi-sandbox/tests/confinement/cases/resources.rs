@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use katachi_sandbox::Ending;
-use katachi_sandbox::policy::{ByteSize, Limits, WallTime};
+use katachi_sandbox::policy::{ByteSize, Limits, TimeSpan};
 
 use super::Case;
 use crate::bed::{Bed, Verdict, must};
@@ -173,7 +173,7 @@ fn killed(bed: &Bed) -> Verdict {
 }
 
 fn wall_time(bed: &Bed) -> Verdict {
-    let time = WallTime::new(Duration::from_millis(300));
+    let time = TimeSpan::new(Duration::from_millis(300));
     let plan = bed.plan(
         &bed.policy()
             .limits(limits(|limits| limits.wall_time = Some(time))),
@@ -190,7 +190,7 @@ fn wall_time(bed: &Bed) -> Verdict {
 fn fork_bomb(bed: &Bed) -> Verdict {
     let plan = bed.plan(&bed.policy().limits(limits(|limits| {
         limits.processes = Some(40);
-        limits.wall_time = Some(WallTime::new(Duration::from_secs(20)));
+        limits.wall_time = Some(TimeSpan::new(Duration::from_secs(20)));
     })))?;
     let outcome = bed.run(&plan, &["fork-bomb"])?;
     let ended = matches!(outcome.ending, Ending::Code(1) | Ending::LimitExceeded(_));
@@ -456,7 +456,7 @@ fn pool(bed: &Bed) -> Verdict {
     )?;
     // Limits begin with the command and not with the sandbox.
     let plan = bed.plan(&bed.policy().limits(limits(|limits| {
-        limits.wall_time = Some(WallTime::new(Duration::from_millis(600)));
+        limits.wall_time = Some(TimeSpan::new(Duration::from_millis(600)));
     })))?;
     let pool = ready(&plan)?;
     std::thread::sleep(Duration::from_millis(700));

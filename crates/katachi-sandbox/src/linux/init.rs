@@ -22,6 +22,7 @@ use super::sys::process::{Change, Ended, Fork};
 use super::sys::{fd, namespace, net, process, terminal, trace};
 use super::tracer::Tracer;
 use super::watchdog::{LOOK, Watchdog};
+use super::watcher::Watcher;
 
 /// How many ends and stops are dealt with between two looks at everything
 /// else.
@@ -50,10 +51,23 @@ pub(super) fn run(
 ) -> Result<Never, Failure> {
     process::die_with_parent().step("tie the sandbox to the helper")?;
     let umask = process::set_umask(0o022);
-    root::build(spec, &trees, who, &mut gaps)?;
+    let nothing = root::build(spec, &trees, who, &mut gaps)?;
     // A caller who keeps files from others keeps them so inside.
     process::set_umask(umask | 0o022);
     drop(trees);
+    let watching = Watcher::new(spec, nothing);
+    let problem = match &watching {
+        Ok(Some(watcher)) if watcher.is_full() => Some("there are too many directories".to_owned()),
+        Ok(_) => None,
+        Err(error) => Some(error.to_string()),
+    };
+    if let Some(problem) = problem {
+        let reason =
+            format!("not all that is replaced or appears during the run is seen: {problem}");
+        gaps.push(("files".to_owned(), reason.clone()));
+        gaps.push(("metadata".to_owned(), reason));
+    }
+    let mut watcher = watching.ok().flatten();
     namespace::loopback_up().step("start the loopback device")?;
     let terminal = match spec.terminal {
         Some(size) => Some(open_terminal(size, who, ends.channel.as_ref())?),
@@ -108,7 +122,11 @@ pub(super) fn run(
             (None, None) => Err(io::Error::other("the caller gave no channel")),
         };
         let channel = channel.step("wait for a command")?;
-        later = wait_for_command(spec, &control, channel, &begin, &mut watchdog)?;
+        let mut watching = Watching {
+            watchdog: &mut watchdog,
+            watcher: watcher.as_mut(),
+        };
+        later = wait_for_command(spec, &control, channel, &begin, &mut watching)?;
         &later
     } else {
         spec
@@ -133,6 +151,7 @@ pub(super) fn run(
         command,
         tracer,
         watchdog,
+        watcher,
         status,
     };
     let end = watch(spec, watched, started, (control, inside), signals);
@@ -173,13 +192,19 @@ fn command(
     confine::become_command(&spec, None)
 }
 
+/// What has been going on since before the command.
+struct Watching<'a> {
+    watchdog: &'a mut Watchdog,
+    watcher: Option<&'a mut Watcher>,
+}
+
 /// Waits for a command that comes later and passes it on.
 fn wait_for_command(
     spec: &Spec,
     control: &OwnedFd,
     channel: BorrowedFd<'_>,
     begin: &OwnedFd,
-    watchdog: &mut Watchdog,
+    watching: &mut Watching<'_>,
 ) -> Result<Spec, Failure> {
     loop {
         let [caller, command] =
@@ -195,7 +220,10 @@ fn wait_for_command(
     if count == 0 || fds.is_empty() {
         process::exit(0);
     }
-    watchdog.begin();
+    if let Some(watcher) = &mut watching.watcher {
+        watcher.react(None);
+    }
+    watching.watchdog.begin();
     let passed: Vec<BorrowedFd<'_>> = fds.iter().map(OwnedFd::as_fd).collect();
     net::send(begin.as_fd(), b"g", &passed).step("pass the command on")?;
     Ok(spec.with_start(helper::read_spec(fds.swap_remove(0))?))
@@ -231,6 +259,7 @@ struct Watched<'a> {
     command: libc::pid_t,
     tracer: Option<Tracer<'a>>,
     watchdog: Watchdog,
+    watcher: Option<Watcher>,
     status: &'a File,
 }
 
@@ -262,11 +291,16 @@ fn watch(
         });
         // Without a channel, the end of the control pipe is asked for twice.
         let channel = inside.as_ref().map_or(control.as_fd(), Inside::channel);
-        let Ok([caller, child, channel]) =
-            fd::poll([control.as_fd(), signals.as_fd(), channel], timeout)
-        else {
+        let watcher = watched.watcher.as_ref();
+        let source = watcher.map_or(control.as_fd(), Watcher::source);
+        let polled = [control.as_fd(), signals.as_fd(), channel, source];
+        let Ok([caller, child, channel, source]) = fd::poll(polled, timeout) else {
             return None;
         };
+        // First, because somebody may be trying to be quicker.
+        if let Some(watcher) = watched.watcher.as_mut().filter(|_| source.readable) {
+            watcher.react(Some(watched.status));
+        }
         if caller.closed {
             return None;
         }

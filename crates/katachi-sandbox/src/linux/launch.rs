@@ -474,6 +474,7 @@ pub(super) fn plan_spec(
             source,
             write: entry.access.write,
             load: entry.access.load,
+            protects: entry.protects,
         });
     }
     let limits = &plan.policy.limits;
@@ -484,6 +485,7 @@ pub(super) fn plan_spec(
     Ok(Spec {
         cgroup,
         mounts,
+        late: plan.late.clone(),
         links: plan
             .links
             .iter()
@@ -703,6 +705,7 @@ fn refused(message: Message, program: &Path) -> SpawnError {
         | Message::Prepared(_)
         | Message::Ended(_)
         | Message::Refused { .. }
+        | Message::Uncovered { .. }
         | Message::Ask { .. } => SpawnError::Helper("it answered out of order".to_owned()),
     }
 }

@@ -4,7 +4,7 @@ use std::io::{self, PipeReader};
 use std::thread::JoinHandle;
 
 use super::message::{End, Message};
-use super::running::Killer;
+use super::running::{Killer, uncovered};
 use crate::approval::{Approver, Question};
 use crate::feed::Feed;
 use crate::report::Violation;
@@ -45,7 +45,11 @@ impl Listener {
                         };
                         answer(number, question, approver.clone(), killer.clone());
                     }
-                    _ => {}
+                    message => {
+                        if let Some(violation) = uncovered(message) {
+                            feed.add(violation);
+                        }
+                    }
                 }
             }
             Ok(end)

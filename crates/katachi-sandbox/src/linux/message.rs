@@ -32,6 +32,14 @@ pub(super) enum Message {
         reason: String,
         allow_with: String,
     },
+    /// Something that is hidden or protected was not, for a moment.
+    Uncovered {
+        path: String,
+        /// Whether it could be read, and not only written.
+        read: bool,
+        /// Whether that is over.
+        covered: bool,
+    },
     /// A program waits before its first instruction for an answer.
     Ask {
         number: u64,
@@ -145,6 +153,14 @@ impl Message {
                     writer.bytes(shorten(text).as_bytes());
                 }
             }
+            Self::Uncovered {
+                path,
+                read,
+                covered,
+            } => {
+                writer.number(8).bytes(shorten(path).as_bytes());
+                writer.flag(*read).flag(*covered);
+            }
             Self::Ask {
                 number,
                 program,
@@ -219,6 +235,11 @@ impl Message {
                 reason: text(reader)?,
                 allow_with: text(reader)?,
             },
+            8 => Self::Uncovered {
+                path: text(reader)?,
+                read: reader.flag()?,
+                covered: reader.flag()?,
+            },
             6 => Self::Ask {
                 number: reader.number()?,
                 program: reader.text()?,
@@ -259,6 +280,11 @@ mod tests {
                 line: "git push".into(),
                 reason: "no".into(),
                 allow_with: "yes".into(),
+            },
+            Message::Uncovered {
+                path: "/w/.env".into(),
+                read: true,
+                covered: false,
             },
             Message::Ask {
                 number: 7,

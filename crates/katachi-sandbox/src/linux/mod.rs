@@ -32,6 +32,7 @@ mod sys;
 mod tracer;
 mod usage;
 mod watchdog;
+mod watcher;
 mod witness;
 
 pub(crate) use cgroup::find as find_cgroup;

@@ -48,8 +48,9 @@ const PROC_HIDDEN: &[&str] = &[
     "pagetypeinfo",
     "sched_debug",
 ];
-/// Stands in for hidden files while they are mounted.
-const NOTHING: &str = ".hidden";
+/// Stands in for hidden files. The command does not see it, because its own
+/// `/dev` lies on top; unlinked, it could not be mounted any more.
+const NOTHING: &str = "/dev/.hidden";
 /// Private directories are this large where the policy sets no limit.
 const PRIVATE_SIZE: u64 = 1 << 30;
 /// And hold at most as many files.
@@ -57,6 +58,8 @@ const MOST_FILES: u64 = 200_000;
 
 struct Root<'a> {
     fd: OwnedFd,
+    /// An empty file.
+    nothing: OwnedFd,
     spec: &'a Spec,
     who: Identities,
 }
@@ -67,7 +70,7 @@ pub(super) fn build(
     trees: &Trees,
     who: Identities,
     gaps: &mut Vec<(String, String)>,
-) -> Result<(), Failure> {
+) -> Result<OwnedFd, Failure> {
     let fd = memory(&[(c"mode", "755"), (c"size", "4m")], NODEV | NOSUID)
         .step("create the root directory")?;
     let stand = ["/tmp", "/mnt", "/proc"]
@@ -85,9 +88,16 @@ pub(super) fn build(
         })
         .collect();
     mount::attach(fd.as_fd(), stand.as_fd()).step("place the root directory")?;
-    let root = Root { fd, spec, who };
+    fd::make_directory(fd.as_fd(), c"dev", 0o755).step("create /dev")?;
+    fd::make_file(fd.as_fd(), &name(NOTHING)?, 0).step("create the empty file")?;
+    let nothing = fd::open_path(fd.as_fd(), &name(NOTHING)?).step("open the empty file")?;
+    let root = Root {
+        fd,
+        nothing,
+        spec,
+        who,
+    };
 
-    fd::make_file(root.fd.as_fd(), &name(NOTHING)?, 0).step("create the empty file")?;
     root.proc(gaps)?;
     root.devices(&devices)?;
     for (place, tree) in spec.mounts.iter().zip(trees) {
@@ -96,10 +106,54 @@ pub(super) fn build(
     for (place, target) in &spec.links {
         root.link(place, target)?;
     }
-    fd::unlink(root.fd.as_fd(), &name(NOTHING)?).step("remove the empty file")?;
     mount::restrict(root.fd.as_fd(), RDONLY | NOSUID | NODEV, None, false)
         .step("make the root directory read-only")?;
-    mount::enter_root(root.fd.as_fd()).step("enter the root directory")
+    mount::enter_root(root.fd.as_fd()).step("enter the root directory")?;
+    Ok(root.nothing)
+}
+
+/// How a place is covered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cover {
+    /// By something empty that cannot be read.
+    Hidden,
+    /// By itself, with these restrictions.
+    Again { write: bool, load: bool },
+}
+
+/// Covers an opened place; `nothing` is the empty file.
+pub(super) fn cover(place: OwnedFd, how: Cover, nothing: BorrowedFd<'_>) -> io::Result<()> {
+    let place = File::from(place);
+    let tree = match how {
+        Cover::Hidden if place.metadata()?.is_dir() => empty_directory()?,
+        Cover::Hidden => empty_file(nothing)?,
+        Cover::Again { write, load } => {
+            let mut attributes = NOSUID | NODEV;
+            if !write {
+                attributes |= RDONLY;
+            }
+            if !load {
+                attributes |= NOEXEC;
+            }
+            let tree = mount::clone_tree(place.as_fd())?;
+            mount::restrict(tree.as_fd(), attributes, None, true)?;
+            tree
+        }
+    };
+    mount::attach(tree.as_fd(), place.as_fd())
+}
+
+fn empty_directory() -> io::Result<OwnedFd> {
+    memory(
+        &[(c"mode", "0"), (c"size", "4k")],
+        RDONLY | NOSUID | NODEV | NOEXEC,
+    )
+}
+
+fn empty_file(nothing: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let tree = mount::clone_tree(nothing)?;
+    mount::restrict(tree.as_fd(), RDONLY | NOSUID | NODEV | NOEXEC, None, true)?;
+    Ok(tree)
 }
 
 fn name(path: impl AsRef<Path>) -> Result<CString, Failure> {
@@ -182,11 +236,7 @@ impl Root<'_> {
                 .step(&format!("mount {}", path.display())),
             (Source::Private, _) => self.private(path),
             (Source::HiddenDirectory, _) => {
-                let tree = memory(
-                    &[(c"mode", "0"), (c"size", "4k")],
-                    RDONLY | NOSUID | NODEV | NOEXEC,
-                )
-                .step("create an empty directory")?;
+                let tree = empty_directory().step("create an empty directory")?;
                 let place = self.target(path, true)?;
                 self.attach(tree.as_fd(), &place, path)
             }
@@ -195,10 +245,7 @@ impl Root<'_> {
     }
 
     fn hide_file(&self, path: &Path) -> Result<(), Failure> {
-        let nothing = self.open(Path::new(NOTHING))?.step("open the empty file")?;
-        let tree = mount::clone_tree(nothing.as_fd()).step("take the empty file")?;
-        mount::restrict(tree.as_fd(), RDONLY | NOSUID | NODEV | NOEXEC, None, true)
-            .step("restrict the empty file")?;
+        let tree = empty_file(self.nothing.as_fd()).step("take the empty file")?;
         let place = self.target(path, false)?;
         self.attach(tree.as_fd(), &place, path)
     }

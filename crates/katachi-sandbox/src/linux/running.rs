@@ -212,6 +212,8 @@ impl Running {
                 while let Some(message) = Message::receive(&mut pipe)? {
                     if let Message::Ended(seen) = message {
                         end = Some(seen);
+                    } else if let Some(violation) = uncovered(message) {
+                        self.feed.add(violation);
                     }
                 }
                 end
@@ -265,6 +267,35 @@ fn refused_processes(leaf: &Leaf) -> Option<Violation> {
             "{count} times a process or thread was refused because limits.processes were there"
         ),
         allow_with: Some("a larger [limits] processes".to_owned()),
+    })
+}
+
+/// What a message about a moment without protection means.
+pub(super) fn uncovered(message: Message) -> Option<Violation> {
+    let Message::Uncovered {
+        path,
+        read,
+        covered,
+    } = message
+    else {
+        return None;
+    };
+    let (control, operation, what) = match read {
+        true => ("files", "read", "what is hidden"),
+        false => ("metadata", "write", "what is protected"),
+    };
+    let until = match covered {
+        true => "for a moment, until it was covered",
+        false => "until the end, because it could not be covered",
+    };
+    Some(Violation {
+        control: control.to_owned(),
+        operation: operation.to_owned(),
+        target: path,
+        reason: format!(
+            "it appeared under a name of {what} while the command ran, which could {operation} it {until}"
+        ),
+        allow_with: None,
     })
 }
 

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use super::attempts::Attempts;
 use crate::codec::{Reader, Writer};
 use crate::guard::Guards;
+use crate::plan::Late;
 
 /// First bytes of a specification. Caller and helper are one program, so a
 /// mismatch means that the descriptor is not ours.
@@ -18,6 +19,8 @@ const MAGIC: &[u8] = b"katachi-sandbox launch 1";
 pub(super) struct Spec {
     /// By depth.
     pub(super) mounts: Vec<Mount>,
+    /// Patterns for what is hidden when it appears.
+    pub(super) late: Vec<Late>,
     /// Place and target.
     pub(super) links: Vec<(PathBuf, PathBuf)>,
     /// Files that can be executed.
@@ -130,6 +133,8 @@ pub(super) struct Mount {
     pub(super) source: Source,
     pub(super) write: bool,
     pub(super) load: bool,
+    /// Whether it has to be there again if the host takes it away.
+    pub(super) protects: bool,
 }
 
 /// Where its content comes from.
@@ -194,7 +199,8 @@ impl Spec {
             writer
                 .path(&mount.target)
                 .flag(mount.write)
-                .flag(mount.load);
+                .flag(mount.load)
+                .flag(mount.protects);
             match &mount.source {
                 Source::Host(identity) => identity.write(writer.number(0)),
                 Source::Private => {
@@ -207,6 +213,12 @@ impl Spec {
                     writer.number(3);
                 }
             }
+        });
+        writer.list(self.late.iter(), |writer, late| {
+            writer.bytes(late.pattern.as_bytes());
+            writer.list(late.roots.iter(), |writer, root| {
+                writer.path(root);
+            });
         });
         writer.list(self.links.iter(), |writer, (place, target)| {
             writer.path(place).path(target);
@@ -289,6 +301,7 @@ impl Spec {
         let spec = Self {
             mounts: reader.list(|reader| {
                 let (target, write, load) = (reader.path()?, reader.flag()?, reader.flag()?);
+                let protects = reader.flag()?;
                 let source = match reader.number()? {
                     0 => Source::Host(Identity::read(reader)?),
                     1 => Source::Private,
@@ -301,6 +314,13 @@ impl Spec {
                     source,
                     write,
                     load,
+                    protects,
+                })
+            })?,
+            late: reader.list(|reader| {
+                Some(Late {
+                    pattern: String::from_utf8(reader.bytes()?.to_vec()).ok()?,
+                    roots: reader.list(Reader::path)?,
                 })
             })?,
             links: reader.list(|reader| Some((reader.path()?, reader.path()?)))?,
@@ -359,6 +379,7 @@ mod tests {
             source,
             write: true,
             load: false,
+            protects: true,
         };
         let spec = Spec {
             mounts: [
@@ -369,6 +390,10 @@ mod tests {
             ]
             .map(mount)
             .to_vec(),
+            late: vec![Late {
+                pattern: "/w/**/.env".into(),
+                roots: vec!["/w".into()],
+            }],
             links: vec![("/bin".into(), "usr/bin".into())],
             programs: vec![("/usr/bin/ls".into(), identity)],
             exec_trees: vec!["/t".into()],

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::entry::{Entry, depth};
+use super::entry::{Entry, Late, depth};
 use super::options::PlanOptions;
 use super::snapshot::Snapshot;
 use super::{Inner, files, helper, limits, mounts, network, programs, protect, resolve};
@@ -29,6 +29,7 @@ pub(super) struct Draft<'a> {
     pub(super) cgroup: Option<super::Cgroup>,
     pub(super) watched: Vec<PathBuf>,
     pub(super) snapshot: Snapshot,
+    pub(super) late: Vec<Late>,
     pub(super) named_links: Vec<(PathBuf, PathBuf)>,
     /// Files that git would act upon and that do not exist.
     pub(super) absent: Vec<PathBuf>,
@@ -65,6 +66,7 @@ pub(super) fn build(policy: &Policy, options: &PlanOptions) -> Result<Inner, Pla
         cgroup,
         watched: Vec::new(),
         snapshot: Snapshot::new(),
+        late: Vec::new(),
         named_links: Vec::new(),
         absent: Vec::new(),
         write_roots: Vec::new(),
@@ -187,6 +189,7 @@ fn finish(
         gaps: draft.gaps,
         watched: draft.watched,
         snapshot: draft.snapshot,
+        late: draft.late,
         named_links: draft.named_links,
         absent: draft.absent,
         helper,
@@ -249,6 +252,12 @@ fn hash(inner: &Inner) -> String {
         if let super::entry::Kind::Host(pin) = &entry.kind {
             writer.number(pin.device).number(pin.inode);
         }
+    });
+    writer.list(inner.late.iter(), |writer, late| {
+        writer.bytes(late.pattern.as_bytes());
+        writer.list(late.roots.iter(), |writer, root| {
+            writer.path(root);
+        });
     });
     writer.list(inner.links.iter(), |writer, (place, target)| {
         writer.path(place).path(target);

@@ -17,6 +17,15 @@ pub(crate) struct Entry {
     pub(crate) rule: String,
 }
 
+/// What is hidden when it appears.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Late {
+    /// For absolute paths.
+    pub(crate) pattern: String,
+    /// Visible directories in which it can appear.
+    pub(crate) roots: Vec<PathBuf>,
+}
+
 /// Where the content comes from.
 #[derive(Clone, Debug)]
 pub(crate) enum Kind {

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::build::Draft;
-use super::entry::{Access, Entry, Kind, covering, depth};
+use super::entry::{Access, Entry, Kind, Late, covering, depth};
+use super::options::LateMatches;
 use super::pin::Pin;
 use super::protect::{self, WALK_LIMIT, Walk};
 use super::resolve;
@@ -26,6 +27,9 @@ const NEVER_WRITE: &[&str] = &[
     "/usr", "/etc", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/boot", "/run",
     "/nix", "/gnu",
 ];
+
+/// What holds of names that nothing has yet.
+const LATE: &str = "what appears later under a matching name is hidden as soon as the kernel tells of it; until then, for milliseconds, and longer on a busy machine, the command can read it";
 
 impl Draft<'_> {
     pub(super) fn add(&mut self, target: PathBuf, kind: Kind, access: Access, rule: &str) {
@@ -402,13 +406,19 @@ fn hide(draft: &mut Draft<'_>, place: PathBuf, rule: &str) -> Result<(), PlanErr
             draft.protect(place, Kind::HiddenDirectory, Access::READ, rule);
         }
         Ok(_) => draft.protect(place, Kind::HiddenFile, Access::READ, rule),
-        Err(_) => draft.gaps.push((
-            "files",
-            format!(
-                "{rule}: {} does not exist; it would be visible if it appeared while a command runs",
-                place.display()
-            ),
-        )),
+        Err(_) => {
+            draft.gaps.push((
+                "files",
+                format!("{rule}: {} does not exist; {LATE}", place.display()),
+            ));
+            // A name with a star in it would be a pattern for more.
+            if let Some(text) = place.to_str() {
+                draft.late.push(Late {
+                    pattern: text.to_owned(),
+                    roots: vec![above.target.clone()],
+                });
+            }
+        }
     }
     Ok(())
 }
@@ -481,10 +491,21 @@ fn deny_matches(draft: &mut Draft<'_>, text: &str, rule: &str) -> Result<(), Pla
     for place in matches {
         hide(draft, place, rule)?;
     }
-    draft.gaps.push((
-        "files",
-        format!("{rule}: hides what matches when the plan is made; a file the host adds later under a matching name is visible"),
-    ));
+    if roots.is_empty() {
+        return Ok(());
+    }
+    if draft.options.late_matches == LateMatches::Refuse {
+        return Err(PlanError::NotEnforceable {
+            rule: rule.to_owned(),
+            problem: "a file that appears later under a matching name could be read for a moment, and the plan is to refuse that".to_owned(),
+            next_step: "deny the directory that the files lie in, which hides all that appears in it, or plan with LateMatches::Watch".to_owned(),
+        });
+    }
+    draft.gaps.push(("files", format!("{rule}: {LATE}")));
+    draft.late.push(Late {
+        pattern: pattern.to_owned(),
+        roots,
+    });
     Ok(())
 }
 

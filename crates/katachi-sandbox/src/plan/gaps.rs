@@ -187,7 +187,7 @@ fn standing_gaps(plan: &Plan, landlock_abi: u32) -> Vec<(&'static str, String)> 
     {
         gaps.push((
             "metadata",
-            "a protected file, unlike a directory, can be written by the command once a program outside replaces it during the run, as editors and git do".to_owned(),
+            "a protected file that a program outside replaces during the run, as editors and git do, is protected again as soon as the kernel tells of it; until then, for milliseconds, and longer on a busy machine, the command can write it".to_owned(),
         ));
     }
     if inner
@@ -197,7 +197,7 @@ fn standing_gaps(plan: &Plan, landlock_abi: u32) -> Vec<(&'static str, String)> 
     {
         gaps.push((
             "files",
-            "a hidden file becomes visible if the host replaces it while a command runs".to_owned(),
+            "a hidden file that a program outside replaces during the run is hidden again as soon as the kernel tells of it; until then, for milliseconds, and longer on a busy machine, the command can read it".to_owned(),
         ));
     }
     gaps

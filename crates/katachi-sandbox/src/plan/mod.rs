@@ -29,10 +29,10 @@ mod show;
 mod snapshot;
 
 pub use explain::{Answer, Query};
-pub use options::{ArgvRules, PlanOptions};
+pub use options::{ArgvRules, LateMatches, PlanOptions};
 
 #[cfg(target_os = "linux")]
-pub(crate) use entry::{Kind, covering};
+pub(crate) use entry::{Kind, Late, covering};
 pub(crate) use limits::Cgroup;
 #[cfg(target_os = "linux")]
 pub(crate) use pin::Pin;
@@ -96,6 +96,8 @@ pub(crate) struct Inner {
     pub(crate) watched: Vec<PathBuf>,
     /// What lay in them.
     pub(crate) snapshot: Snapshot,
+    /// What is hidden if it appears while a command runs.
+    pub(crate) late: Vec<entry::Late>,
     /// Links with protected names, and where they lead.
     pub(crate) named_links: Vec<(PathBuf, PathBuf)>,
     /// Files that git would act upon and that did not exist.

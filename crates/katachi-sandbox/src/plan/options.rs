@@ -13,6 +13,23 @@ pub struct PlanOptions {
     pub(crate) argv_rules: ArgvRules,
     pub(crate) resolver: Resolver,
     pub(crate) helper: Option<PathBuf>,
+    pub(crate) late_matches: LateMatches,
+}
+
+/// What to do about files that appear, while a command runs, under a name
+/// that a pattern of `filesystem.deny` matches.
+///
+/// Whatever matched before the command starts is hidden by the kernel and
+/// needs no such choice, and a denied directory hides all that appears in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LateMatches {
+    /// Hide each as soon as the kernel tells of it, report that it appeared,
+    /// and report the control as partial: until then, for milliseconds, and
+    /// longer on a busy machine, the command can read it.
+    #[default]
+    Watch,
+    /// Refuse patterns when the plan is made.
+    Refuse,
 }
 
 /// What to do with rules that restrict arguments, such as
@@ -44,6 +61,7 @@ impl PlanOptions {
             argv_rules: ArgvRules::default(),
             resolver: Resolver::default(),
             helper: None,
+            late_matches: LateMatches::default(),
         }
     }
 
@@ -89,6 +107,13 @@ impl PlanOptions {
     #[must_use]
     pub fn argv_rules(mut self, rules: ArgvRules) -> Self {
         self.argv_rules = rules;
+        self
+    }
+
+    /// What to do about files that match a denied pattern later.
+    #[must_use]
+    pub fn late_matches(mut self, late: LateMatches) -> Self {
+        self.late_matches = late;
         self
     }
 }

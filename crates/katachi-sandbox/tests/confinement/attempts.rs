@@ -13,7 +13,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::{burden, raw};
 
@@ -30,12 +30,36 @@ pub(crate) fn run(name: &str, arguments: &[String]) -> ! {
     std::process::exit(code)
 }
 
+/// Tries again and again, says how often and for how long it worked, and
+/// succeeds if it worked at the end.
+fn keep_trying(how: &str, path: &Path, time: Duration) -> io::Result<()> {
+    let started = Instant::now();
+    let (mut worked, mut first, mut last) = (0, None, None);
+    while started.elapsed() < time {
+        let tried = match how {
+            "read" => fs::read(path).map(drop),
+            _ => fs::File::options().append(true).open(path).map(drop),
+        };
+        if tried.is_ok() {
+            let now = started.elapsed();
+            worked += 1;
+            first = first.or(Some(now));
+            last = Some(now);
+        }
+        std::thread::sleep(Duration::from_micros(50));
+    }
+    let (first, last) = (first.unwrap_or(time), last.unwrap_or_default());
+    println!("{worked} {}", last.saturating_sub(first).as_micros());
+    found(last + Duration::from_millis(50) > time)
+}
+
 fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
     let text = |index: usize| arguments.get(index).map_or("", String::as_str);
     let number = |index: usize| text(index).parse::<u64>().unwrap_or(0);
     let path = |index: usize| Path::new(arguments.get(index).map_or("", String::as_str));
     match name {
         "read" => fs::read(path(0)).map(drop),
+        "keep-trying" => keep_trying(text(0), path(1), Duration::from_millis(number(2))),
         "terminal-size" => {
             let mut size = [0_u16; 4];
             let arguments = [0, libc::TIOCGWINSZ, raw::address_mut(&mut size)];

@@ -103,13 +103,6 @@ pub(in crate::platform) fn make_link(
     Ok(())
 }
 
-/// Removes a file name.
-pub(in crate::platform) fn unlink(root: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
-    // SAFETY: `path` ends with a zero byte.
-    check(unsafe { libc::unlinkat(root.as_raw_fd(), path.as_ptr(), 0) }.into())?;
-    Ok(())
-}
-
 /// A file in memory that can be sealed.
 pub(in crate::platform) fn memory_file(name: &CStr) -> io::Result<OwnedFd> {
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;

@@ -14,6 +14,7 @@ pub(super) mod process;
 pub(super) mod seccomp;
 pub(super) mod terminal;
 pub(super) mod trace;
+pub(super) mod watch;
 
 use std::ffi::{CString, OsStr};
 use std::io;

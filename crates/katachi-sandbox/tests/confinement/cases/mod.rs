@@ -8,6 +8,7 @@ mod execution;
 mod files;
 mod groups;
 mod kernel;
+mod later;
 mod network;
 mod online;
 mod programs;
@@ -35,6 +36,7 @@ pub(crate) fn all() -> Vec<Case> {
         files::CASES,
         repositories::CASES,
         appeared::CASES,
+        later::CASES,
         execution::CASES,
         arguments::CASES,
         network::CASES,

@@ -24,6 +24,16 @@ const LONGEST: usize = 253;
 const LONGEST_LABEL: usize = 63;
 
 impl Host {
+    /// Reads what a person wrote: as [`Host::parse`], and names in letters
+    /// beyond ASCII too, which get the one spelling that resolvers know
+    /// (UTS #46, strict, non-transitional: `faß.de` is not `fass.de`).
+    pub(crate) fn read(text: &str) -> Result<Self, &'static str> {
+        if text.is_ascii() {
+            return Self::parse(text);
+        }
+        Self::parse(&ascii(text)?)
+    }
+
     /// Reads a name, or an address in any spelling that a resolver would take
     /// for one: `[::1]`, `127.1`, `0x7f000001`, `017700000001`.
     ///
@@ -67,6 +77,27 @@ impl Host {
     }
 }
 
+#[cfg(feature = "idna")]
+fn ascii(text: &str) -> Result<String, &'static str> {
+    use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
+    Uts46::new()
+        .to_ascii(
+            text.as_bytes(),
+            AsciiDenyList::STD3,
+            Hyphens::Check,
+            DnsLength::VerifyAllowRootDot,
+        )
+        .map(std::borrow::Cow::into_owned)
+        .map_err(|_| "it is no international name (UTS #46)")
+}
+
+#[cfg(not(feature = "idna"))]
+fn ascii(_text: &str) -> Result<String, &'static str> {
+    Err(
+        "a name in letters beyond ASCII is written in its `xn--` form, unless the feature `idna` is on",
+    )
+}
+
 /// As it is written before `:port`.
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -84,7 +115,7 @@ pub(crate) fn authority(text: &str) -> Result<(Host, u16), &'static str> {
     if host.contains(':') && !host.starts_with('[') {
         return Err("an IPv6 address before a port stands in brackets");
     }
-    Ok((Host::parse(host)?, self::port(port)?))
+    Ok((Host::read(host)?, self::port(port)?))
 }
 
 /// Reads a port; leading zeroes and signs are refused.
@@ -204,6 +235,50 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "idna")]
+    #[test]
+    fn a_name_in_other_letters_has_the_spelling_of_resolvers() {
+        let read = |text: &str| Host::read(text).map(|host| host.to_string());
+        for (text, wanted) in [
+            ("b\u{fc}cher.example", "xn--bcher-kva.example"),
+            ("BU\u{308}CHER.Example.", "xn--bcher-kva.example"),
+            // Another dot, full width letters and a full width address.
+            ("b\u{fc}cher\u{3002}example", "xn--bcher-kva.example"),
+            ("\u{ff45}xample.com", "example.com"),
+            ("\u{ff11}27.0.0.1", "127.0.0.1"),
+            ("127\u{3002}1", "127.0.0.1"),
+            ("e\u{ad}xample.com", "example.com"),
+            // Deviation characters stay what they are.
+            ("fa\u{df}.de", "xn--fa-hia.de"),
+            (
+                "\u{3b2}\u{3cc}\u{3bb}\u{3bf}\u{3c2}.com",
+                "xn--nxasmm1c.com",
+            ),
+            // A Cyrillic letter makes another name.
+            ("\u{430}pple.com", "xn--pple-43d.com"),
+        ] {
+            assert_eq!(read(text).as_deref(), Ok(wanted), "{text}");
+        }
+        for text in [
+            "a\u{ff0f}b.com",
+            "a\u{2100}.com",
+            "a\u{ff20}b.com",
+            "a\u{ff1a}80",
+            "\u{ff05}00.com",
+            "-\u{fc}.com",
+            "\u{308}a.com",
+            "a\u{200d}b.com",
+            "a\u{202e}b.com",
+            "\u{5d0}a1\u{5d0}.com",
+            "xn--a-\u{fc}.com",
+            "\u{fc}.xn--a.com",
+            "\u{ad}",
+            "\u{fc}..com",
+        ] {
+            assert!(read(text).is_err(), "{text:?}: {:?}", read(text));
+        }
+    }
+
     #[test]
     fn a_port_has_one_spelling_too() {
         assert_eq!(authority("[::1]:80"), Ok((Host::parse("::1").unwrap(), 80)));
@@ -218,6 +293,13 @@ mod tests {
         #[test]
         fn canonical_hosts_stay_as_they_are(text in "[a-zA-Z0-9._x:\\[\\]-]{0,24}") {
             if let Ok(host) = Host::parse(&text) {
+                prop_assert_eq!(Host::parse(&host.to_string()), Ok(host));
+            }
+        }
+
+        #[test]
+        fn what_a_person_wrote_becomes_canonical(text in "[a\u{fc}\u{df}\u{3002}\u{ff11}\u{200d}\u{301}\u{430}.-]{0,12}") {
+            if let Ok(host) = Host::read(&text) {
                 prop_assert_eq!(Host::parse(&host.to_string()), Ok(host));
             }
         }

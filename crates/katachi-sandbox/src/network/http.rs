@@ -203,7 +203,11 @@ fn check_host(
             Ok(())
         };
     };
-    let text = std::str::from_utf8(field.value).map_err(|_| "its Host field is no host")?;
+    // It is passed on as it is, and the next reader may convert it otherwise.
+    let text = std::str::from_utf8(field.value)
+        .ok()
+        .filter(|text| text.is_ascii())
+        .ok_or("its Host field is no host")?;
     let bracket = text.rfind(']').unwrap_or(0);
     let same = if text[bracket..].contains(':') {
         host::authority(text)? == (host.clone(), port)

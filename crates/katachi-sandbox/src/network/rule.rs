@@ -50,19 +50,35 @@ impl Rule {
     fn new(text: &str, host: &str, port: Option<&str>) -> Result<Self, BadRule> {
         let port = port.map(host::port).transpose().map_err(malformed)?;
         let pattern = match host.strip_prefix("*.") {
-            Some(name) => match Host::parse(name).map_err(malformed)? {
+            Some(name) => match Host::read(name).map_err(malformed)? {
                 Host::Name(name) if name.contains('.') => Pattern::Below(format!(".{name}")),
                 Host::Name(_) => return Err(too_wide()),
                 Host::Address(_) => return Err(malformed("an address has no names below it")),
             },
             None if host == "*" => return Err(too_wide()),
-            None => Pattern::Exactly(Host::parse(host).map_err(malformed)?),
+            None => Pattern::Exactly(Host::read(host).map_err(malformed)?),
         };
         Ok(Self {
             pattern,
             port,
             text: text.to_owned(),
         })
+    }
+
+    /// The rule for people: as it was written, or as it is compared where
+    /// letters could be taken for others.
+    pub(crate) fn shown(&self) -> String {
+        if self.text.is_ascii() {
+            return self.text.clone();
+        }
+        let host = match &self.pattern {
+            Pattern::Exactly(host) => host.to_string(),
+            Pattern::Below(end) => format!("*{end}"),
+        };
+        let port = self
+            .port
+            .map_or_else(String::new, |port| format!(":{port}"));
+        format!("{host}{port}, written {:?}", self.text)
     }
 
     fn names(&self, host: &Host) -> bool {
@@ -104,7 +120,7 @@ fn split(text: &str) -> (&str, Option<&str>) {
 fn malformed(problem: &'static str) -> BadRule {
     BadRule {
         problem,
-        next_step: "write \"api.example.com:443\", \"*.example.com:443\" or \"10.0.0.7:5432\", names of other scripts in their xn-- form",
+        next_step: "write \"api.example.com:443\", \"*.example.com:443\" or \"10.0.0.7:5432\", names of other scripts in their xn-- form (or with the feature `idna`)",
         too_wide: false,
     }
 }
@@ -212,6 +228,50 @@ mod tests {
     fn allowed(rules: &Rules, target: &str) -> bool {
         let (host, port) = host::authority(target).unwrap();
         rules.decide(&host, port).allowed()
+    }
+
+    #[cfg(feature = "idna")]
+    #[test]
+    fn a_denial_holds_for_every_spelling() {
+        let spellings = [
+            "b\u{fc}cher.example",
+            "B\u{dc}CHER.example",
+            "bu\u{308}cher\u{3002}example",
+            "xn--bcher-kva.example",
+            "XN--BCHER-KVA.example.",
+        ];
+        let allow = Rule::allow("*.example.com:443").unwrap();
+        for denied in spellings {
+            let mut rules = Rules {
+                allow: vec![
+                    allow.clone(),
+                    Rule::allow("b\u{fc}cher.example:443").unwrap(),
+                ],
+                deny: Vec::new(),
+            };
+            for spelled in spellings {
+                let host = Host::read(spelled).unwrap();
+                assert!(rules.decide(&host, 443).allowed(), "{spelled}");
+            }
+            rules.deny.push(Rule::deny(denied).unwrap());
+            for spelled in spellings {
+                let host = Host::read(spelled).unwrap();
+                assert!(!rules.decide(&host, 443).allowed(), "{denied} {spelled}");
+            }
+        }
+        // What looks alike is another host, and the plan shows it.
+        let rule = Rule::allow("*.ex\u{430}mple.com:443").unwrap();
+        assert!(rule.shown().starts_with("*.xn--exmple-4nf.com:443, "));
+        let mut rules = Rules {
+            allow: vec![rule],
+            deny: Vec::new(),
+        };
+        let real = Host::read("a.example.com").unwrap();
+        assert!(!rules.decide(&real, 443).allowed());
+        rules.allow = vec![allow];
+        assert!(rules.decide(&real, 443).allowed());
+        let alike = Host::read("a.ex\u{430}mple.com").unwrap();
+        assert!(!rules.decide(&alike, 443).allowed());
     }
 
     #[test]

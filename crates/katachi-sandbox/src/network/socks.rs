@@ -89,7 +89,7 @@ pub(crate) fn request(bytes: &[u8]) -> Result<Option<(usize, Host, u16)>, Bad> {
             .ok(),
         _ => std::str::from_utf8(&host[1..])
             .ok()
-            .and_then(|text| Host::parse(text).ok()),
+            .and_then(|text| Host::read(text).ok()),
     };
     let port = u16::from_be_bytes([*high, *low]);
     match host {

@@ -1,6 +1,7 @@
 //! The report for a plan: each control with its mechanism, and each gap.
 
 use super::{Plan, limits};
+use crate::network::rule::Rule;
 use crate::report::{Control, Enforced, Enforcement};
 
 /// Controls every command has, with what holds them.
@@ -129,7 +130,8 @@ fn network(inner: &super::Inner) -> (String, String) {
     let mut requested = "none".to_owned();
     let mut mechanism = "network namespace without a route, seccomp".to_owned();
     if !inner.network.rules.allow.is_empty() {
-        requested = format!("only {}", inner.policy.network.allow.join(", "));
+        let hosts: Vec<String> = inner.network.rules.allow.iter().map(Rule::shown).collect();
+        requested = format!("only {}", hosts.join(", "));
         mechanism.push_str(
             "; a proxy outside that decides, then resolves, then checks address and TLS name",
         );

@@ -55,15 +55,15 @@ impl fmt::Display for Plan {
             writeln!(f, "  everything in {tree}  ({})", one_line(rule))?;
         }
         writeln!(f, "network")?;
-        let network = &plan.policy.network;
+        let network = &plan.network.rules;
         if network.allow.is_empty() {
             writeln!(f, "  none but a loopback of its own")?;
         }
-        for host in &network.allow {
-            writeln!(f, "  {}", one_line(host))?;
+        for rule in &network.allow {
+            writeln!(f, "  {}", one_line(rule.shown()))?;
         }
-        for host in &network.deny {
-            writeln!(f, "  never {}", one_line(host))?;
+        for rule in &network.deny {
+            writeln!(f, "  never {}", one_line(rule.shown()))?;
         }
         for port in &plan.network.publish {
             writeln!(f, "  port {port} on the host's loopback")?;

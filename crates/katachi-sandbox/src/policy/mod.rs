@@ -125,7 +125,8 @@ pub struct Network {
     /// `host:port` pairs that can be reached.
     ///
     /// A host is a name, `*.` and a name for every name below it, or an
-    /// address. Names of other scripts are written in their `xn--` form. A
+    /// address. Names of other scripts are written in their `xn--` form, or in
+    /// their own with the feature `idna`; a printed plan shows the former. A
     /// name must lead to a public address; an address that is private, or the
     /// host's own loopback, is reached only where it is named itself.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -1,7 +1,9 @@
 //! Conversations with the AI, kept in the encrypted database.
 
 use katachi_protocol::record::HistoryHit;
-use katachi_store::history::{History, NewMessage, Role, Search, SessionId, Stream, WorkspaceId};
+use katachi_store::history::{
+    History, Message, NewMessage, Role, Search, SessionId, Stream, WorkspaceId,
+};
 
 use crate::home::Home;
 
@@ -56,6 +58,26 @@ impl Chat {
     /// Returns an error if there is no such conversation or it cannot be written.
     pub(crate) fn answer(&self, session: &str) -> anyhow::Result<Stream> {
         Ok(self.history.begin(session_id(session)?, Role::Assistant)?)
+    }
+
+    /// The last `limit` messages of a conversation, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there is no such conversation or it cannot be read.
+    pub(crate) fn latest(&self, session: &str, limit: u32) -> anyhow::Result<Vec<Message>> {
+        let session = session_id(session)?;
+        let (mut latest, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.history.show(session, after, limit)?;
+            let Some(last) = page.last() else {
+                return Ok(latest);
+            };
+            after = Some(last.id);
+            latest.extend(page);
+            let surplus = latest.len().saturating_sub(limit as usize);
+            latest.drain(..surplus);
+        }
     }
 
     /// The messages that fit `words` best, or the newest where there are none.

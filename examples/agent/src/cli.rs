@@ -166,6 +166,9 @@ Exit code: 0 for allowed, 1 for denied.")]
     /// What the AI remembers about a workspace
     #[command(subcommand)]
     Memory(Memory),
+    /// `up` as a service of your session: systemd or launchd
+    #[command(subcommand)]
+    Service(Service),
     /// Every call that crossed the tunnel
     Audit(Audit),
     /// Look at this machine and everything stored on it
@@ -386,6 +389,29 @@ pub(crate) enum Memory {
         #[arg(required = true)]
         words: Vec<String>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Service {
+    /// Write the service's file, with the options of this call
+    Install,
+    /// Delete it
+    Remove,
+    /// Print what `install` would write
+    Print {
+        /// For which manager [default: that of this system]
+        #[arg(long, value_name = "NAME")]
+        manager: Option<Manager>,
+    },
+}
+
+/// What starts services.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub(crate) enum Manager {
+    /// Linux
+    Systemd,
+    /// macOS
+    Launchd,
 }
 
 #[derive(Debug, Args)]

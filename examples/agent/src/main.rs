@@ -6,6 +6,7 @@
 //! database are `katachi-store`, who may speak is `katachi-auth`.
 #![forbid(unsafe_code)]
 
+mod ai;
 mod approvals;
 mod audit;
 mod channel;
@@ -88,6 +89,7 @@ fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Unregister(args) => {
             runtime()?.block_on(commands::login::unregister(&config, args))
         }
+        Command::Service(args) => commands::service::service(&config, &cli.options, args),
         Command::Up(args) => runtime()?.block_on(commands::up::up(&config, args)),
         Command::Demo(_) | Command::Relay(_) => Ok(ExitCode::SUCCESS),
     }

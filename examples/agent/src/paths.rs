@@ -113,6 +113,11 @@ impl Paths {
         self.data.join("relay")
     }
 
+    /// What `up` says as a service, where the system keeps no journal.
+    pub(crate) fn service_log(&self) -> PathBuf {
+        self.state.join("service.log")
+    }
+
     /// The log of calls that crossed the tunnel.
     pub(crate) fn audit_log(&self) -> PathBuf {
         self.state.join("audit.jsonl")
@@ -140,6 +145,7 @@ impl Paths {
             self.data.join(".mcp.sealed.lock"),
             self.embedded_relay(),
             self.audit_log(),
+            self.service_log(),
             self.audit_log().with_extension("old.jsonl"),
             self.up_lock(),
             beside("-wal"),

@@ -21,14 +21,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use browser::EMAIL;
 use device::Device;
-use katachi_protocol::approval::{ApprovalAnswer, ApprovalRequest, Approvals, Decision};
+use katachi_protocol::approval::{ApprovalRequest, Approvals, Decision};
 use katachi_protocol::channel::{ChannelRequest, Devices, Mode};
 use katachi_protocol::run::RunEvent;
-use meeting::{Meeting, get, post, run};
+use meeting::{Meeting, get, run, signed};
 use support::{Place, needing};
 use up::{Up, block_on};
 
@@ -310,16 +308,6 @@ fn a_long_answer_arrives_whole() {
         assert_eq!(said.lines().last(), Some("200000"));
     });
     up.stop();
-}
-
-fn signed(request: ApprovalRequest, decision: Decision, device: &Device) -> ChannelRequest {
-    let signature = device.signing.sign(&request.signed_bytes(decision));
-    let answer = ApprovalAnswer {
-        request,
-        decision,
-        signature: URL_SAFE_NO_PAD.encode(signature.as_ref()),
-    };
-    post("/v1/approvals", serde_json::to_value(answer).unwrap())
 }
 
 fn a_start_waits_for_the_signed_approval_of_a_paired_device() {

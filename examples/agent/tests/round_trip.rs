@@ -17,6 +17,7 @@ mod outside;
 mod page;
 mod support;
 #[path = "support/up.rs"]
+#[allow(dead_code, reason = "each test file uses a part of this")]
 mod up;
 
 use std::process::ExitCode;

@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             RunEvent::Approval(request) => println!("waits for approval of {:?}", request.argv),
             RunEvent::Started { argv, .. } => println!("started {argv:?}"),
             RunEvent::Output { data, .. } => print!("{data}"),
+            RunEvent::Tool { name, detail } => println!("uses {name} {detail}"),
             RunEvent::Denied {
                 operation,
                 target,

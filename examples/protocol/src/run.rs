@@ -74,6 +74,14 @@ pub enum RunEvent {
         /// What.
         data: String,
     },
+    /// The AI uses a tool; what the sandbox refuses to it follows as
+    /// [`Denied`](Self::Denied).
+    Tool {
+        /// Name of the tool.
+        name: String,
+        /// What it is given, on one line, shortened.
+        detail: String,
+    },
     /// The sandbox refused an action.
     Denied {
         /// The control that refused: `command`, `read`, `write`, `network`, ...
@@ -177,6 +185,10 @@ mod tests {
                 reason: "outside the workspace".into(),
                 allow_with: Some("read = [\"/etc/shadow\"]".into()),
             },
+            RunEvent::Tool {
+                name: "run".into(),
+                detail: "{\"argv\":[\"ls\"]}".into(),
+            },
             RunEvent::Exit {
                 code: Some(0),
                 signal: None,
@@ -221,7 +233,7 @@ mod tests {
     #[test]
     fn only_exit_and_error_end_a_stream() {
         let ends: Vec<bool> = every_kind().iter().map(RunEvent::is_last).collect();
-        assert_eq!(ends, [false, false, false, true, true, true]);
+        assert_eq!(ends, [false, false, false, false, true, true, true]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub(crate) mod login;
 pub(crate) mod memory;
 pub(crate) mod relay;
 pub(crate) mod run;
+pub(crate) mod service;
 pub(crate) mod up;
 pub(crate) mod vault;
 pub(crate) mod why;

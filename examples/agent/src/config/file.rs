@@ -37,9 +37,21 @@ pub(super) struct Sandbox {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Ai {
+    pub(super) kind: Option<Kind>,
+    pub(super) model: Option<String>,
+    pub(super) base_url: Option<String>,
+    pub(super) key: Option<String>,
     pub(super) command: Option<Vec<String>>,
     pub(super) policy: Option<PathBuf>,
     pub(super) keys: BTreeMap<String, String>,
+}
+
+/// What the AI is.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Kind {
+    Command,
+    Http,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,6 +1,7 @@
 //! What the agent was told: one file, then `KATACHI_*` variables, then flags,
 //! the later above the earlier.
 
+mod ai;
 mod file;
 
 use std::collections::BTreeMap;
@@ -59,12 +60,32 @@ pub(crate) enum RelayChoice {
 /// The AI that answers messages.
 #[derive(Clone, Debug)]
 pub(crate) struct Ai {
-    /// Program and arguments; the message arrives on its standard input.
-    pub(crate) command: Vec<String>,
+    pub(crate) mind: Mind,
     /// Its own policy file, or `None` for the one of commands.
     pub(crate) policy: Option<PathBuf>,
     /// Environment variable to the name of a stored API key.
     pub(crate) keys: BTreeMap<String, String>,
+}
+
+/// What answers.
+#[derive(Clone, Debug)]
+pub(crate) enum Mind {
+    /// Program and arguments; the message arrives on its standard input.
+    Command(Vec<String>),
+    /// A model behind HTTP that is given tools.
+    Http(HttpModel),
+}
+
+/// A model behind HTTP.
+#[derive(Clone, Debug)]
+pub(crate) struct HttpModel {
+    /// Its name at the provider, which may say which provider.
+    pub(crate) model: String,
+    /// Where the provider answers, with a slash at its end; by the model's name
+    /// where `None`.
+    pub(crate) base_url: Option<String>,
+    /// Name of a stored API key.
+    pub(crate) key: Option<String>,
 }
 
 /// How MCP servers of the account are confined.
@@ -94,7 +115,7 @@ impl Config {
 
         let relay = relay(options, &file.relay, &path)?;
         let workspace = workspace(options, file.sandbox.workspace, &path)?;
-        let ai = ai(options, file.ai, &path)?;
+        let ai = ai::settle(options, file.ai, &path)?;
         Ok(Self {
             relay,
             workspace,
@@ -202,37 +223,6 @@ fn workspace(options: &Options, file: Option<PathBuf>, path: &Path) -> Result<Pa
             format!("{}: {error}", dir.display()),
             "give a directory that exists",
         )),
-    }
-}
-
-fn ai(options: &Options, file: file::Ai, path: &Path) -> Result<Option<Ai>, Mistake> {
-    let (command, place) = match (&options.ai_command, file.command) {
-        (Some(words), _) => (
-            Some(
-                words
-                    .split_whitespace()
-                    .map(str::to_owned)
-                    .collect::<Vec<_>>(),
-            ),
-            "--ai-command (or KATACHI_AI_COMMAND)".to_owned(),
-        ),
-        (None, command) => (command, format!("{}: key ai.command", path.display())),
-    };
-    match command {
-        None => Ok(None),
-        Some(command) if command.is_empty() || command[0].is_empty() => Err(Mistake::new(
-            place,
-            "names no program",
-            "write it as command = [\"program\", \"argument\"]",
-        )),
-        Some(command) => Ok(Some(Ai {
-            command,
-            policy: options.ai_policy.clone().or(file.policy),
-            keys: match options.ai_keys.is_empty() {
-                true => file.keys,
-                false => key_pairs(&options.ai_keys, "--ai-key (or KATACHI_AI_KEYS)")?,
-            },
-        })),
     }
 }
 

@@ -309,7 +309,7 @@ impl Run {
                 RunEvent::Denied { reason, .. } => run.denied.push(reason),
                 RunEvent::Exit { code, .. } => run.code = code,
                 RunEvent::Error { message } => run.error = Some(message),
-                RunEvent::Approval(_) | RunEvent::Started { .. } => {}
+                RunEvent::Approval(_) | RunEvent::Started { .. } | RunEvent::Tool { .. } => {}
             }
         }
         run

@@ -162,7 +162,9 @@ impl Story {
                 policy: None,
                 // Stands for any AI that reads a message and writes an answer.
                 ai: Some(Ai {
-                    command: ["sed", "s/^/You asked: /"].map(str::to_owned).to_vec(),
+                    mind: crate::config::Mind::Command(
+                        ["sed", "s/^/You asked: /"].map(str::to_owned).to_vec(),
+                    ),
                     policy: None,
                     keys: std::collections::BTreeMap::new(),
                 }),

@@ -74,6 +74,20 @@ pub(crate) async fn listed(service: &Service) -> anyhow::Result<Vec<McpServer>> 
     Ok(configs.into_iter().map(shown).collect())
 }
 
+/// The configurations that a paired device signed for this machine.
+///
+/// # Errors
+///
+/// Those of [`listed`].
+pub(crate) async fn startable(service: &Service) -> anyhow::Result<Vec<AgentMcpConfig>> {
+    let configs = service.client().mcp().await?.configs;
+    let judge = service.signed.judge(service)?;
+    Ok(configs
+        .into_iter()
+        .filter(|config| judge.judge(config).is_ok())
+        .collect())
+}
+
 /// Starts one server, asks it one thing, and ends it. Blocks, on a thread of a
 /// tokio runtime.
 pub(crate) fn once(service: &Service, call: &McpCall, events: &Sender<RunEvent>) -> Finished {

@@ -29,7 +29,7 @@ use crate::audit::{AuditLog, Call, Direction};
 
 pub(crate) use call::{Answer, Prepared};
 pub(crate) use registration::{Registration, RegistrationFile};
-pub(crate) use tls::Endpoint;
+pub(crate) use tls::{Endpoint, public_http};
 
 /// A registered machine's client.
 #[derive(Debug)]

@@ -117,13 +117,7 @@ impl Endpoint {
     ///
     /// Returns an error if the TLS configuration is refused.
     pub(crate) fn http(&self) -> anyhow::Result<reqwest::ClientBuilder> {
-        let mut builder = reqwest::Client::builder()
-            .tls_backend_preconfigured(self.tls()?)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .https_only(true)
-            .connect_timeout(std::time::Duration::from_secs(10))
-            .user_agent(concat!("katachi-agent/", env!("CARGO_PKG_VERSION")));
+        let mut builder = client(self.tls()?);
         let host = self.host();
         if is_local_name(&host) {
             // Port 0 keeps the port of the URL.
@@ -131,6 +125,30 @@ impl Endpoint {
         }
         Ok(builder)
     }
+}
+
+/// An HTTP client that follows no redirect, for servers with certificates that
+/// this machine trusts.
+///
+/// # Errors
+///
+/// Returns an error if the platform has no verifier.
+pub(crate) fn public_http() -> anyhow::Result<reqwest::ClientBuilder> {
+    let anywhere = Endpoint {
+        url: String::new(),
+        ca_pem: None,
+    };
+    Ok(client(anywhere.tls_with(rustls::DEFAULT_VERSIONS)?))
+}
+
+fn client(tls: ClientConfig) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .https_only(true)
+        .connect_timeout(std::time::Duration::from_secs(10))
+        .user_agent(concat!("katachi-agent/", env!("CARGO_PKG_VERSION")))
 }
 
 fn is_local_name(host: &str) -> bool {

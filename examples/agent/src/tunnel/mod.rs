@@ -24,6 +24,7 @@ use backoff::Backoff;
 pub(crate) use ask::approve;
 pub(crate) use dial::relayed;
 pub(crate) use service::{ROUTES, Refusal, Service, inside, outside};
+pub(crate) use work::{check_run, confined};
 
 /// Streams that the relay may have open at once.
 const MAX_STREAMS: u32 = 128;

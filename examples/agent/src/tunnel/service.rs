@@ -53,9 +53,9 @@ const MAX_RECORDS: u32 = 50;
 pub(crate) struct Service {
     pub(crate) config: Config,
     pub(super) rules: Rules,
-    pub(super) ai: Option<(Ai, Rules)>,
+    pub(crate) ai: Option<(Ai, Rules)>,
     pub(crate) home: Arc<Home>,
-    pub(super) chat: Chat,
+    pub(crate) chat: Chat,
     pub(super) client: RelayClient,
     pub(super) audit: Arc<AuditLog>,
     pub(crate) devices: Devices,

@@ -14,7 +14,6 @@ use katachi_protocol::NDJSON;
 use katachi_protocol::agent::{Activity, ActivityKind, Control, Outcome};
 use katachi_protocol::problem::codes;
 use katachi_protocol::run::{MessageRequest, RunEvent, RunRequest};
-use katachi_store::history::Stream;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
@@ -34,7 +33,7 @@ pub(super) async fn run(
     body: Result<Json<RunRequest>, JsonRejection>,
 ) -> Result<Response, Refusal> {
     let Json(request) = body?;
-    check_run(&request)?;
+    check_run(&request.argv, request.cwd.as_deref()).map_err(Refusal::bad)?;
     let detail = shown(&request.argv);
     service.record("POST /v1/run", detail.clone(), "received")?;
     let job = Job {
@@ -73,71 +72,12 @@ pub(super) async fn message(
         "POST /v1/message",
         detail,
         ActivityKind::MessageReceived,
-        move |service, events| answer(service, &request, events),
+        move |service, events| crate::ai::answer(service, &request, events),
     )
 }
 
-/// Has the AI answer a message and keeps both in the history.
-fn answer(
-    service: &Service,
-    request: &MessageRequest,
-    events: &mpsc::Sender<RunEvent>,
-) -> Finished {
-    let fail = |message: String| {
-        let outcome = format!("failed: {message}");
-        // The receiver may be gone; then there is nobody to tell.
-        let _ = events.blocking_send(RunEvent::Error { message });
-        Finished::failed(outcome)
-    };
-    let session = match service.chat.hear(request.session.as_deref(), &request.text) {
-        Ok(session) => session,
-        Err(error) => return fail(format!("the message could not be kept: {error:#}")),
-    };
-    let Some((ai, rules)) = &service.ai else {
-        return fail(
-            "no AI is configured on this machine; set ai.command in config.toml, for instance \
-             command = [\"claude\", \"-p\"], and allow the program in its policy"
-                .to_owned(),
-        );
-    };
-    let mut env = Vec::new();
-    for (variable, name) in &ai.keys {
-        let key = service
-            .home
-            .credentials()
-            .and_then(|credentials| service.home.key(&credentials, name));
-        match key {
-            Ok(key) => env.push((variable.clone(), key)),
-            Err(error) => return fail(format!("{error:#}")),
-        }
-    }
-    let job = Job {
-        argv: ai.command.clone(),
-        cwd: None,
-        stdin: request.text.clone().into_bytes(),
-        env,
-        session: Some(session.clone()),
-        approved: None,
-    };
-    let mut kept = match service.chat.answer(&session) {
-        Ok(kept) => Some(kept),
-        Err(error) => return fail(format!("the answer could not be kept: {error:#}")),
-    };
-    let finished = confined(service, rules, job, events, &mut |text| {
-        // An answer that cannot be kept to its end still reaches the person.
-        if let Some(Err(error)) = kept.as_mut().map(|kept| kept.push(text)) {
-            tracing::error!("the answer is kept only in part: {error}");
-            kept = None;
-        }
-    });
-    if let Some(Err(error)) = kept.map(Stream::finish) {
-        tracing::error!("the answer is kept only in part: {error}");
-    }
-    finished
-}
-
 /// Plans and runs; the plan is made anew each time, as the workspace may have changed.
-fn confined(
+pub(crate) fn confined(
     service: &Service,
     rules: &Rules,
     mut job: Job,
@@ -247,26 +187,25 @@ fn report(
     });
 }
 
-fn check_run(request: &RunRequest) -> Result<(), Refusal> {
-    let bytes: usize = request.argv.iter().map(String::len).sum();
-    if request.argv.first().is_none_or(String::is_empty) {
-        return Err(Refusal::bad("argv names no program"));
+/// Whether this can be run at all, whatever the policy says.
+pub(crate) fn check_run(argv: &[String], cwd: Option<&str>) -> Result<(), String> {
+    let bytes: usize = argv.iter().map(String::len).sum();
+    if argv.first().is_none_or(String::is_empty) {
+        return Err("argv names no program".to_owned());
     }
-    if request.argv.len() > RunRequest::MAX_ARGS || bytes > RunRequest::MAX_BYTES {
-        return Err(Refusal::bad(format!(
+    if argv.len() > RunRequest::MAX_ARGS || bytes > RunRequest::MAX_BYTES {
+        return Err(format!(
             "argv has at most {} words and {} bytes",
             RunRequest::MAX_ARGS,
             RunRequest::MAX_BYTES
-        )));
+        ));
     }
-    if request.argv.iter().any(|word| word.contains('\0')) {
-        return Err(Refusal::bad("argv holds a zero byte"));
+    if argv.iter().any(|word| word.contains('\0')) {
+        return Err("argv holds a zero byte".to_owned());
     }
-    match request.cwd.as_deref().is_none_or(is_inside) {
+    match cwd.is_none_or(is_inside) {
         true => Ok(()),
-        false => Err(Refusal::bad(
-            "cwd is a path relative to the workspace, without `..`",
-        )),
+        false => Err("cwd is a path relative to the workspace, without `..`".to_owned()),
     }
 }
 
@@ -301,30 +240,28 @@ fn control(id: &str) -> Control {
 mod tests {
     use super::*;
 
-    fn request(argv: &[&str], cwd: Option<&str>) -> RunRequest {
-        RunRequest {
-            argv: argv.iter().map(|word| (*word).to_owned()).collect(),
-            cwd: cwd.map(str::to_owned),
-        }
+    fn check(argv: &[&str], cwd: Option<&str>) -> Result<(), String> {
+        let argv: Vec<_> = argv.iter().map(|word| (*word).to_owned()).collect();
+        check_run(&argv, cwd)
     }
 
     #[test]
     fn a_directory_outside_the_workspace_is_refused() {
         for cwd in ["..", "/etc", "a/../..", "a/.."] {
-            assert!(check_run(&request(&["ls"], Some(cwd))).is_err(), "{cwd}");
+            assert!(check(&["ls"], Some(cwd)).is_err(), "{cwd}");
         }
-        assert!(check_run(&request(&["ls"], Some("a/b"))).is_ok());
+        assert!(check(&["ls"], Some("a/b")).is_ok());
     }
 
     #[test]
     fn empty_huge_and_broken_argument_vectors_are_refused() {
-        assert!(check_run(&request(&[], None)).is_err());
-        assert!(check_run(&request(&[""], None)).is_err());
-        assert!(check_run(&request(&["ls", "a\0b"], None)).is_err());
+        assert!(check(&[], None).is_err());
+        assert!(check(&[""], None).is_err());
+        assert!(check(&["ls", "a\0b"], None).is_err());
         let huge = "x".repeat(RunRequest::MAX_BYTES + 1);
-        assert!(check_run(&request(&[&huge], None)).is_err());
+        assert!(check(&[&huge], None).is_err());
         let many = vec!["x"; RunRequest::MAX_ARGS + 1];
-        assert!(check_run(&request(&many, None)).is_err());
+        assert!(check(&many, None).is_err());
     }
 
     #[test]

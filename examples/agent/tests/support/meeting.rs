@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use katachi_protocol::approval::{ApprovalAnswer, ApprovalRequest, Decision};
 use katachi_protocol::channel::{ChannelQuery, ChannelRequest};
 use katachi_protocol::run::RunEvent;
 use serde::de::DeserializeOwned;
@@ -115,4 +118,19 @@ pub(crate) fn post(path: &str, body: serde_json::Value) -> ChannelRequest {
 
 pub(crate) fn run(argv: &[&str]) -> ChannelRequest {
     post("/v1/run", json!({ "argv": argv }))
+}
+
+/// The device's answer to a start that waits.
+pub(crate) fn signed(
+    request: ApprovalRequest,
+    decision: Decision,
+    device: &Device,
+) -> ChannelRequest {
+    let signature = device.signing.sign(&request.signed_bytes(decision));
+    let answer = ApprovalAnswer {
+        request,
+        decision,
+        signature: URL_SAFE_NO_PAD.encode(signature.as_ref()),
+    };
+    post("/v1/approvals", serde_json::to_value(answer).unwrap())
 }

@@ -129,6 +129,17 @@ impl Up {
         panic!("`up` did not end: {:#?}", self.seen);
     }
 
+    /// Ends it; returns everything that it wrote on its standard error.
+    pub(crate) fn stop_and_show(mut self) -> String {
+        signal("-TERM", &self.child);
+        while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
+            self.seen.push(line);
+        }
+        let seen = self.seen.join("\n");
+        assert_eq!(self.ends(), Some(0));
+        seen
+    }
+
     pub(crate) fn stop(self) {
         signal("-TERM", &self.child);
         assert_eq!(self.ends(), Some(0));

@@ -176,6 +176,9 @@ export function runCard(agent, title, isAnswer) {
       case "output":
         write(event.stream === "stderr" ? h("span", { class: "err" }, event.data) : document.createTextNode(event.data));
         break;
+      case "tool":
+        write(h("span", { class: "tool" }, `\n${event.name} ${event.detail}\n`));
+        break;
       case "denied":
         refusals.append(denial(event));
         break;

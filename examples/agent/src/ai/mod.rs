@@ -1,0 +1,128 @@
+//! The AI that answers messages: a program in the sandbox that reads a message
+//! and writes an answer, or a model behind HTTP that is given tools which run
+//! there.
+
+mod http;
+mod model;
+mod tools;
+
+use std::time::Instant;
+
+use katachi_protocol::run::{MessageRequest, RunEvent};
+use katachi_store::history::Stream;
+use tokio::sync::mpsc::Sender;
+
+use crate::config::{Ai, Mind};
+use crate::runner::{Finished, Job};
+use crate::tunnel::{Service, confined};
+
+/// Has the AI answer a message and keeps both in the history. Blocks, on a thread
+/// of a tokio runtime.
+pub(crate) fn answer(
+    service: &Service,
+    request: &MessageRequest,
+    events: &Sender<RunEvent>,
+) -> Finished {
+    let fail = |message: String| {
+        let outcome = format!("failed: {message}");
+        // The receiver may be gone; then there is nobody to tell.
+        let _ = events.blocking_send(RunEvent::Error { message });
+        Finished::failed(outcome)
+    };
+    let session = match service.chat.hear(request.session.as_deref(), &request.text) {
+        Ok(session) => session,
+        Err(error) => return fail(format!("the message could not be kept: {error:#}")),
+    };
+    let Some((ai, rules)) = &service.ai else {
+        return fail(
+            "no AI is configured on this machine; set ai.command in config.toml, for instance \
+             command = [\"claude\", \"-p\"], and allow the program in its policy"
+                .to_owned(),
+        );
+    };
+    let mut kept = match service.chat.answer(&session) {
+        Ok(kept) => Some(kept),
+        Err(error) => return fail(format!("the answer could not be kept: {error:#}")),
+    };
+    let mut keep = |text: &str| {
+        // An answer that cannot be kept to its end still reaches the person.
+        if let Some(Err(error)) = kept.as_mut().map(|kept| kept.push(text)) {
+            tracing::error!("the answer is kept only in part: {error}");
+            kept = None;
+        }
+    };
+    let finished = match &ai.mind {
+        Mind::Command(argv) => match job(service, ai, argv, request, &session) {
+            Ok(job) => confined(service, rules, job, events, &mut keep),
+            Err(error) => fail(format!("{error:#}")),
+        },
+        Mind::Http(model) => told(events, |finished| {
+            http::answer(
+                service,
+                (model, rules),
+                &session,
+                events,
+                finished,
+                &mut keep,
+            )
+        }),
+    };
+    if let Some(Err(error)) = kept.map(Stream::finish) {
+        tracing::error!("the answer is kept only in part: {error}");
+    }
+    finished
+}
+
+/// The program of `ai`, with the message to read and its keys.
+fn job(
+    service: &Service,
+    ai: &Ai,
+    argv: &[String],
+    request: &MessageRequest,
+    session: &str,
+) -> anyhow::Result<Job> {
+    let mut env = Vec::new();
+    for (variable, name) in &ai.keys {
+        let key = service.home.key(&service.home.credentials()?, name)?;
+        env.push((variable.clone(), key));
+    }
+    Ok(Job {
+        argv: argv.to_vec(),
+        cwd: None,
+        stdin: request.text.clone().into_bytes(),
+        env,
+        session: Some(session.to_owned()),
+        approved: None,
+    })
+}
+
+/// Does `work` and tells how it ended.
+fn told(
+    events: &Sender<RunEvent>,
+    work: impl FnOnce(&mut Finished) -> anyhow::Result<()>,
+) -> Finished {
+    let began = Instant::now();
+    let mut finished = Finished::failed(String::new());
+    let last = match work(&mut finished) {
+        Ok(()) => {
+            finished.success = true;
+            finished.outcome = "answered".to_owned();
+            RunEvent::Exit {
+                code: Some(0),
+                signal: None,
+                seconds: began.elapsed().as_secs_f64(),
+            }
+        }
+        Err(error) => {
+            finished.outcome = format!("failed: {error:#}");
+            RunEvent::Error {
+                message: format!("{error:#}"),
+            }
+        }
+    };
+    finished.cancelled = events.is_closed();
+    finished.milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    // The receiver may be gone; then there is nobody to tell.
+    let _ = events.blocking_send(last);
+    finished
+}

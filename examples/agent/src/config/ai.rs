@@ -1,0 +1,190 @@
+//! Which AI answers messages.
+
+use std::path::Path;
+
+use super::file::{self, Kind};
+use super::{Ai, HttpModel, Mind, key_pairs};
+use crate::cli::Options;
+use crate::mistake::Mistake;
+
+/// Settles the AI from the flags and the file at `path`.
+///
+/// # Errors
+///
+/// Returns a [`Mistake`] for keys that are missing or do not belong together.
+pub(super) fn settle(
+    options: &Options,
+    file: file::Ai,
+    path: &Path,
+) -> Result<Option<Ai>, Mistake> {
+    let mind = match &options.ai_command {
+        Some(words) => {
+            let words = words.split_whitespace().map(str::to_owned);
+            Some(command(
+                words.collect(),
+                "--ai-command (or KATACHI_AI_COMMAND)",
+            )?)
+        }
+        None => mind(&file, path)?,
+    };
+    let Some(mind) = mind else {
+        return Ok(None);
+    };
+    let keys = match options.ai_keys.is_empty() {
+        true => file.keys,
+        false => key_pairs(&options.ai_keys, "--ai-key (or KATACHI_AI_KEYS)")?,
+    };
+    if matches!(mind, Mind::Http(_)) && !keys.is_empty() {
+        return Err(Mistake::new(
+            format!("{}: key ai.keys", path.display()),
+            "is for programs, and a model behind HTTP has no variables",
+            "write key = \"NAME\" with the name of its stored API key",
+        ));
+    }
+    Ok(Some(Ai {
+        mind,
+        policy: options.ai_policy.clone().or(file.policy),
+        keys,
+    }))
+}
+
+fn mind(file: &file::Ai, path: &Path) -> Result<Option<Mind>, Mistake> {
+    let place = |key: &str| format!("{}: key ai.{key}", path.display());
+    match (file.kind, &file.command, &file.model) {
+        (None, None, None) => Ok(None),
+        (None | Some(Kind::Command), Some(words), None) => {
+            command(words.clone(), &place("command")).map(Some)
+        }
+        (Some(Kind::Command), None, None) => command(Vec::new(), &place("command")).map(Some),
+        (Some(Kind::Http), None, Some(model)) => http(file, model, &place).map(Some),
+        (Some(Kind::Http), None, None) => Err(Mistake::new(
+            place("model"),
+            "is missing",
+            "name the model, for instance model = \"claude-sonnet-4-5\"",
+        )),
+        (None, None, Some(_)) => Err(Mistake::new(
+            place("kind"),
+            "is missing",
+            "write kind = \"http\" beside the model",
+        )),
+        (_, Some(_), _) | (Some(Kind::Command), _, Some(_)) => Err(Mistake::new(
+            place("kind"),
+            "does not fit the other keys: `command` is for programs, `model` for models behind HTTP",
+            "keep one of the two",
+        )),
+    }
+}
+
+fn command(words: Vec<String>, place: &str) -> Result<Mind, Mistake> {
+    match words.first().is_none_or(String::is_empty) {
+        true => Err(Mistake::new(
+            place,
+            "names no program",
+            "write it as command = [\"program\", \"argument\"]",
+        )),
+        false => Ok(Mind::Command(words)),
+    }
+}
+
+fn http(file: &file::Ai, model: &str, place: &impl Fn(&str) -> String) -> Result<Mind, Mistake> {
+    let base_url = match &file.base_url {
+        None => None,
+        Some(url) => Some(base_url(url).map_err(|problem| {
+            Mistake::new(
+                place("base_url"),
+                format!("`{}` {problem}", crate::output::printable(url)),
+                "write it as https://host/path",
+            )
+        })?),
+    };
+    Ok(Mind::Http(HttpModel {
+        model: model.to_owned(),
+        base_url,
+        key: file.key.clone(),
+    }))
+}
+
+/// Checks where a model is asked: keys and prompts go there.
+fn base_url(text: &str) -> Result<String, &'static str> {
+    let uri: http::Uri = text.parse().map_err(|_| "is not a URL")?;
+    let host = uri.host().ok_or("names no host")?;
+    let is_local = host == "localhost"
+        || host
+            .trim_matches(['[', ']'])
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback());
+    if uri
+        .authority()
+        .is_some_and(|part| part.as_str().contains('@'))
+    {
+        return Err("holds a user name; credentials never belong in it");
+    }
+    if uri.query().is_some() {
+        return Err("has a query");
+    }
+    match uri.scheme_str() {
+        Some("https") => {}
+        Some("http") if is_local => {}
+        _ => return Err("does not begin with https://, and is not on this machine"),
+    }
+    Ok(format!("{}/", text.trim_end_matches('/')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        let file: file::Ai = toml::from_str(text).unwrap();
+        let settled = settle(&Options::default(), file, Path::new("config.toml"));
+        settled.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_model_is_asked_over_tls_or_on_this_machine() {
+        assert_eq!(
+            base_url("https://a.example/v1"),
+            Ok("https://a.example/v1/".to_owned())
+        );
+        for local in [
+            "http://127.0.0.1:1234/v1",
+            "http://[::1]/",
+            "http://localhost",
+        ] {
+            assert!(base_url(local).is_ok(), "{local}");
+        }
+        for bad in [
+            "http://a.example/v1",
+            "http://localhost.example",
+            "a.example",
+            "https://u:p@a.example",
+            "https://a.example/?key=1",
+            "ftp://a.example",
+        ] {
+            assert!(base_url(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn keys_that_do_not_belong_together_are_named() {
+        for (text, named) in [
+            ("kind = \"http\"", "ai.model"),
+            ("model = \"m\"", "ai.kind"),
+            ("kind = \"command\"", "ai.command"),
+            (
+                "kind = \"http\"\nmodel = \"m\"\ncommand = [\"c\"]",
+                "ai.kind",
+            ),
+            (
+                "kind = \"http\"\nmodel = \"m\"\nkeys = { A = \"b\" }",
+                "ai.keys",
+            ),
+            (
+                "kind = \"http\"\nmodel = \"m\"\nbase_url = \"http://a.example\"",
+                "ai.base_url",
+            ),
+        ] {
+            assert!(refusal(text).contains(named), "{text}: {}", refusal(text));
+        }
+    }
+}

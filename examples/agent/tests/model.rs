@@ -1,0 +1,352 @@
+//! A model behind HTTP that uses tools. The model is a stand-in that speaks
+//! Anthropic's Messages API as documented, streamed; everything else is real.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+#[path = "support/browser.rs"]
+#[allow(dead_code, reason = "each test file uses a part of this")]
+mod browser;
+#[path = "../src/demo/device.rs"]
+#[allow(dead_code, reason = "each test file uses a part of this")]
+mod device;
+#[path = "support/meeting.rs"]
+#[allow(dead_code, reason = "each test file uses a part of this")]
+mod meeting;
+#[path = "support/provider.rs"]
+mod provider;
+mod support;
+#[path = "support/up.rs"]
+#[allow(dead_code, reason = "each test file uses a part of this")]
+mod up;
+
+use std::process::ExitCode;
+
+use device::Device;
+use katachi_protocol::approval::Decision;
+use katachi_protocol::run::{OutputStream, RunEvent};
+use meeting::{Meeting, post, signed};
+use provider::{Provider, says, uses};
+use serde_json::json;
+use support::{Place, needing};
+use up::{Up, block_on};
+
+const CANARY: &str = "canary-outside-51d2";
+const KEY: &str = "sk-test-9b1f4c2e77";
+
+fn main() -> ExitCode {
+    let arguments = libtest_mimic::Arguments::from_args();
+    let confine = support::can_confine();
+    let confined = |name: &str, test: fn()| needing("user namespaces", confine, name, test);
+    let trials = vec![
+        confined(
+            "a_model_works_with_tools_under_the_policy",
+            a_model_works_with_tools_under_the_policy,
+        ),
+        confined(
+            "a_command_of_a_model_waits_for_a_person",
+            a_command_of_a_model_waits_for_a_person,
+        ),
+        confined(
+            "a_conversation_and_what_was_kept_are_there_again",
+            a_conversation_and_what_was_kept_are_there_again,
+        ),
+        confined(
+            "a_model_that_never_ends_is_ended",
+            a_model_that_never_ends_is_ended,
+        ),
+        confined(
+            "a_provider_that_refuses_is_told_of",
+            a_provider_that_refuses_is_told_of,
+        ),
+    ];
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// An agent with the model at `provider`, and its key in the vault.
+fn up(place: &Place, provider: &Provider, policy: &str) -> Up {
+    place.agent_reading(KEY, &["key", "set", "anthropic"]).ok();
+    let policy = place.file("ai.toml", policy);
+    let config = format!(
+        "[ai]\nkind = \"http\"\nmodel = \"claude-sonnet-4-5\"\nbase_url = {:?}\nkey = \"anthropic\"\npolicy = {:?}\n",
+        provider.base_url(),
+        policy.to_str().unwrap()
+    );
+    std::fs::write(place.home().join("config.toml"), config).unwrap();
+    let mut command = place.command();
+    command
+        .env(
+            "KATACHI_LOG",
+            "warn,genai=trace,hyper=trace,katachi_agent=trace",
+        )
+        .env("KATACHI_CONFIG", place.home().join("config.toml"));
+    Up::start_by(command, &[])
+}
+
+const POLICY: &str = r#"[filesystem]
+read = ["@system"]
+write = ["."]
+[commands]
+allow = ["@system"]
+ask = ["touch"]
+"#;
+
+/// Sends a message and says `decision` to whatever asks.
+async fn message(
+    meeting: &Meeting,
+    device: &Device,
+    session: Option<&str>,
+    decision: Decision,
+) -> Vec<RunEvent> {
+    let body = json!({ "session": session, "text": "how many plums?" });
+    let mut answer = meeting
+        .ask(device, post("/v1/message", body))
+        .await
+        .unwrap();
+    let (mut events, mut rest) = (Vec::new(), String::new());
+    while let Some(piece) = answer.piece().await.unwrap() {
+        rest.push_str(std::str::from_utf8(&piece).unwrap());
+        while let Some((line, after)) = rest.split_once('\n') {
+            let event = RunEvent::from_line(line).unwrap();
+            if let RunEvent::Approval(request) = &event {
+                let say = signed(request.clone(), decision, device);
+                assert_eq!(meeting.ask(device, say).await.unwrap().status, 204);
+            }
+            events.push(event);
+            rest = after.to_owned();
+        }
+    }
+    events
+}
+
+fn text_of(events: &[RunEvent]) -> String {
+    let pieces = events.iter().filter_map(|event| match event {
+        RunEvent::Output {
+            stream: OutputStream::Stdout,
+            data,
+        } => Some(data.as_str()),
+        _ => None,
+    });
+    pieces.collect()
+}
+
+fn session_of(events: &[RunEvent]) -> String {
+    match &events[0] {
+        RunEvent::Started {
+            session: Some(session),
+            ..
+        } => session.clone(),
+        _ => panic!("{events:?}"),
+    }
+}
+
+fn a_model_works_with_tools_under_the_policy() {
+    let place = Place::new();
+    std::fs::write(place.workspace().join("plums.txt"), "two plums\n").unwrap();
+    let canary = place.file("canary.txt", CANARY).canonicalize().unwrap();
+    let canary = canary.to_str().unwrap().to_owned();
+    // The file is there for whoever is not confined.
+    assert_eq!(std::fs::read_to_string(&canary).unwrap(), CANARY);
+    let provider = Provider::start(vec![
+        uses("I look. ", "read", json!({ "path": "plums.txt" })),
+        uses("", "read", json!({ "path": canary })),
+        uses("", "run", json!({ "argv": ["cat", canary] })),
+        uses(
+            "",
+            "run",
+            json!({ "argv": ["curl", "http://elsewhere.example"] }),
+        ),
+        uses("", "search", json!({ "pattern": "tw. pl" })),
+        uses("", "write", json!({ "path": "note.txt", "content": "2" })),
+        uses("", "list", json!({ "path": "." })),
+        uses(
+            "",
+            "write",
+            json!({ "path": "/etc/katachi-note", "content": "2" }),
+        ),
+        uses("", "read", json!({ "file": "plums.txt" })),
+        says("There are two."),
+    ]);
+    let mut up = up(&place, &provider, POLICY);
+    block_on(async {
+        let meeting = Meeting::of(&mut up).await;
+        let device = meeting.paired(&up).await;
+        let events = message(&meeting, &device, None, Decision::Deny).await;
+        assert_eq!(text_of(&events), "I look. There are two.", "{events:#?}");
+        assert!(matches!(
+            events.last(),
+            Some(RunEvent::Exit { code: Some(0), .. })
+        ));
+        let used = events
+            .iter()
+            .filter(|event| matches!(event, RunEvent::Tool { .. }));
+        assert_eq!(used.count(), 9);
+        let denied: Vec<_> = events
+            .iter()
+            .filter_map(|event| match event {
+                RunEvent::Denied {
+                    target, allow_with, ..
+                } => Some((target.clone(), allow_with.clone().unwrap_or_default())),
+                _ => None,
+            })
+            .collect();
+        let shown = |what: &str, line: &str| {
+            assert!(
+                denied
+                    .iter()
+                    .any(|(target, allow)| target.contains(what) && allow.contains(line)),
+                "{what}: {denied:?}"
+            );
+        };
+        shown("canary.txt", "read = ");
+        shown("curl", "allow = [\"curl\"]");
+        shown("katachi-note", "write = ");
+        assert!(!format!("{events:?}").contains(CANARY));
+    });
+    up.stop();
+    assert_eq!(
+        std::fs::read_to_string(place.workspace().join("note.txt")).unwrap(),
+        "2"
+    );
+
+    let asked = provider.asked();
+    assert_eq!(asked.len(), 10);
+    for one in &asked {
+        assert_eq!(one.path, "/v1/messages");
+        assert_eq!(one.key.as_deref(), Some(KEY));
+        assert_eq!(one.body["stream"], true);
+        let names: Vec<_> = one.body["tools"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|tool| tool["name"].as_str().unwrap())
+            .collect();
+        assert!(
+            names.starts_with(&["run", "read", "write", "list", "search"]),
+            "{names:?}"
+        );
+        let body = one.body.to_string();
+        assert!(!body.contains(CANARY) && !body.contains(KEY), "{body}");
+    }
+    let told: Vec<_> = asked[1..].iter().map(provider::Asked::told).collect();
+    for (result, part) in told.iter().zip([
+        "two plums",
+        "denied by the policy of this machine",
+        "No such file",
+        "allow = [\"curl\"]",
+        "plums.txt:1:two plums",
+        "written",
+        "note.txt",
+        "denied by the policy of this machine",
+        "the arguments of read are wrong",
+    ]) {
+        assert!(result.contains(part), "{part}: {result}");
+    }
+    // The log says everything that it ever does, and the key is in none of it.
+    for (path, bytes) in place.stored() {
+        let found = bytes.windows(KEY.len()).any(|part| part == KEY.as_bytes());
+        assert!(!found, "{}", path.display());
+    }
+}
+
+fn a_command_of_a_model_waits_for_a_person() {
+    for (decision, made) in [(Decision::Deny, false), (Decision::Approve, true)] {
+        let place = Place::new();
+        let provider = Provider::start(vec![
+            uses("", "run", json!({ "argv": ["touch", "plum"] })),
+            says("Done."),
+        ]);
+        let mut up = up(&place, &provider, POLICY);
+        block_on(async {
+            let meeting = Meeting::of(&mut up).await;
+            let device = meeting.paired(&up).await;
+            let events = message(&meeting, &device, None, decision).await;
+            let asked = events.iter().any(|event| {
+                matches!(event, RunEvent::Approval(request) if request.argv == ["touch", "plum"])
+            });
+            assert!(asked, "{events:#?}");
+        });
+        assert_eq!(place.workspace().join("plum").exists(), made);
+        let told = provider.asked()[1].told();
+        assert_eq!(told.contains("a person denied it"), !made, "{told}");
+        up.stop();
+    }
+}
+
+fn a_conversation_and_what_was_kept_are_there_again() {
+    let place = Place::new();
+    let provider = Provider::start(vec![
+        uses("", "remember", json!({ "key": "plums", "value": "two" })),
+        says("Two."),
+        uses("", "recall", json!({ "words": "plums" })),
+        says("Still two."),
+    ]);
+    let mut up = up(&place, &provider, POLICY);
+    let session = block_on(async {
+        let meeting = Meeting::of(&mut up).await;
+        let device = meeting.paired(&up).await;
+        let first = message(&meeting, &device, None, Decision::Deny).await;
+        let session = session_of(&first);
+        message(&meeting, &device, Some(&session), Decision::Deny).await;
+        session
+    });
+    let seen = up.stop_and_show();
+    let asked = provider.asked();
+    let roles: Vec<_> = asked[2].body["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["role"].as_str().unwrap())
+        .collect();
+    assert_eq!(roles, ["user", "assistant", "user"]);
+    assert!(asked[2].body["messages"].to_string().contains("Two."));
+    assert!(
+        asked[3].told().contains("plums: two"),
+        "{}",
+        asked[3].told()
+    );
+    let shown = place.agent(&["history", "show", &session]).ok();
+    assert!(
+        shown.contains("Two.") && shown.contains("Still two."),
+        "{shown}"
+    );
+    assert_eq!(place.agent(&["memory", "get", "plums"]).ok().trim(), "two");
+    assert!(seen.len() > 1000, "the log is silent: {seen}");
+    assert!(!seen.contains(KEY), "the key is in the log");
+}
+
+fn a_model_that_never_ends_is_ended() {
+    let place = Place::new();
+    let provider = Provider::start(vec![uses("", "list", json!({ "path": "." })); 64]);
+    let mut up = up(&place, &provider, POLICY);
+    block_on(async {
+        let meeting = Meeting::of(&mut up).await;
+        let device = meeting.paired(&up).await;
+        let events = message(&meeting, &device, None, Decision::Deny).await;
+        let Some(RunEvent::Error { message }) = events.last() else {
+            panic!("{events:?}");
+        };
+        assert!(message.contains("32 times"), "{message}");
+    });
+    assert_eq!(provider.asked().len(), 32);
+    up.stop();
+}
+
+fn a_provider_that_refuses_is_told_of() {
+    let place = Place::new();
+    // It has nothing to say, and answers 529.
+    let provider = Provider::start(Vec::new());
+    let mut up = up(&place, &provider, POLICY);
+    block_on(async {
+        let meeting = Meeting::of(&mut up).await;
+        let device = meeting.paired(&up).await;
+        let events = message(&meeting, &device, None, Decision::Deny).await;
+        let Some(RunEvent::Error { message }) = events.last() else {
+            panic!("{events:?}");
+        };
+        assert!(
+            message.contains("529") && !message.contains(KEY),
+            "{message}"
+        );
+    });
+    up.stop();
+}

@@ -5,6 +5,10 @@
 //! compared is therefore final: the file by its number, and the words that lie
 //! on its stack. What it does not know it refuses.
 
+#[cfg(test)]
+#[path = "guard/naive.rs"]
+mod naive;
+
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
@@ -187,6 +191,7 @@ pub(crate) fn allow_with<S: AsRef<OsStr>>(argv: &[S]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::naive::{Verdict, verdict};
     use super::*;
     use proptest::prelude::*;
 
@@ -285,6 +290,42 @@ mod tests {
     }
 
     proptest! {
+        /// Against the decision spelled out rule by rule.
+        #[test]
+        fn decides_as_the_naive_twin_does(
+            argv in proptest::collection::vec("(/|x/|)(a|b|\\.|)(/|)", 0..4),
+            forms in proptest::collection::vec(
+                (proptest::collection::vec("[ab.]", 0..2),
+                 proptest::collection::vec("(x/|)[ab]", 0..3), any::<bool>(), any::<bool>()), 0..4),
+            free in any::<bool>(),
+            guarded in any::<bool>(),
+            known in any::<bool>(),
+            in_tree in any::<bool>(),
+        ) {
+            let argv: Vec<OsString> = argv.into_iter().map(Into::into).collect();
+            let words = |words: Vec<String>| words.into_iter().map(OsString::from).collect::<Vec<_>>();
+            let mut guards = Guards::default();
+            let entry = guards.entry((1, 1));
+            (entry.free, entry.guarded) = (free, guarded);
+            entry.forms = forms
+                .into_iter()
+                .map(|(names, tail, ask, script)| Form {
+                    script: (script && !tail.is_empty()).then_some(0),
+                    names: words(names),
+                    words: words(tail),
+                    ask,
+                    ..Form::default()
+                })
+                .collect();
+            let file = if known { (1, 1) } else { (1, 2) };
+            let ours = match guards.rule_on(file, &argv, in_tree) {
+                Ruling::Allow => Verdict::Allow,
+                Ruling::Ask(_) => Verdict::Ask,
+                Ruling::Deny(_) => Verdict::Deny,
+            };
+            prop_assert_eq!(ours, verdict(&guards, file, &argv, in_tree));
+        }
+
         /// Against a rule spelled out word by word.
         #[test]
         fn only_a_prefix_of_whole_words_fits(

@@ -158,9 +158,12 @@ pub(in crate::platform) fn filter(choices: Choices) -> Vec<libc::sock_filter> {
     program.load(NUMBER);
     #[cfg(target_arch = "x86_64")]
     program.if_at_least(X32, refuse(libc::ENOSYS));
-    for (call, errno) in REFUSED {
-        program.if_equal(*call as u32, refuse(*errno));
-    }
+    let mut refused: Vec<(u32, u32)> = REFUSED
+        .iter()
+        .map(|(call, errno)| (*call as u32, refuse(*errno)))
+        .collect();
+    refused.sort_unstable();
+    program.search(&refused);
 
     program.call(libc::SYS_clone, |block| {
         const NEW: i32 = libc::CLONE_NEWNS
@@ -341,6 +344,32 @@ impl Program {
         self.give(action);
     }
 
+    /// Gives a number of a sorted list its action, halving the list at each
+    /// step: every call of the command passes through here, and the kernel tries
+    /// every number there is when it takes the filter.
+    fn search(&mut self, actions: &[(u32, u32)]) {
+        /// As few are asked for one after the other.
+        const FEW: usize = 3;
+        if actions.len() <= FEW {
+            for (number, action) in actions {
+                self.if_equal(*number, *action);
+            }
+            return;
+        }
+        let (low, high) = actions.split_at(actions.len() / 2);
+        let (mut below, mut rest) = (Self::default(), Self::default());
+        below.search(low);
+        rest.search(high);
+        // From the end of the lower half past the upper one.
+        below
+            .0
+            .push(statement(libc::BPF_JMP | libc::BPF_JA, rest.0.len() as u32));
+        let length = u8::try_from(below.0.len()).expect("half of the list is below 255 long");
+        self.0.push(jump(libc::BPF_JGE, high[0].0, length, 0));
+        self.0.append(&mut below.0);
+        self.0.append(&mut rest.0);
+    }
+
     /// A block for one call. What falls through it goes on with the number
     /// loaded again.
     fn call(&mut self, number: libc::c_long, build: impl FnOnce(&mut Self)) {
@@ -400,6 +429,8 @@ mod tests {
                 accumulator = load(k);
             } else if code == libc::BPF_ALU | libc::BPF_AND | libc::BPF_K {
                 accumulator &= k;
+            } else if code == libc::BPF_JMP | libc::BPF_JA {
+                at += k as usize;
             } else {
                 let yes = match code & 0xf0 {
                     libc::BPF_JEQ => accumulator == k,

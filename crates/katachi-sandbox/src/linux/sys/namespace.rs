@@ -30,17 +30,24 @@ pub(in crate::platform) fn enter_user(namespace: BorrowedFd<'_>) -> io::Result<(
 
 /// Starts a process in a user namespace of its own that only waits to be
 /// killed.
+///
+/// It shares the caller's memory: a copy costs more than the namespace does.
 pub(in crate::platform) fn park_in_user_namespace() -> io::Result<libc::pid_t> {
-    let flags = (libc::CLONE_NEWUSER | libc::SIGCHLD) as libc::c_ulong;
-    // SAFETY: without CLONE_VM and a stack this is a fork of a process with
-    // one thread.
-    let pid = check(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })?;
-    if pid == 0 {
+    #[repr(align(16))]
+    struct Stack([u8; 4096]);
+    extern "C" fn wait(_: *mut libc::c_void) -> libc::c_int {
         loop {
             // SAFETY: no arguments; ends with the process.
             unsafe { libc::pause() };
         }
     }
+    // Never given back, so that it is there for as long as the process is.
+    let stack = Box::leak(Box::new(Stack([0; 4096])));
+    let top = stack.0.as_mut_ptr_range().end;
+    let flags = libc::CLONE_NEWUSER | libc::CLONE_VM | libc::SIGCHLD;
+    // SAFETY: the new process runs `wait` alone, on a stack that is aligned by
+    // its type, large enough for it and nobody else's.
+    let pid = check(unsafe { libc::clone(wait, top.cast(), flags, std::ptr::null_mut()) }.into())?;
     Ok(pid as libc::pid_t)
 }
 

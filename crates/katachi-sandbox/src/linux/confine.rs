@@ -150,6 +150,7 @@ fn confine_files(spec: &Spec) -> Result<(), Failure> {
     if abi >= ABI::V5 {
         write &= !BitFlags::from(AccessFs::IoctlDev);
     }
+    let of_a_file = AccessFs::from_file(abi);
     let mut rules: Vec<(&Path, BitFlags<AccessFs>)> = vec![
         // Directories that lead somewhere can be listed; what they lead to
         // has rules of its own.
@@ -162,6 +163,10 @@ fn confine_files(spec: &Spec) -> Result<(), Failure> {
             Source::HiddenDirectory | Source::HiddenFile => continue,
             _ if mount.write => write,
             _ => read,
+        };
+        let access = match mount.source {
+            Source::Host(pinned) if !pinned.directory => access & of_a_file,
+            _ => access,
         };
         rules.push((&mount.target, access));
     }
@@ -176,7 +181,7 @@ fn confine_files(spec: &Spec) -> Result<(), Failure> {
         .iter()
         .map(|name| Path::new("/dev").join(name))
         .collect();
-    rules.extend(devices.iter().map(|path| (path.as_path(), all)));
+    rules.extend(devices.iter().map(|path| (path.as_path(), all & of_a_file)));
 
     let build = || -> io::Result<()> {
         let mut ruleset = Ruleset::default()
@@ -192,12 +197,6 @@ fn confine_files(spec: &Spec) -> Result<(), Failure> {
         for (path, access) in rules {
             let Ok(place) = PathFd::new(path) else {
                 continue;
-            };
-            let directory = path.is_dir();
-            let access = if directory {
-                access
-            } else {
-                access & AccessFs::from_file(abi)
             };
             ruleset = ruleset
                 .add_rule(PathBeneath::new(place, access))

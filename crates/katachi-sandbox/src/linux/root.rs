@@ -4,7 +4,7 @@
 //! names; everything else is mounted into it by descriptor, from shallow to
 //! deep, so that what is mounted later lies on top. It is made read-only last.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -79,14 +79,15 @@ pub(super) fn build(
         .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
         .step("find a place for the root directory")?;
     // The devices have to be opened while the old root is still there.
-    let devices: Vec<(&str, File)> = DEVICES
+    let outside = File::open("/").step("open the root directory")?;
+    let devices: Vec<(&str, OwnedFd)> = DEVICES
         .iter()
         .filter_map(|name| {
             let path = c_string(format!("/dev/{name}")).ok()?;
-            let root = File::open("/").ok()?;
-            Some((*name, File::from(fd::open_path(root.as_fd(), &path).ok()?)))
+            Some((*name, fd::open_path(outside.as_fd(), &path).ok()?))
         })
         .collect();
+    drop(outside);
     mount::attach(fd.as_fd(), stand.as_fd()).step("place the root directory")?;
     fd::make_directory(fd.as_fd(), c"dev", 0o755).step("create /dev")?;
     fd::make_file(fd.as_fd(), &name(NOTHING)?, 0).step("create the empty file")?;
@@ -166,7 +167,7 @@ fn name(path: impl AsRef<Path>) -> Result<CString, Failure> {
     .step("read a path")
 }
 
-fn memory(options: &[(&std::ffi::CStr, &str)], attributes: u64) -> io::Result<OwnedFd> {
+fn memory(options: &[(&CStr, &str)], attributes: u64) -> io::Result<OwnedFd> {
     let values: Vec<CString> = options
         .iter()
         .map(|(_, value)| c_string(value))
@@ -192,10 +193,10 @@ impl Root<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).step(&step()),
         }
-        if let Some(parent) = path.parent() {
-            self.directory(parent)?;
-        }
-        fd::make_directory(self.fd.as_fd(), &name(path)?, 0o755).step(&step())?;
+        self.make(path, |name| {
+            fd::make_directory(self.fd.as_fd(), name, 0o755)
+        })?
+        .step(&step())?;
         self.open(path)?.step(&step())
     }
 
@@ -209,12 +210,27 @@ impl Root<'_> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).step(&format!("open {}", path.display())),
         }
-        if let Some(parent) = path.parent() {
-            self.directory(parent)?;
-        }
         let step = format!("create {}", path.display());
-        fd::make_file(self.fd.as_fd(), &name(path)?, 0o644).step(&step)?;
+        self.make(path, |name| fd::make_file(self.fd.as_fd(), name, 0o644))?
+            .step(&step)?;
         self.open(path)?.step(&step)
+    }
+
+    /// Makes something, and the directories that lead to it where they are
+    /// missing.
+    fn make(
+        &self,
+        path: &Path,
+        make: impl Fn(&CStr) -> io::Result<()>,
+    ) -> Result<io::Result<()>, Failure> {
+        let name = name(path)?;
+        match (make(&name), path.parent()) {
+            (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
+                self.directory(parent)?;
+                Ok(make(&name))
+            }
+            (made, _) => Ok(made),
+        }
     }
 
     fn attach(&self, tree: BorrowedFd<'_>, place: &OwnedFd, path: &Path) -> Result<(), Failure> {
@@ -240,14 +256,13 @@ impl Root<'_> {
                 let place = self.target(path, true)?;
                 self.attach(tree.as_fd(), &place, path)
             }
-            (Source::HiddenFile, _) => self.hide_file(path),
+            (Source::HiddenFile, _) => self.hide_file(&self.target(path, false)?, path),
         }
     }
 
-    fn hide_file(&self, path: &Path) -> Result<(), Failure> {
+    fn hide_file(&self, place: &OwnedFd, path: &Path) -> Result<(), Failure> {
         let tree = empty_file(self.nothing.as_fd()).step("take the empty file")?;
-        let place = self.target(path, false)?;
-        self.attach(tree.as_fd(), &place, path)
+        self.attach(tree.as_fd(), place, path)
     }
 
     fn private(&self, path: &Path) -> Result<(), Failure> {
@@ -272,11 +287,9 @@ impl Root<'_> {
 
     fn link(&self, place: &Path, target: &Path) -> Result<(), Failure> {
         let step = format!("create the link {}", place.display());
-        if let Some(parent) = place.parent() {
-            self.directory(parent)?;
-        }
         let target = c_string(target).step(&step)?;
-        match fd::make_link(&target, self.fd.as_fd(), &name(place)?) {
+        let make = |name: &CStr| fd::make_link(&target, self.fd.as_fd(), name);
+        match self.make(place, make)? {
             // A mount brought it along.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EEXIST | libc::EROFS)) => {
                 Ok(())
@@ -322,8 +335,8 @@ impl Root<'_> {
         }
         for part in PROC_HIDDEN {
             let path = path.join(part);
-            if self.open(&path)?.is_ok() {
-                self.hide_file(&path)?;
+            if let Ok(place) = self.open(&path)? {
+                self.hide_file(&place, &path)?;
             }
         }
         Ok(())
@@ -340,7 +353,7 @@ impl Root<'_> {
         self.link(Path::new("/dev/ptmx"), Path::new("pts/ptmx"))
     }
 
-    fn devices(&self, devices: &[(&str, File)]) -> Result<(), Failure> {
+    fn devices(&self, devices: &[(&str, OwnedFd)]) -> Result<(), Failure> {
         let path = Path::new("/dev");
         let place = self.directory(path)?;
         let tree =

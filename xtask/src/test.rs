@@ -185,11 +185,10 @@ fn stages(long: bool) -> Vec<Stage> {
             ])
         }),
     ];
+    let metadata = metadata();
     for name in CRATES {
-        for (features, flag) in [
-            ("no", Some("--no-default-features")),
-            ("all", Some("--all-features")),
-        ] {
+        let sets = feature_sets(metadata.as_ref(), name);
+        for (features, flag) in sets.iter().copied().filter(|set| *set != DEFAULT) {
             stages.push(check(
                 &format!("clippy {name}, {features} features"),
                 move || {
@@ -201,12 +200,7 @@ fn stages(long: bool) -> Vec<Stage> {
         }
     }
     for name in CRATES {
-        let combinations = [
-            ("no", Some("--no-default-features")),
-            ("default", None),
-            ("all", Some("--all-features")),
-        ];
-        for (features, flag) in combinations {
+        for (features, flag) in feature_sets(metadata.as_ref(), name).iter().copied() {
             stages.push(tests(
                 &format!("test {name}, {features} features"),
                 move || {
@@ -315,6 +309,38 @@ fn stages(long: bool) -> Vec<Stage> {
         work: Box::new(readme_commands),
     });
     stages
+}
+
+/// What a set of features is called, and how cargo is told.
+type FeatureSet = (&'static str, Option<&'static str>);
+
+const NONE: FeatureSet = ("no", Some("--no-default-features"));
+const DEFAULT: FeatureSet = ("default", None);
+const ALL: FeatureSet = ("all", Some("--all-features"));
+
+/// What cargo says of the workspace's packages.
+fn metadata() -> Option<serde_json::Value> {
+    let command = cargo(["metadata", "--no-deps", "--format-version", "1"]);
+    serde_json::from_str(&run::capture(command)?).ok()
+}
+
+/// The sets of features of a package that differ from each other; all three
+/// where cargo does not say.
+fn feature_sets(metadata: Option<&serde_json::Value>, name: &str) -> &'static [FeatureSet] {
+    let features = metadata
+        .and_then(|metadata| metadata["packages"].as_array())
+        .and_then(|packages| packages.iter().find(|package| package["name"] == name))
+        .and_then(|package| package["features"].as_object());
+    let Some(features) = features else {
+        return &[NONE, DEFAULT, ALL];
+    };
+    let chosen = features.get("default").and_then(|set| set.as_array());
+    let by_default = chosen.is_some_and(|set| !set.is_empty());
+    match features.keys().any(|feature| feature != "default") {
+        false => &[ALL],
+        true if by_default => &[NONE, DEFAULT, ALL],
+        true => &[NONE, ALL],
+    }
 }
 
 /// Packages every crate, and builds what was packaged.
@@ -463,4 +489,24 @@ fn readme_commands() -> Result<Verdict> {
 
 fn require_all() -> bool {
     std::env::var("KATACHI_REQUIRE_ALL").is_ok_and(|value| value == "1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_features_are_not_tested_twice() {
+        let metadata = serde_json::json!({"packages": [
+            {"name": "none", "features": {}},
+            {"name": "optional", "features": {"default": [], "more": []}},
+            {"name": "chosen", "features": {"default": ["more"], "more": []}},
+        ]});
+        let of = |name| feature_sets(Some(&metadata), name);
+        assert_eq!(of("none"), [ALL]);
+        assert_eq!(of("optional"), [NONE, ALL]);
+        assert_eq!(of("chosen"), [NONE, DEFAULT, ALL]);
+        assert_eq!(of("unknown"), [NONE, DEFAULT, ALL]);
+        assert_eq!(feature_sets(None, "none"), [NONE, DEFAULT, ALL]);
+    }
 }

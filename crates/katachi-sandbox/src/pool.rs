@@ -47,6 +47,7 @@ impl Pool {
     /// As for [`Command::spawn`].
     pub fn new(plan: &Plan, size: usize) -> Result<Self, SpawnError> {
         let mut ready = Vec::with_capacity(size);
+        let size = if Prepared::fits(&plan.0) { size } else { 0 };
         for _ in 0..size {
             ready.push(Prepared::new(plan)?);
         }

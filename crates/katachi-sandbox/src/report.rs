@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 pub enum Tier {
     /// Nothing: commands are not started.
     None,
+    /// Landlock, seccomp and a tracer, without namespaces: for machines that
+    /// forbid them. Only where the caller accepts it, and what it cannot hold
+    /// is refused or declared.
+    Landlock,
     /// Namespaces, a root of its own, Landlock and seccomp.
     Namespaces,
 }
@@ -19,6 +23,7 @@ impl fmt::Display for Tier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::None => "none",
+            Self::Landlock => "landlock",
             Self::Namespaces => "namespaces",
         })
     }

@@ -19,6 +19,10 @@ impl Prepared {
         Err(SpawnError::Unsupported(std::env::consts::OS))
     }
 
+    pub(crate) fn fits(_: &crate::plan::Inner) -> bool {
+        true
+    }
+
     pub(crate) fn waits(&mut self) -> bool {
         match *self {}
     }
@@ -77,6 +81,10 @@ pub(crate) fn probe() -> Result<Capabilities, SpawnError> {
 
 pub(crate) fn witness(_plan: &Plan) -> Result<Enforcement, SpawnError> {
     Err(SpawnError::Unsupported(std::env::consts::OS))
+}
+
+pub(crate) fn has_namespaces(_: Option<&std::path::Path>) -> bool {
+    false
 }
 
 pub(crate) fn enforcement(_plan: &Plan) -> (Tier, String, u32) {

@@ -8,6 +8,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use landlock::{
@@ -15,18 +16,22 @@ use landlock::{
     Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
 };
 
+use super::floor;
 use super::helper::{Failure, Identities, Step as _};
 use super::init::check_identity;
 use super::message::Message;
 use super::root::DEVICES;
 use super::spec::{Source, Spec};
 use super::sys::seccomp::{self, Choices};
-use super::sys::{c_string, caps, fd, namespace, process, terminal};
+use super::sys::{c_string, caps, fd, namespace, net, process, terminal};
 
 pub(super) enum Never {}
 
 /// Takes away what no command of the plan may have.
 pub(super) fn prepare(spec: &Spec, who: Identities) -> Result<(), Failure> {
+    if let Some(places) = &spec.floor {
+        return floor::prepare(spec, places, who);
+    }
     process::new_session();
     limit(spec).step("set limits")?;
     caps::forbid_regaining().step("give up capabilities for ever")?;
@@ -37,8 +42,13 @@ pub(super) fn prepare(spec: &Spec, who: Identities) -> Result<(), Failure> {
     confine_execution(spec)
 }
 
-/// Becomes the command, or says which step failed.
-pub(super) fn become_command(spec: &Spec, terminal: Option<OwnedFd>) -> Result<Never, Failure> {
+/// Becomes the command, or says which step failed. `first` leads to the first
+/// process, where that decides about some calls.
+pub(super) fn become_command(
+    spec: &Spec,
+    terminal: Option<OwnedFd>,
+    first: Option<OwnedFd>,
+) -> Result<Never, Failure> {
     if let Some(terminal) = &terminal {
         terminal::control(terminal.as_fd()).step("take the terminal")?;
     }
@@ -57,10 +67,16 @@ pub(super) fn become_command(spec: &Spec, terminal: Option<OwnedFd>) -> Result<N
     let mut filter = seccomp::filter(Choices {
         unix_sockets: spec.unix_sockets,
         no_memory_files: spec.watched_memory().is_some(),
+        alone: spec.floor.is_some(),
     });
     process::default_signals().step("reset signals")?;
     fd::close_range(3, u32::MAX, true).step("close descriptors")?;
-    seccomp::install(&mut filter).step("install the system call filter")?;
+    match first {
+        None => seccomp::install(&mut filter),
+        Some(first) => seccomp::install_heard(&mut filter)
+            .and_then(|listener| net::send(first.as_fd(), b"f", &[listener.as_fd()])),
+    }
+    .step("install the system call filter")?;
     if let Some(attempts) = &spec.attempts {
         attempts.run();
         process::exit(0);
@@ -71,7 +87,7 @@ pub(super) fn become_command(spec: &Spec, terminal: Option<OwnedFd>) -> Result<N
     }))
 }
 
-fn limit(spec: &Spec) -> io::Result<()> {
+pub(super) fn limit(spec: &Spec) -> io::Result<()> {
     // Zero keeps core files away, and one also the host's core handler: the
     // kernel starts no handler for a process with exactly this limit.
     process::limit(libc::RLIMIT_CORE, 1)?;
@@ -81,7 +97,10 @@ fn limit(spec: &Spec) -> io::Result<()> {
     if let Some(bytes) = spec.watched_memory() {
         process::limit(libc::RLIMIT_DATA, bytes)?;
     }
-    if let Some(count) = spec.watched_processes() {
+    // Without a namespace of their own, the user's other processes count too.
+    if let Some(count) = spec.watched_processes()
+        && spec.floor.is_none()
+    {
         // The helper and the first process count too.
         process::limit(libc::RLIMIT_NPROC, count.saturating_add(2))?;
     }
@@ -105,7 +124,12 @@ fn check_program(spec: &Spec) -> Result<(), Failure> {
         // Below `exec_from`, where the command may change files itself.
         return Ok(());
     };
-    let root = File::open("/").step("open the root directory")?;
+    // By path alone: it may not be listed.
+    let root = File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open("/")
+        .step("open the root directory")?;
     let name = c_string(path).step("read the program's path")?;
     let opened = fd::open_path(root.as_fd(), &name).map_err(|error| {
         Failure(Message::Replaced {
@@ -129,13 +153,13 @@ pub(super) fn usable_abi(version: u32) -> Option<ABI> {
     }
 }
 
-fn abi() -> Result<ABI, Failure> {
+pub(super) fn abi() -> Result<ABI, Failure> {
     usable_abi(super::landlock_version())
         .ok_or_else(|| io::Error::other("this kernel has no Landlock of ABI 3 or later"))
         .step("use Landlock")
 }
 
-fn landlock_error(error: impl std::fmt::Display) -> io::Error {
+pub(super) fn landlock_error(error: impl std::fmt::Display) -> io::Error {
     io::Error::other(error.to_string())
 }
 
@@ -208,7 +232,7 @@ fn confine_files(spec: &Spec) -> Result<(), Failure> {
 }
 
 /// Second layer: what may be executed.
-fn confine_execution(spec: &Spec) -> Result<(), Failure> {
+pub(super) fn confine_execution(spec: &Spec) -> Result<(), Failure> {
     let build = || -> io::Result<()> {
         let mut ruleset = Ruleset::default()
             .set_compatibility(CompatLevel::HardRequirement)
@@ -235,7 +259,7 @@ fn confine_execution(spec: &Spec) -> Result<(), Failure> {
     build().step("confine execution with Landlock")
 }
 
-fn enforce(ruleset: landlock::RulesetCreated) -> io::Result<()> {
+pub(super) fn enforce(ruleset: landlock::RulesetCreated) -> io::Result<()> {
     let status = ruleset.restrict_self().map_err(landlock_error)?;
     if status.ruleset == RulesetStatus::FullyEnforced {
         Ok(())

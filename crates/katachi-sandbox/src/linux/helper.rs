@@ -16,7 +16,7 @@ use super::message::Message;
 use super::spec::{Mount, Source, Spec};
 use super::sys::process::Fork;
 use super::sys::{c_string, caps, fd, mount, namespace, process};
-use super::{cgroup, init};
+use super::{cgroup, floor, init};
 
 /// First word of the helper's argv. A helper of another version does not know
 /// it, and never reads a plan that it would misunderstand.
@@ -120,21 +120,22 @@ fn run(
         None => None,
     };
     let mut gaps = Vec::new();
-    let (trees, identities) = enter_namespaces(&spec, &mut gaps)?;
+    let entered = match spec.floor {
+        None => Some(enter_namespaces(&spec, &mut gaps)?),
+        Some(_) => None,
+    };
     match process::fork().step("fork the first process")? {
         Fork::Child => {
-            let failure = match init::run(
-                &spec,
-                trees,
-                identities,
-                gaps,
-                status,
-                init::Ends {
-                    control,
-                    channel,
-                    processor,
-                },
-            ) {
+            let ends = init::Ends {
+                control,
+                channel,
+                processor,
+            };
+            let ended = match entered {
+                Some((trees, who)) => init::run(&spec, trees, who, gaps, status, ends),
+                None => floor::run(&spec, status, ends),
+            };
+            let failure = match ended {
                 Ok(never) => match never {},
                 Err(failure) => failure,
             };
@@ -142,7 +143,7 @@ fn run(
             process::exit(125)
         }
         Fork::Parent(first) => {
-            drop((trees, control, channel, processor));
+            drop((entered, control, channel, processor));
             if let Ok(null) = File::open("/dev/null") {
                 let _ = fd::silence(null.as_fd());
             }

@@ -7,15 +7,17 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::confine;
+use super::floor;
 use super::helper::{self, Failure, Identities, Step as _, Trees};
 use super::inside::{self, Inside};
 use super::message::{End, Message, Order};
+use super::metadata;
 use super::root;
 use super::spec::{Identity, Spec};
 use super::sys::process::{Change, Ended, Fork};
@@ -67,10 +69,23 @@ pub(super) fn run(
         gaps.push(("files".to_owned(), reason.clone()));
         gaps.push(("metadata".to_owned(), reason));
     }
-    let mut watcher = watching.ok().flatten();
+    let watcher = watching.ok().flatten();
     namespace::loopback_up().step("start the loopback device")?;
+    namespace::set_host_name("sandbox").step("set the host name")?;
+    attend(spec, who, gaps, status, ends, watcher)
+}
+
+/// Starts the command and stays until the end.
+pub(super) fn attend(
+    spec: &Spec,
+    who: Identities,
+    mut gaps: Vec<(String, String)>,
+    status: &File,
+    ends: Ends,
+    mut watcher: Option<Watcher>,
+) -> Result<Never, Failure> {
     let terminal = match spec.terminal {
-        Some(size) => Some(open_terminal(size, who, ends.channel.as_ref())?),
+        Some(size) => Some(open_terminal(spec, size, who, ends.channel.as_ref())?),
         None => None,
     };
     let (inside, channel) = match &spec.doors {
@@ -79,7 +94,6 @@ pub(super) fn run(
     };
     let control = ends.control;
     let mut watchdog = Watchdog::new(spec, ends.processor);
-    namespace::set_host_name("sandbox").step("set the host name")?;
     // Its memory is that of a program from outside, so even this process needs
     // it open to trace its child. Nothing of the command runs until then.
     process::open_memory(spec.guards.is_some()).step("hide the first process")?;
@@ -131,7 +145,16 @@ pub(super) fn run(
     } else {
         spec
     };
-    drop((begin, channel));
+    drop(channel);
+    // It says why by the other pipe if there is none.
+    let decides = match &spec.floor {
+        None => None,
+        Some(_) => {
+            let (_, fds) = net::receive(begin.as_fd(), &mut [0; 1]).step("hear of calls")?;
+            fds.into_iter().next()
+        }
+    };
+    drop(begin);
     let started = Instant::now();
     let tracer = spec
         .guards
@@ -153,8 +176,13 @@ pub(super) fn run(
         watchdog,
         watcher,
         status,
+        decides,
+        user: who.user,
     };
     let end = watch(spec, watched, started, (control, inside), signals);
+    if spec.floor.is_some() {
+        floor::end_all();
+    }
     if let Some(end) = end {
         let _ = Message::Ended(end).send(&mut &*status);
     }
@@ -179,8 +207,8 @@ fn command(
     process::open_memory(false).step("hide the command")?;
     confine::prepare(spec, who)?;
     if !spec.waits {
-        drop(go);
-        return confine::become_command(spec, terminal);
+        let first = spec.floor.as_ref().map(|_| go);
+        return confine::become_command(spec, terminal, first);
     }
     let mut fds = told(receive()?).into_iter();
     let plan = fds.next().ok_or_else(|| io::Error::other("there is none"));
@@ -189,7 +217,7 @@ fn command(
     let streams: Vec<OwnedFd> = fds.collect();
     fd::take_standard(&streams).step("take over the standard descriptors")?;
     drop(streams);
-    confine::become_command(&spec, None)
+    confine::become_command(&spec, None, None)
 }
 
 /// What has been going on since before the command.
@@ -231,6 +259,7 @@ fn wait_for_command(
 
 /// Makes a terminal and hands one end to the caller.
 fn open_terminal(
+    spec: &Spec,
     (rows, columns): (u16, u16),
     who: Identities,
     channel: Option<&OwnedFd>,
@@ -241,7 +270,10 @@ fn open_terminal(
     let master = File::options()
         .read(true)
         .write(true)
-        .open("/dev/pts/ptmx")
+        .open(match spec.floor {
+            None => "/dev/pts/ptmx",
+            Some(_) => "/dev/ptmx",
+        })
         .step("open a terminal")?;
     let open = || -> io::Result<OwnedFd> {
         let end = terminal::other_end(master.as_fd())?;
@@ -261,6 +293,9 @@ struct Watched<'a> {
     watchdog: Watchdog,
     watcher: Option<Watcher>,
     status: &'a File,
+    /// By which some calls are decided, for files of this user.
+    decides: Option<OwnedFd>,
+    user: u32,
 }
 
 /// Waits for the end. `None` if the caller let go.
@@ -293,8 +328,10 @@ fn watch(
         let channel = inside.as_ref().map_or(control.as_fd(), Inside::channel);
         let watcher = watched.watcher.as_ref();
         let source = watcher.map_or(control.as_fd(), Watcher::source);
-        let polled = [control.as_fd(), signals.as_fd(), channel, source];
-        let Ok([caller, child, channel, source]) = fd::poll(polled, timeout) else {
+        let calls = watched.decides.as_ref();
+        let calls = calls.map_or(control.as_fd(), AsFd::as_fd);
+        let polled = [control.as_fd(), signals.as_fd(), channel, source, calls];
+        let Ok([caller, child, channel, source, calls]) = fd::poll(polled, timeout) else {
             return None;
         };
         // First, because somebody may be trying to be quicker.
@@ -312,6 +349,15 @@ fn watch(
                 }
                 (Order::Answer(..), None) => return None,
             }
+        }
+        if let (true, Some(listener), Some(places)) =
+            (calls.readable, &watched.decides, &spec.floor)
+        {
+            metadata::attend(listener.as_fd(), places, watched.user);
+        }
+        // Nobody is left who could call.
+        if calls.closed {
+            watched.decides = None;
         }
         if channel.readable || channel.closed {
             inside = inside.filter(Inside::answer);

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::after::After;
 use super::cgroup::Leaf;
+use super::floor::Scratch;
 use super::helper::{MARKER, is_installed};
 use super::init::check_identity;
 use super::inside::PROXY_PORT;
@@ -24,7 +25,7 @@ use super::message::Message;
 use super::prepared::Prepared;
 use super::proxy::{self, Network};
 use super::running::{Killer, Placeholder, Running, Status, Traces};
-use super::spec::{Doors, Identity, Joined, Mount, Source, Spec};
+use super::spec::{Doors, Identity, Joined, Mount, Place, Source, Spec};
 use super::sys::{c_string, fd, net};
 use super::{confine, landlock_version};
 use crate::approval::Question;
@@ -35,7 +36,7 @@ use crate::feed::Feed;
 use crate::guard::command_line;
 use crate::network::host::Host;
 use crate::network::names::GATEWAY;
-use crate::plan::{Cgroup, Decision, Gate, Inner, Kind, Pin, covering};
+use crate::plan::{Cgroup, Decision, Gate, Inner, Kind, Opened, Pin, covering};
 use crate::policy::Limits;
 use crate::report::Violation;
 use crate::terminal::Terminal;
@@ -106,6 +107,9 @@ pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {
     spec.real_program = real.clone();
     spec.argv = command.argv.clone();
     spec.environment = environment;
+    if let Some(scratch) = &traces.scratch {
+        stay_in(scratch.path(), &inner.home, &mut spec.environment);
+    }
     spec.directory = directory;
     spec.guards = inner.guards.clone();
     spec.terminal = command.terminal.map(|size| (size.rows, size.columns));
@@ -446,7 +450,11 @@ pub(super) fn plan_spec(
         .iter()
         .partition(|program| opens(&program.gate));
     let mut mounts = Vec::with_capacity(plan.entries.len());
-    for entry in &plan.entries {
+    let built = match plan.floor {
+        None => plan.entries.as_slice(),
+        Some(_) => &[],
+    };
+    for entry in built {
         if closed.iter().any(|program| program.path == entry.target) {
             continue;
         }
@@ -482,7 +490,12 @@ pub(super) fn plan_spec(
         Some(place) => Some(control_group(place, limits, traces)?),
         None => None,
     };
+    let floor = match &plan.floor {
+        None => None,
+        Some(opened) => Some(places(opened, plan, traces)?),
+    };
     Ok(Spec {
+        floor,
         cgroup,
         mounts,
         late: plan.late.clone(),
@@ -511,6 +524,24 @@ pub(super) fn plan_spec(
         cpu_time_ms: limits.cpu_time.map(crate::policy::TimeSpan::milliseconds),
         ..Spec::default()
     })
+}
+
+/// What Landlock opens by itself: the plan's places, and a directory for
+/// temporary files.
+fn places(opened: &[Opened], plan: &Inner, traces: &mut Traces) -> Result<Vec<Place>, SpawnError> {
+    let scratch = Scratch::make(owner(plan))?;
+    let place = |opened: &Opened| Place {
+        path: opened.path.clone(),
+        identity: opened.pin.as_ref().map(|pin| Identity {
+            stamp: [0; 3],
+            ..identity(pin)
+        }),
+        reach: opened.reach,
+    };
+    let mut places: Vec<Place> = opened.iter().map(place).collect();
+    places.push(scratch.place()?);
+    traces.scratch = Some(scratch);
+    Ok(places)
 }
 
 /// Makes the command's control group.
@@ -655,6 +686,25 @@ fn environment(
             name
         })
         .collect())
+}
+
+/// Where there are no private directories, temporary files and what belongs
+/// into a home lie in one that goes with the command.
+fn stay_in(scratch: &Path, home: &Path, environment: &mut [OsString]) {
+    for (name, usual) in [("TMPDIR=", Path::new("/tmp")), ("HOME=", home)] {
+        let variable = |value: &Path| {
+            let mut word = OsString::from(name);
+            word.push(value);
+            word
+        };
+        // What the policy sets stays as it is.
+        if let Some(word) = environment
+            .iter_mut()
+            .find(|word| **word == variable(usual))
+        {
+            *word = variable(scratch);
+        }
+    }
 }
 
 /// What programs that know proxies look for. Others need nothing of it: names

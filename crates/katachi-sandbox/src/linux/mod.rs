@@ -16,12 +16,15 @@ mod attempts;
 mod cgroup;
 mod confine;
 mod disk;
+mod floor;
 mod helper;
 mod init;
 mod inside;
 mod launch;
 mod listen;
+mod members;
 mod message;
+mod metadata;
 mod prepared;
 mod processor;
 mod proxy;
@@ -44,7 +47,10 @@ pub(crate) use witness::{probe, witness};
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::sync::OnceLock;
 
+use crate::error::SpawnError;
 use crate::plan::Plan;
 use crate::report::Tier;
 use crate::terminal::TerminalSize;
@@ -56,7 +62,7 @@ pub(crate) fn resize(terminal: &File, size: TerminalSize) -> std::io::Result<()>
 
 /// Landlock's version, zero where there is none.
 fn landlock_version() -> u32 {
-    static VERSION: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+    static VERSION: OnceLock<u32> = OnceLock::new();
     *VERSION.get_or_init(sys::landlock_version)
 }
 
@@ -67,12 +73,27 @@ fn kernel() -> String {
     )
 }
 
+/// Whether a command starts in namespaces here; found out once, by starting
+/// one. What stands in the way otherwise is told by the start itself.
+pub(crate) fn has_namespaces(helper: Option<&Path>) -> bool {
+    static WORKS: OnceLock<bool> = OnceLock::new();
+    if let Some(works) = WORKS.get() {
+        return *works;
+    }
+    match witness::try_once(helper) {
+        // That says nothing about the machine.
+        Err(SpawnError::HelperNotInstalled) => true,
+        tried => *WORKS.get_or_init(|| !matches!(tried, Err(SpawnError::Machine { .. }))),
+    }
+}
+
 /// Tier, kernel and Landlock version for a report.
-pub(crate) fn enforcement(_plan: &Plan) -> (Tier, String, u32) {
+pub(crate) fn enforcement(plan: &Plan) -> (Tier, String, u32) {
     let version = landlock_version();
-    let tier = match confine::usable_abi(version) {
-        Some(_) => Tier::Namespaces,
-        None => Tier::None,
+    let tier = match (confine::usable_abi(version), &plan.0.floor) {
+        (Some(_), None) => Tier::Namespaces,
+        (Some(_), Some(_)) => Tier::Landlock,
+        (None, _) => Tier::None,
     };
     (tier, kernel(), version)
 }

@@ -53,11 +53,12 @@ impl Prepared {
     }
 
     /// Whether one sandbox does for every command of the plan.
-    pub(super) fn fits(plan: &Inner) -> bool {
-        !plan
-            .programs
-            .iter()
-            .any(|program| matches!(program.gate, Gate::Rules(_)))
+    pub(crate) fn fits(plan: &Inner) -> bool {
+        plan.floor.is_none()
+            && !plan
+                .programs
+                .iter()
+                .any(|program| matches!(program.gate, Gate::Rules(_)))
     }
 
     /// Whether everything that is mounted in it is still what the plan pinned.

@@ -14,6 +14,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
+use super::members::Members;
 use super::sys::process;
 
 pub(super) struct Processor {
@@ -27,6 +28,7 @@ enum Source {
     /// The group's `cpu.stat`.
     Group(File),
     Processes {
+        members: Members,
         /// By number and start, the time each process was last seen to have.
         seen: HashMap<(u32, u64), Duration>,
         /// Of processes that are gone.
@@ -35,9 +37,10 @@ enum Source {
 }
 
 impl Processor {
-    pub(super) fn new(limit: Duration, group: Option<File>) -> Self {
+    pub(super) fn new(limit: Duration, group: Option<File>, members: Members) -> Self {
         let source = group.map_or_else(
             || Source::Processes {
+                members,
                 seen: HashMap::new(),
                 gone: Duration::ZERO,
             },
@@ -64,7 +67,11 @@ impl Processor {
     fn used(&mut self) -> Option<Duration> {
         match &mut self.source {
             Source::Group(file) => group_time(file),
-            Source::Processes { seen, gone } => processes_time(seen, gone),
+            Source::Processes {
+                members,
+                seen,
+                gone,
+            } => processes_time(*members, seen, gone),
         }
     }
 }
@@ -80,20 +87,14 @@ fn group_time(file: &File) -> Option<Duration> {
 }
 
 fn processes_time(
+    members: Members,
     seen: &mut HashMap<(u32, u64), Duration>,
     gone: &mut Duration,
 ) -> Option<Duration> {
     let mut waited_for = process::children_time().ok()?;
     let mut now = HashMap::with_capacity(seen.len());
-    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
-        let number = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok());
-        let Some(number) = number.filter(|number: &u32| *number != 1) else {
-            continue;
-        };
-        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+    for number in members.list()? {
+        let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
         // Gone in between, and then counted by who waited for it.
         let Some(times) = Times::read(&stat) else {
             continue;

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use super::after::After;
 use super::cgroup::Leaf;
+use super::floor::Scratch;
 use super::listen::Listener;
 use super::message::{End, Message, Order};
 use super::proxy::Network;
@@ -54,6 +55,8 @@ pub(super) struct Traces {
     pub(super) after: Option<After>,
     /// The command's control group.
     pub(super) leaf: Option<Leaf>,
+    /// The directory for its temporary files, where it has no `/tmp` of its own.
+    pub(super) scratch: Option<Scratch>,
 }
 
 /// An empty directory that holds a place, and the lock that keeps it there.

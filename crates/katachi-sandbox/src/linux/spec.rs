@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::attempts::Attempts;
 use crate::codec::{Reader, Writer};
 use crate::guard::Guards;
-use crate::plan::Late;
+use crate::plan::{Late, Reach};
 
 /// First bytes of a specification. Caller and helper are one program, so a
 /// mismatch means that the descriptor is not ours.
@@ -55,10 +55,48 @@ pub(super) struct Spec {
     pub(super) disk: Option<u64>,
     pub(super) wall_time_ms: Option<u64>,
     pub(super) cpu_time_ms: Option<u64>,
+    /// What Landlock opens by itself; `None` where there are namespaces.
+    pub(super) floor: Option<Vec<Place>>,
     /// The control group that the helper joins first, if one was made.
     pub(super) cgroup: Option<Joined>,
     /// Instead of a program.
     pub(super) attempts: Option<Attempts>,
+}
+
+/// A place that Landlock opens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) path: PathBuf,
+    /// `None` for whatever file lies there.
+    pub(super) identity: Option<Identity>,
+    pub(super) reach: Reach,
+}
+
+impl Place {
+    fn write(&self, writer: &mut Writer) {
+        writer.path(&self.path);
+        writer.list(self.identity.iter(), |writer, identity| {
+            identity.write(writer)
+        });
+        writer.number(match self.reach {
+            Reach::List => 0,
+            Reach::Read => 1,
+            Reach::Write => 2,
+        });
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        Some(Self {
+            path: reader.path()?,
+            identity: reader.list(Identity::read)?.pop(),
+            reach: match reader.number()? {
+                0 => Reach::List,
+                1 => Reach::Read,
+                2 => Reach::Write,
+                _ => return None,
+            },
+        })
+    }
 }
 
 /// A control group, and which limits it holds.
@@ -254,6 +292,9 @@ impl Spec {
         ] {
             write_option(&mut writer, limit);
         }
+        writer.flag(self.floor.is_some());
+        let places = self.floor.as_deref().unwrap_or_default();
+        writer.list(places.iter(), |writer, place| place.write(writer));
         writer.list(self.cgroup.iter(), |writer, group| group.write(writer));
         writer.list(self.guards.iter(), |writer, guards| guards.write(writer));
         writer.list(self.approved.iter(), |writer, rule| {
@@ -350,6 +391,11 @@ impl Spec {
             disk: read_option(reader)?,
             wall_time_ms: read_option(reader)?,
             cpu_time_ms: read_option(reader)?,
+            floor: {
+                let without_namespaces = reader.flag()?;
+                let places = reader.list(Place::read)?;
+                without_namespaces.then_some(places)
+            },
             cgroup: reader.list(Joined::read)?.pop(),
             guards: reader.list(Guards::read)?.pop(),
             approved: reader
@@ -382,6 +428,11 @@ mod tests {
             protects: true,
         };
         let spec = Spec {
+            floor: Some(vec![Place {
+                path: "/w".into(),
+                identity: Some(identity),
+                reach: Reach::List,
+            }]),
             mounts: [
                 Source::Host(identity),
                 Source::Private,

@@ -3,6 +3,7 @@
 //! The sum over processes counts what several of them share several times. It
 //! is quick, and what passes it is counted again exactly.
 
+use super::members::Members;
 use super::spec::Spec;
 
 /// Memory in bytes, and threads.
@@ -14,20 +15,21 @@ struct Usage {
 
 /// The limit that is passed, if one is. What cannot be counted has passed it.
 pub(super) fn passed_limit(spec: &Spec) -> Option<&'static str> {
-    let Ok(list) = std::fs::read_dir("/proc") else {
+    let Some(processes) = Members::of(spec).list() else {
         return Some(if spec.watched_memory().is_some() {
             "memory"
         } else {
             "processes"
         });
     };
-    let processes: Vec<String> = list
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| name != "1" && name.bytes().all(|byte| byte.is_ascii_digit()))
-        .collect();
+    let processes: Vec<String> = processes.iter().map(u32::to_string).collect();
+    // Without namespaces they are the host's, and the command can make none.
+    let segments = match spec.floor {
+        None => unmapped_segments(),
+        Some(_) => 0,
+    };
     let mut sum = Usage {
-        memory: unmapped_segments(),
+        memory: segments,
         threads: 0,
     };
     for process in &processes {
@@ -46,7 +48,7 @@ pub(super) fn passed_limit(spec: &Spec) -> Option<&'static str> {
         .iter()
         .map(|process| proportional(process).unwrap_or_else(|| usage(process).memory))
         .sum();
-    (exact + unmapped_segments() > limit).then_some("memory")
+    (exact + segments > limit).then_some("memory")
 }
 
 /// A process's own and shared memory, swapped or not, and its threads.

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::time::{Duration, Instant};
 
 use super::disk::Disk;
+use super::members::Members;
 use super::processor::Processor;
 use super::spec::Spec;
 use super::usage::passed_limit;
@@ -25,9 +26,9 @@ impl Watchdog {
     pub(super) fn new(spec: &Spec, group: Option<File>) -> Self {
         Self {
             counts: spec.watched_memory().is_some() || spec.watched_processes().is_some(),
-            processor: spec
-                .cpu_time_ms
-                .map(|limit| Processor::new(Duration::from_millis(limit), group)),
+            processor: spec.cpu_time_ms.map(|limit| {
+                Processor::new(Duration::from_millis(limit), group, Members::of(spec))
+            }),
             disk: spec.disk.map(|limit| Disk::new(limit, spec)),
             looked: Instant::now(),
         }

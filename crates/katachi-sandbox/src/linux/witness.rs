@@ -26,7 +26,7 @@ pub(crate) fn probe() -> Result<Capabilities, SpawnError> {
             version => format!("ABI {version}"),
         },
     }];
-    let tried = try_once();
+    let tried = try_once(None);
     if matches!(tried, Err(SpawnError::HelperNotInstalled)) {
         return Err(SpawnError::HelperNotInstalled);
     }
@@ -50,15 +50,19 @@ pub(crate) fn probe() -> Result<Capabilities, SpawnError> {
     })
 }
 
-fn try_once() -> Result<(), SpawnError> {
+pub(super) fn try_once(helper: Option<&Path>) -> Result<(), SpawnError> {
     let request = |error: crate::error::PlanError| SpawnError::Request {
         problem: error.to_string(),
         next_step: "the probe needs the program `true`".to_owned(),
     };
+    let mut options = PlanOptions::new("/");
+    if let Some(helper) = helper {
+        options = options.helper(helper);
+    }
     let plan = Policy::default()
         .read("@system")
         .allow("true")
-        .plan(&PlanOptions::new("/"))
+        .plan(&options)
         .map_err(request)?;
     let outcome = plan.command(["true"]).spawn()?.wait()?;
     if outcome.success() {

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use super::entry::{Entry, Late, depth};
 use super::options::PlanOptions;
 use super::snapshot::Snapshot;
-use super::{Inner, files, helper, limits, mounts, network, programs, protect, resolve};
+use super::{Inner, files, floor, helper, limits, mounts, network, programs, protect, resolve};
 use crate::codec::Writer;
 use crate::error::PlanError;
 use crate::policy::Policy;
+use crate::report::Tier;
 
 /// What the steps fill in.
 pub(super) struct Draft<'a> {
@@ -48,6 +49,7 @@ pub(super) fn build(policy: &Policy, options: &PlanOptions) -> Result<Inner, Pla
         .and_then(|home| resolve::follow(home).ok())
         .map(|resolved| resolved.path)
         .filter(|home| home.is_dir() && depth(home) > 1);
+    let tier = floor::tier(policy, options)?;
     let network = network::network(policy, options)?;
     let cgroup = limits::cgroup(&policy.limits)?;
     let mut draft = Draft {
@@ -73,7 +75,9 @@ pub(super) fn build(policy: &Policy, options: &PlanOptions) -> Result<Inner, Pla
         read_roots: Vec::new(),
     };
     check_environment(policy)?;
-    files::private(&mut draft);
+    if tier == Tier::Namespaces {
+        files::private(&mut draft);
+    }
     files::readable(&mut draft)?;
     files::writable(&mut draft)?;
     files::executable(&mut draft)?;
@@ -84,9 +88,20 @@ pub(super) fn build(policy: &Policy, options: &PlanOptions) -> Result<Inner, Pla
     files::denied(&mut draft)?;
     programs::check_loaders(&mut draft)?;
     files::host_resolver(&mut draft)?;
-    let guards = programs::guards(&mut draft)?;
+    let guards = programs::guards(&mut draft, tier)?;
+    let guards = match tier {
+        Tier::Namespaces => guards,
+        // Without noexec mounts, only a look at each start keeps copies from
+        // running.
+        _ => Some(guards.unwrap_or_else(|| programs::known(&draft))),
+    };
     let helper = helper::helper(&draft)?;
-    Ok(finish(draft, network, guards, helper))
+    let mut inner = finish(draft, network, guards, helper);
+    if tier != Tier::Namespaces {
+        inner.floor = Some(floor::open(&mut inner)?);
+    }
+    inner.hash = hash(&inner);
+    Ok(inner)
 }
 
 fn workspace(options: &PlanOptions) -> Result<PathBuf, PlanError> {
@@ -173,7 +188,7 @@ fn finish(
             draft.rules.iter().any(used)
         })
         .collect();
-    let mut inner = Inner {
+    Inner {
         guards,
         policy: draft.policy.clone(),
         workspace: draft.workspace,
@@ -192,12 +207,11 @@ fn finish(
         late: draft.late,
         named_links: draft.named_links,
         absent: draft.absent,
+        floor: None,
         helper,
         cgroup: draft.cgroup,
         hash: String::new(),
-    };
-    inner.hash = hash(&inner);
-    inner
+    }
 }
 
 /// Sorts by depth, merges entries of one target, and drops those that repeat
@@ -273,6 +287,12 @@ fn hash(inner: &Inner) -> String {
     });
     writer.list(inner.exec_trees.iter(), |writer, (path, _)| {
         writer.path(path);
+    });
+    let opened = inner.floor.as_deref().unwrap_or_default();
+    writer.list(opened.iter(), |writer, opened| {
+        writer
+            .path(&opened.path)
+            .text(format!("{:?}", opened.reach).as_ref());
     });
     writer.list(inner.guards.iter(), |writer, guards| guards.write(writer));
     writer.list(inner.search_path.iter(), |writer, path| {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::entry::{Entry, Kind, covering};
+use super::floor::{self, Opened, Reach};
 use super::programs::Decision;
 use super::{Inner, resolve};
 use crate::network::host::{self, Host};
@@ -121,6 +122,9 @@ fn file(plan: &Inner, path: &Path, write: bool) -> Answer {
 
 /// The decision for a resolved path, from the entries alone.
 fn decide_file(plan: &Inner, place: &Path, write: bool) -> (bool, String) {
+    if let Some(opened) = &plan.floor {
+        return opened_file(plan, opened, place, write);
+    }
     let kernel = ["/proc", "/sys", "/dev"]
         .iter()
         .find(|tree| place.starts_with(tree));
@@ -156,6 +160,44 @@ fn decide_file(plan: &Inner, place: &Path, write: bool) -> (bool, String) {
                 };
                 (false, format!("no rule of {key} covers it"))
             }
+        }
+    }
+}
+
+/// The same where Landlock alone decides.
+fn opened_file(plan: &Inner, opened: &[Opened], place: &Path, write: bool) -> (bool, String) {
+    const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
+    if place.parent() == Some(Path::new("/dev"))
+        && place
+            .file_name()
+            .is_some_and(|name| DEVICES.iter().any(|known| name == *known))
+    {
+        return (true, "one of the few devices every command has".to_owned());
+    }
+    let above = covering(&plan.entries, place);
+    match (floor::reach(opened, place), above) {
+        (Some(Reach::Write), Some(above)) => (true, above.rule.clone()),
+        (Some(Reach::Read), Some(above)) if !write => (true, above.rule.clone()),
+        (Some(Reach::List), _) if !write && place.is_dir() => {
+            (true, "its names can be listed".to_owned())
+        }
+        (Some(Reach::List), Some(above)) if !above.is_hidden() => (
+            false,
+            format!(
+                "{} lies in a directory that is opened name by name, and is not one of them",
+                place.display()
+            ),
+        ),
+        (_, Some(above)) if above.is_hidden() => (false, format!("{} hides it", above.rule)),
+        (Some(Reach::Read), Some(above)) => {
+            (false, format!("{} makes it readable only", above.rule))
+        }
+        _ => {
+            let key = match write {
+                true => "filesystem.write",
+                false => "filesystem.read",
+            };
+            (false, format!("no rule of {key} covers it"))
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Plan, limits};
 use crate::network::rule::Rule;
-use crate::report::{Control, Enforced, Enforcement};
+use crate::report::{Control, Enforced, Enforcement, Tier};
 
 /// Controls every command has, with what holds them.
 const CONTROLS: &[(&str, &str, &str)] = &[
@@ -66,7 +66,7 @@ pub(super) fn enforcement(plan: &Plan) -> Enforcement {
                 .filter(|(gap, _)| gap == id)
                 .map(|(_, reason)| reason.as_str())
                 .collect();
-            let enforced = if tier == crate::report::Tier::None {
+            let enforced = if tier == Tier::None {
                 Enforced::Off("commands are not started on this machine".to_owned())
             } else if reasons.is_empty() {
                 Enforced::Full
@@ -84,6 +84,9 @@ pub(super) fn enforcement(plan: &Plan) -> Enforcement {
                     "a tracer that looks at file and arguments before the first instruction"
                         .to_owned(),
                 ),
+                _ if tier == Tier::Landlock => {
+                    ((*requested).to_owned(), without_namespaces(id).to_owned())
+                }
                 _ => ((*requested).to_owned(), (*mechanism).to_owned()),
             };
             Control {
@@ -125,6 +128,41 @@ pub(super) fn enforcement(plan: &Plan) -> Enforcement {
     }
 }
 
+/// What holds each control where there are no namespaces.
+fn without_namespaces(control: &str) -> &'static str {
+    match control {
+        "files" => "Landlock on pinned directories; seccomp on modes, owners and times",
+        "metadata" => "Landlock, comparison afterwards",
+        "exec" => "Landlock execute list, a tracer that looks at every start",
+        "network" | "unix" => "seccomp: no sockets but pairs",
+        "processes" => "Landlock scope, seccomp; /proc is not readable",
+        "kernel" => "seccomp",
+        "privileges" => "capability sets, no_new_privs",
+        "lifetime" => "a tracer that takes all it traces with it",
+        "limits" => "rlimits, a watchdog",
+        "environment" => "built from nothing",
+        _ => "close_range",
+    }
+}
+
+/// What is not as with namespaces, beside what the plan itself found.
+fn gaps_without_namespaces(inner: &super::Inner, landlock_abi: u32) -> Vec<(&'static str, String)> {
+    let mut gaps = vec![
+        ("files", "names, sizes and times of the host's files can be seen, not their content; modes, owners and times of no file can be changed, the command's own included".to_owned()),
+        ("exec", "a library in a writable directory can be loaded into an allowed program".to_owned()),
+    ];
+    if !inner.late.is_empty() {
+        gaps.push(("files", "what the host makes or replaces during the run in an opened directory, under a denied name, can be read".to_owned()));
+    }
+    if landlock_abi < 6 {
+        gaps.push((
+            "processes",
+            "other processes of the same user can be sent signals".to_owned(),
+        ));
+    }
+    gaps
+}
+
 /// What the policy wants of the network, and what holds it.
 fn network(inner: &super::Inner) -> (String, String) {
     let mut requested = "none".to_owned();
@@ -154,7 +192,10 @@ impl super::Inner {
 
 fn standing_gaps(plan: &Plan, landlock_abi: u32) -> Vec<(&'static str, String)> {
     let inner = &plan.0;
-    let mut gaps = Vec::new();
+    let mut gaps = match inner.floor {
+        None => Vec::new(),
+        Some(_) => gaps_without_namespaces(inner, landlock_abi),
+    };
     // A tracer sees the loader and refuses it.
     if inner.guards.is_none()
         && inner

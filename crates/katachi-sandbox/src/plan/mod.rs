@@ -15,6 +15,7 @@ mod build;
 mod entry;
 mod explain;
 mod files;
+mod floor;
 mod gaps;
 mod helper;
 mod limits;
@@ -33,6 +34,7 @@ pub use options::{ArgvRules, LateMatches, PlanOptions};
 
 #[cfg(target_os = "linux")]
 pub(crate) use entry::{Kind, Late, covering};
+pub(crate) use floor::{Opened, Reach};
 pub(crate) use limits::Cgroup;
 #[cfg(target_os = "linux")]
 pub(crate) use pin::Pin;
@@ -102,6 +104,8 @@ pub(crate) struct Inner {
     pub(crate) named_links: Vec<(PathBuf, PathBuf)>,
     /// Files that git would act upon and that did not exist.
     pub(crate) absent: Vec<PathBuf>,
+    /// What Landlock opens by itself, where there are no namespaces.
+    pub(crate) floor: Option<Vec<Opened>>,
     /// What builds the sandbox, if not the caller's own program.
     pub(crate) helper: Option<helper::Helper>,
     /// Where a control group for each command is made, if one is.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::report::Tier;
 use crate::resolver::{Resolve, Resolver};
 
 /// What [`Policy::plan`](crate::Policy::plan) needs beside the policy.
@@ -14,6 +15,7 @@ pub struct PlanOptions {
     pub(crate) resolver: Resolver,
     pub(crate) helper: Option<PathBuf>,
     pub(crate) late_matches: LateMatches,
+    pub(crate) accept: Tier,
 }
 
 /// What to do about files that appear, while a command runs, under a name
@@ -62,6 +64,7 @@ impl PlanOptions {
             resolver: Resolver::default(),
             helper: None,
             late_matches: LateMatches::default(),
+            accept: Tier::Namespaces,
         }
     }
 
@@ -100,6 +103,19 @@ impl PlanOptions {
     #[must_use]
     pub fn helper(mut self, program: impl AsRef<Path>) -> Self {
         self.helper = Some(program.as_ref().to_owned());
+        self
+    }
+
+    /// The weakest tier to plan for. The best that this machine gives is taken;
+    /// by default nothing below [`Tier::Namespaces`] is.
+    ///
+    /// With [`Tier::Landlock`], commands also start where user namespaces are
+    /// forbidden. What this tier cannot hold is refused when the plan is made,
+    /// with the rule and what to write instead, or is a gap that
+    /// [`Plan::enforcement`](crate::Plan::enforcement) names.
+    #[must_use]
+    pub fn accept(mut self, tier: Tier) -> Self {
+        self.accept = tier;
         self
     }
 

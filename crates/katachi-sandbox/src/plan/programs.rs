@@ -10,7 +10,7 @@ mod forms;
 mod image;
 
 pub(crate) use decide::Decision;
-pub(super) use forms::guards;
+pub(super) use forms::{guards, known};
 
 use std::path::{Path, PathBuf};
 

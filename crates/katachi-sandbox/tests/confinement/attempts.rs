@@ -275,6 +275,16 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
             }
         }
         "call-x32" => raw::call(libc::SYS_getpid | 0x4000_0000, &[]).map(drop),
+        "may-gain-privileges" => {
+            // Zero only while no_new_privs is off.
+            match raw::call(
+                libc::SYS_prctl,
+                &[libc::PR_GET_NO_NEW_PRIVS as u64, 0, 0, 0, 0],
+            )? {
+                0 => Ok(()),
+                _ => Err(nothing()),
+            }
+        }
         "signal" => raw::call(libc::SYS_kill, &[number(0), 0]).map(drop),
         "trace" => {
             const SEIZE: u64 = 0x4206;

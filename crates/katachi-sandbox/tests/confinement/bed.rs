@@ -3,8 +3,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use katachi_sandbox::policy::CommandRule;
+use katachi_sandbox::report::Tier;
 use katachi_sandbox::{Outcome, Plan, PlanOptions, Policy};
 
 /// One case's directories, gone with it.
@@ -12,6 +14,14 @@ pub(crate) struct Bed {
     _kept: tempfile::TempDir,
     pub(crate) workspace: PathBuf,
     pub(crate) outside: PathBuf,
+}
+
+/// The weakest tier that plans of this process accept.
+static ACCEPTED: OnceLock<Tier> = OnceLock::new();
+
+/// Lets every plan of this process accept a lower tier.
+pub(crate) fn accept(tier: Tier) {
+    ACCEPTED.set(tier).expect("it is set once");
 }
 
 pub(crate) type Verdict = Result<(), String>;
@@ -47,6 +57,12 @@ impl Bed {
         policy
     }
 
+    /// The workspace, and the tier of this process.
+    pub(crate) fn options(&self) -> PlanOptions {
+        let tier = ACCEPTED.get().copied().unwrap_or(Tier::Namespaces);
+        PlanOptions::new(&self.workspace).accept(tier)
+    }
+
     /// A plan whose names are found by `resolver`.
     pub(crate) fn plan_with(
         &self,
@@ -54,13 +70,13 @@ impl Bed {
         resolver: impl katachi_sandbox::Resolve + 'static,
     ) -> Result<Plan, String> {
         policy
-            .plan(&PlanOptions::new(&self.workspace).resolver(resolver))
+            .plan(&self.options().resolver(resolver))
             .map_err(|error| error.to_string())
     }
 
     pub(crate) fn plan(&self, policy: &Policy) -> Result<Plan, String> {
         policy
-            .plan(&PlanOptions::new(&self.workspace))
+            .plan(&self.options())
             .map_err(|error| error.to_string())
     }
 

@@ -27,6 +27,8 @@ mod reach;
 mod servers;
 #[cfg(target_os = "linux")]
 mod suite;
+#[cfg(target_os = "linux")]
+mod tiers;
 
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {

@@ -116,16 +116,17 @@ pub(crate) fn forbid_user_namespaces() -> io::Result<()> {
         len: program.len() as u16,
         filter: program.as_mut_ptr(),
     };
-    call(
-        libc::SYS_prctl,
-        &[libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0],
-    )?;
     let filter_mode = u64::from(libc::SECCOMP_MODE_FILTER);
-    call(
-        libc::SYS_prctl,
-        &[libc::PR_SET_SECCOMP as u64, filter_mode, address(&filter)],
-    )
-    .map(drop)
+    let install = || {
+        let arguments = [libc::PR_SET_SECCOMP as u64, filter_mode, address(&filter)];
+        call(libc::SYS_prctl, &arguments).map(drop)
+    };
+    // Root needs to give nothing up for it.
+    install().or_else(|_| {
+        let no_new_privileges = [libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0];
+        call(libc::SYS_prctl, &no_new_privileges)?;
+        install()
+    })
 }
 
 /// Memory that other processes could share, touched.

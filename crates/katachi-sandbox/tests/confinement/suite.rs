@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use crate::groups::{Delegated, NEED, offered};
-use crate::{attempts, bed, cases, raw};
+use crate::{attempts, bed, cases, raw, tiers};
+use katachi_sandbox::report::Tier;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Where both users find programs.
@@ -28,19 +29,28 @@ pub(crate) fn main() -> ExitCode {
             let (name, arguments) = rest.split_first().expect("an attempt has a name");
             attempts::run(name, arguments);
         }
-        Some((word, rest)) if word == "--case" => return run_case(&rest[0]),
+        Some((word, rest)) if word == "--case" => {
+            let tier = rest.get(1).map_or(Tier::Namespaces, |_| Tier::Landlock);
+            return run_case(&rest[0], tier);
+        }
         _ => {}
     }
 
-    let able = katachi_sandbox::doctor::probe()
-        .is_ok_and(|found| found.tier != katachi_sandbox::report::Tier::None);
+    let able = katachi_sandbox::doctor::probe().is_ok_and(|found| found.tier != Tier::None);
     let required = std::env::var_os("KATACHI_REQUIRE_ALL").is_some_and(|value| value == "1");
     let as_root = raw::call(libc::SYS_geteuid, &[]).is_ok_and(|user| user == 0);
     let users: &[bool] = if as_root { &[true, false] } else { &[false] };
     let mut trials = Vec::new();
+    let places = users
+        .iter()
+        .flat_map(|root| [Tier::Namespaces, Tier::Landlock].map(|tier| (*root, tier)));
     for case in cases::all() {
-        for root in users {
-            let who = if *root { "root" } else { "user" };
+        for (root, tier) in places.clone() {
+            let user = if root { "root" } else { "user" };
+            let who = match tier {
+                Tier::Landlock => format!("{user} without namespaces"),
+                _ => user.to_owned(),
+            };
             let missing = case.needs.iter().find(|need| !met(need, as_root));
             let group = case.needs.iter().any(|need| need.starts_with(NEED));
             let lacking = match missing {
@@ -55,9 +65,13 @@ pub(crate) fn main() -> ExitCode {
             };
             let elsewhere = missing.is_some_and(|need| need.starts_with(NEED));
             let ignored = !lacking.is_empty() && (!required || elsewhere);
-            let (name, root) = (case.name, *root);
+            let name = case.name;
             let trial = Trial::test(format!("{who}: {name}{lacking}"), move || {
-                start(name, root, as_root, group)
+                let result = start(name, root, as_root, group, tier);
+                match tier {
+                    Tier::Landlock => tiers::judge(name, result),
+                    _ => result,
+                }
             });
             trials.push(trial.with_ignored_flag(ignored));
         }
@@ -84,9 +98,12 @@ fn installed(program: &str) -> bool {
 }
 
 /// Runs one case in a process of its own, as the wanted user.
-fn start(name: &str, root: bool, as_root: bool, group: bool) -> Result<(), Failed> {
+fn start(name: &str, root: bool, as_root: bool, group: bool, tier: Tier) -> Result<(), Failed> {
     let mut case = Command::new(std::env::current_exe()?);
     case.args(["--case", name]);
+    if tier == Tier::Landlock {
+        case.arg("landlock");
+    }
     let user = if root { 0 } else { NOBODY };
     let group = match group {
         true => Some(Delegated::to(user)?),
@@ -120,7 +137,11 @@ fn start(name: &str, root: bool, as_root: bool, group: bool) -> Result<(), Faile
     Err(format!("{}\n{said}", output.status).into())
 }
 
-fn run_case(name: &str) -> ExitCode {
+fn run_case(name: &str, tier: Tier) -> ExitCode {
+    if tier == Tier::Landlock {
+        raw::forbid_user_namespaces().expect("a filter");
+        bed::accept(tier);
+    }
     let case = cases::all()
         .into_iter()
         .find(|case| case.name == name)
@@ -142,6 +163,10 @@ fn documentation_is_complete() -> Result<(), Failed> {
         .map(|case| case.name)
         .filter(|name| !page.contains(&format!("`{name}`")))
         .collect();
+    let rows: Vec<String> = tiers::rows().filter(|row| !page.contains(row)).collect();
+    if !rows.is_empty() {
+        return Err(format!("not in the table without namespaces: {rows:#?}").into());
+    }
     if missing.is_empty() {
         Ok(())
     } else {

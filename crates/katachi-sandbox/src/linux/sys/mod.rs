@@ -10,6 +10,7 @@ pub(super) mod fd;
 pub(super) mod mount;
 pub(super) mod namespace;
 pub(super) mod net;
+pub(super) mod notify;
 pub(super) mod process;
 pub(super) mod seccomp;
 pub(super) mod terminal;

@@ -9,6 +9,7 @@
 //! upper halves are the caller's to fill and mean nothing.
 
 use std::io;
+use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 
 use super::check;
 
@@ -41,6 +42,8 @@ pub(in crate::platform) struct Choices {
     pub(in crate::platform) unix_sockets: bool,
     /// Files in memory may not be made, not even such that are never executed.
     pub(in crate::platform) no_memory_files: bool,
+    /// There are no namespaces, so what they would keep apart is refused.
+    pub(in crate::platform) alone: bool,
 }
 
 /// Calls that are refused whatever their arguments.
@@ -164,6 +167,9 @@ pub(in crate::platform) fn filter(choices: Choices) -> Vec<libc::sock_filter> {
         .collect();
     refused.sort_unstable();
     program.search(&refused);
+    if choices.alone {
+        keep_apart(&mut program);
+    }
 
     program.call(libc::SYS_clone, |block| {
         const NEW: i32 = libc::CLONE_NEWNS
@@ -243,9 +249,106 @@ pub(in crate::platform) fn filter(choices: Choices) -> Vec<libc::sock_filter> {
         block.load(argument(0));
         block.unless_equal(0, refuse(libc::EPERM));
     });
+    if choices.alone {
+        program.if_equal(libc::SYS_socket as u32, refuse(libc::EACCES));
+    }
     socket(&mut program, choices);
     program.give(ALLOW);
     program.0
+}
+
+/// What a command could do to the rest of the machine without namespaces and
+/// read-only mounts, and Landlock does not know.
+const APART: &[(libc::c_long, i32)] = &[
+    // Owners and attributes of whatever can be named.
+    (libc::SYS_fchown, libc::EPERM),
+    (libc::SYS_fchownat, libc::EPERM),
+    (libc::SYS_setxattr, libc::EOPNOTSUPP),
+    (libc::SYS_lsetxattr, libc::EOPNOTSUPP),
+    (libc::SYS_fsetxattr, libc::EOPNOTSUPP),
+    (463, libc::EOPNOTSUPP), // setxattrat
+    (libc::SYS_removexattr, libc::EOPNOTSUPP),
+    (libc::SYS_lremovexattr, libc::EOPNOTSUPP),
+    (libc::SYS_fremovexattr, libc::EOPNOTSUPP),
+    (466, libc::EOPNOTSUPP), // removexattrat
+    (469, libc::EOPNOTSUPP), // file_setattr
+    // Memory, semaphores and queues that others find by name.
+    (libc::SYS_shmget, libc::ENOSYS),
+    (libc::SYS_shmat, libc::ENOSYS),
+    (libc::SYS_shmctl, libc::ENOSYS),
+    (libc::SYS_semget, libc::ENOSYS),
+    (libc::SYS_semop, libc::ENOSYS),
+    (libc::SYS_semctl, libc::ENOSYS),
+    (libc::SYS_semtimedop, libc::ENOSYS),
+    (libc::SYS_msgget, libc::ENOSYS),
+    (libc::SYS_msgsnd, libc::ENOSYS),
+    (libc::SYS_msgrcv, libc::ENOSYS),
+    (libc::SYS_msgctl, libc::ENOSYS),
+    (libc::SYS_mq_open, libc::ENOSYS),
+    (libc::SYS_mq_unlink, libc::ENOSYS),
+    // What happens to files that may not even be read.
+    (libc::SYS_inotify_add_watch, libc::EACCES),
+    // Pages of other processes of the same user.
+    (libc::SYS_migrate_pages, libc::EPERM),
+    (libc::SYS_move_pages, libc::EPERM),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_chown, libc::EPERM),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_lchown, libc::EPERM),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_utime, libc::EPERM),
+];
+
+/// Modes and times of whatever can be named: the first process decides.
+const DECIDED: &[libc::c_long] = &[
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    452, // fchmodat2
+    libc::SYS_utimensat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chmod,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_utimes,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_futimesat,
+];
+
+/// Calls that change how another process runs, and which argument names it;
+/// zero is oneself.
+const OTHERS: &[(libc::c_long, u32)] = &[
+    (libc::SYS_sched_setparam, 0),
+    (libc::SYS_sched_setscheduler, 0),
+    (libc::SYS_sched_setattr, 0),
+    (libc::SYS_sched_setaffinity, 0),
+    (libc::SYS_setpriority, 1),
+    (libc::SYS_ioprio_set, 1),
+];
+
+fn keep_apart(program: &mut Program) {
+    for call in DECIDED {
+        program.if_equal(*call as u32, libc::SECCOMP_RET_USER_NOTIF);
+    }
+    for (call, errno) in APART {
+        program.if_equal(*call as u32, refuse(*errno));
+    }
+    for (call, index) in OTHERS {
+        program.call(*call, |block| {
+            block.load(argument(*index));
+            block.unless_equal(0, refuse(libc::EPERM));
+        });
+    }
+    program.call(libc::SYS_setpriority, |block| {
+        // Process zero is oneself; user zero would be every process of root.
+        block.load(argument(0));
+        block.unless_equal(0, refuse(libc::EPERM));
+    });
+    program.call(libc::SYS_ioctl, |block| {
+        const FS_IOC_SETFLAGS: u32 = 0x4008_6602;
+        const FS_IOC_FSSETXATTR: u32 = 0x401c_5820;
+        block.load(argument(1));
+        block.if_equal(FS_IOC_SETFLAGS, refuse(libc::EPERM));
+        block.if_equal(FS_IOC_FSSETXATTR, refuse(libc::EPERM));
+    });
 }
 
 /// TCP, UDP and, if chosen, unix sockets; nothing else.
@@ -384,6 +487,21 @@ impl Program {
 
 /// Installs the filter on this thread, for ever. Needs no_new_privs.
 pub(in crate::platform) fn install(filter: &mut [libc::sock_filter]) -> io::Result<()> {
+    install_with(filter, 0).map(drop)
+}
+
+/// The same, with a descriptor by which another process hears of the calls
+/// that it is to decide.
+pub(in crate::platform) fn install_heard(filter: &mut [libc::sock_filter]) -> io::Result<OwnedFd> {
+    let listener = install_with(filter, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
+    // SAFETY: the kernel just gave us this descriptor and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(listener as RawFd) })
+}
+
+fn install_with(
+    filter: &mut [libc::sock_filter],
+    flags: libc::c_ulong,
+) -> io::Result<libc::c_long> {
     let program = libc::sock_fprog {
         len: u16::try_from(filter.len()).map_err(io::Error::other)?,
         filter: filter.as_mut_ptr(),
@@ -394,11 +512,10 @@ pub(in crate::platform) fn install(filter: &mut [libc::sock_filter]) -> io::Resu
         libc::syscall(
             libc::SYS_seccomp,
             libc::SECCOMP_SET_MODE_FILTER,
-            0,
+            flags,
             &raw const program,
         )
-    })?;
-    Ok(())
+    })
 }
 
 #[cfg(test)]

@@ -15,25 +15,27 @@ use crate::plan::build::Draft;
 use crate::plan::options::ArgvRules;
 use crate::plan::resolve;
 use crate::policy::CommandRule;
+use crate::report::Tier;
 
 /// The table, if any rule needs one.
-pub(in crate::plan) fn guards(draft: &mut Draft<'_>) -> Result<Option<Guards>, PlanError> {
+pub(in crate::plan) fn guards(
+    draft: &mut Draft<'_>,
+    tier: Tier,
+) -> Result<Option<Guards>, PlanError> {
     let looks = |rule: &&Rule| {
         rule.ask || matches!(&rule.rule, CommandRule::Argv(words) if words.len() > 1)
     };
     let guarded: Vec<_> = draft.rules.iter().filter(looks).collect();
-    if guarded.is_empty() || draft.options.argv_rules != ArgvRules::EveryProcess {
+    // Without namespaces every process is looked at anyway.
+    let every = draft.options.argv_rules == ArgvRules::EveryProcess || tier == Tier::Landlock;
+    if guarded.is_empty() || !every {
         return Ok(None);
     }
     let guarded: Vec<_> = guarded
         .into_iter()
         .flat_map(|rule| rule.files.iter().map(|file| file.real.clone()))
         .collect();
-    let mut guards = Guards::default();
-    for program in &draft.programs {
-        let number = (program.pin.device, program.pin.inode);
-        guards.entry(number).free |= program.gate == Gate::Always;
-    }
+    let mut guards = known(draft);
     let mut gaps = Vec::new();
     for rule in &draft.rules {
         for file in rule
@@ -54,6 +56,16 @@ pub(in crate::plan) fn guards(draft: &mut Draft<'_>) -> Result<Option<Guards>, P
     gaps.dedup();
     draft.gaps.extend(gaps.into_iter().map(|gap| ("argv", gap)));
     Ok(Some(guards))
+}
+
+/// Every program with any arguments: for a tracer that looks at files alone.
+pub(in crate::plan) fn known(draft: &Draft<'_>) -> Guards {
+    let mut guards = Guards::default();
+    for program in &draft.programs {
+        let number = (program.pin.device, program.pin.inode);
+        guards.entry(number).free |= program.gate == Gate::Always;
+    }
+    guards
 }
 
 fn number(path: &Path) -> Result<FileNumber, PlanError> {

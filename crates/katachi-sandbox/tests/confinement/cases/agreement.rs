@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::Stdio;
 
+use katachi_sandbox::report::Tier;
 use katachi_sandbox::{Plan, Query};
 
 use super::Case;
@@ -193,9 +194,11 @@ fn compare(plan: &Plan, files: &[PathBuf], seen_answers: &mut [usize; 4]) -> Ver
     let names: Vec<String> = files.iter().map(|file| text(file)).collect();
     let mut attempt = vec!["verdicts"];
     attempt.extend(names.iter().map(String::as_str));
-    let output = plan
-        .command(Bed::argv(&attempt))
-        .current_dir("/tmp")
+    let mut command = plan.command(Bed::argv(&attempt));
+    if plan.enforcement().tier == Tier::Namespaces {
+        command = command.current_dir("/tmp");
+    }
+    let output = command
         .stderr(Stdio::null())
         .output()
         .map_err(|error| error.to_string())?;

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use katachi_sandbox::report::Tier;
 use katachi_sandbox::{Ending, Plan, PlanError, PlanOptions, Policy, Signal, SpawnError};
 
 use super::Case;
@@ -138,6 +139,9 @@ pub(crate) fn without_helper(words: &[std::ffi::OsString]) -> ExitCode {
     if let Some(helper) = words.get(1) {
         options = options.helper(helper);
     }
+    if words.get(2).is_some() {
+        options = options.accept(Tier::Landlock);
+    }
     let policy = Policy::default().read("@system").write(".").allow("cat");
     let plan = policy.plan(&options).expect("a plan");
     let read = |file: &str| plan.command(["cat", file]).output();
@@ -163,7 +167,13 @@ fn helper(bed: &Bed) -> Verdict {
         without == Some(3),
         &format!("without a helper it ended with {without:?}"),
     )?;
-    let with = start(&[HELPER]).map_err(|error| error.to_string())?;
+    let landlock = bed.plan(&shell(bed))?.enforcement().tier == Tier::Landlock;
+    let with = start(if landlock {
+        &[HELPER, "landlock"]
+    } else {
+        &[HELPER]
+    })
+    .map_err(|error| error.to_string())?;
     must(
         with == Some(0),
         &format!("with a helper it ended with {with:?}"),
@@ -178,7 +188,7 @@ fn replaceable_helper(bed: &Bed) -> Verdict {
             .map_err(|error| error.to_string())
     };
     let policy = shell(bed);
-    let options = |helper: &Path| PlanOptions::new(&bed.workspace).helper(helper);
+    let options = |helper: &Path| bed.options().helper(helper);
     let inside = copy(&bed.workspace)?;
     match policy.plan(&options(&inside)) {
         Err(PlanError::Contradiction { rule, .. }) if rule.contains("helper") => {}

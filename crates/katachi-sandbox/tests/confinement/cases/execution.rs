@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::Stdio;
 
+use katachi_sandbox::SpawnError;
 use katachi_sandbox::plan::ArgvRules;
 use katachi_sandbox::policy::CommandRule;
-use katachi_sandbox::{PlanOptions, SpawnError};
 
 use super::Case;
 use crate::bed::{Bed, Verdict, must, text};
@@ -163,10 +163,24 @@ fn by_interpreters(bed: &Bed) -> Verdict {
 fn copies(bed: &Bed) -> Verdict {
     let program = text(&Bed::program());
     let control = bed.inside("control");
-    bed.control(&["execute-copy", &program, &control, "--attempt", "loopback"])?;
+    bed.control(&[
+        "execute-copy",
+        &program,
+        &control,
+        "--attempt",
+        "variable",
+        "PATH",
+    ])?;
     let inside = bed.inside("copy");
     for place in [inside.as_str(), "/tmp/copy", "/dev/shm/copy"] {
-        bed.denied(&["execute-copy", &program, place, "--attempt", "loopback"])?;
+        bed.denied(&[
+            "execute-copy",
+            &program,
+            place,
+            "--attempt",
+            "variable",
+            "PATH",
+        ])?;
     }
     Ok(())
 }
@@ -207,7 +221,8 @@ fn exec_from(bed: &Bed) -> Verdict {
             program.as_str(),
             place,
             "--attempt",
-            "loopback",
+            "variable",
+            "PATH",
         ]
         .map(str::to_owned)
         .to_vec()
@@ -222,7 +237,8 @@ fn exec_from(bed: &Bed) -> Verdict {
         .command([
             bed.inside("target/copy"),
             "--attempt".into(),
-            "loopback".into(),
+            "variable".into(),
+            "PATH".into(),
         ])
         .spawn()
         .and_then(|mut child| Ok(child.wait()?))
@@ -292,7 +308,7 @@ fn digest(bed: &Bed) -> Verdict {
 
 fn first_process(bed: &Bed) -> Verdict {
     let policy = bed.policy().allow(["true", "yes"]);
-    let options = PlanOptions::new(&bed.workspace).argv_rules(ArgvRules::FirstProcess);
+    let options = bed.options().argv_rules(ArgvRules::FirstProcess);
     let plan = policy.plan(&options).map_err(|error| error.to_string())?;
     let run = |argv: &[&str]| {
         plan.command(argv.iter().copied())

@@ -111,6 +111,7 @@ fn outside_identity(bed: &Bed) -> Verdict {
 }
 
 fn no_new_privileges(bed: &Bed) -> Verdict {
+    bed.denied(&["may-gain-privileges"])?;
     let plan = bed.plan(&bed.policy().allow("cat"))?;
     let output = plan
         .command(["cat", "/proc/self/status"])

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use katachi_sandbox::plan::LateMatches;
 use katachi_sandbox::policy::GitAccess;
-use katachi_sandbox::{Outcome, Plan, PlanOptions};
+use katachi_sandbox::{Outcome, Plan};
 
 use super::Case;
 use crate::bed::{Bed, Verdict, must, text};
@@ -228,7 +228,7 @@ fn made_inside(bed: &Bed) -> Verdict {
 }
 
 fn refused(bed: &Bed) -> Verdict {
-    let options = PlanOptions::new(&bed.workspace).late_matches(LateMatches::Refuse);
+    let options = bed.options().late_matches(LateMatches::Refuse);
     let policy = bed.policy().deny("**/.env");
     let error = policy
         .plan(&options)

@@ -1,0 +1,246 @@
+//! The tier below: a command confined where namespaces are forbidden.
+//!
+//! ```text
+//! caller --exec--> helper --fork--> first process --fork--> command
+//!                             (traces everything,   (Landlock, seccomp)
+//!                              adopts orphans)
+//! ```
+//!
+//! There is no root of its own to build. Landlock opens the places of the plan,
+//! each compared with what was pinned; the tracer looks at every program before
+//! its first instruction; the system call filter closes what Landlock does not
+//! know: sockets, the mode and times of files, other processes' priorities,
+//! memory shared by name. Everything that the command starts is traced, so the
+//! kernel kills it when the first process ends.
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath,
+    PathFd, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, Scope,
+};
+
+use super::confine::{self, enforce, landlock_error};
+use super::helper::{Failure, Identities, Step as _};
+use super::init::{self, check_identity};
+use super::members::Members;
+use super::root::DEVICES;
+use super::spec::{Identity, Place, Spec};
+use super::sys::{c_string, caps, fd, namespace, process};
+use crate::plan::Reach;
+
+/// How long killed processes may take to be gone.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Who the command is: the owner of the workspace where root starts it, and
+/// else the caller.
+pub(super) fn identities(spec: &Spec) -> Identities {
+    const CAP_SETGID: u32 = 6;
+    const CAP_SETUID: u32 = 7;
+    let (user, group) = namespace::user();
+    if user == 0 && caps::holds(&[CAP_SETGID, CAP_SETUID]) {
+        let (user, group) = spec.owner;
+        return Identities {
+            user,
+            group,
+            many: true,
+        };
+    }
+    Identities {
+        user,
+        group,
+        many: false,
+    }
+}
+
+/// What stays possible on this machine beside what the plan knows.
+pub(super) fn gaps(who: Identities) -> Vec<(String, String)> {
+    let mut gaps = Vec::new();
+    if who.user == 0 {
+        gaps.push((
+            "privileges".to_owned(),
+            "the workspace belongs to root, so the command is root without capabilities".to_owned(),
+        ));
+    }
+    gaps
+}
+
+/// Starts the command and stays until the end.
+pub(super) fn run(spec: &Spec, status: &File, ends: init::Ends) -> Result<init::Never, Failure> {
+    process::die_with_parent().step("tie the sandbox to the helper")?;
+    process::adopt_orphans().step("adopt processes that lose their parent")?;
+    let who = identities(spec);
+    init::attend(spec, who, gaps(who), status, ends, None)
+}
+
+/// Kills everything that the command started, and waits until it is gone.
+pub(super) fn end_all() {
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
+        let left = Members::Descendants.list().unwrap_or_default();
+        for process in &left {
+            process::kill(process.cast_signed());
+        }
+        while process::reap().is_some() {}
+        if left.is_empty() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Takes away what no command of the plan may have.
+pub(super) fn prepare(spec: &Spec, places: &[Place], who: Identities) -> Result<(), Failure> {
+    process::new_session();
+    confine::limit(spec).step("set limits")?;
+    if caps::holds_any() {
+        caps::forbid_regaining().step("give up capabilities for ever")?;
+    }
+    if who.many {
+        namespace::become_user(who.user, who.group, true).step("become the command's user")?;
+    }
+    caps::give_up().step("drop capabilities")?;
+    process::no_new_privileges().step("forbid new privileges")?;
+    confine_files(places)?;
+    confine::confine_execution(spec)
+}
+
+/// First layer: where may be read and written, and no TCP.
+fn confine_files(places: &[Place]) -> Result<(), Failure> {
+    let abi = confine::abi()?;
+    let all = AccessFs::from_all(abi) & !BitFlags::from(AccessFs::Execute);
+    let read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
+    let mut write = all & !(AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::MakeSock);
+    if abi >= ABI::V5 {
+        write &= !BitFlags::from(AccessFs::IoctlDev);
+    }
+    let mut opened = Vec::with_capacity(places.len());
+    let root = File::open("/").step("open the root directory")?;
+    for place in places {
+        let path = c_string(&place.path).step("read a path")?;
+        let opened_now = fd::open_path(root.as_fd(), &path);
+        let (file, directory) = match &place.identity {
+            Some(identity) => {
+                let file = opened_now.step(&format!("open {}", place.path.display()))?;
+                (
+                    check_identity(file, identity, &place.path)?,
+                    identity.directory,
+                )
+            }
+            // It is gone, or something else lies there: nothing is opened.
+            None => match opened_now.and_then(regular_file) {
+                Ok(file) => (file, false),
+                Err(_) => continue,
+            },
+        };
+        let access = match place.reach {
+            Reach::List => AccessFs::ReadDir.into(),
+            Reach::Read => read,
+            Reach::Write => write,
+        };
+        opened.push((file, directory, access));
+    }
+    let build = || -> io::Result<()> {
+        let mut ruleset = Ruleset::default()
+            .set_compatibility(CompatLevel::HardRequirement)
+            .handle_access(all)
+            .map_err(landlock_error)?;
+        if abi >= ABI::V4 {
+            ruleset = ruleset
+                .handle_access(AccessNet::from_all(abi))
+                .map_err(landlock_error)?;
+        }
+        if abi >= ABI::V6 {
+            ruleset = ruleset
+                .scope(Scope::from_all(abi))
+                .map_err(landlock_error)?;
+        }
+        let mut ruleset = ruleset.create().map_err(landlock_error)?;
+        for (file, directory, access) in opened {
+            let access = match directory {
+                true => access,
+                false => access & AccessFs::from_file(abi),
+            };
+            ruleset = ruleset
+                .add_rule(PathBeneath::new(file, access))
+                .map_err(landlock_error)?;
+        }
+        for name in DEVICES {
+            let device = PathFd::new(Path::new("/dev").join(name)).map_err(landlock_error)?;
+            ruleset = ruleset
+                .add_rule(PathBeneath::new(
+                    device,
+                    AccessFs::from_file(abi) & !BitFlags::from(AccessFs::Execute),
+                ))
+                .map_err(landlock_error)?;
+        }
+        enforce(ruleset)
+    };
+    build().step("confine files with Landlock")
+}
+
+fn regular_file(file: OwnedFd) -> io::Result<OwnedFd> {
+    let file = File::from(file);
+    match file.metadata()?.is_file() {
+        true => Ok(file.into()),
+        false => Err(io::Error::other("it is no file")),
+    }
+}
+
+/// A directory of the command's own for temporary files and as a home, gone
+/// with it.
+#[derive(Debug)]
+pub(super) struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes one that belongs to the owner of the workspace where root asks.
+    pub(super) fn make(owner: (u32, u32)) -> io::Result<Self> {
+        let base = std::env::temp_dir().canonicalize()?;
+        for _ in 0..100 {
+            let path = base.join(format!("katachi-sandbox-{:016x}", process::random()?));
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => {
+                    let made = Self(path);
+                    if namespace::user().0 == 0 {
+                        std::os::unix::fs::lchown(&made.0, Some(owner.0), Some(owner.1))?;
+                    }
+                    return Ok(made);
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The place to open for the command.
+    pub(super) fn place(&self) -> io::Result<Place> {
+        let metadata = std::fs::symlink_metadata(&self.0)?;
+        Ok(Place {
+            path: self.0.clone(),
+            identity: Some(Identity {
+                device: metadata.dev(),
+                inode: metadata.ino(),
+                directory: true,
+                stamp: [0; 3],
+            }),
+            reach: Reach::Write,
+        })
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What stays is only what its user made unremovable.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

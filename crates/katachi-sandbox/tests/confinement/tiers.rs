@@ -1,0 +1,186 @@
+//! What is different without namespaces, case by case.
+//!
+//! Everything that is not named here has the same verdict as with them.
+
+use libtest_mimic::Failed;
+
+/// The verdict of a case without namespaces, where it is another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Without {
+    /// The policy is refused when it is planned.
+    Refused,
+    /// Possible, and said so in the report; the case ends with these words.
+    Residual(&'static str),
+    /// What the case is about does not exist there; it ends with these words.
+    Unavailable(&'static str),
+}
+
+use Without::{Refused, Residual, Unavailable};
+
+const DIFFERENT: &[(&str, Without)] = &[
+    (
+        "the workspace can be read and written",
+        Unavailable("/tmp/private"),
+    ),
+    (
+        "nothing above a denied or read-only place is moved away",
+        Unavailable("should work inside"),
+    ),
+    (
+        "commits can be made and hooks cannot",
+        Unavailable("should work inside"),
+    ),
+    (
+        "nested repositories are protected too",
+        Unavailable("should work inside"),
+    ),
+    (
+        "git commits and its hooks stay as they are",
+        Unavailable("index.lock"),
+    ),
+    (
+        "a repository is not redirected to another",
+        Unavailable("commondir was not reported"),
+    ),
+    ("a clone works outside and runs nothing there", Refused),
+    (
+        "a library in the workspace is not loaded",
+        Residual("the library was loaded"),
+    ),
+    ("a named unix socket is reached", Refused),
+    ("abstract sockets are not reached", Refused),
+    (
+        "servers inside can be reached from inside",
+        Unavailable("loopback"),
+    ),
+    ("an allowed host is reached through the proxy", Refused),
+    ("programs that know no proxy reach an allowed host", Refused),
+    ("a host that no rule names is not reached", Refused),
+    ("a denied host stays denied", Refused),
+    ("no spelling of a host gets around the rules", Refused),
+    ("a name that leads inside is refused", Refused),
+    ("names are not resolved before they are allowed", Refused),
+    ("private and metadata addresses are refused", Refused),
+    ("TLS that names another host is refused", Refused),
+    (
+        "requests that two readers read differently are refused",
+        Refused,
+    ),
+    ("SOCKS offers connections only", Refused),
+    ("slow and endless requests end", Refused),
+    ("what a command said before it ended arrives", Refused),
+    ("connections end at their limit", Refused),
+    ("bytes through the proxy end at their limit", Refused),
+    ("without host rules there is no proxy", Refused),
+    (
+        "a published port is reached from the host's loopback alone",
+        Unavailable("the server does not listen"),
+    ),
+    ("host rules that cannot hold are refused", Refused),
+    ("explain and the proxy agree", Refused),
+    ("a self-test sees the network control hold", Refused),
+    ("curl reaches an allowed host", Refused),
+    ("git clones from an allowed host", Refused),
+    ("npm installs from an allowed host", Refused),
+    ("node reaches an allowed host", Refused),
+    ("python reaches an allowed host", Refused),
+    ("pip installs from an allowed host", Refused),
+    ("cargo builds what it gets from an allowed host", Refused),
+    ("ssh is refused cleanly", Refused),
+    (
+        "where the system forbids user namespaces nothing starts",
+        Unavailable("the control shows nothing"),
+    ),
+    (
+        "where a container forbids user namespaces nothing starts",
+        Unavailable("the control shows nothing"),
+    ),
+    (
+        "set-user-id programs gain nothing",
+        Unavailable("no_new_privs is off"),
+    ),
+    (
+        "no namespace can be made",
+        Unavailable("the control shows nothing"),
+    ),
+    ("mounts do not spread to the host", Unavailable("")),
+    ("a proc mounted in the workspace is hidden", Unavailable("")),
+    ("a file ends at its limit", Refused),
+    ("the private directories end at their limit", Refused),
+    (
+        "the private directories hold a bounded number of files",
+        Refused,
+    ),
+    ("many small files end at their limit", Refused),
+    ("a million empty files end at their limit", Refused),
+    ("removed files that are open count", Refused),
+    ("files too deep to be measured end the command", Refused),
+    ("what is removed and what was there does not count", Refused),
+    (
+        "a waiting sandbox is used once and never out of date",
+        Unavailable("nothing is ready"),
+    ),
+    (
+        "a denied file that the host replaces is hidden again",
+        Residual("it was not reported"),
+    ),
+    (
+        "a protected file that the host replaces is protected again",
+        Residual("it was not reported"),
+    ),
+    (
+        "what appears under a denied name is hidden",
+        Residual("goes on"),
+    ),
+    (
+        "what the command makes under a denied name is hidden",
+        Residual("goes on"),
+    ),
+    (
+        "a waiting sandbox hides what appeared meanwhile",
+        Residual("it was seen"),
+    ),
+    (
+        "a command from a pool is confined like any other",
+        Unavailable("nothing is ready"),
+    ),
+    (
+        "a control group goes with its command",
+        Unavailable("should work inside"),
+    ),
+    (
+        "a shell and its tools work",
+        Unavailable("cannot open directory '/tmp'"),
+    ),
+];
+
+/// Holds what a case said without namespaces against the table.
+pub(crate) fn judge(name: &str, result: Result<(), Failed>) -> Result<(), Failed> {
+    let Some((_, wanted)) = DIFFERENT.iter().find(|(known, _)| *known == name) else {
+        return result;
+    };
+    let words = match wanted {
+        Refused => "cannot be enforced",
+        Residual(words) | Unavailable(words) => words,
+    };
+    match result {
+        Ok(()) => Err(format!("it should have been: {wanted:?}").into()),
+        Err(said) if said.message().is_some_and(|said| said.contains(words)) => Ok(()),
+        Err(said) => {
+            let said = said.message().unwrap_or_default();
+            Err(format!("it should have been {wanted:?}, and was: {said}").into())
+        }
+    }
+}
+
+/// What the page has to say: a row for each difference.
+pub(crate) fn rows() -> impl Iterator<Item = String> {
+    DIFFERENT.iter().map(|(name, wanted)| {
+        let verdict = match wanted {
+            Refused => "refused when planned",
+            Residual(_) => "declared residual",
+            Unavailable(_) => "unavailable",
+        };
+        format!("| `{name}` | {verdict} |")
+    })
+}

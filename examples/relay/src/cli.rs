@@ -9,8 +9,10 @@ use clap::Args;
 use etcetera::app_strategy::{AppStrategy as _, AppStrategyArgs, choose_native_strategy};
 
 use crate::config::{
-    Config, DEFAULT_SECURITY_CONTACT, KeychainUse, Limits, PublicUrl, SignUpPolicy, TlsSource,
+    Config, DEFAULT_SECURITY_CONTACT, DatabaseSource, KeychainUse, Limits, PostgresUrl, PublicUrl,
+    SignUpPolicy, TlsSource,
 };
+use crate::records::postgres;
 use crate::service::{Relay, ServeError};
 
 /// Arguments of `serve`. Each can be given as `KATACHI_RELAY_*` too.
@@ -32,10 +34,9 @@ pub struct Serve {
     #[arg(long, value_name = "URL", env = "KATACHI_RELAY_PUBLIC_URL")]
     pub public_url: Option<PublicUrl>,
 
-    /// Where accounts and agents are kept: an encrypted file in the state
-    /// directory if absent
-    #[arg(long, value_name = "URL", env = "KATACHI_RELAY_DATABASE")]
-    pub database: Option<String>,
+    /// Where accounts and agents are kept
+    #[command(flatten)]
+    pub database: Database,
 
     /// Certificate chain in PEM; a self-made one for loopback if absent
     #[arg(
@@ -86,6 +87,95 @@ pub struct Serve {
     pub ready_json: bool,
 }
 
+/// Where accounts and agents are kept.
+#[derive(Args, Clone)]
+pub struct Database {
+    /// PostgreSQL to keep accounts and agents in: an encrypted file in the
+    /// state directory if absent
+    ///
+    /// `postgres://USER@%2Frun%2Fpostgresql/DATABASE` is a local socket. A URL
+    /// with a password belongs into the variable, where other users of this
+    /// machine do not see it.
+    #[arg(
+        id = "database",
+        long = "database",
+        value_name = "URL",
+        env = "KATACHI_RELAY_DATABASE",
+        hide_env_values = true
+    )]
+    pub url: Option<String>,
+
+    /// Authority of the PostgreSQL's certificate in PEM; needed for a host
+    #[arg(
+        id = "database_ca",
+        long = "database-ca",
+        value_name = "FILE",
+        env = "KATACHI_RELAY_DATABASE_CA",
+        requires = "database"
+    )]
+    pub authority: Option<PathBuf>,
+}
+
+impl std::fmt::Debug for Database {
+    /// Leaves out the URL, which may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Database")
+            .field("authority", &self.authority)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Database {
+    /// Checks the arguments.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ServeError::Config`] with the option to change.
+    pub fn to_source(&self) -> Result<DatabaseSource, ServeError> {
+        let Some(url) = &self.url else {
+            return Ok(DatabaseSource::Embedded);
+        };
+        let scheme = url.split(':').next().unwrap_or_default();
+        if !matches!(scheme, "postgres" | "postgresql") {
+            return Err(ServeError::Config(format!(
+                "--database: `{scheme}` is not a kind of database that is known; write postgres://… or leave the option out"
+            )));
+        }
+        let parsed = PostgresUrl::parse(url)
+            .map_err(|error| ServeError::Config(format!("--database: {error}")))?;
+        Ok(DatabaseSource::Postgres(Box::new(match &self.authority {
+            Some(authority) => parsed.trusting(authority),
+            None => parsed,
+        })))
+    }
+}
+
+/// Arguments of `migrate`.
+#[derive(Args, Clone, Debug)]
+pub struct Migrate {
+    #[command(flatten)]
+    database: Database,
+}
+
+impl Migrate {
+    /// Brings the tables of a PostgreSQL up to date, as `serve` does when it
+    /// starts.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ServeError`] if there is nothing to do or it cannot be done.
+    pub async fn run(&self) -> Result<(), ServeError> {
+        let DatabaseSource::Postgres(url) = self.database.to_source()? else {
+            return Err(ServeError::Config(
+                "migrate: give --database; the encrypted file is brought up to date by `serve`"
+                    .to_owned(),
+            ));
+        };
+        let migrated = tokio::task::spawn_blocking(move || postgres::migrate(&url)).await?;
+        migrated.map_err(|error| ServeError::Storage(error.to_string()))
+    }
+}
+
 impl Serve {
     /// Checks the arguments.
     ///
@@ -93,9 +183,6 @@ impl Serve {
     ///
     /// Returns [`ServeError::Config`] with the option to change.
     pub fn to_config(&self) -> Result<Config, ServeError> {
-        if let Some(url) = &self.database {
-            return Err(refuse_database(url));
-        }
         let tls = match (&self.tls_cert, &self.tls_key) {
             (Some(certificate), Some(key)) => TlsSource::Files {
                 certificate: certificate.clone(),
@@ -107,6 +194,7 @@ impl Serve {
             listen: self.listen,
             public_url: self.public_url.clone(),
             state_dir: self.state_dir.clone().map_or_else(default_state_dir, Ok)?,
+            database: self.database.to_source()?,
             tls,
             keychain: if self.no_keychain {
                 KeychainUse::Never
@@ -150,18 +238,6 @@ fn print_line(line: &str) {
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
-}
-
-fn refuse_database(url: &str) -> ServeError {
-    let scheme = url.split(':').next().unwrap_or_default();
-    ServeError::Config(match scheme {
-        "postgres" | "postgresql" => {
-            "--database: PostgreSQL is not supported by this version; leave the option out to use the encrypted \
-             file in the state directory"
-                .to_owned()
-        }
-        _ => format!("--database: `{scheme}` is not a kind of database that is known; leave the option out"),
-    })
 }
 
 fn default_state_dir() -> Result<PathBuf, ServeError> {

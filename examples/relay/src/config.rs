@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ pub struct Config {
     pub public_url: Option<PublicUrl>,
     /// Directory for the vault, the database and the certificate authority.
     pub state_dir: PathBuf,
+    /// Where accounts, agents and sessions are kept.
+    pub database: DatabaseSource,
     /// Where the certificate comes from.
     pub tls: TlsSource,
     /// Whether the vault may ask the keychain of the operating system.
@@ -43,6 +45,7 @@ impl Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             public_url: None,
             state_dir: state_dir.into(),
+            database: DatabaseSource::Embedded,
             tls: TlsSource::SelfMade,
             keychain: KeychainUse::Allowed,
             security_contact: DEFAULT_SECURITY_CONTACT.to_owned(),
@@ -56,6 +59,69 @@ impl Config {
 /// Contact of [`Config::security_contact`] where nothing else is given.
 pub const DEFAULT_SECURITY_CONTACT: &str =
     "https://github.com/katachi-rs/katachi/security/advisories/new";
+
+/// Where accounts, agents and sessions are kept.
+#[derive(Clone, Debug, Default)]
+pub enum DatabaseSource {
+    /// An encrypted file in the state directory.
+    #[default]
+    Embedded,
+    /// A PostgreSQL, with private columns sealed under the vault.
+    Postgres(Box<PostgresUrl>),
+}
+
+/// Where a PostgreSQL is, and how it proves itself.
+#[derive(Clone, Debug)]
+pub struct PostgresUrl {
+    config: tokio_postgres::Config,
+    authority: Option<PathBuf>,
+}
+
+/// What is given is not the address of a PostgreSQL. It is not repeated here,
+/// as it may hold a password.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "write postgres://USER:PASSWORD@HOST/DATABASE, or postgres://USER@%2FDIRECTORY/DATABASE for a local socket"
+)]
+pub struct ParsePostgresUrlError;
+
+impl PostgresUrl {
+    /// Reads a `postgres://` URL. A host is reached by TLS alone, under the
+    /// authority of [`PostgresUrl::trusting`]; a local socket without.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ParsePostgresUrlError`] if it is no such URL.
+    pub fn parse(url: &str) -> Result<Self, ParsePostgresUrlError> {
+        let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+        if !matches!(scheme, Some("postgres" | "postgresql")) {
+            return Err(ParsePostgresUrlError);
+        }
+        let config: tokio_postgres::Config = url.parse().map_err(|_| ParsePostgresUrlError)?;
+        if config.get_hosts().is_empty() {
+            return Err(ParsePostgresUrlError);
+        }
+        Ok(Self {
+            config,
+            authority: None,
+        })
+    }
+
+    /// Trusts the authorities in this PEM file, and no others.
+    #[must_use]
+    pub fn trusting(mut self, authority: impl Into<PathBuf>) -> Self {
+        self.authority = Some(authority.into());
+        self
+    }
+
+    pub(crate) fn config(&self) -> &tokio_postgres::Config {
+        &self.config
+    }
+
+    pub(crate) fn authority(&self) -> Option<&Path> {
+        self.authority.as_deref()
+    }
+}
 
 /// Where the certificate comes from.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -4,10 +4,15 @@
 //! Towards a peer that has not proved who it is, a failure says as little as
 //! possible. What an operator needs stands in the log.
 
+use std::error::Error;
+
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use katachi_protocol::problem::{Problem, codes};
+
+use crate::records::RecordsError;
+use crate::records::postgres::Outage;
 
 /// A handler's refusal.
 #[derive(Debug)]
@@ -40,9 +45,19 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// The relay's own fault: log the cause here, tell the peer nothing.
-    pub(crate) fn internal(cause: impl std::fmt::Display) -> Self {
+    /// The relay's own fault, or its database's: log the cause here, tell the
+    /// peer nothing but whether it passes.
+    pub(crate) fn internal(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        let cause = cause.into();
         tracing::error!(%cause, "request failed");
+        let mut link: Option<&(dyn Error + 'static)> = Some(cause.as_ref());
+        while let Some(error) = link {
+            let superseded = matches!(error.downcast_ref(), Some(RecordsError::Superseded));
+            if superseded || error.is::<Outage>() {
+                return Self::Unavailable;
+            }
+            link = error.source();
+        }
         Self::Internal
     }
 
@@ -123,7 +138,12 @@ impl Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let mut response = (self.status(), Json(self.problem())).into_response();
-        if let Self::RateLimited { seconds } = self {
+        let retry_after = match self {
+            Self::RateLimited { seconds } => Some(seconds),
+            Self::Unavailable => Some(1),
+            _ => None,
+        };
+        if let Some(seconds) = retry_after {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(seconds));

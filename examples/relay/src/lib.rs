@@ -33,7 +33,7 @@
 //! | `http` | the routes |
 //! | `metrics` | what is counted, for Prometheus |
 //! | `tunnel` | how a question reaches an agent |
-//! | `records` | what is remembered, and under which keys |
+//! | `records` | what is remembered, where, and under which keys |
 #![forbid(unsafe_code)]
 
 pub mod cli;
@@ -51,8 +51,8 @@ mod tls;
 mod tunnel;
 
 pub use config::{
-    Config, DEFAULT_SECURITY_CONTACT, KeychainUse, LOCAL_HOST, Limits, ParsePublicUrlError,
-    PublicUrl, SignUpPolicy, TlsSource,
+    Config, DEFAULT_SECURITY_CONTACT, DatabaseSource, KeychainUse, LOCAL_HOST, Limits,
+    ParsePostgresUrlError, ParsePublicUrlError, PostgresUrl, PublicUrl, SignUpPolicy, TlsSource,
 };
 pub use service::{Ready, Relay, ServeError, serve};
 pub use tls::TlsError;

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use katachi_relay::cli::Serve;
+use katachi_relay::cli::{Migrate, Serve};
 use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
@@ -21,14 +21,14 @@ struct Arguments {
 enum Command {
     /// Serve browsers and agents until SIGTERM or Ctrl-C
     Serve(Serve),
+    /// Bring the tables of a PostgreSQL up to date, as `serve` does by itself
+    Migrate(Migrate),
 }
 
 fn main() -> ExitCode {
     // Before any key is made and any thread started.
     let hardening = katachi_crypto::harden();
-    let Arguments {
-        command: Command::Serve(serve),
-    } = Arguments::parse();
+    let Arguments { command } = Arguments::parse();
     start_log();
     if !hardening.undumpable || !hardening.locked_pages {
         warn!(
@@ -44,7 +44,13 @@ fn main() -> ExitCode {
         }
     };
     // Listening for signals needs the runtime.
-    match runtime.block_on(async { serve.run(shutdown()).await }) {
+    let run = async {
+        match command {
+            Command::Serve(serve) => serve.run(shutdown()).await,
+            Command::Migrate(migrate) => migrate.run().await,
+        }
+    };
+    match runtime.block_on(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("katachi-relay: {error}");

@@ -21,7 +21,7 @@ use crate::edge::Hosts;
 use crate::http::{self, App};
 use crate::machine;
 use crate::metrics;
-use crate::records::Records;
+use crate::records::{Records, RecordsError};
 use crate::tls::{self, TlsError};
 
 /// A relay could not start.
@@ -56,6 +56,9 @@ pub enum ServeError {
     /// The database does not open, or is not what it was.
     #[error("the relay's database cannot be used: {0}")]
     Storage(String),
+    /// Another relay was started on the same database.
+    #[error("another relay has taken the database over; one serves it at a time")]
+    Superseded,
     /// A task of the relay was ended from outside.
     #[error("the relay was interrupted while starting: {0}")]
     Interrupted(#[from] tokio::task::JoinError),
@@ -112,7 +115,7 @@ impl Relay {
             let vault = machine::open_vault(&config.state_dir, config.keychain)?;
             let identity = tls::prepare(&config.tls, &config.state_dir, &vault)?;
             let storage = |error: &dyn std::fmt::Display| ServeError::Storage(error.to_string());
-            let records = Records::open(&config.state_dir.join("relay.db"), vault)
+            let records = Records::open(&config.database, &config.state_dir, vault)
                 .map_err(|e| storage(&e))?;
             let limits = Arc::new(config.limits);
             let hosts = Arc::new(Hosts::new(public_url.clone(), address));
@@ -177,7 +180,8 @@ impl Relay {
     ///
     /// # Errors
     ///
-    /// None yet; a service that cannot go on will say so here.
+    /// Returns [`ServeError::Superseded`] if another relay has taken the
+    /// database over.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
         info!(address = %self.address, public_url = %self.public_url, "listening");
         let stop = CancellationToken::new();
@@ -194,13 +198,20 @@ impl Relay {
             }
         };
         let stopping = async {
-            shutdown.await;
+            let superseded = tokio::select! {
+                () = shutdown => false,
+                () = until_superseded(&self.app.records) => true,
+            };
             info!("stopping");
             stop.cancel();
             self.app.tunnels.close_all();
+            superseded
         };
-        tokio::join!(accepting, sweeping, counting, stopping);
+        let (_, _, _, superseded) = tokio::join!(accepting, sweeping, counting, stopping);
         info!("stopped");
+        if superseded {
+            return Err(ServeError::Superseded);
+        }
         Ok(())
     }
 }
@@ -258,6 +269,18 @@ fn create_state_dir(path: &Path) -> Result<(), ServeError> {
         path: path.to_owned(),
         source,
     })
+}
+
+/// Ends when another relay has taken the database over, which no request of
+/// this one may outlive for long: the agents connected here have to move.
+async fn until_superseded(records: &Records) {
+    let mut every = tokio::time::interval(Duration::from_secs(2));
+    loop {
+        every.tick().await;
+        if let Err(RecordsError::Superseded) = records.read(|_| Ok(())).await {
+            return;
+        }
+    }
 }
 
 /// Forgets ended sessions, now and every hour.

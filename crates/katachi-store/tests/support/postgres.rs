@@ -129,6 +129,11 @@ impl Postgres {
         self.directory.path()
     }
 
+    /// The server's process.
+    pub fn process(&self) -> u32 {
+        self.process.as_ref().expect("it runs").id()
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -236,7 +241,7 @@ impl Postgres {
 
     /// Sends a signal such as `-STOP` to every process of the server.
     pub fn signal(&self, signal: &str) {
-        let process = self.process.as_ref().expect("it runs").id();
+        let process = self.process();
         let mut all = children(process);
         all.push(process.to_string());
         run(Command::new("kill").arg(signal).args(&all));

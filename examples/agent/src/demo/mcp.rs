@@ -101,7 +101,7 @@ pub(super) async fn configure(story: &mut Story) -> anyhow::Result<()> {
     story.progress.detail(changed.unwrap_or_default());
     story.ledger.absent(
         8,
-        "PostgreSQL is not built; the embedded encrypted database holds it",
+        "the relay does not rotate the keys of accounts in its PostgreSQL; here the embedded database holds it",
     );
     Ok(())
 }

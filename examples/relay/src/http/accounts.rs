@@ -19,8 +19,8 @@ use super::extract::JsonBody;
 use crate::config::SignUpPolicy;
 use crate::connection::{Connection, network};
 use crate::failure::Failure;
+use crate::records::new_id;
 use crate::records::users::{self, User};
-use crate::records::{RecordsError, new_id};
 
 /// The cookie's name after `__Host-`.
 const COOKIE_NAME: &str = "katachi";
@@ -125,7 +125,7 @@ pub(super) async fn sign_up(
         .records
         .write(move |tx| {
             let key = records.new_tenant_key(&row.id)?;
-            Ok::<_, RecordsError>(users::create(tx, &row, &record, &key, now)?)
+            users::create(tx, &row, &record, &key, now)
         })
         .await
         .map_err(Failure::internal)?;

@@ -16,13 +16,13 @@ use katachi_protocol::agent::{
 };
 use katachi_protocol::mcp::{AgentMcp, AgentMcpConfig};
 use katachi_protocol::routes::TUNNEL_PROTOCOL;
-use katachi_store::database::ReadTx;
 use tracing::warn;
 
 use super::App;
 use super::extract::JsonBody;
 use super::signed::{self, Caller};
 use crate::failure::Failure;
+use crate::records::store::ReadTx;
 use crate::records::{Records, RecordsError, agents, audit, mcp};
 use crate::tunnel::Opened;
 

@@ -33,7 +33,7 @@ use super::signed::AgentKeys;
 use crate::connection::network;
 use crate::failure::Failure;
 use crate::records::agents::{AgentRow, KeyRow, MOST_AGENTS};
-use crate::records::{RecordsError, agents, audit, new_id, users};
+use crate::records::{agents, audit, new_id, users};
 
 /// What a device says about itself, and where it asked from.
 #[derive(Debug, Deserialize, Serialize)]
@@ -176,6 +176,7 @@ async fn mint(app: &App, approval: Approval, now: Timestamp) -> Result<TokenResp
             let Some(user) = users::by_id(tx, &row.user_id)? else {
                 return Ok(None);
             };
+            tx.lock(&row.user_id)?;
             if agents::count(tx, &row.user_id)? >= MOST_AGENTS {
                 return Ok(None);
             }
@@ -188,7 +189,7 @@ async fn mint(app: &App, approval: Approval, now: Timestamp) -> Result<TokenResp
                 detail: String::new(),
             };
             audit::append(tx, &records.audit_key(), &row.user_id, &event)?;
-            Ok::<_, RecordsError>(Some(user.email))
+            Ok(Some(user.email))
         })
         .await
         .map_err(Failure::internal)?

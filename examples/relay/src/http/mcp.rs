@@ -7,7 +7,6 @@ use http::StatusCode;
 use katachi_auth::clock::{Clock as _, SystemClock};
 use katachi_protocol::Sensitive;
 use katachi_protocol::mcp::{McpConfig, McpConfigs, PutMcp, SealedMcp};
-use katachi_store::database::DatabaseError;
 use serde::Serialize;
 
 use super::App;
@@ -26,9 +25,7 @@ pub(super) async fn list(
     let user = session.user.id;
     let (rows, secrets) = app
         .records
-        .read(move |tx| {
-            Ok::<_, DatabaseError>((mcp::configs(tx, &user)?, mcp::secrets(tx, &user)?))
-        })
+        .read(move |tx| Ok((mcp::configs(tx, &user)?, mcp::secrets(tx, &user)?)))
         .await
         .map_err(Failure::internal)?;
     let configs = rows
@@ -65,6 +62,7 @@ pub(super) async fn put(
     let written = app
         .records
         .write(move |tx| {
+            tx.lock(&user)?;
             let former = mcp::version(tx, &user, &name)?;
             if former.is_none() && mcp::count(tx, &user)? >= mcp::MOST_CONFIGS {
                 return Ok(None);
@@ -96,7 +94,7 @@ pub(super) async fn put(
                 updated_at: at,
             };
             mcp::put(tx, &user, &config, &secrets)?;
-            Ok::<_, crate::records::RecordsError>(Some((config, secrets)))
+            Ok(Some((config, secrets)))
         })
         .await
         .map_err(Failure::internal)?;
@@ -136,7 +134,7 @@ pub(super) async fn sealed(
     let (exists, rows) = app
         .records
         .read(move |tx| {
-            Ok::<_, DatabaseError>((
+            Ok((
                 mcp::version(tx, &user, &config)?,
                 mcp::secrets_of(tx, &user, &config)?,
             ))

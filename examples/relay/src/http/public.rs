@@ -14,6 +14,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::App;
 use crate::failure::Failure;
+use crate::records::store::values;
 
 /// `GET /healthz`: the process lives.
 pub(super) async fn health() -> &'static str {
@@ -24,7 +25,11 @@ pub(super) async fn health() -> &'static str {
 pub(super) async fn ready(State(app): State<App>) -> Response {
     match app
         .records
-        .read(|tx| tx.query_one("SELECT 1", [], |row| row.get::<_, i64>(0)))
+        .read(|tx| {
+            tx.query_one("SELECT count(*) FROM device_grants", values![], |row| {
+                row.uint(0)
+            })
+        })
         .await
     {
         Ok(_) => "ready\n".into_response(),

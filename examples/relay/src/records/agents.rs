@@ -1,8 +1,8 @@
 //! Agents, and the sealed secrets behind their signing keys.
 
-use katachi_store::database::{DatabaseError, ReadTx, Row, RowResult, Tx, params};
-
-use super::{int, uint};
+use super::RecordsError;
+use super::store::{Cover, ReadTx, Row, Tx, Value, cell, int, values};
+use super::users;
 
 /// An agent of an account.
 #[derive(Clone, Debug)]
@@ -28,54 +28,61 @@ pub(crate) struct KeyRow {
     pub(crate) revoked: bool,
 }
 
+const AGENTS: &str = "agents";
+
 /// Most agents of one account.
 pub(crate) const MOST_AGENTS: u64 = 256;
 
-pub(crate) fn add(tx: &Tx<'_>, agent: &AgentRow, key: &KeyRow) -> Result<(), DatabaseError> {
+pub(crate) fn add(tx: &Tx<'_>, agent: &AgentRow, key: &KeyRow) -> Result<(), RecordsError> {
+    let cover = tx.cover(&agent.user_id, &users::tenant_key(tx, &agent.user_id)?)?;
+    let covered = |column, text: &str| -> Result<Value, RecordsError> {
+        cover.seal(&cell(AGENTS, column, &agent.id), text)
+    };
     tx.execute(
         "INSERT INTO agents (id, user_id, host_name, os, version, approved_at, seen_at, state)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        params![
-            agent.id,
-            agent.user_id,
-            agent.host_name,
-            agent.os,
-            agent.version,
+        values![
+            &agent.id,
+            &agent.user_id,
+            covered("host_name", &agent.host_name)?,
+            covered("os", &agent.os)?,
+            covered("version", &agent.version)?,
             int(agent.approved_at),
             agent.seen_at.map(int),
-            agent.state,
+            &agent.state,
         ],
     )?;
     tx.execute(
         "INSERT INTO agent_keys (id, agent_id, user_id, version, sealed, revoked)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        params![
-            key.id,
-            key.agent_id,
-            key.user_id,
+        values![
+            &key.id,
+            &key.agent_id,
+            &key.user_id,
             int(key.version),
-            key.sealed,
+            &key.sealed,
             key.revoked
         ],
     )?;
     Ok(())
 }
 
-pub(crate) fn count(tx: &ReadTx<'_>, user_id: &str) -> Result<u64, DatabaseError> {
+pub(crate) fn count(tx: &ReadTx<'_>, user_id: &str) -> Result<u64, RecordsError> {
     let count = tx.query_one(
         "SELECT count(*) FROM agents WHERE user_id = ?1",
-        [user_id],
-        |row| uint(row, 0),
+        values![user_id],
+        |row| row.uint(0),
     )?;
     Ok(count.unwrap_or_default())
 }
 
-pub(crate) fn of_user(tx: &ReadTx<'_>, user_id: &str) -> Result<Vec<AgentRow>, DatabaseError> {
+pub(crate) fn of_user(tx: &ReadTx<'_>, user_id: &str) -> Result<Vec<AgentRow>, RecordsError> {
+    let cover = tx.cover(user_id, &users::tenant_key(tx, user_id)?)?;
     tx.query(
         "SELECT id, user_id, host_name, os, version, approved_at, seen_at, state
          FROM agents WHERE user_id = ?1 ORDER BY approved_at DESC, id",
-        [user_id],
-        read,
+        values![user_id],
+        |row| read(&cover, row),
     )
 }
 
@@ -84,84 +91,87 @@ pub(crate) fn one(
     tx: &ReadTx<'_>,
     user_id: &str,
     id: &str,
-) -> Result<Option<AgentRow>, DatabaseError> {
+) -> Result<Option<AgentRow>, RecordsError> {
+    let cover = tx.cover(user_id, &users::tenant_key(tx, user_id)?)?;
     tx.query_one(
         "SELECT id, user_id, host_name, os, version, approved_at, seen_at, state
          FROM agents WHERE user_id = ?1 AND id = ?2",
-        [user_id, id],
-        read,
+        values![user_id, id],
+        |row| read(&cover, row),
     )
 }
 
-fn read(row: &Row<'_>) -> RowResult<AgentRow> {
+fn read(cover: &Cover, row: &Row<'_>) -> Result<AgentRow, RecordsError> {
+    let id: String = row.get(0)?;
+    let covered = |column, at| cover.open(&cell(AGENTS, column, &id), row, at);
     Ok(AgentRow {
-        id: row.get(0)?,
         user_id: row.get(1)?,
-        host_name: row.get(2)?,
-        os: row.get(3)?,
-        version: row.get(4)?,
-        approved_at: uint(row, 5)?,
+        host_name: covered("host_name", 2)?,
+        os: covered("os", 3)?,
+        version: covered("version", 4)?,
+        approved_at: row.uint(5)?,
         seen_at: row
-            .get::<_, Option<i64>>(6)?
+            .get::<Option<i64>>(6)?
             .and_then(|at| u64::try_from(at).ok()),
         state: row.get(7)?,
+        id,
     })
 }
 
-pub(crate) fn seen(tx: &Tx<'_>, id: &str, state: &str, now: u64) -> Result<(), DatabaseError> {
+pub(crate) fn seen(tx: &Tx<'_>, id: &str, state: &str, now: u64) -> Result<(), RecordsError> {
     tx.execute(
         "UPDATE agents SET seen_at = ?2, state = ?3 WHERE id = ?1",
-        params![id, int(now), state],
+        values![id, int(now), state],
     )?;
     Ok(())
 }
 
 /// The agent unregistered itself: nothing of it remains.
-pub(crate) fn erase(tx: &Tx<'_>, id: &str) -> Result<(), DatabaseError> {
-    tx.execute("DELETE FROM agent_keys WHERE agent_id = ?1", [id])?;
-    tx.execute("DELETE FROM agents WHERE id = ?1", [id])?;
+pub(crate) fn erase(tx: &Tx<'_>, id: &str) -> Result<(), RecordsError> {
+    tx.execute("DELETE FROM agent_keys WHERE agent_id = ?1", values![id])?;
+    tx.execute("DELETE FROM agents WHERE id = ?1", values![id])?;
     Ok(())
 }
 
 /// The owner removed the agent; `false` if the account has no such agent.
-pub(crate) fn revoke(tx: &Tx<'_>, user_id: &str, id: &str) -> Result<bool, DatabaseError> {
+pub(crate) fn revoke(tx: &Tx<'_>, user_id: &str, id: &str) -> Result<bool, RecordsError> {
     let removed = tx.execute(
         "DELETE FROM agents WHERE user_id = ?1 AND id = ?2",
-        [user_id, id],
+        values![user_id, id],
     )?;
     if removed == 1 {
         tx.execute(
-            "UPDATE agent_keys SET revoked = 1 WHERE agent_id = ?1",
-            [id],
+            "UPDATE agent_keys SET revoked = ?2 WHERE agent_id = ?1",
+            values![id, true],
         )?;
     }
     Ok(removed == 1)
 }
 
 /// Every signing key.
-pub(crate) fn keys(tx: &ReadTx<'_>) -> Result<Vec<KeyRow>, DatabaseError> {
+pub(crate) fn keys(tx: &ReadTx<'_>) -> Result<Vec<KeyRow>, RecordsError> {
     tx.query(
         "SELECT id, agent_id, user_id, version, sealed, revoked FROM agent_keys",
-        [],
+        values![],
         read_key,
     )
 }
 
 /// The signing keys of one agent.
-pub(crate) fn keys_of(tx: &ReadTx<'_>, agent_id: &str) -> Result<Vec<KeyRow>, DatabaseError> {
+pub(crate) fn keys_of(tx: &ReadTx<'_>, agent_id: &str) -> Result<Vec<KeyRow>, RecordsError> {
     tx.query(
         "SELECT id, agent_id, user_id, version, sealed, revoked FROM agent_keys WHERE agent_id = ?1",
-        [agent_id],
+        values![agent_id],
         read_key,
     )
 }
 
-fn read_key(row: &Row<'_>) -> RowResult<KeyRow> {
+fn read_key(row: &Row<'_>) -> Result<KeyRow, RecordsError> {
     Ok(KeyRow {
         id: row.get(0)?,
         agent_id: row.get(1)?,
         user_id: row.get(2)?,
-        version: uint(row, 3)?,
+        version: row.uint(3)?,
         sealed: row.get(4)?,
         revoked: row.get(5)?,
     })

@@ -6,9 +6,9 @@
 
 use katachi_crypto::mac::HmacKey;
 use katachi_protocol::record::AuditEntry;
-use katachi_store::database::{DatabaseError, ReadTx, Row, RowResult, Tx, params};
 
-use super::{int, uint};
+use super::RecordsError;
+use super::store::{ReadTx, Row, Tx, int, values};
 
 /// Something that happened in an account.
 #[derive(Clone, Debug)]
@@ -29,11 +29,12 @@ pub(crate) fn append(
     key: &HmacKey,
     user_id: &str,
     event: &Event,
-) -> Result<(u64, [u8; 32]), DatabaseError> {
+) -> Result<(u64, [u8; 32]), RecordsError> {
+    tx.lock(user_id)?;
     let last = tx.query_one(
         "SELECT sequence, hash FROM audit WHERE user_id = ?1 ORDER BY sequence DESC LIMIT 1",
-        [user_id],
-        |row| Ok((uint(row, 0)?, row.get::<_, Vec<u8>>(1)?)),
+        values![user_id],
+        |row| Ok((row.uint(0)?, row.get::<Vec<u8>>(1)?)),
     )?;
     let (sequence, previous) =
         last.map_or((1, Vec::new()), |(sequence, hash)| (sequence + 1, hash));
@@ -50,13 +51,13 @@ pub(crate) fn append(
     tx.execute(
         "INSERT INTO audit (user_id, sequence, at, agent_id, action, detail, hash)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        params![
+        values![
             user_id,
             int(sequence),
             int(event.at),
-            event.agent_id,
+            event.agent_id.as_deref(),
             event.action,
-            event.detail,
+            &event.detail,
             hash.as_slice()
         ],
     )?;
@@ -68,12 +69,12 @@ pub(crate) fn newest(
     tx: &ReadTx<'_>,
     key: &HmacKey,
     user_id: &str,
-) -> Result<(Vec<AuditEntry>, bool), DatabaseError> {
+) -> Result<(Vec<AuditEntry>, bool), RecordsError> {
     // One more than is shown: the oldest one only lends its hash.
     let mut rows = tx.query(
         "SELECT sequence, at, agent_id, action, detail, hash FROM audit
          WHERE user_id = ?1 ORDER BY sequence DESC LIMIT ?2",
-        params![user_id, SHOWN + 1],
+        values![user_id, SHOWN + 1],
         read,
     )?;
     let oldest_is_first = rows.last().is_none_or(|(entry, _)| entry.sequence == 1);
@@ -93,11 +94,11 @@ pub(crate) fn newest(
 
 type Link = (AuditEntry, Vec<u8>);
 
-fn read(row: &Row<'_>) -> RowResult<Link> {
+fn read(row: &Row<'_>) -> Result<Link, RecordsError> {
     let hash: Vec<u8> = row.get(5)?;
     let entry = AuditEntry {
-        sequence: uint(row, 0)?,
-        at: uint(row, 1)?,
+        sequence: row.uint(0)?,
+        at: row.uint(1)?,
         agent_id: row.get(2)?,
         action: row.get(3)?,
         detail: row.get(4)?,
@@ -167,20 +168,25 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 mod tests {
     use katachi_crypto::Secret;
     use katachi_crypto::mac::HmacKey;
-    use katachi_store::database::{Database, DatabaseError, DatabaseKey, Options, params};
+    use katachi_store::database::{Database, DatabaseKey, Options};
 
     use super::super::schema::MIGRATIONS;
+    use super::super::store::{Store, values};
     use super::{Event, SHOWN, append, newest};
 
-    fn log(entries: u64) -> (tempfile::TempDir, Database, HmacKey) {
+    fn log(entries: u64) -> (tempfile::TempDir, Store, HmacKey) {
         let dir = tempfile::tempdir().unwrap();
         let key = DatabaseKey::generate().unwrap();
         let options = Options::new().migrations(MIGRATIONS);
         let database = Database::open(dir.path().join("db"), &key, options).unwrap();
+        let database = Store::Embedded(database);
         let chain = HmacKey::new(&Secret::new([1; 32]));
         database
             .write(|tx| {
-                tx.execute("INSERT INTO users VALUES ('u', 'e', 'p', x'00', 0)", [])?;
+                tx.execute(
+                    "INSERT INTO users VALUES ('u', 'e', 'p', x'00', 0, 'e')",
+                    values![],
+                )?;
                 for at in 0..entries {
                     let event = Event {
                         at,
@@ -190,13 +196,13 @@ mod tests {
                     };
                     append(tx, &chain, "u", &event)?;
                 }
-                Ok::<_, DatabaseError>(())
+                Ok(())
             })
             .unwrap();
         (dir, database, chain)
     }
 
-    fn is_intact(database: &Database, key: &HmacKey) -> bool {
+    fn is_intact(database: &Store, key: &HmacKey) -> bool {
         database.read(|tx| newest(tx, key, "u")).unwrap().1
     }
 
@@ -231,7 +237,9 @@ mod tests {
         ] {
             let (_dir, database, key) = log(5);
             assert!(is_intact(&database, &key));
-            database.write(|tx| tx.execute(tampering, [])).unwrap();
+            database
+                .write(|tx| tx.execute(tampering, values![]))
+                .unwrap();
             assert!(!is_intact(&database, &key), "{tampering}");
         }
     }
@@ -241,8 +249,11 @@ mod tests {
         let (_dir, database, _) = log(3);
         assert!(!is_intact(&database, &HmacKey::new(&Secret::new([2; 32]))));
         let moved = database.write(|tx| {
-            tx.execute("INSERT INTO users VALUES ('v', 'f', 'p', x'00', 0)", [])?;
-            tx.execute("UPDATE audit SET user_id = ?1", params!["v"])
+            tx.execute(
+                "INSERT INTO users VALUES ('v', 'f', 'p', x'00', 0, 'f')",
+                values![],
+            )?;
+            tx.execute("UPDATE audit SET user_id = ?1", values!["v"])
         });
         moved.unwrap();
         let key = HmacKey::new(&Secret::new([1; 32]));

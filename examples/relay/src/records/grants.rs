@@ -3,9 +3,12 @@
 use katachi_auth::clock::Timestamp;
 use katachi_auth::device::{DeviceStore, Find, Grant, Inserted};
 use katachi_auth::replay::Unavailable;
-use katachi_store::database::{Database, DatabaseError, Tx, params};
+use katachi_store::column::Cell;
 
-use super::{int, uint};
+use super::RecordsError;
+use super::store::{Cover, Store, Tx, Value, int, values};
+
+const GRANTS: &str = "device_grants";
 
 /// Most device authorizations at once.
 const MOST_GRANTS: u64 = 4096;
@@ -13,21 +16,12 @@ const MOST_GRANTS: u64 = 4096;
 /// Keeps device authorizations in the database, each change in a transaction
 /// of its own.
 #[derive(Clone, Debug)]
-pub(crate) struct Grants(Database);
+pub(crate) struct Grants(Store);
 
 impl Grants {
-    pub(super) fn new(database: Database) -> Self {
-        Self(database)
+    pub(super) fn new(store: Store) -> Self {
+        Self(store)
     }
-}
-
-/// Whatever kept a change from being made.
-#[derive(Debug, thiserror::Error)]
-enum GrantError {
-    #[error(transparent)]
-    Database(#[from] DatabaseError),
-    #[error("a stored device authorization cannot be read: {0}")]
-    Record(#[from] serde_json::Error),
 }
 
 impl DeviceStore for Grants {
@@ -40,17 +34,22 @@ impl DeviceStore for Grants {
     fn change(&self, find: &Find, change: &mut dyn FnMut(&mut Grant)) -> Result<bool, Unavailable> {
         self.0
             .write(|tx| {
+                tx.lock(GRANTS)?;
                 let (sql, code) = match find {
                     Find::DeviceCode(code) => (
-                        "SELECT record FROM device_grants WHERE device_code = ?1",
+                        "SELECT device_code, record FROM device_grants WHERE device_code = ?1",
                         code,
                     ),
                     Find::UserCode(code) => (
-                        "SELECT record FROM device_grants WHERE user_code = ?1",
+                        "SELECT device_code, record FROM device_grants WHERE user_code = ?1",
                         code,
                     ),
                 };
-                let found = tx.query_one(sql, [code.as_slice()], |row| row.get::<_, String>(0))?;
+                let cover = tx.service_cover();
+                let found = tx.query_one(sql, values![code.as_slice()], |row| {
+                    let device_code: Vec<u8> = row.get(0)?;
+                    cover.open(&cell(&device_code), row, 1)
+                })?;
                 let Some(record) = found else {
                     return Ok(false);
                 };
@@ -58,31 +57,34 @@ impl DeviceStore for Grants {
                 change(&mut grant);
                 tx.execute(
                     "UPDATE device_grants SET record = ?2 WHERE device_code = ?1",
-                    params![grant.device_code.as_slice(), serde_json::to_string(&grant)?],
+                    values![grant.device_code.as_slice(), sealed(&cover, &grant)?],
                 )?;
-                Ok::<_, GrantError>(true)
+                Ok(true)
             })
             .map_err(Unavailable::new)
     }
 }
 
-fn insert(tx: &Tx<'_>, grant: &Grant, now: Timestamp) -> Result<Inserted, GrantError> {
+fn insert(tx: &Tx<'_>, grant: &Grant, now: Timestamp) -> Result<Inserted, RecordsError> {
+    tx.lock(GRANTS)?;
     tx.execute(
         "DELETE FROM device_grants WHERE expires_ms <= ?1",
-        [int(now.as_unix_millis())],
+        values![int(now.as_unix_millis())],
     )?;
-    let count = tx.query_one("SELECT count(*) FROM device_grants", [], |row| uint(row, 0))?;
+    let count = tx.query_one("SELECT count(*) FROM device_grants", values![], |row| {
+        row.uint(0)
+    })?;
     if count.unwrap_or_default() >= MOST_GRANTS {
         return Ok(Inserted::Full);
     }
     let rows = tx.execute(
         "INSERT INTO device_grants (device_code, user_code, expires_ms, record) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT (user_code) DO NOTHING",
-        params![
+        values![
             grant.device_code.as_slice(),
             grant.user_code.as_slice(),
             int(grant.expires.as_unix_millis()),
-            serde_json::to_string(grant)?,
+            sealed(&tx.service_cover(), grant)?,
         ],
     )?;
     Ok(if rows == 1 {
@@ -90,4 +92,17 @@ fn insert(tx: &Tx<'_>, grant: &Grant, now: Timestamp) -> Result<Inserted, GrantE
     } else {
         Inserted::Taken
     })
+}
+
+fn sealed(cover: &Cover, grant: &Grant) -> Result<Value, RecordsError> {
+    cover.seal(&cell(&grant.device_code), &serde_json::to_string(grant)?)
+}
+
+fn cell(device_code: &[u8]) -> Cell<'_> {
+    Cell {
+        table: GRANTS,
+        column: "record",
+        row: device_code,
+        version: 1,
+    }
 }

@@ -1,8 +1,10 @@
 //! MCP configurations; each secret is a sealed cell of its own.
 
-use katachi_store::database::{DatabaseError, ReadTx, Row, RowResult, Tx, params};
+use katachi_store::column::Cell;
 
-use super::{int, uint};
+use super::RecordsError;
+use super::store::{ReadTx, Row, Tx, Value, int, values};
+use super::users;
 
 /// A configuration without its secrets. `command`, `env` and `released_to`
 /// are JSON.
@@ -49,19 +51,19 @@ pub(crate) fn version(
     tx: &ReadTx<'_>,
     user_id: &str,
     name: &str,
-) -> Result<Option<u64>, DatabaseError> {
+) -> Result<Option<u64>, RecordsError> {
     tx.query_one(
         "SELECT version FROM mcp_configs WHERE user_id = ?1 AND name = ?2",
-        [user_id, name],
-        |row| uint(row, 0),
+        values![user_id, name],
+        |row| row.uint(0),
     )
 }
 
-pub(crate) fn count(tx: &ReadTx<'_>, user_id: &str) -> Result<u64, DatabaseError> {
+pub(crate) fn count(tx: &ReadTx<'_>, user_id: &str) -> Result<u64, RecordsError> {
     let count = tx.query_one(
         "SELECT count(*) FROM mcp_configs WHERE user_id = ?1",
-        [user_id],
-        |row| uint(row, 0),
+        values![user_id],
+        |row| row.uint(0),
     )?;
     Ok(count.unwrap_or_default())
 }
@@ -72,70 +74,77 @@ pub(crate) fn put(
     user_id: &str,
     config: &ConfigRow,
     secrets: &[SecretRow],
-) -> Result<(), DatabaseError> {
+) -> Result<(), RecordsError> {
+    let cover = tx.cover(user_id, &users::tenant_key(tx, user_id)?)?;
+    let covered = |column, text: &str| -> Result<Value, RecordsError> {
+        cover.seal(&cell(column, &config.name, config.version), text)
+    };
     tx.execute(
         "INSERT INTO mcp_configs (user_id, name, command, env, released_to, version, updated_at)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
          ON CONFLICT (user_id, name) DO UPDATE SET command = excluded.command, env = excluded.env,
              released_to = excluded.released_to, version = excluded.version, updated_at = excluded.updated_at",
-        params![
+        values![
             user_id,
-            config.name,
-            config.command,
-            config.env,
-            config.released_to,
+            &config.name,
+            covered("command", &config.command)?,
+            covered("env", &config.env)?,
+            covered("released_to", &config.released_to)?,
             int(config.version),
             int(config.updated_at),
         ],
     )?;
     tx.execute(
         "DELETE FROM mcp_secrets WHERE user_id = ?1 AND config = ?2",
-        [user_id, &config.name],
+        values![user_id, &config.name],
     )?;
     for secret in secrets {
         tx.execute(
             "INSERT INTO mcp_secrets (user_id, config, name, version, sealed) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![user_id, secret.config, secret.name, int(secret.version), secret.sealed],
+            values![user_id, &secret.config, &secret.name, int(secret.version), &secret.sealed],
         )?;
     }
     Ok(())
 }
 
-pub(crate) fn remove(tx: &Tx<'_>, user_id: &str, name: &str) -> Result<bool, DatabaseError> {
+pub(crate) fn remove(tx: &Tx<'_>, user_id: &str, name: &str) -> Result<bool, RecordsError> {
     tx.execute(
         "DELETE FROM mcp_secrets WHERE user_id = ?1 AND config = ?2",
-        [user_id, name],
+        values![user_id, name],
     )?;
     let removed = tx.execute(
         "DELETE FROM mcp_configs WHERE user_id = ?1 AND name = ?2",
-        [user_id, name],
+        values![user_id, name],
     )?;
     Ok(removed == 1)
 }
 
-pub(crate) fn configs(tx: &ReadTx<'_>, user_id: &str) -> Result<Vec<ConfigRow>, DatabaseError> {
+pub(crate) fn configs(tx: &ReadTx<'_>, user_id: &str) -> Result<Vec<ConfigRow>, RecordsError> {
+    let cover = tx.cover(user_id, &users::tenant_key(tx, user_id)?)?;
     tx.query(
         "SELECT name, command, env, released_to, version, updated_at
          FROM mcp_configs WHERE user_id = ?1 ORDER BY name",
-        [user_id],
+        values![user_id],
         |row| {
+            let (name, version): (String, u64) = (row.get(0)?, row.uint(4)?);
+            let covered = |column, at| cover.open(&cell(column, &name, version), row, at);
             Ok(ConfigRow {
-                name: row.get(0)?,
-                command: row.get(1)?,
-                env: row.get(2)?,
-                released_to: row.get(3)?,
-                version: uint(row, 4)?,
-                updated_at: uint(row, 5)?,
+                command: covered("command", 1)?,
+                env: covered("env", 2)?,
+                released_to: covered("released_to", 3)?,
+                name,
+                version,
+                updated_at: row.uint(5)?,
             })
         },
     )
 }
 
 /// The secrets of all configurations of an account.
-pub(crate) fn secrets(tx: &ReadTx<'_>, user_id: &str) -> Result<Vec<SecretRow>, DatabaseError> {
+pub(crate) fn secrets(tx: &ReadTx<'_>, user_id: &str) -> Result<Vec<SecretRow>, RecordsError> {
     tx.query(
         "SELECT config, name, version, sealed FROM mcp_secrets WHERE user_id = ?1 ORDER BY config, name",
-        [user_id],
+        values![user_id],
         read_secret,
     )
 }
@@ -145,19 +154,29 @@ pub(crate) fn secrets_of(
     tx: &ReadTx<'_>,
     user_id: &str,
     config: &str,
-) -> Result<Vec<SecretRow>, DatabaseError> {
+) -> Result<Vec<SecretRow>, RecordsError> {
     tx.query(
         "SELECT config, name, version, sealed FROM mcp_secrets WHERE user_id = ?1 AND config = ?2 ORDER BY name",
-        [user_id, config],
+        values![user_id, config],
         read_secret,
     )
 }
 
-fn read_secret(row: &Row<'_>) -> RowResult<SecretRow> {
+fn read_secret(row: &Row<'_>) -> Result<SecretRow, RecordsError> {
     Ok(SecretRow {
         config: row.get(0)?,
         name: row.get(1)?,
-        version: uint(row, 2)?,
+        version: row.uint(2)?,
         sealed: row.get(3)?,
     })
+}
+
+/// A covered cell; the account comes from the cover.
+fn cell<'a>(column: &'a str, name: &'a str, version: u64) -> Cell<'a> {
+    Cell {
+        table: "mcp_configs",
+        column,
+        row: name.as_bytes(),
+        version,
+    }
 }

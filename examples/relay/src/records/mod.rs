@@ -1,10 +1,10 @@
-//! What the relay remembers: an encrypted database, opened with a key of the
-//! vault, and in it sealed cells for what must stay secret from whoever reads
-//! the database.
+//! What the relay remembers, in an encrypted file or in PostgreSQL, and in it
+//! sealed cells for what must stay secret from whoever reads the database.
 //!
 //! ```text
-//! vault ──▶ database key ──▶ every page
-//!       ├─▶ wrapping key ──▶ one key for each account ──▶ agent keys, MCP secrets
+//! vault ──▶ database key ──▶ every page of the file
+//!       ├─▶ wrapping key ──▶ one key for each account ──▶ agent keys, MCP secrets,
+//!       │                                                 in PostgreSQL what else is private
 //!       └─▶ audit key ─────▶ the chain of each account's log
 //! ```
 
@@ -12,11 +12,13 @@ pub(crate) mod agents;
 pub(crate) mod audit;
 mod grants;
 pub(crate) mod mcp;
+pub(crate) mod postgres;
 mod schema;
 mod sessions;
+pub(crate) mod store;
 pub(crate) mod users;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -27,9 +29,7 @@ use katachi_protocol::Sensitive;
 use katachi_protocol::mcp::{CellContext, SealedCell};
 use katachi_store::Vault;
 use katachi_store::column::{Cell, ColumnCipher, ColumnError, TenantKeys};
-use katachi_store::database::{
-    Database, DatabaseError, DatabaseKey, Options, Profile, ReadTx, Row, RowResult, Tx,
-};
+use katachi_store::database::{Database, DatabaseError, DatabaseKey, Options, Profile};
 use katachi_store::vault::VaultError;
 
 pub(crate) use grants::Grants;
@@ -37,12 +37,30 @@ pub(crate) use sessions::SessionRows;
 
 use audit::Event;
 use mcp::SecretRow;
+use postgres::{Outage, Postgres};
+use store::{ReadTx, Store, Tx};
+
+use crate::config::DatabaseSource;
 
 /// What storage can do wrong.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RecordsError {
     #[error(transparent)]
     Database(#[from] DatabaseError),
+    #[error("PostgreSQL: {0}")]
+    Postgres(#[source] tokio_postgres::Error),
+    #[error("{0}")]
+    Outage(#[from] Outage),
+    #[error("another relay has taken this database over")]
+    Superseded,
+    #[error("this database belongs to another relay: its keys are of another vault")]
+    OtherVault,
+    #[error("this database was made by a newer version")]
+    Newer,
+    #[error("over a network the database needs TLS: give --database-ca FILE, its authority in PEM")]
+    NoAuthority,
+    #[error("--database-ca {path}: {why}")]
+    Authority { path: PathBuf, why: String },
     #[error(transparent)]
     Vault(#[from] VaultError),
     #[error(transparent)]
@@ -66,8 +84,8 @@ pub(crate) struct Records(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     sessions: SessionRows,
-    database: Database,
-    vault: Vault,
+    store: Store,
+    vault: Arc<Vault>,
     audit_key: Secret<32>,
 }
 
@@ -78,17 +96,29 @@ const MCP_SECRETS: &str = "mcp_secrets";
 const SEALED: &str = "sealed";
 
 impl Records {
-    /// Opens or creates the database at `path`.
-    pub(crate) fn open(path: &Path, vault: Vault) -> Result<Self, RecordsError> {
-        let key = DatabaseKey::from_vault(&vault, "relay")?;
-        let options = Options::new()
-            .profile(Profile::Fast)
-            .migrations(schema::MIGRATIONS);
-        let database = Database::open(path, &key, options)?;
+    /// Opens or creates the records. It waits for a disk or a server.
+    pub(crate) fn open(
+        source: &DatabaseSource,
+        state_dir: &Path,
+        vault: Vault,
+    ) -> Result<Self, RecordsError> {
+        let vault = Arc::new(vault);
+        let store = match source {
+            DatabaseSource::Embedded => {
+                let key = DatabaseKey::from_vault(&vault, "relay")?;
+                let options = Options::new()
+                    .profile(Profile::Fast)
+                    .migrations(schema::MIGRATIONS);
+                Store::Embedded(Database::open(state_dir.join("relay.db"), &key, options)?)
+            }
+            DatabaseSource::Postgres(url) => {
+                Store::Postgres(Arc::new(Postgres::open(url, Arc::clone(&vault))?))
+            }
+        };
         let audit_key = vault.derive("katachi-relay/audit");
         Ok(Self(Arc::new(Inner {
-            sessions: SessionRows::new(database.clone()),
-            database,
+            sessions: SessionRows::new(store.clone()),
+            store,
             vault,
             audit_key,
         })))
@@ -100,7 +130,7 @@ impl Records {
 
     /// Device authorizations, kept in the same database.
     pub(crate) fn grants(&self) -> Grants {
-        Grants::new(self.0.database.clone())
+        Grants::new(self.0.store.clone())
     }
 
     /// Sessions of browsers, kept in the same database.
@@ -113,42 +143,30 @@ impl Records {
         HmacKey::new(&self.0.audit_key)
     }
 
-    /// Reads at once, waiting for the disk.
-    pub(crate) fn read_now<T, E: From<DatabaseError>>(
+    /// Reads at once, waiting for a disk or a server.
+    pub(crate) fn read_now<T>(
         &self,
-        work: impl FnOnce(&ReadTx<'_>) -> Result<T, E>,
-    ) -> Result<T, E> {
-        self.0.database.read(work)
+        work: impl FnOnce(&ReadTx<'_>) -> Result<T, RecordsError>,
+    ) -> Result<T, RecordsError> {
+        self.0.store.read(work)
     }
 
-    /// Reads, on a thread that may wait for the disk.
-    pub(crate) async fn read<T, E>(
+    /// Reads, on a thread that may wait for that.
+    pub(crate) async fn read<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&ReadTx<'_>) -> Result<T, E> + Send + 'static,
-    ) -> Result<T, RecordsError>
-    where
-        T: Send + 'static,
-        E: From<DatabaseError> + Into<RecordsError> + Send + 'static,
-    {
-        let database = self.0.database.clone();
-        tokio::task::spawn_blocking(move || database.read(work))
-            .await?
-            .map_err(Into::into)
+        work: impl FnOnce(&ReadTx<'_>) -> Result<T, RecordsError> + Send + 'static,
+    ) -> Result<T, RecordsError> {
+        let store = self.0.store.clone();
+        tokio::task::spawn_blocking(move || store.read(work)).await?
     }
 
-    /// Writes, on a thread that may wait for the disk and for other writers.
-    pub(crate) async fn write<T, E>(
+    /// Writes, on a thread that may wait for that and for other writers.
+    pub(crate) async fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Tx<'_>) -> Result<T, E> + Send + 'static,
-    ) -> Result<T, RecordsError>
-    where
-        T: Send + 'static,
-        E: From<DatabaseError> + Into<RecordsError> + Send + 'static,
-    {
-        let database = self.0.database.clone();
-        tokio::task::spawn_blocking(move || database.write(work))
-            .await?
-            .map_err(Into::into)
+        work: impl FnOnce(&Tx<'_>) -> Result<T, RecordsError> + Send + 'static,
+    ) -> Result<T, RecordsError> {
+        let store = self.0.store.clone();
+        tokio::task::spawn_blocking(move || store.write(work)).await?
     }
 
     /// Appends to an account's audit log.
@@ -168,7 +186,7 @@ impl Records {
     }
 
     fn cipher(&self, tx: &ReadTx<'_>, user_id: &str) -> Result<ColumnCipher, RecordsError> {
-        let wrapped = users::tenant_key(tx, user_id)?.ok_or(RecordsError::NoTenantKey)?;
+        let wrapped = users::tenant_key(tx, user_id)?;
         Ok(TenantKeys::from_vault(&self.0.vault, TENANTS)?.open(user_id, &wrapped)?)
     }
 
@@ -266,16 +284,6 @@ pub(crate) fn describe_mcp(user_id: &str, row: &SecretRow) -> SealedCell {
         },
         sealed: STANDARD.encode(&row.sealed),
     }
-}
-
-/// A number for a column; SQLite's integers end at 2^63.
-fn int(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// A number out of a column in which only [`int`]s are written.
-fn uint(row: &Row<'_>, column: usize) -> RowResult<u64> {
-    Ok(u64::try_from(row.get::<_, i64>(column)?).unwrap_or_default())
 }
 
 /// A new identifier: 128 random bits, hexadecimal.

@@ -3,8 +3,9 @@
 use katachi_store::database::Migration;
 
 /// Released steps never change.
-pub(super) const MIGRATIONS: &[Migration] = &[Migration::sql(
-    "-- `password` is an Argon2id record; `tenant_key` wraps the key under which
+pub(super) const MIGRATIONS: &[Migration] = &[
+    Migration::sql(
+        "-- `password` is an Argon2id record; `tenant_key` wraps the key under which
     -- everything secret of this account is sealed.
     CREATE TABLE users (
         id          TEXT PRIMARY KEY,
@@ -86,4 +87,108 @@ pub(super) const MIGRATIONS: &[Migration] = &[Migration::sql(
         hash        BLOB NOT NULL,
         PRIMARY KEY (user_id, sequence)
     ) STRICT, WITHOUT ROWID;",
-)];
+    ),
+    // What an account is found by, and what is shown of it, differ where the
+    // first is a tag.
+    Migration::sql(
+        "ALTER TABLE users ADD COLUMN address TEXT NOT NULL DEFAULT '';
+         UPDATE users SET address = email;",
+    ),
+];
+
+/// The same tables in PostgreSQL. Released steps never change.
+pub(super) const POSTGRES: &[&str] = &[
+    "-- One row: which relay has the database, and the key for what belongs to no
+    -- account, which its vault wrapped.
+    CREATE TABLE service (
+        id          BOOLEAN PRIMARY KEY CHECK (id),
+        generation  BIGINT NOT NULL,
+        wrapped_key BYTEA NOT NULL,
+        proof       BYTEA NOT NULL
+    );
+
+    -- `email` is a keyed tag of the address. `address` and `password`, an
+    -- Argon2id record, are sealed, as is every BYTEA below that is neither a
+    -- digest nor a wrapped key. `tenant_key` wraps the key under which
+    -- everything secret of this account is sealed.
+    CREATE TABLE users (
+        id          TEXT PRIMARY KEY,
+        email       BYTEA NOT NULL UNIQUE,
+        address     BYTEA NOT NULL,
+        password    BYTEA NOT NULL,
+        tenant_key  BYTEA NOT NULL,
+        created_at  BIGINT NOT NULL
+    );
+
+    -- Only digests: whoever reads this table cannot take over a session.
+    CREATE TABLE sessions (
+        digest      BYTEA PRIMARY KEY,
+        user_id     TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+        created_ms  BIGINT NOT NULL,
+        seen_ms     BIGINT NOT NULL
+    );
+    CREATE INDEX sessions_by_user ON sessions (user_id);
+
+    CREATE TABLE agents (
+        id          TEXT PRIMARY KEY,
+        user_id     TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+        host_name   BYTEA NOT NULL,
+        os          BYTEA NOT NULL,
+        version     BYTEA NOT NULL,
+        approved_at BIGINT NOT NULL,
+        seen_at     BIGINT,
+        state       TEXT NOT NULL DEFAULT 'idle'
+    );
+    CREATE INDEX agents_by_user ON agents (user_id);
+
+    -- `sealed` is a KTC1 column envelope over 32 bytes. A key outlives its
+    -- agent as revoked, so that its holder, and nobody else, can be told.
+    CREATE TABLE agent_keys (
+        id          TEXT PRIMARY KEY,
+        agent_id    TEXT NOT NULL,
+        user_id     TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+        version     BIGINT NOT NULL,
+        sealed      BYTEA NOT NULL,
+        revoked     BOOLEAN NOT NULL
+    );
+
+    -- Device authorizations under way: digests of the codes, and the record.
+    CREATE TABLE device_grants (
+        device_code BYTEA PRIMARY KEY,
+        user_code   BYTEA NOT NULL UNIQUE,
+        expires_ms  BIGINT NOT NULL,
+        record      BYTEA NOT NULL
+    );
+
+    CREATE TABLE mcp_configs (
+        user_id     TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+        name        TEXT NOT NULL,
+        command     BYTEA NOT NULL,
+        env         BYTEA NOT NULL,
+        released_to BYTEA NOT NULL,
+        version     BIGINT NOT NULL,
+        updated_at  BIGINT NOT NULL,
+        PRIMARY KEY (user_id, name)
+    );
+
+    CREATE TABLE mcp_secrets (
+        user_id     TEXT NOT NULL,
+        config      TEXT NOT NULL,
+        name        TEXT NOT NULL,
+        version     BIGINT NOT NULL,
+        sealed      BYTEA NOT NULL,
+        PRIMARY KEY (user_id, config, name),
+        FOREIGN KEY (user_id, config) REFERENCES mcp_configs (user_id, name) ON DELETE CASCADE
+    );
+
+    CREATE TABLE audit (
+        user_id     TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+        sequence    BIGINT NOT NULL,
+        at          BIGINT NOT NULL,
+        agent_id    TEXT,
+        action      TEXT NOT NULL,
+        detail      TEXT NOT NULL,
+        hash        BYTEA NOT NULL,
+        PRIMARY KEY (user_id, sequence)
+    );",
+];

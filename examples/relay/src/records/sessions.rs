@@ -3,10 +3,10 @@
 use katachi_auth::clock::Timestamp;
 use katachi_auth::replay::Unavailable;
 use katachi_auth::session::{Session, SessionStore, TokenDigest};
-use katachi_store::database::{Database, DatabaseError, params};
 use tokio::sync::watch;
 
-use super::{int, uint};
+use super::RecordsError;
+use super::store::{Store, Value, int, values};
 
 /// Most sessions of one account; those used least recently make room.
 const MOST_SESSIONS: u32 = 32;
@@ -14,15 +14,15 @@ const MOST_SESSIONS: u32 = 32;
 /// Keeps sessions in the database.
 #[derive(Clone, Debug)]
 pub(crate) struct SessionRows {
-    database: Database,
+    store: Store,
     /// Told whenever a session is gone.
     ended: watch::Sender<()>,
 }
 
 impl SessionRows {
-    pub(super) fn new(database: Database) -> Self {
+    pub(super) fn new(store: Store) -> Self {
         Self {
-            database,
+            store,
             ended: watch::Sender::new(()),
         }
     }
@@ -33,11 +33,11 @@ impl SessionRows {
     }
 
     /// Forgets sessions last used before `seen` or begun before `begun`.
-    pub(crate) fn sweep(&self, seen: Timestamp, begun: Timestamp) -> Result<usize, DatabaseError> {
-        let swept = self.database.write(|tx| {
+    pub(crate) fn sweep(&self, seen: Timestamp, begun: Timestamp) -> Result<usize, RecordsError> {
+        let swept = self.store.write(|tx| {
             tx.execute(
                 "DELETE FROM sessions WHERE seen_ms < ?1 OR created_ms < ?2",
-                params![int(seen.as_unix_millis()), int(begun.as_unix_millis())],
+                values![int(seen.as_unix_millis()), int(begun.as_unix_millis())],
             )
         })?;
         self.tell(swept);
@@ -47,49 +47,50 @@ impl SessionRows {
 
 impl SessionStore for SessionRows {
     fn insert(&self, session: Session) -> Result<(), Unavailable> {
-        let insert = self.database.write(|tx| {
+        let insert = self.store.write(|tx| {
+            tx.lock(&session.account)?;
             tx.execute(
                 "INSERT INTO sessions (digest, user_id, created_ms, seen_ms) VALUES (?1, ?2, ?3, ?4)",
-                params![
+                values![
                     session.digest.as_bytes().as_slice(),
-                    session.account,
+                    &session.account,
                     int(session.created.as_unix_millis()),
                     int(session.seen.as_unix_millis()),
                 ],
             )?;
             tx.execute(
-                "DELETE FROM sessions WHERE digest IN (
-                    SELECT digest FROM sessions WHERE user_id = ?1 ORDER BY seen_ms DESC LIMIT -1 OFFSET ?2)",
-                params![session.account, MOST_SESSIONS],
+                "DELETE FROM sessions WHERE user_id = ?1 AND digest NOT IN (
+                    SELECT digest FROM sessions WHERE user_id = ?1 ORDER BY seen_ms DESC LIMIT ?2)",
+                values![&session.account, MOST_SESSIONS],
             )
         });
-        let made_room = insert.map_err(|error: DatabaseError| Unavailable::new(error))?;
+        let made_room = insert.map_err(Unavailable::new)?;
         self.tell(made_room);
         Ok(())
     }
 
     fn find(&self, digest: &TokenDigest) -> Result<Option<Session>, Unavailable> {
-        let found = self.database.read(|tx| {
+        let found = self.store.read(|tx| {
             tx.query_one(
                 "SELECT user_id, created_ms, seen_ms FROM sessions WHERE digest = ?1",
-                [digest.as_bytes().as_slice()],
+                values![digest.as_bytes().as_slice()],
                 |row| {
                     Ok(Session {
                         digest: *digest,
                         account: row.get(0)?,
-                        created: Timestamp::from_unix_millis(uint(row, 1)?),
-                        seen: Timestamp::from_unix_millis(uint(row, 2)?),
+                        created: Timestamp::from_unix_millis(row.uint(1)?),
+                        seen: Timestamp::from_unix_millis(row.uint(2)?),
                     })
                 },
             )
         });
-        found.map_err(|error: DatabaseError| Unavailable::new(error))
+        found.map_err(Unavailable::new)
     }
 
     fn touch(&self, digest: &TokenDigest, now: Timestamp) -> Result<(), Unavailable> {
         self.change(
-            "UPDATE sessions SET seen_ms = max(seen_ms, ?2) WHERE digest = ?1",
-            params![digest.as_bytes().as_slice(), int(now.as_unix_millis())],
+            "UPDATE sessions SET seen_ms = ?2 WHERE digest = ?1 AND seen_ms < ?2",
+            values![digest.as_bytes().as_slice(), int(now.as_unix_millis())],
         )
         .map(drop)
     }
@@ -97,14 +98,14 @@ impl SessionStore for SessionRows {
     fn remove(&self, digest: &TokenDigest) -> Result<bool, Unavailable> {
         let removed = self.change(
             "DELETE FROM sessions WHERE digest = ?1",
-            [digest.as_bytes().as_slice()],
+            values![digest.as_bytes().as_slice()],
         )?;
         self.tell(removed);
         Ok(removed == 1)
     }
 
     fn remove_all(&self, account: &str) -> Result<(), Unavailable> {
-        let removed = self.change("DELETE FROM sessions WHERE user_id = ?1", [account])?;
+        let removed = self.change("DELETE FROM sessions WHERE user_id = ?1", values![account])?;
         self.tell(removed);
         Ok(())
     }
@@ -118,13 +119,9 @@ impl SessionRows {
         }
     }
 
-    fn change(
-        &self,
-        sql: &str,
-        params: impl katachi_store::database::Params,
-    ) -> Result<usize, Unavailable> {
-        self.database
-            .write(|tx| tx.execute(sql, params))
-            .map_err(|error: DatabaseError| Unavailable::new(error))
+    fn change(&self, sql: &str, values: &[Value]) -> Result<usize, Unavailable> {
+        self.store
+            .write(|tx| tx.execute(sql, values))
+            .map_err(Unavailable::new)
     }
 }

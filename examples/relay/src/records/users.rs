@@ -1,8 +1,7 @@
 //! Accounts.
 
-use katachi_store::database::{DatabaseError, ReadTx, Tx, params};
-
-use super::int;
+use super::RecordsError;
+use super::store::{ReadTx, Tx, cell, int, values};
 
 /// An account.
 #[derive(Clone, Debug)]
@@ -18,6 +17,10 @@ pub(crate) struct Credentials {
     pub(crate) password: String,
 }
 
+const USERS: &str = "users";
+const ADDRESS: &str = "address";
+const PASSWORD: &str = "password";
+
 /// Opens an account; `false` if the address has one.
 pub(crate) fn create(
     tx: &Tx<'_>,
@@ -25,53 +28,71 @@ pub(crate) fn create(
     password: &str,
     tenant_key: &[u8],
     now: u64,
-) -> Result<bool, DatabaseError> {
+) -> Result<bool, RecordsError> {
+    let cover = tx.cover(&user.id, tenant_key)?;
     let rows = tx.execute(
-        "INSERT INTO users (id, email, password, tenant_key, created_at) VALUES (?1, ?2, ?3, ?4, ?5)
-         ON CONFLICT (email) DO NOTHING",
-        params![user.id, user.email, password, tenant_key, int(now)],
+        "INSERT INTO users (id, email, address, password, tenant_key, created_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (email) DO NOTHING",
+        values![
+            &user.id,
+            tx.tag(USERS, "email", &user.email)?,
+            cover.seal(&cell(USERS, ADDRESS, &user.id), &user.email)?,
+            cover.seal(&cell(USERS, PASSWORD, &user.id), password)?,
+            tenant_key,
+            int(now),
+        ],
     )?;
     Ok(rows == 1)
 }
 
-pub(crate) fn by_email(tx: &ReadTx<'_>, email: &str) -> Result<Option<Credentials>, DatabaseError> {
+pub(crate) fn by_email(tx: &ReadTx<'_>, email: &str) -> Result<Option<Credentials>, RecordsError> {
     tx.query_one(
-        "SELECT id, email, password FROM users WHERE email = ?1",
-        [email],
+        "SELECT id, tenant_key, password FROM users WHERE email = ?1",
+        values![tx.tag(USERS, "email", email)?],
         |row| {
-            let user = User {
-                id: row.get(0)?,
-                email: row.get(1)?,
-            };
+            let id: String = row.get(0)?;
+            let cover = tx.cover(&id, &row.get::<Vec<u8>>(1)?)?;
             Ok(Credentials {
-                user,
-                password: row.get(2)?,
+                password: cover.open(&cell(USERS, PASSWORD, &id), row, 2)?,
+                user: User {
+                    id,
+                    email: email.to_owned(),
+                },
             })
         },
     )
 }
 
-pub(crate) fn by_id(tx: &ReadTx<'_>, id: &str) -> Result<Option<User>, DatabaseError> {
-    tx.query_one("SELECT id, email FROM users WHERE id = ?1", [id], |row| {
-        Ok(User {
-            id: row.get(0)?,
-            email: row.get(1)?,
-        })
-    })
+pub(crate) fn by_id(tx: &ReadTx<'_>, id: &str) -> Result<Option<User>, RecordsError> {
+    tx.query_one(
+        "SELECT tenant_key, address FROM users WHERE id = ?1",
+        values![id],
+        |row| {
+            let cover = tx.cover(id, &row.get::<Vec<u8>>(0)?)?;
+            Ok(User {
+                id: id.to_owned(),
+                email: cover.open(&cell(USERS, ADDRESS, id), row, 1)?,
+            })
+        },
+    )
 }
 
 /// The wrapped key of the account's secrets.
-pub(crate) fn tenant_key(tx: &ReadTx<'_>, id: &str) -> Result<Option<Vec<u8>>, DatabaseError> {
-    tx.query_one("SELECT tenant_key FROM users WHERE id = ?1", [id], |row| {
-        row.get(0)
-    })
+pub(crate) fn tenant_key(tx: &ReadTx<'_>, id: &str) -> Result<Vec<u8>, RecordsError> {
+    tx.query_one(
+        "SELECT tenant_key FROM users WHERE id = ?1",
+        values![id],
+        |row| row.get(0),
+    )?
+    .ok_or(RecordsError::NoTenantKey)
 }
 
 /// Replaces the password record, after its parameters were raised.
-pub(crate) fn set_password(tx: &Tx<'_>, id: &str, password: &str) -> Result<(), DatabaseError> {
+pub(crate) fn set_password(tx: &Tx<'_>, id: &str, password: &str) -> Result<(), RecordsError> {
+    let cover = tx.cover(id, &tenant_key(tx, id)?)?;
     tx.execute(
         "UPDATE users SET password = ?2 WHERE id = ?1",
-        params![id, password],
+        values![id, cover.seal(&cell(USERS, PASSWORD, id), password)?],
     )?;
     Ok(())
 }

@@ -12,8 +12,12 @@
 #[path = "../service/agent.rs"]
 mod agent;
 mod device;
+#[path = "../service/embedded.rs"]
+mod embedded;
 #[path = "../service/relay.rs"]
 mod relay;
+
+use embedded::database;
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};

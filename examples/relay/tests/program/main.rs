@@ -7,6 +7,8 @@
 
 #[path = "../service/agent.rs"]
 mod agent;
+#[path = "../service/embedded.rs"]
+mod embedded;
 #[path = "../service/relay.rs"]
 mod relay;
 
@@ -19,6 +21,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use agent::{TestAgent, poll, start_device};
+use embedded::database;
 use relay::{PASSWORD, TestRelay};
 
 fn program() -> Command {
@@ -110,19 +113,31 @@ fn it_says_where_it_listens_serves_and_stops_when_told() {
 }
 
 #[test]
-fn a_database_that_is_not_supported_is_named_with_the_next_step() {
+fn a_database_that_cannot_be_used_is_named_with_the_next_step() {
+    let state = tempfile::tempdir().unwrap();
     let (_, said) = failing(&[
         "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--no-keychain",
+        "--state-dir",
+        state.path().to_str().unwrap(),
         "--database",
         "postgres://user:hunter2@localhost/katachi",
     ]);
     assert!(
-        said.contains(
-            "--database: PostgreSQL is not supported by this version; leave the option out"
-        ),
+        said.contains("over a network the database needs TLS: give --database-ca FILE"),
         "{said}"
     );
     assert!(!said.contains("hunter2"));
+    let (_, said) = failing(&["serve", "--database", "postgres://user:hunter2@:x/"]);
+    assert!(
+        said.contains("write postgres://USER:PASSWORD@HOST/DATABASE"),
+        "{said}"
+    );
+    assert!(!said.contains("hunter2"));
+    let (_, said) = failing(&["migrate"]);
+    assert!(said.contains("give --database"), "{said}");
     let (_, said) = failing(&["serve", "--database", "mysql://x"]);
     assert!(
         said.contains("`mysql` is not a kind of database that is known"),

@@ -6,7 +6,10 @@ mod accounts;
 mod agent;
 mod devices;
 mod edge;
+mod embedded;
 mod mcp;
 mod relay;
 mod signed;
 mod tunnel;
+
+use embedded::database;

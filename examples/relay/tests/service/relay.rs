@@ -44,6 +44,7 @@ impl TestRelay {
     pub(crate) async fn start_with(state: Arc<TempDir>, adapt: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::local(state.path());
         config.keychain = KeychainUse::Never;
+        config.database = crate::database(state.path());
         adapt(&mut config);
         let relay = Relay::bind(config).await.unwrap();
         let (address, url) = (relay.address(), relay.public_url().to_string());

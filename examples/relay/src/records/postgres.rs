@@ -1,0 +1,447 @@
+//! Records in PostgreSQL: connections, transactions, tables.
+//!
+//! A transaction is used from a thread that may wait; the connection's own
+//! work runs on the runtime. At most [`MOST_SESSIONS`] run at once, and
+//! connecting, each statement and the wait for a place have a deadline.
+//!
+//! One relay has a database at a time: starting takes the next number of
+//! `service.generation`, and every transaction of a relay with an older number
+//! is refused. Sealed columns and cached keys of two relays can then never
+//! contradict each other, however the first one was lost.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use katachi_crypto::mac::HmacKey;
+use katachi_store::Vault;
+use katachi_store::column::{ColumnCipher, TenantKeys};
+use katachi_store::postgres::{Connector, PostgresError};
+use rustls::RootCertStore;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
+use tokio_postgres::config::Host;
+use tokio_postgres::types::{IsNull, ToSql, Type, private::BytesMut};
+use tokio_postgres::{Client, Row, SimpleQueryMessage, Statement};
+
+use super::RecordsError;
+use super::store::Value;
+use super::{TENANTS, schema};
+use crate::config::PostgresUrl;
+
+/// Most transactions at once, and most connections.
+const MOST_SESSIONS: usize = 16;
+
+/// Time for a place, to connect, and for each statement.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// The first half of our advisory locks' names.
+const LOCK_SERVICE: &str = "katachi-relay/service";
+
+/// The database cannot be asked, now; the request is refused and may be tried
+/// again. It is not known whether a commit that failed so took effect.
+#[derive(Debug, thiserror::Error)]
+#[error("the database cannot be asked: {0}")]
+pub(crate) struct Outage(#[source] PostgresError);
+
+/// The relays' PostgreSQL, as one of them uses it.
+pub(crate) struct Postgres {
+    connector: Connector,
+    runtime: Handle,
+    places: Semaphore,
+    idle: Mutex<Vec<Connection>>,
+    vault: Arc<Vault>,
+    /// Seals what belongs to no account.
+    cipher: Arc<ColumnCipher>,
+    generation: String,
+}
+
+/// A connection and what it has prepared.
+struct Connection {
+    client: Client,
+    prepared: HashMap<String, Statement>,
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Postgres")
+            .field("connector", &self.connector)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a transaction may do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Mode {
+    Read,
+    Write,
+}
+
+/// Brings the tables up to date.
+///
+/// Runs on a thread that may wait, as everything here that is not `async`.
+pub(crate) fn migrate(url: &PostgresUrl) -> Result<(), RecordsError> {
+    let connector = connector(url)?;
+    Handle::current().block_on(async {
+        let mut connection = connect(&connector).await?;
+        prepare_tables(&mut connection.client).await
+    })
+}
+
+impl Postgres {
+    /// Connects, brings the tables up to date, and takes the service over.
+    pub(super) fn open(url: &PostgresUrl, vault: Arc<Vault>) -> Result<Self, RecordsError> {
+        let connector = connector(url)?;
+        let runtime = Handle::current();
+        let (connection, cipher, generation) = runtime.block_on(async {
+            let mut connection = connect(&connector).await?;
+            prepare_tables(&mut connection.client).await?;
+            let (cipher, generation) = take_over(&mut connection.client, &vault).await?;
+            Ok::<_, RecordsError>((connection, cipher, generation))
+        })?;
+        Ok(Self {
+            connector,
+            runtime,
+            places: Semaphore::new(MOST_SESSIONS),
+            idle: Mutex::new(vec![connection]),
+            vault,
+            cipher: Arc::new(cipher),
+            generation,
+        })
+    }
+
+    /// The cipher for what belongs to no account.
+    pub(super) fn cipher(&self) -> &Arc<ColumnCipher> {
+        &self.cipher
+    }
+
+    /// Opens the key of an account.
+    pub(super) fn open_key(
+        &self,
+        user_id: &str,
+        wrapped: &[u8],
+    ) -> Result<ColumnCipher, RecordsError> {
+        Ok(TenantKeys::from_vault(&self.vault, TENANTS)?.open(user_id, wrapped)?)
+    }
+
+    /// Begins a transaction, on a connection that answers.
+    pub(super) fn begin(&self, mode: Mode) -> Result<Session<'_>, RecordsError> {
+        self.runtime.block_on(async {
+            let place = timeout(DEADLINE, self.places.acquire())
+                .await
+                .map_err(|_| Outage(PostgresError::Timeout(DEADLINE)))?
+                .map_err(|_| Outage(PostgresError::Connection("the relay is stopping")))?;
+            // One that was idle may have broken, and nothing was lost by it.
+            while let Some(mut connection) = self.take_idle() {
+                match start(&mut connection, mode).await {
+                    Ok(generation) => return self.session(connection, place, &generation),
+                    // Others would wait as long.
+                    Err(RecordsError::Outage(Outage(PostgresError::Timeout(after)))) => {
+                        return Err(Outage(PostgresError::Timeout(after)).into());
+                    }
+                    Err(_) => {}
+                }
+            }
+            let mut connection = connect(&self.connector).await?;
+            let generation = start(&mut connection, mode).await?;
+            self.session(connection, place, &generation)
+        })
+    }
+
+    fn session<'a>(
+        &'a self,
+        connection: Connection,
+        place: SemaphorePermit<'a>,
+        generation: &str,
+    ) -> Result<Session<'a>, RecordsError> {
+        if generation != self.generation {
+            return Err(RecordsError::Superseded);
+        }
+        Ok(Session {
+            postgres: self,
+            connection: Mutex::new(connection),
+            _place: place,
+        })
+    }
+
+    fn take_idle(&self) -> Option<Connection> {
+        self.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+    }
+}
+
+/// A transaction under way. Dropped, it closes its connection, which rolls it
+/// back; only a commit that succeeded gives the connection back.
+pub(crate) struct Session<'a> {
+    postgres: &'a Postgres,
+    connection: Mutex<Connection>,
+    _place: SemaphorePermit<'a>,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn postgres(&self) -> &'a Postgres {
+        self.postgres
+    }
+
+    pub(super) fn query(&self, sql: &str, values: &[Value]) -> Result<Vec<Row>, RecordsError> {
+        self.run(sql, values, async |client, statement, values| {
+            client.query(statement, values).await
+        })
+    }
+
+    pub(super) fn execute(&self, sql: &str, values: &[Value]) -> Result<usize, RecordsError> {
+        let rows = self.run(sql, values, async |client, statement, values| {
+            client.execute(statement, values).await
+        })?;
+        Ok(usize::try_from(rows).unwrap_or(usize::MAX))
+    }
+
+    pub(super) fn lock(&self, what: &str) -> Result<(), RecordsError> {
+        let sql = "SELECT pg_advisory_xact_lock(hashtextextended(?1, 0))";
+        self.query(sql, &[what.into()]).map(drop)
+    }
+
+    fn run<T>(
+        &self,
+        sql: &str,
+        values: &[Value],
+        ask: impl AsyncFnOnce(
+            &Client,
+            &Statement,
+            &[&(dyn ToSql + Sync)],
+        ) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T, RecordsError> {
+        let mut connection = self
+            .connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Connection { client, prepared } = &mut *connection;
+        let values: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as _).collect();
+        self.postgres.runtime.block_on(within(async {
+            let statement = match prepared.get(sql) {
+                Some(statement) => statement.clone(),
+                None => {
+                    let statement = client.prepare(&sql.replace('?', "$")).await?;
+                    prepared.insert(sql.to_owned(), statement.clone());
+                    statement
+                }
+            };
+            ask(client, &statement, &values).await
+        }))
+    }
+
+    pub(super) fn commit(self) -> Result<(), RecordsError> {
+        let connection = self
+            .connection
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        let commit = within(connection.client.batch_execute("COMMIT"));
+        self.postgres.runtime.block_on(commit)?;
+        let idle = &self.postgres.idle;
+        idle.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(connection);
+        Ok(())
+    }
+}
+
+/// Begins a transaction and reads which relay has the database. A writer holds
+/// off whoever would take it over.
+async fn start(connection: &mut Connection, mode: Mode) -> Result<String, RecordsError> {
+    let sql = match mode {
+        Mode::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+             SELECT generation FROM service"
+            .to_owned(),
+        Mode::Write => format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED;
+             SELECT pg_advisory_xact_lock_shared(hashtextextended('{LOCK_SERVICE}', 0));
+             SELECT generation FROM service"
+        ),
+    };
+    let answers = within(connection.client.simple_query(&sql)).await?;
+    let last = answers.iter().rev().find_map(|answer| match answer {
+        SimpleQueryMessage::Row(row) => row.try_get("generation").ok().flatten(),
+        _ => None,
+    });
+    last.map(str::to_owned).ok_or(RecordsError::Superseded)
+}
+
+async fn connect(connector: &Connector) -> Result<Connection, RecordsError> {
+    let client = connector.connect().await.map_err(sort)?;
+    within(client.batch_execute("SET search_path = katachi_relay, pg_temp")).await?;
+    Ok(Connection {
+        client,
+        prepared: HashMap::new(),
+    })
+}
+
+fn connector(url: &PostgresUrl) -> Result<Connector, RecordsError> {
+    let config = url.config().clone();
+    let socket = |host: &Host| !matches!(host, Host::Tcp(_));
+    let connector = if config.get_hosts().iter().all(socket) {
+        Connector::local(config)
+    } else {
+        let authority = url.authority().ok_or(RecordsError::NoAuthority)?;
+        Connector::tls(config, roots(authority)?)
+    };
+    Ok(connector.map_err(sort)?.deadline(DEADLINE))
+}
+
+fn roots(path: &Path) -> Result<RootCertStore, RecordsError> {
+    let unreadable = |why: String| RecordsError::Authority {
+        path: path.to_owned(),
+        why,
+    };
+    let mut roots = RootCertStore::empty();
+    let certificates =
+        CertificateDer::pem_file_iter(path).map_err(|error| unreadable(error.to_string()))?;
+    for certificate in certificates {
+        let certificate = certificate.map_err(|error| unreadable(error.to_string()))?;
+        roots
+            .add(certificate)
+            .map_err(|error| unreadable(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(unreadable("it has no certificate".to_owned()));
+    }
+    Ok(roots)
+}
+
+/// Takes the steps that the tables lack, all or none; others wait meanwhile.
+async fn prepare_tables(client: &mut Client) -> Result<(), RecordsError> {
+    let tx = within(client.transaction()).await?;
+    within(tx.batch_execute(
+        "SELECT pg_advisory_xact_lock(hashtextextended('katachi-relay/migrate', 0));
+         CREATE SCHEMA IF NOT EXISTS katachi_relay;
+         CREATE TABLE IF NOT EXISTS katachi_relay.migrations (step BIGINT PRIMARY KEY)",
+    ))
+    .await?;
+    let taken: i64 = within(tx.query_one("SELECT count(*) FROM katachi_relay.migrations", &[]))
+        .await?
+        .get(0);
+    let taken = usize::try_from(taken).unwrap_or_default();
+    if taken > schema::POSTGRES.len() {
+        return Err(RecordsError::Newer);
+    }
+    for (step, sql) in schema::POSTGRES.iter().enumerate().skip(taken) {
+        within(tx.batch_execute(sql)).await?;
+        let number = super::store::int(step as u64);
+        within(tx.execute("INSERT INTO migrations VALUES ($1)", &[&number])).await?;
+    }
+    within(tx.commit()).await
+}
+
+/// Takes the next generation. The first relay of a database makes the key for
+/// what belongs to no account, under its vault; a later one must open it.
+async fn take_over(
+    client: &mut Client,
+    vault: &Vault,
+) -> Result<(ColumnCipher, String), RecordsError> {
+    let keys = TenantKeys::from_vault(vault, TENANTS)?;
+    let fresh = keys.generate(SERVICE)?;
+    let fresh_proof = proof(vault, &fresh);
+    let tx = within(client.transaction()).await?;
+    within(tx.batch_execute(&format!(
+        "SELECT pg_advisory_xact_lock(hashtextextended('{LOCK_SERVICE}', 0))"
+    )))
+    .await?;
+    let row = within(tx.query_one(
+        "INSERT INTO service (id, generation, wrapped_key, proof) VALUES (true, 1, $1, $2)
+         ON CONFLICT (id) DO UPDATE SET generation = service.generation + 1
+         RETURNING generation, wrapped_key, proof",
+        &[&fresh, &fresh_proof.as_slice()],
+    ))
+    .await?;
+    let (generation, wrapped, found): (i64, Vec<u8>, Vec<u8>) =
+        (row.get(0), row.get(1), row.get(2));
+    if found != proof(vault, &wrapped) {
+        return Err(RecordsError::OtherVault);
+    }
+    let cipher = keys.open(SERVICE, &wrapped)?;
+    within(tx.commit()).await?;
+    Ok((cipher, generation.to_string()))
+}
+
+/// The tenant of what belongs to no account.
+const SERVICE: &str = "katachi-relay";
+
+/// Shows that the vault made this key, before a relay counts itself in.
+fn proof(vault: &Vault, wrapped: &[u8]) -> [u8; 32] {
+    let key = vault.derive("katachi-relay/database");
+    *HmacKey::new(&key).sign(wrapped).as_bytes()
+}
+
+/// Waits for PostgreSQL, and not for ever.
+async fn within<T>(
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, RecordsError> {
+    match timeout(DEADLINE, work).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(Outage(PostgresError::Timeout(DEADLINE)).into()),
+    }
+}
+
+fn sort(error: PostgresError) -> RecordsError {
+    match error {
+        PostgresError::Database(error) => error.into(),
+        error => Outage(error).into(),
+    }
+}
+
+impl From<tokio_postgres::Error> for RecordsError {
+    /// What PostgreSQL says of a statement is our mistake; that it is not
+    /// there, stops, is full or late is an outage.
+    fn from(error: tokio_postgres::Error) -> Self {
+        // Classes of PostgreSQL's appendix A: connection, transaction rollback,
+        // resources, intervention of the operator, system error.
+        const PASSING: [&str; 6] = ["08", "40", "53", "55", "57", "58"];
+        let passes = error.code().map_or_else(
+            || {
+                error.is_closed()
+                    || std::error::Error::source(&error).is_some_and(|s| s.is::<std::io::Error>())
+            },
+            |code| PASSING.iter().any(|class| code.code().starts_with(class)),
+        );
+        if passes {
+            Outage(PostgresError::Database(error)).into()
+        } else {
+            Self::Postgres(error)
+        }
+    }
+}
+
+impl ToSql for Value {
+    fn to_sql(
+        &self,
+        ty: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        match self {
+            Self::Absent => Ok(IsNull::Yes),
+            Self::Bool(value) => value.to_sql_checked(ty, out),
+            Self::Int(value) => value.to_sql_checked(ty, out),
+            Self::Text(value) => value.to_sql_checked(ty, out),
+            Self::Bytes(value) => value.to_sql_checked(ty, out),
+        }
+    }
+
+    /// The value decides, in [`to_sql`](ToSql::to_sql).
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    fn to_sql_checked(
+        &self,
+        ty: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        self.to_sql(ty, out)
+    }
+}

@@ -1,0 +1,28 @@
+//! The suite of `tests/service` with its records in a real PostgreSQL, reached
+//! over TLS, and what can happen to one.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+#![allow(dead_code, reason = "the helpers are shared with other tests")]
+
+#[path = "../service/accounts.rs"]
+mod accounts;
+#[path = "../service/agent.rs"]
+mod agent;
+#[path = "../service/devices.rs"]
+mod devices;
+#[path = "../service/mcp.rs"]
+mod mcp;
+mod outages;
+#[path = "../../../../crates/katachi-store/tests/support/postgres.rs"]
+mod postgres;
+#[path = "../service/relay.rs"]
+mod relay;
+mod secrets;
+mod server;
+#[path = "../service/signed.rs"]
+mod signed;
+mod together;
+#[path = "../service/tunnel.rs"]
+mod tunnel;
+
+use server::database;

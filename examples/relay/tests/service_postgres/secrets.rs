@@ -1,0 +1,67 @@
+//! What a dump of the database tells.
+
+use reqwest::{Method, StatusCode};
+use serde_json::json;
+
+use crate::agent::{TestAgent, start_device};
+use crate::relay::TestRelay;
+use crate::server;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_holds_nothing_that_was_told_in_confidence() {
+    let relay = TestRelay::start().await;
+    let browser = relay.browser_of("canary-address@example.org").await;
+    let agent = TestAgent::approved(&relay, &browser).await;
+    start_device(&relay).await;
+    let config = json!({
+        "command": ["canary-program", "canary-argument"],
+        "env": {"LOG": "canary-variable"},
+        "secrets": {"TOKEN": "canary-secret"},
+        "released_to": [agent.id],
+    });
+    let stored = browser
+        .send(Method::PUT, "/api/mcp/github", Some(config))
+        .await;
+    assert_eq!(stored.status(), StatusCode::OK);
+    let host = browser.json("/api/agents").await["agents"][0]["host_name"].clone();
+    let host = host.as_str().unwrap();
+    assert!(!host.is_empty());
+
+    let dump = server::dump(relay.state.path());
+    let holds = |text: &str| {
+        // A dump writes bytes as hexadecimal.
+        let hex: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let dump = String::from_utf8_lossy(&dump);
+        dump.contains(text) || dump.contains(&hex)
+    };
+    // The dump has the rows: closed words are plain, and so is the name.
+    assert!(holds("mcp_changed") && holds("github") && holds(&agent.id));
+    for private in ["canary", "example.org", "argon2id", host] {
+        assert!(!holds(private), "{private}");
+    }
+    // The same search finds what is there as bytes.
+    server::sql(
+        relay.state.path(),
+        "UPDATE katachi_relay.users SET address = 'canary-address'",
+    );
+    let dump = server::dump(relay.state.path());
+    let hex: String = b"canary".iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(String::from_utf8_lossy(&dump).contains(&hex));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sealed_cell_opens_in_no_other_place() {
+    let relay = TestRelay::start().await;
+    let ana = relay.browser_of("ana@example.org").await;
+    let bob = relay.browser_of("bob@example.org").await;
+    assert_eq!(ana.json("/api/me").await["email"], "ana@example.org");
+    server::sql(
+        relay.state.path(),
+        "UPDATE katachi_relay.users SET address =
+            (SELECT address FROM katachi_relay.users u WHERE u.id > users.id OR u.id < users.id LIMIT 1)",
+    );
+    for browser in [ana, bob] {
+        let refused = browser.get("/api/me").await;
+        assert_eq!(refused.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
+}

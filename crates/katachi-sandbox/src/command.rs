@@ -39,6 +39,7 @@ pub struct Command {
     pub(crate) terminal: Option<TerminalSize>,
     pub(crate) approved: bool,
     pub(crate) approver: Option<Approver>,
+    pub(crate) observes: bool,
 }
 
 impl Command {
@@ -56,6 +57,7 @@ impl Command {
             terminal: None,
             approved: false,
             approver: None,
+            observes: false,
         }
     }
 
@@ -159,6 +161,19 @@ impl Command {
         self
     }
 
+    /// Notes which files and programs the command looks for in vain because
+    /// the policy does not open them: monitor mode. They are among its
+    /// violations then, each with the line that would allow it, and
+    /// [`learn::Proposal`](crate::learn::Proposal) makes a policy of them.
+    ///
+    /// The command is confined exactly as without. Calls that name files take
+    /// several times as long, and programs inside cannot be debugged.
+    #[must_use]
+    pub fn observed(mut self) -> Self {
+        self.observes = true;
+        self
+    }
+
     /// Starts the command, fully confined.
     ///
     /// # Errors
@@ -184,7 +199,7 @@ impl Command {
 impl Command {
     /// Whether a sandbox that waits can be given everything it needs.
     pub(crate) fn can_use_pool(&self) -> bool {
-        self.streams != Streams::Chosen && self.terminal.is_none()
+        self.streams != Streams::Chosen && self.terminal.is_none() && !self.observes
     }
 
     pub(crate) fn pipes_outputs(&self) -> bool {

@@ -72,6 +72,7 @@ mod feed;
 pub mod glob;
 mod guard;
 pub mod helper;
+pub mod learn;
 mod network;
 #[cfg(feature = "tokio")]
 pub mod nonblocking;

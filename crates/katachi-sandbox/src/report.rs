@@ -155,7 +155,8 @@ pub(crate) fn one_line(text: impl fmt::Display) -> String {
 pub struct Violation {
     /// The control that refused, such as `exec`.
     pub control: String,
-    /// `read`, `write`, `exec`, `connect`, `system call` or a limit.
+    /// `read`, `write`, `look` (whether it is there), `exec`, `connect`, `system
+    /// call` or a limit.
     pub operation: String,
     /// What it was tried on.
     pub target: String,

@@ -138,6 +138,7 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:
   katachi-agent run -- ls -la
   katachi-agent run --policy policy.toml --report report.json -- cargo check --offline
+  katachi-agent run --learn ~/proposed.toml -- make
 
 Exit code: that of the command; 126 if the sandbox refused the program,
 125 if the sandbox could not be built.")]
@@ -225,6 +226,10 @@ pub(crate) struct Run {
     /// Write what was enforced to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
+    /// Write a policy to this file that would allow what was refused, for you to
+    /// read: the command is confined as ever
+    #[arg(long, value_name = "FILE")]
+    pub(crate) learn: Option<PathBuf>,
     /// Do not say beforehand what is only partly enforced
     #[arg(long, short)]
     pub(crate) quiet: bool,

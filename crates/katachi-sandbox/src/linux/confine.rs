@@ -20,6 +20,7 @@ use super::floor;
 use super::helper::{Failure, Identities, Step as _};
 use super::init::check_identity;
 use super::message::Message;
+use super::observe::OBSERVED;
 use super::root::DEVICES;
 use super::spec::{Source, Spec};
 use super::sys::seccomp::{self, Choices};
@@ -77,6 +78,10 @@ pub(super) fn become_command(
             .and_then(|listener| net::send(first.as_fd(), b"f", &[listener.as_fd()])),
     }
     .step("install the system call filter")?;
+    if spec.observes {
+        let calls: Vec<_> = OBSERVED.iter().map(|observed| observed.call).collect();
+        seccomp::install(&mut seccomp::observing(&calls)).step("observe system calls")?;
+    }
     if let Some(attempts) = &spec.attempts {
         attempts.run();
         process::exit(0);

@@ -21,6 +21,7 @@ use super::metadata;
 use super::root;
 use super::spec::{Identity, Spec};
 use super::sys::process::{Change, Ended, Fork};
+use super::sys::trace::Stop;
 use super::sys::{fd, namespace, net, process, terminal, trace};
 use super::tracer::Tracer;
 use super::watchdog::{LOOK, Watchdog};
@@ -96,7 +97,7 @@ pub(super) fn attend(
     let mut watchdog = Watchdog::new(spec, ends.processor);
     // Its memory is that of a program from outside, so even this process needs
     // it open to trace its child. Nothing of the command runs until then.
-    process::open_memory(spec.guards.is_some()).step("hide the first process")?;
+    process::open_memory(spec.is_traced()).step("hide the first process")?;
     let signals = process::child_signals().step("watch child processes")?;
 
     let (mut running, mut ready) = io::pipe().step("create a pipe")?;
@@ -115,7 +116,7 @@ pub(super) fn attend(
         Fork::Parent(pid) => pid,
     };
     drop((ready, go, terminal));
-    if spec.guards.is_some() {
+    if spec.is_traced() {
         trace::seize(command).step("trace the command")?;
     }
     process::open_memory(false).step("hide the first process")?;
@@ -156,11 +157,11 @@ pub(super) fn attend(
     };
     drop(begin);
     let started = Instant::now();
-    let tracer = spec
-        .guards
-        .as_ref()
-        .map(|guards| Tracer::new(spec, guards, command));
+    let tracer = spec.is_traced().then(|| Tracer::new(spec, command));
 
+    if spec.observes {
+        pass_first_call(command).step("let the command begin")?;
+    }
     // The pipe closes when the command is executed, and has a byte in it when
     // that failed, in which case the reason is already on its way.
     if running.read(&mut [0; 1]).step("wait for the command")? > 0 {
@@ -255,6 +256,23 @@ fn wait_for_command(
     let passed: Vec<BorrowedFd<'_>> = fds.iter().map(OwnedFd::as_fd).collect();
     net::send(begin.as_fd(), b"g", &passed).step("pass the command on")?;
     Ok(spec.with_start(helper::read_spec(fds.swap_remove(0))?))
+}
+
+/// Lets the command go past the first call that is looked at, which executes
+/// it.
+fn pass_first_call(command: libc::pid_t) -> io::Result<()> {
+    loop {
+        match process::wait_for_change(command)? {
+            Change::Stopped(Stop::Signal(signal)) => trace::resume(command, signal),
+            Change::Stopped(Stop::Group) => trace::leave_stopped(command),
+            Change::Stopped(Stop::Called | Stop::Executed) => {
+                trace::resume(command, 0);
+                return Ok(());
+            }
+            // It said why.
+            Change::Ended(_) => return Ok(()),
+        }
+    }
 }
 
 /// Makes a terminal and hands one end to the caller.

@@ -115,6 +115,7 @@ pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {
     spec.terminal = command.terminal.map(|size| (size.rows, size.columns));
     spec.approved = approved;
     spec.asks = command.approver.is_some();
+    spec.observes = command.observes;
     start(command, &spec, traces, &real)
 }
 
@@ -315,14 +316,15 @@ pub(super) fn finish(
         killer,
         ..
     } = helper;
-    let messages = match &spec.guards {
-        Some(_) => Status::Listener(Listener::start(
+    let messages = match spec.is_traced() {
+        true => Status::Listener(Listener::start(
             status,
             killer.clone(),
             command.approver,
             feed.clone(),
+            command.plan.clone(),
         )),
-        None => Status::Pipe(status),
+        false => Status::Pipe(status),
     };
     let mut enforcement = command.plan.enforcement();
     for (control, reason) in &gaps {
@@ -756,6 +758,7 @@ fn refused(message: Message, program: &Path) -> SpawnError {
         | Message::Ended(_)
         | Message::Refused { .. }
         | Message::Uncovered { .. }
+        | Message::Missed { .. }
         | Message::Ask { .. } => SpawnError::Helper("it answered out of order".to_owned()),
     }
 }

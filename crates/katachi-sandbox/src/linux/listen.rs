@@ -4,9 +4,11 @@ use std::io::{self, PipeReader};
 use std::thread::JoinHandle;
 
 use super::message::{End, Message};
+use super::missed::missed;
 use super::running::{Killer, uncovered};
 use crate::approval::{Approver, Question};
 use crate::feed::Feed;
+use crate::plan::Plan;
 use crate::report::Violation;
 
 /// A thread that reads until nothing of the sandbox is left.
@@ -20,6 +22,7 @@ impl Listener {
         killer: Killer,
         approver: Option<Approver>,
         feed: Feed,
+        plan: Plan,
     ) -> Self {
         let thread = std::thread::spawn(move || {
             let mut end = None;
@@ -32,6 +35,16 @@ impl Listener {
                         reason,
                         allow_with,
                     } => feed.add(refusal(program, line, reason, allow_with)),
+                    Message::Missed {
+                        want,
+                        path,
+                        program,
+                    } => {
+                        let path = std::path::Path::new(&path);
+                        missed(&plan, want, path, &program)
+                            .into_iter()
+                            .for_each(|violation| feed.add(violation));
+                    }
                     Message::Ask {
                         number,
                         program,

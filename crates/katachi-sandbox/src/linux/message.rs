@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 
+use super::observe::Want;
 use crate::codec::{Reader, Writer};
 
 /// One message. Written with a single call, so that messages of several
@@ -39,6 +40,12 @@ pub(super) enum Message {
         read: bool,
         /// Whether that is over.
         covered: bool,
+    },
+    /// A file was looked for in vain, by a program of this name.
+    Missed {
+        want: Want,
+        path: OsString,
+        program: String,
     },
     /// A program waits before its first instruction for an answer.
     Ask {
@@ -161,6 +168,14 @@ impl Message {
                 writer.number(8).bytes(shorten(path).as_bytes());
                 writer.flag(*read).flag(*covered);
             }
+            Self::Missed {
+                want,
+                path,
+                program,
+            } => {
+                writer.number(9).number(want.number()).text(path);
+                writer.bytes(shorten(program).as_bytes());
+            }
             Self::Ask {
                 number,
                 program,
@@ -240,6 +255,11 @@ impl Message {
                 read: reader.flag()?,
                 covered: reader.flag()?,
             },
+            9 => Self::Missed {
+                want: Want::of(reader.number()?)?,
+                path: reader.text()?,
+                program: text(reader)?,
+            },
             6 => Self::Ask {
                 number: reader.number()?,
                 program: reader.text()?,
@@ -285,6 +305,11 @@ mod tests {
                 path: "/w/.env".into(),
                 read: true,
                 covered: false,
+            },
+            Message::Missed {
+                want: Want::Write,
+                path: "/a".into(),
+                program: "sh".into(),
             },
             Message::Ask {
                 number: 7,

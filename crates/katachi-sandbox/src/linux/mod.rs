@@ -25,6 +25,8 @@ mod listen;
 mod members;
 mod message;
 mod metadata;
+mod missed;
+mod observe;
 mod prepared;
 mod processor;
 mod proxy;

@@ -37,6 +37,8 @@ pub(super) struct Spec {
     pub(super) approved: Option<String>,
     /// Whether the caller can be asked about further starts.
     pub(super) asks: bool,
+    /// Whether what the command looks for in vain is noted.
+    pub(super) observes: bool,
     /// `NAME=value`.
     pub(super) environment: Vec<OsString>,
     pub(super) directory: PathBuf,
@@ -300,11 +302,16 @@ impl Spec {
         writer.list(self.approved.iter(), |writer, rule| {
             writer.bytes(rule.as_bytes());
         });
-        writer.flag(self.asks);
+        writer.flag(self.asks).flag(self.observes);
         writer.list(self.attempts.iter(), |writer, attempts| {
             attempts.write(writer)
         });
         writer.finish()
+    }
+
+    /// Whether the first process traces the command.
+    pub(super) fn is_traced(&self) -> bool {
+        self.guards.is_some() || self.observes
     }
 
     /// Memory in bytes, where no control group holds it.
@@ -402,6 +409,7 @@ impl Spec {
                 .list(|reader| String::from_utf8(reader.bytes()?.to_vec()).ok())?
                 .pop(),
             asks: reader.flag()?,
+            observes: reader.flag()?,
             attempts: reader.list(Attempts::read)?.pop(),
         };
         reader.at_end().then_some(spec)
@@ -477,6 +485,7 @@ mod tests {
             guards: Some(Guards(vec![crate::guard::Executable::default()])),
             approved: Some("rule".into()),
             asks: true,
+            observes: true,
             attempts: Some(Attempts {
                 protected: Some("/p".into()),
                 port: 443,

@@ -13,6 +13,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use super::message::{LONGEST_QUESTION, Message};
+use super::observe::Observer;
 use super::spec::Spec;
 use super::sys::process;
 use super::sys::trace::{self, Stop};
@@ -26,7 +27,8 @@ const MOST_WORDS: u64 = 1 << 18;
 /// Follows the command and all it starts.
 pub(super) struct Tracer<'a> {
     spec: &'a Spec,
-    guards: &'a Guards,
+    guards: Option<&'a Guards>,
+    observer: Observer,
     command: libc::pid_t,
     /// The rule under which the command's own start is approved already.
     approved: Option<&'a str>,
@@ -36,10 +38,11 @@ pub(super) struct Tracer<'a> {
 }
 
 impl<'a> Tracer<'a> {
-    pub(super) fn new(spec: &'a Spec, guards: &'a Guards, command: libc::pid_t) -> Self {
+    pub(super) fn new(spec: &'a Spec, command: libc::pid_t) -> Self {
         Self {
             spec,
-            guards,
+            guards: spec.guards.as_ref(),
+            observer: Observer::default(),
             command,
             approved: spec.approved.as_deref(),
             waiting: Vec::new(),
@@ -52,13 +55,19 @@ impl<'a> Tracer<'a> {
         match stop {
             Stop::Signal(signal) => trace::resume(pid, signal),
             Stop::Group => trace::leave_stopped(pid),
-            Stop::Executed => self.executed(pid, status),
+            Stop::Called => self.observer.stopped(pid, status),
+            Stop::Executed => {
+                // The call that did it does not return here.
+                self.observer.forget(pid);
+                self.executed(pid, status);
+            }
         }
     }
 
     /// Forgets what a process that is gone waited for.
     pub(super) fn ended(&mut self, pid: libc::pid_t) {
         self.waiting.retain(|(_, waits)| *waits != pid);
+        self.observer.forget(pid);
     }
 
     /// Takes an answer of the caller's.
@@ -75,6 +84,9 @@ impl<'a> Tracer<'a> {
     }
 
     fn executed(&mut self, pid: libc::pid_t, status: &File) {
+        let Some(guards) = self.guards else {
+            return trace::resume(pid, 0);
+        };
         let image = match Image::of(pid) {
             Ok(image) => image,
             // It is being killed, or cannot be looked at.
@@ -88,7 +100,7 @@ impl<'a> Tracer<'a> {
                 .exec_trees
                 .iter()
                 .any(|tree| image.program.starts_with(tree));
-        match self.guards.rule_on(image.file, &image.argv, in_tree) {
+        match guards.rule_on(image.file, &image.argv, in_tree) {
             Ruling::Allow => trace::resume(pid, 0),
             Ruling::Deny(reason) => self.refuse(pid, &reason, status),
             Ruling::Ask(form) => {

@@ -176,6 +176,7 @@ fn finish(
         .into_iter()
         .filter(|(place, _)| !visible(place))
         .collect();
+    let searched = draft.search_path.clone();
     let search_path = draft
         .search_path
         .into_iter()
@@ -199,6 +200,7 @@ fn finish(
         exec_trees: draft.exec_trees,
         rules: draft.rules,
         search_path,
+        searched,
         network,
         sockets: draft.sockets,
         gaps: draft.gaps,

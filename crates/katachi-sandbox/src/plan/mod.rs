@@ -87,6 +87,9 @@ pub(crate) struct Inner {
     pub(crate) rules: Vec<programs::Rule>,
     /// Where programs are looked up, inside as outside.
     pub(crate) search_path: Vec<PathBuf>,
+    /// The same with the directories in which nothing allowed lies.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code))]
+    pub(crate) searched: Vec<PathBuf>,
     /// Hosts and published ports.
     pub(crate) network: network::Network,
     /// Unix sockets that can be reached.
@@ -165,6 +168,16 @@ impl Plan {
             }
             _ => None,
         }
+    }
+
+    /// Whether a command of this plan can change what the host has at this
+    /// path: create, write, rename or remove it. What lies where the command
+    /// has a private directory is out of its reach.
+    #[must_use]
+    pub fn can_change(&self, path: &Path) -> bool {
+        let place = resolve::follow_existing(path);
+        entry::covering(&self.0.entries, &place)
+            .is_some_and(|entry| matches!(entry.kind, entry::Kind::Host(_)) && entry.access.write)
     }
 
     /// The policy this plan was made from.

@@ -1,16 +1,16 @@
 //! `run`: one command from the terminal, confined.
 
 use std::ffi::OsString;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
 
 use anyhow::Context as _;
 use katachi_crypto::SecretString;
 use katachi_sandbox::report::Enforced;
-use katachi_sandbox::{Enforcement, Outcome, Plan, SpawnError};
+use katachi_sandbox::{Enforcement, Outcome, Plan, SpawnError, Violation};
 use serde::Serialize;
 
+use super::learn::Lesson;
+use super::place::FilePlace;
 use crate::cli;
 use crate::config::{self, Config};
 use crate::home::Home;
@@ -32,7 +32,11 @@ pub(crate) fn run(config: &Config, args: &cli::Run) -> anyhow::Result<ExitCode> 
     let rules = Rules::load(config.policy.as_deref())?;
     let plan = rules.plan(config)?;
     let keys = keys(config, &args.keys)?;
-    let place = args.report.as_deref().map(ReportPlace::of).transpose()?;
+    let place = args.report.as_deref().map(FilePlace::of).transpose()?;
+    let lesson = match &args.learn {
+        Some(file) => Some(Lesson::begin(file, &rules, &plan, config)?),
+        None => None,
+    };
     if !args.quiet {
         tell_gaps(&plan.enforcement());
     }
@@ -42,6 +46,9 @@ pub(crate) fn run(config: &Config, args: &cli::Run) -> anyhow::Result<ExitCode> 
         .stdin(Stdio::inherit())
         .stdout(Stdio::inherit())
         .stderr(Stdio::inherit());
+    if lesson.is_some() {
+        command = command.observed();
+    }
     for (name, value) in &keys {
         command = command.env(name, value.expose_secret());
     }
@@ -55,18 +62,26 @@ pub(crate) fn run(config: &Config, args: &cli::Run) -> anyhow::Result<ExitCode> 
             ));
             let report = Report::of(&rules, args, &plan, None, None, Some(violation.to_string()));
             report.write(place.as_ref())?;
+            if let Some(lesson) = lesson {
+                lesson.end(&[*violation])?;
+            }
             return Ok(ExitCode::from(DENIED));
         }
         Err(error) => return Err(error.into()),
     };
     kill_on_interrupt(child.killer());
     let outcome = child.wait()?;
-    for violation in &outcome.violations {
+    // Merely looked for is worth a line in a policy, and none here.
+    let refused = |violation: &&Violation| violation.operation != "look";
+    for violation in outcome.violations.iter().filter(refused) {
         note(format_args!(
             "{} {}",
             paint(BAD, "denied:"),
             printable(&violation.to_string())
         ));
+    }
+    if let Some(lesson) = lesson {
+        lesson.end(&outcome.violations)?;
     }
     let code = u8::try_from(outcome.exit_code()).unwrap_or(u8::MAX);
     let report = Report::of(
@@ -120,7 +135,7 @@ impl Report {
         }
     }
 
-    fn write(&self, place: Option<&ReportPlace>) -> anyhow::Result<()> {
+    fn write(&self, place: Option<&FilePlace>) -> anyhow::Result<()> {
         let Some(place) = place else {
             return Ok(());
         };
@@ -129,59 +144,6 @@ impl Report {
         place
             .write(&text)
             .with_context(|| format!("cannot write the report {}", place.path().display()))
-    }
-}
-
-/// Where the report goes, settled before the command runs: its name may lie in
-/// the workspace, and be a link to another file once the command ended.
-#[derive(Debug)]
-enum ReportPlace {
-    /// A terminal or a pipe of ours.
-    Device(PathBuf),
-    /// A file, which is replaced and never written into.
-    File { directory: PathBuf, path: PathBuf },
-}
-
-impl ReportPlace {
-    fn of(file: &Path) -> anyhow::Result<Self> {
-        let absolute = std::path::absolute(file)?;
-        if absolute.starts_with("/dev") || absolute.starts_with("/proc") {
-            return Ok(Self::Device(absolute));
-        }
-        let directory = absolute.parent().unwrap_or(&absolute).canonicalize();
-        let directory =
-            directory.with_context(|| format!("cannot write the report {}", file.display()))?;
-        let Some(name) = absolute.file_name() else {
-            anyhow::bail!(
-                "cannot write the report {}: it is a directory",
-                file.display()
-            );
-        };
-        Ok(Self::File {
-            path: directory.join(name),
-            directory,
-        })
-    }
-
-    fn path(&self) -> &Path {
-        match self {
-            Self::Device(path) | Self::File { path, .. } => path,
-        }
-    }
-
-    fn write(&self, text: &str) -> anyhow::Result<()> {
-        match self {
-            Self::Device(path) => std::fs::write(path, text)?,
-            Self::File { directory, path } => {
-                if directory.canonicalize()? != *directory {
-                    anyhow::bail!("its directory was moved while the command ran");
-                }
-                let mut fresh = tempfile::NamedTempFile::new_in(directory)?;
-                fresh.write_all(text.as_bytes())?;
-                fresh.persist(path)?;
-            }
-        }
-        Ok(())
     }
 }
 

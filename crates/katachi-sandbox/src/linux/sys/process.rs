@@ -55,13 +55,22 @@ pub(in crate::platform) fn reap() -> Option<(libc::pid_t, Change)> {
     let mut status = 0;
     // SAFETY: `status` outlives the call.
     let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::__WALL) };
-    (pid > 0).then(|| {
-        let change = match libc::WIFSTOPPED(status) {
-            true => Change::Stopped(super::trace::stop(status)),
-            false => Change::Ended(ended(status)),
-        };
-        (pid, change)
-    })
+    (pid > 0).then(|| (pid, change(status)))
+}
+
+/// Waits until this child changes. Signals are held back in who waits.
+pub(in crate::platform) fn wait_for_change(pid: libc::pid_t) -> io::Result<Change> {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    check(unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) }.into())?;
+    Ok(change(status))
+}
+
+fn change(status: libc::c_int) -> Change {
+    match libc::WIFSTOPPED(status) {
+        true => Change::Stopped(super::trace::stop(status)),
+        false => Change::Ended(ended(status)),
+    }
 }
 
 fn ended(status: libc::c_int) -> Ended {

@@ -351,6 +351,19 @@ fn keep_apart(program: &mut Program) {
     });
 }
 
+/// Builds a second filter that stops these calls for the tracer.
+pub(in crate::platform) fn observing(calls: &[libc::c_long]) -> Vec<libc::sock_filter> {
+    let mut program = Program::default();
+    program.load(ARCHITECTURE);
+    program.unless_equal(NATIVE, ALLOW);
+    program.load(NUMBER);
+    for call in calls {
+        program.if_equal(*call as u32, libc::SECCOMP_RET_TRACE);
+    }
+    program.give(ALLOW);
+    program.0
+}
+
 /// TCP, UDP and, if chosen, unix sockets; nothing else.
 fn socket(program: &mut Program, choices: Choices) {
     let families = [libc::AF_INET as u32, libc::AF_INET6 as u32];

@@ -9,6 +9,7 @@ mod files;
 mod groups;
 mod kernel;
 mod later;
+mod learning;
 mod network;
 mod online;
 mod programs;
@@ -48,6 +49,7 @@ pub(crate) fn all() -> Vec<Case> {
         sums::CASES,
         groups::CASES,
         programs::CASES,
+        learning::CASES,
         sideways::CASES,
         agreement::CASES,
     ]

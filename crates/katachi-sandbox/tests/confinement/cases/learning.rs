@@ -1,0 +1,278 @@
+//! Monitor mode: confined as ever, and telling what was looked for in vain.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use katachi_sandbox::learn::Proposal;
+use katachi_sandbox::{Outcome, Plan, PlanOptions, Policy};
+
+use super::Case;
+use crate::bed::{Bed, Verdict, must};
+
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "what is observed is confined as ever",
+        run: confined,
+        needs: &["sh"],
+    },
+    Case {
+        name: "files and programs missed are reported with their line",
+        run: reported,
+        needs: &["sh"],
+    },
+    Case {
+        name: "secrets are proposed as comments alone",
+        run: secrets,
+        needs: &["sh"],
+    },
+    Case {
+        name: "learning leads to a policy that a script works with",
+        run: script,
+        needs: &["python3", "sh", "expr"],
+    },
+    Case {
+        name: "learning leads to a policy that git works with",
+        run: git,
+        needs: &["git", "sh"],
+    },
+];
+
+fn observed(plan: &Plan, argv: &[&str]) -> Result<(Outcome, String), String> {
+    let output = plan
+        .command(argv)
+        .observed()
+        .output()
+        .map_err(|error| error.to_string())?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok((output.outcome, String::from_utf8_lossy(&said).into_owned()))
+}
+
+fn confined(bed: &Bed) -> Verdict {
+    std::fs::write(bed.workspace.join("file"), "here").unwrap();
+    std::fs::write(bed.workspace.join(".env"), "hidden").unwrap();
+    std::os::unix::fs::symlink(&bed.outside, bed.workspace.join("link")).unwrap();
+    bed.repository("repository");
+    let (secret, victim) = (bed.out("secret"), bed.out("victim"));
+    let config = bed.inside("repository/.git/config");
+    let attempts: &[&[&str]] = &[
+        &["read", &secret],
+        &["read", &bed.inside("link/secret")],
+        &["append", &victim],
+        &["truncate", &victim],
+        &["mode", &victim],
+        &["create", &bed.out("new")],
+        &["set-user-id", &bed.inside("file")],
+        &["rename", &bed.inside("file"), &bed.out("moved")],
+        &["append", &config],
+        &["read", &bed.inside(".env")],
+        &["execute", "/usr/bin/true"],
+        &["execute-copy", "/usr/bin/true", &bed.inside("copy")],
+    ];
+    let plan = bed.plan(&bed.policy().deny("**/.env"))?;
+    for attempt in attempts {
+        let run = |observed: bool| {
+            let command = plan
+                .command(Bed::argv(attempt))
+                .stderr(std::process::Stdio::null());
+            let command = if observed {
+                command.observed()
+            } else {
+                command
+            };
+            let outcome = command.spawn().and_then(|mut child| Ok(child.wait()?));
+            outcome
+                .map(|outcome| outcome.exit_code())
+                .map_err(|error| format!("{attempt:?}: {error}"))
+        };
+        let (usual, observed) = (run(false)?, run(true)?);
+        must(
+            (usual, observed) == (1, 1),
+            &format!("{attempt:?} ended with {usual}, observed with {observed}"),
+        )?;
+    }
+    // And each has its effect unconfined.
+    for attempt in attempts {
+        bed.control(attempt)?;
+    }
+    std::fs::write(bed.workspace.join("file"), "here").unwrap();
+    // The report is the same, and what is allowed works.
+    let mut child = plan
+        .command(Bed::argv(&["read", &bed.inside("file")]))
+        .observed()
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    must(
+        *child.enforcement() == plan.enforcement(),
+        "the report is another",
+    )?;
+    let outcome = child.wait().map_err(|error| error.to_string())?;
+    must(outcome.success(), &format!("{outcome:?}"))
+}
+
+fn reported(bed: &Bed) -> Verdict {
+    let plan = bed.plan(&bed.policy().allow("sh"))?;
+    let (secret, new) = (bed.out("secret"), bed.out("new"));
+    let script = format!(
+        "read x < {secret}; echo x > {new}; cd {}; read y < {secret}; \
+         read z < /nowhere; read a < {}; expr 1 + 1; /usr/bin/env",
+        bed.outside.display(),
+        bed.inside("absent"),
+    );
+    let (outcome, said) = observed(&plan, &["sh", "-c", &script])?;
+    let lines: Vec<&str> = outcome
+        .violations
+        .iter()
+        .filter_map(|violation| violation.allow_with.as_deref())
+        .collect();
+    let count = |line: String| lines.iter().filter(|known| **known == line).count();
+    let all = format!("{lines:#?} {said}");
+    must(
+        count(format!("[filesystem] read = [{secret:?}]")) == 1
+            && count(format!("[filesystem] write = [{:?}]", bed.outside)) == 1
+            && outcome
+                .violations
+                .iter()
+                .any(|violation| violation.target == new)
+            && count(format!("[filesystem] read = [{:?}]", bed.outside)) >= 1,
+        &all,
+    )?;
+    must(
+        count("[commands] allow = [\"expr\"]".to_owned()) >= 1
+            && count("[commands] allow = [\"env\"]".to_owned()) >= 1,
+        &all,
+    )?;
+    // What is not there, or is free to use, is no refusal.
+    must(
+        !all.contains("nowhere\"") && !all.contains("absent\""),
+        &all,
+    )?;
+    // Without being asked for, nothing is noted.
+    let output = plan
+        .command(["sh", "-c", &script])
+        .output()
+        .map_err(|error| error.to_string())?;
+    must(output.outcome.violations.is_empty(), "it is noted always")
+}
+
+/// What is proposed after one run, which is kept to plan the next.
+fn learn(bed: &Bed, policy: &Policy, argv: &[&str]) -> Result<(Outcome, Proposal, String), String> {
+    let (outcome, said) = observed(&bed.plan(policy)?, argv)?;
+    let options = PlanOptions::new(&bed.workspace);
+    let proposal = Proposal::new(policy, &options, &outcome.violations);
+    Ok((outcome, proposal, said))
+}
+
+/// Learns until a run asks for nothing more.
+fn rounds(bed: &Bed, mut policy: Policy, argv: &[&str]) -> Result<(Policy, String), String> {
+    let mut text = String::new();
+    for _ in 0..8 {
+        let (outcome, proposal, said) = learn(bed, &policy, argv)?;
+        if outcome.success() {
+            // It works without being observed too.
+            let output = bed
+                .plan(&policy)?
+                .command(argv)
+                .output()
+                .map_err(|error| error.to_string())?;
+            let plain = String::from_utf8_lossy(&output.stdout).into_owned();
+            must(output.outcome.success(), "it works only when observed")?;
+            return Ok((policy, plain));
+        }
+        text = format!("{said}\n{}", proposal.to_toml());
+        if proposal.added() == 0 {
+            break;
+        }
+        policy = Policy::from_toml(&proposal.to_toml(), "proposed")
+            .map_err(|error| error.to_string())?;
+    }
+    Err(format!("it never works: {text}"))
+}
+
+fn secrets(bed: &Bed) -> Verdict {
+    let names = [".ssh/id", "site/.env", "cards/token.json", "plain"];
+    let mut script = String::new();
+    for name in names {
+        let path = bed.outside.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "x").unwrap();
+        script.push_str(&format!("read x < {}; ", path.display()));
+    }
+    script.push_str("echo x > /etc/profile; read x < /etc/shadow; cd /home; cd /etc; exit 0");
+    let policy = bed.policy().allow("sh");
+    let (_, proposal, said) = learn(bed, &policy, &["sh", "-c", &script])?;
+    let text = proposal.to_toml();
+    let read = Policy::from_toml(&text, "proposed").map_err(|error| error.to_string())?;
+    let opened: Vec<&String> = read
+        .filesystem
+        .read
+        .iter()
+        .chain(&read.filesystem.write)
+        .filter(|path| !policy.filesystem.read.contains(path) && path.as_str() != ".")
+        .collect();
+    must(
+        opened == [&bed.out("plain")],
+        &format!("{opened:?}\n{said}\n{text}"),
+    )?;
+    must(
+        names.iter().all(|name| text.contains(name)) && text.contains("held back"),
+        &text,
+    )
+}
+
+fn script(bed: &Bed) -> Verdict {
+    std::fs::set_permissions(&bed.outside, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::write(bed.outside.join("config.json"), "{\"add\": 40}").unwrap();
+    let script = format!(
+        "import json, subprocess\n\
+         add = json.load(open('{}'))['add']\n\
+         print(subprocess.run(['expr', str(add), '+', '2'], check=True, capture_output=True, \
+         text=True).stdout.strip())\n",
+        bed.out("config.json")
+    );
+    std::fs::write(bed.workspace.join("script.py"), script).unwrap();
+    let argv = ["python3", "script.py"];
+    let policy = bed.policy().allow("python3");
+    must(
+        !observed(&bed.plan(&policy)?, &argv)?.0.success(),
+        "it works without learning",
+    )?;
+    let (learned, said) = rounds(bed, policy.clone(), &argv)?;
+    must(said == "42\n", &said)?;
+    let added: Vec<&String> = learned
+        .filesystem
+        .read
+        .iter()
+        .filter(|path| !policy.filesystem.read.contains(path))
+        .collect();
+    must(
+        added.contains(&&bed.out("config.json"))
+            && !added.contains(&&bed.out("."))
+            && learned.filesystem.write == policy.filesystem.write,
+        &format!("{learned:?}"),
+    )
+}
+
+fn git(bed: &Bed) -> Verdict {
+    let run = |argv: &[&str]| {
+        let status = std::process::Command::new("git")
+            .args(argv)
+            .current_dir(&bed.workspace)
+            .env("HOME", &bed.workspace)
+            .status()
+            .unwrap();
+        must(status.success(), "git does not work here")
+    };
+    run(&["init", "--quiet", "."])?;
+    std::fs::write(bed.workspace.join("new"), "x").unwrap();
+    let policy = Policy::default().read("@system").read(".").allow("sh");
+    let argv = ["sh", "-c", "git status --short"];
+    must(
+        !observed(&bed.plan(&policy)?, &argv)?.0.success(),
+        "it works without learning",
+    )?;
+    let (learned, said) = rounds(bed, policy, &argv)?;
+    must(said == "?? new\n", &said)?;
+    must(
+        learned.filesystem.write.is_empty() && learned.network.allow.is_empty(),
+        &format!("{learned:?}"),
+    )
+}

@@ -80,6 +80,15 @@ pub(crate) struct Options {
         hide_env_values = true
     )]
     pub(crate) policy: Option<PathBuf>,
+    /// Weakest sandbox to accept where user namespaces are forbidden
+    #[arg(
+        long,
+        global = true,
+        env = "KATACHI_ACCEPT_TIER",
+        value_name = "TIER",
+        hide_env_values = true
+    )]
+    pub(crate) accept_tier: Option<crate::config::AcceptTier>,
     /// Command line of the AI that answers messages
     #[arg(
         long,

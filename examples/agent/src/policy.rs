@@ -92,18 +92,20 @@ impl Rules {
     pub(crate) fn plan(&self, config: &Config) -> anyhow::Result<Plan> {
         let mut policy = self.policy.clone();
         shield(&mut policy, config)?;
-        policy
-            .plan(&PlanOptions::new(&config.workspace))
-            .map_err(|error| match error {
-                error @ PlanError::Unreadable { .. } => anyhow::Error::new(error),
-                error => {
-                    let text = error.to_string();
-                    let (problem, next) =
-                        text.rsplit_once("; ").unwrap_or((&text, "see the README"));
-                    Mistake::new(self.source(), problem, next).into()
-                }
-            })
+        policy.plan(&options(config)).map_err(|error| match error {
+            error @ PlanError::Unreadable { .. } => anyhow::Error::new(error),
+            error => {
+                let text = error.to_string();
+                let (problem, next) = text.rsplit_once("; ").unwrap_or((&text, "see the README"));
+                Mistake::new(self.source(), problem, next).into()
+            }
+        })
     }
+}
+
+/// The workspace, and how little of a sandbox is accepted.
+pub(crate) fn options(config: &Config) -> PlanOptions {
+    PlanOptions::new(&config.workspace).accept(config.accept_tier.into())
 }
 
 /// Whether the search path has a program of this name.

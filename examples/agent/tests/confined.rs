@@ -53,6 +53,18 @@ fn main() -> ExitCode {
         ),
         needing(
             user,
+            confine && has("unshare"),
+            "where_namespaces_are_forbidden_less_must_be_accepted",
+            where_namespaces_are_forbidden_less_must_be_accepted,
+        ),
+        needing(
+            user,
+            confine,
+            "what_a_run_was_refused_is_proposed_and_then_works",
+            what_a_run_was_refused_is_proposed_and_then_works,
+        ),
+        needing(
+            user,
             confine,
             "a_stored_key_reaches_the_command_that_was_given_it",
             a_stored_key_reaches_the_command_that_was_given_it,
@@ -203,6 +215,60 @@ fn nothing_outside_is_read_or_written() {
         "canary-81b2",
         "{}",
         write.stderr
+    );
+}
+
+fn where_namespaces_are_forbidden_less_must_be_accepted() {
+    let place = Place::new();
+    let secret = place.file("secret.txt", "canary-81b2");
+    std::fs::write(place.workspace().join("note"), "here").unwrap();
+    let agent = place.command();
+    let run = |more: &[&str], argv: &[&str]| {
+        let mut forbidden = Command::new("unshare");
+        forbidden.args(["--user", "--map-root-user", "sh", "-c"]);
+        forbidden.arg("echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" \"$@\"");
+        forbidden.arg(agent.get_program()).arg("run").args(more);
+        forbidden.arg("--").args(argv);
+        for (name, value) in agent.get_envs() {
+            match value {
+                Some(value) => forbidden.env(name, value),
+                None => forbidden.env_remove(name),
+            };
+        }
+        forbidden.current_dir(place.workspace()).output().unwrap()
+    };
+    let refused = run(&[], &["cat", "note"]);
+    assert_eq!(refused.status.code(), Some(125), "{refused:?}");
+    let accept = ["--accept-tier", "landlock"];
+    let read = run(&accept, &["cat", "note"]);
+    assert_eq!(read.stdout, b"here", "{read:?}");
+    let outside = run(&accept, &["cat", secret.to_str().unwrap()]);
+    assert_ne!(outside.status.code(), Some(0));
+    assert!(outside.stdout.is_empty(), "{outside:?}");
+}
+
+fn what_a_run_was_refused_is_proposed_and_then_works() {
+    let place = Place::new();
+    let note = place.file("note.txt", "from outside");
+    let policy = place.file(
+        "policy.toml",
+        "[filesystem]\nread = [\"@system\"]\nwrite = [\".\"]\n[commands]\nallow = [\"cat\"]\n",
+    );
+    let proposed = place.home().join("proposed.toml");
+    let (policy, proposed) = (policy.to_str().unwrap(), proposed.to_str().unwrap());
+    let argv = ["--", "cat", note.to_str().unwrap()];
+    let learn = ["run", "--policy", policy, "--learn", proposed];
+    let first = place.agent(&[&learn[..], &argv].concat());
+    assert_ne!(first.code, Some(0), "{first:?}");
+    let then = place.agent(&[&["run", "--policy", proposed][..], &argv].concat());
+    assert_eq!(then.stdout, "from outside", "{then:?}");
+    // A command never writes its own policy.
+    let own = place.workspace().join("own.toml");
+    let own = ["run", "--policy", policy, "--learn", own.to_str().unwrap()];
+    let refused = place.agent(&[&own[..], &argv].concat());
+    assert!(
+        refused.stderr.contains("choose its own policy"),
+        "{refused:?}"
     );
 }
 

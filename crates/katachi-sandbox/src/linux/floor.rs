@@ -43,7 +43,11 @@ pub(super) fn identities(spec: &Spec) -> Identities {
     const CAP_SETGID: u32 = 6;
     const CAP_SETUID: u32 = 7;
     let (user, group) = namespace::user();
-    if user == 0 && caps::holds(&[CAP_SETGID, CAP_SETUID]) {
+    // In a namespace with one user, as containers without root have, there is
+    // nobody else to become.
+    let groups = std::fs::read_to_string("/proc/self/setgroups");
+    let alone = groups.is_ok_and(|groups| groups.trim() == "deny");
+    if user == 0 && !alone && caps::holds(&[CAP_SETGID, CAP_SETUID]) {
         let (user, group) = spec.owner;
         return Identities {
             user,
@@ -64,7 +68,8 @@ pub(super) fn gaps(who: Identities) -> Vec<(String, String)> {
     if who.user == 0 {
         gaps.push((
             "privileges".to_owned(),
-            "the workspace belongs to root, so the command is root without capabilities".to_owned(),
+            "the caller and the workspace are root's, so the command is root without capabilities"
+                .to_owned(),
         ));
     }
     gaps

@@ -141,6 +141,10 @@ const DIFFERENT: &[(&str, Without)] = &[
         Residual("it was seen"),
     ),
     (
+        "files and programs missed are reported with their line",
+        Unavailable("cannot open"),
+    ),
+    (
         "a command from a pool is confined like any other",
         Unavailable("nothing is ready"),
     ),

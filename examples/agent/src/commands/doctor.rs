@@ -131,7 +131,8 @@ fn sandbox(findings: &mut Vec<Finding>) -> Option<Capabilities> {
         Ok(found) if found.tier == Tier::None => {
             findings.push(Finding::bad(
                 "sandbox",
-                "commands cannot be confined here, so none is started; the checks say why",
+                "commands cannot be confined here, so none is started; the checks say why, and \
+                 --accept-tier landlock starts them with less",
             ));
             Some(found)
         }

@@ -10,7 +10,7 @@ use super::place::FilePlace;
 use crate::config::Config;
 use crate::mistake::Mistake;
 use crate::output::{WEAK, note, paint, printable};
-use crate::policy::Rules;
+use crate::policy::{Rules, options};
 
 /// One run to learn from.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Lesson {
         Ok(Self {
             place,
             policy: rules.policy.clone(),
-            options: PlanOptions::new(&config.workspace),
+            options: options(config),
         })
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::KeychainUse;
+use super::{AcceptTier, KeychainUse};
 use crate::mistake::Mistake;
 
 /// Everything that may stand in `config.toml`.
@@ -32,6 +32,7 @@ pub(super) struct Relay {
 pub(super) struct Sandbox {
     pub(super) workspace: Option<PathBuf>,
     pub(super) policy: Option<PathBuf>,
+    pub(super) accept_tier: Option<AcceptTier>,
 }
 
 #[derive(Debug, Default, Deserialize)]

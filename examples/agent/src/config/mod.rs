@@ -28,6 +28,27 @@ pub(crate) enum KeychainUse {
     Off,
 }
 
+/// The weakest sandbox in which commands may start.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum AcceptTier {
+    /// Namespaces, or nothing starts
+    #[default]
+    Namespaces,
+    /// Landlock, seccomp and a tracer where there are no namespaces: no network, and gaps that
+    /// the report names
+    Landlock,
+}
+
+impl From<AcceptTier> for katachi_sandbox::report::Tier {
+    fn from(accept: AcceptTier) -> Self {
+        match accept {
+            AcceptTier::Namespaces => Self::Namespaces,
+            AcceptTier::Landlock => Self::Landlock,
+        }
+    }
+}
+
 /// The settled configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -38,6 +59,7 @@ pub(crate) struct Config {
     pub(crate) workspace: PathBuf,
     /// The policy file, or `None` for the default policy.
     pub(crate) policy: Option<PathBuf>,
+    pub(crate) accept_tier: AcceptTier,
     pub(crate) ai: Option<Ai>,
     pub(crate) mcp: Mcp,
     pub(crate) keychain: KeychainUse,
@@ -125,6 +147,10 @@ impl Config {
                 policies: file.mcp.policies,
             },
             policy: options.policy.clone().or(file.sandbox.policy),
+            accept_tier: options
+                .accept_tier
+                .or(file.sandbox.accept_tier)
+                .unwrap_or_default(),
             keychain: options.keychain.or(file.vault.keychain).unwrap_or_default(),
             file: path,
             paths,

@@ -160,6 +160,7 @@ impl Story {
                 relay: RelayChoice::Embedded(([127, 0, 0, 1], 0).into()),
                 workspace: workspace.canonicalize()?,
                 policy: None,
+                accept_tier: crate::config::AcceptTier::default(),
                 // Stands for any AI that reads a message and writes an answer.
                 ai: Some(Ai {
                     mind: crate::config::Mind::Command(

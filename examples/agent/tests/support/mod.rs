@@ -12,6 +12,7 @@ pub(crate) struct Place {
 }
 
 /// What a finished agent said.
+#[derive(Debug)]
 pub(crate) struct Said {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,

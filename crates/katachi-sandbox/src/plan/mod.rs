@@ -26,6 +26,7 @@ mod pin;
 mod programs;
 mod protect;
 mod resolve;
+mod seatbelt;
 mod show;
 mod snapshot;
 
@@ -178,6 +179,24 @@ impl Plan {
         let place = resolve::follow_existing(path);
         entry::covering(&self.0.entries, &place)
             .is_some_and(|entry| matches!(entry.kind, entry::Kind::Host(_)) && entry.access.write)
+    }
+
+    /// The plan as a profile for `sandbox-exec` of macOS, to be read and tried.
+    ///
+    /// This crate starts nothing with it, and no Mac has been seen to enforce
+    /// it. It is stricter than the plan where Seatbelt has nothing alike: the
+    /// private `/tmp` and home are closed, directories that only lead to
+    /// allowed ones cannot be listed. Limits and variables are not in it. A
+    /// directory that a later match of `filesystem.deny` lies in can be moved
+    /// to where the pattern does not match.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`PlanError::NotEnforceable`] for allowed hosts, published
+    /// ports, rules about arguments and `commands.ask`, and for names that the
+    /// profile's language cannot hold.
+    pub fn seatbelt_profile(&self) -> Result<String, PlanError> {
+        seatbelt::profile(&self.0)
     }
 
     /// The policy this plan was made from.

@@ -69,6 +69,7 @@ pub(super) fn become_command(
         unix_sockets: spec.unix_sockets,
         no_memory_files: spec.watched_memory().is_some(),
         alone: spec.floor.is_some(),
+        signals_leave: spec.floor.is_some() && super::landlock_version() < 6,
     });
     process::default_signals().step("reset signals")?;
     fd::close_range(3, u32::MAX, true).step("close descriptors")?;

@@ -157,7 +157,7 @@ fn gaps_without_namespaces(inner: &super::Inner, landlock_abi: u32) -> Vec<(&'st
     if landlock_abi < 6 {
         gaps.push((
             "processes",
-            "other processes of the same user can be sent signals".to_owned(),
+            "other processes of the same user can be sent signals, but for SIGSTOP".to_owned(),
         ));
     }
     gaps

@@ -44,6 +44,8 @@ pub(in crate::platform) struct Choices {
     pub(in crate::platform) no_memory_files: bool,
     /// There are no namespaces, so what they would keep apart is refused.
     pub(in crate::platform) alone: bool,
+    /// Processes outside can be sent signals.
+    pub(in crate::platform) signals_leave: bool,
 }
 
 /// Calls that are refused whatever their arguments.
@@ -169,6 +171,14 @@ pub(in crate::platform) fn filter(choices: Choices) -> Vec<libc::sock_filter> {
     program.search(&refused);
     if choices.alone {
         keep_apart(&mut program);
+    }
+    if choices.signals_leave {
+        for (call, index) in SIGNALS {
+            program.call(*call, |block| {
+                block.load(argument(*index));
+                block.if_equal(libc::SIGSTOP as u32, refuse(libc::EPERM));
+            });
+        }
     }
 
     program.call(libc::SYS_clone, |block| {
@@ -311,6 +321,17 @@ const DECIDED: &[libc::c_long] = &[
     libc::SYS_utimes,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_futimesat,
+];
+
+/// Where each call carries the signal it sends. One that stops the processes
+/// around the command would keep them from ever ending it; others end it.
+const SIGNALS: &[(libc::c_long, u32)] = &[
+    (libc::SYS_kill, 1),
+    (libc::SYS_tkill, 1),
+    (libc::SYS_tgkill, 2),
+    (libc::SYS_rt_sigqueueinfo, 1),
+    (libc::SYS_rt_tgsigqueueinfo, 2),
+    (libc::SYS_pidfd_send_signal, 1),
 ];
 
 /// Calls that change how another process runs, and which argument names it;
@@ -685,6 +706,55 @@ mod tests {
         };
         assert_eq!(limit(0), ALLOW);
         assert_eq!(limit(1), refuse(libc::EPERM));
+    }
+
+    #[test]
+    fn what_could_stop_the_first_process_is_refused() {
+        for (call, index) in SIGNALS {
+            for (signal, signals_leave, wanted) in [
+                (libc::SIGSTOP, true, refuse(libc::EPERM)),
+                (libc::SIGTERM, true, ALLOW),
+                (libc::SIGSTOP, false, ALLOW),
+            ] {
+                let mut arguments = [0; 6];
+                arguments[*index as usize] = signal as u64;
+                let choices = Choices {
+                    signals_leave,
+                    ..Choices::default()
+                };
+                assert_eq!(verdict(choices, *call, arguments), wanted, "{call}");
+            }
+        }
+    }
+
+    #[test]
+    fn without_namespaces_what_they_keep_apart_is_refused() {
+        let alone = Choices {
+            alone: true,
+            ..Choices::default()
+        };
+        for (call, errno) in APART {
+            assert_eq!(verdict(alone, *call, [0; 6]), refuse(*errno), "{call}");
+        }
+        for call in DECIDED {
+            let notified = libc::SECCOMP_RET_USER_NOTIF;
+            assert_eq!(verdict(alone, *call, [0; 6]), notified, "{call}");
+        }
+        for (call, index) in OTHERS {
+            let mut arguments = [0; 6];
+            assert_eq!(verdict(alone, *call, arguments), ALLOW, "{call}");
+            arguments[*index as usize] = 1;
+            assert_eq!(
+                verdict(alone, *call, arguments),
+                refuse(libc::EPERM),
+                "{call}"
+            );
+        }
+        let socket = [libc::AF_INET as u64, libc::SOCK_STREAM as u64, 0, 0, 0, 0];
+        assert_eq!(
+            verdict(alone, libc::SYS_socket, socket),
+            refuse(libc::EACCES)
+        );
     }
 
     #[test]

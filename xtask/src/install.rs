@@ -59,7 +59,6 @@ const PYTHON: &[&str] = &[
 
 /// Node packages.
 const NODE: &[&str] = &[
-    "@agentclientprotocol/sdk@2.4.0",
     "@modelcontextprotocol/server-filesystem@2026.8.31",
     "http-message-sig@0.3.0",
     "http-message-signatures@1.0.6",

@@ -129,10 +129,15 @@ pub(crate) fn sandbox_line() -> String {
 fn sandbox(findings: &mut Vec<Finding>) -> Option<Capabilities> {
     match probe() {
         Ok(found) if found.tier == Tier::None => {
+            let less = match found.landlock_abi {
+                0..=2 => "",
+                _ => ", and --accept-tier landlock starts them with less",
+            };
             findings.push(Finding::bad(
                 "sandbox",
-                "commands cannot be confined here, so none is started; the checks say why, and \
-                 --accept-tier landlock starts them with less",
+                format!(
+                    "commands cannot be confined here, so none is started; the checks say why{less}"
+                ),
             ));
             Some(found)
         }

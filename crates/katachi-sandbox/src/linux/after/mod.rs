@@ -84,6 +84,13 @@ impl After {
             .collect()
     }
 
+    /// Whether it is a link that was there, and leads where it led.
+    fn is_as_planned(&self, pointer: &Path) -> bool {
+        let target = fs::read_link(pointer).ok();
+        let mut links = self.plan.named_links.iter();
+        links.any(|(link, planned)| link == pointer && target.as_ref() == Some(planned))
+    }
+
     fn names(&self, appeared: &Appeared) -> Vec<Violation> {
         let named = appeared.named.iter();
         let mut new: Vec<&PathBuf> = named
@@ -166,7 +173,10 @@ impl After {
             let changed = pointer
                 .symlink_metadata()
                 .is_ok_and(|metadata| touched(&metadata, self.started));
-            if !changed || points_to(pointer).is_some_and(|place| looked_at.contains(&place)) {
+            if !changed
+                || self.is_as_planned(pointer)
+                || points_to(pointer).is_some_and(|place| looked_at.contains(&place))
+            {
                 continue;
             }
             let outcome = told(repository::rename_aside(pointer));

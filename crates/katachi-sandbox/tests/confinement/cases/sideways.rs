@@ -240,6 +240,11 @@ fn linked_repository(bed: &Bed) -> Verdict {
     let plan = bed.plan(&bed.policy())?;
     bed.denied_by(&plan, &["append", &bed.inside("store/config")])?;
     bed.denied_by(&plan, &["append", &bed.inside(".git/config")])?;
+    // Made a moment before the start, and not by the command.
+    must(
+        bed.workspace.join(".git").is_symlink(),
+        "a link of the user's was moved",
+    )?;
     // Mounts cannot hold the link itself, but its replacement is seen.
     let outcome = bed.run(&plan, &["rename", &bed.inside(".git"), &bed.inside("away")])?;
     if bed.workspace.join(".git").is_symlink() {

@@ -1,6 +1,7 @@
 //! Starting `true`: in the full sandbox from a ready plan, in one that waits in
-//! a pool, and in bubblewrap
-//! with the same namespaces. Planning and a bare start stand beside them.
+//! a pool, and in bubblewrap with the same namespaces. Firejail, srt and codex,
+//! set to what they do of the same, are measured where they are installed.
+//! Planning and a bare start stand beside them.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -94,6 +95,17 @@ fn start(criterion: &mut Criterion) {
             });
         });
     }
+    for (name, mut peer) in peers(workspace.path()) {
+        if !Path::new(peer.get_program()).exists() {
+            continue;
+        }
+        peer.current_dir(workspace.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| assert!(peer.status().expect("it starts").success(), "{name}"));
+        });
+    }
     group.bench_function("bare", |bencher| {
         bencher.iter(|| {
             let status = Command::new("/usr/bin/true")
@@ -104,4 +116,31 @@ fn start(criterion: &mut Criterion) {
     });
     group.bench_function("plan", |bencher| bencher.iter(|| plan(workspace.path())));
     group.finish();
+}
+
+/// Programs that `cargo xtask test --install --long` brings.
+const HEAVY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../.tools/peers");
+
+/// Other sandboxes: no network, everything readable, the workspace writable.
+fn peers(workspace: &Path) -> [(&'static str, Command); 3] {
+    let mut firejail = Command::new("/usr/bin/firejail");
+    firejail
+        .args(["--quiet", "--noprofile", "--net=none", "--caps.drop=all"])
+        .args([
+            "--nonewprivs",
+            "--seccomp",
+            "--private-dev",
+            "--read-only=/",
+        ])
+        .arg(format!("--read-write={}", workspace.display()))
+        .arg("/usr/bin/true");
+    let mut srt = Command::new(format!("{HEAVY}/node_modules/.bin/srt"));
+    srt.arg("true");
+    let mut codex = Command::new(format!("{HEAVY}/node_modules/.bin/codex"));
+    // It puts links to itself into its home, which must not lie in TMPDIR.
+    codex
+        .args(["sandbox", "--", "true"])
+        .env("CODEX_HOME", HEAVY)
+        .env("TMPDIR", workspace);
+    [("firejail", firejail), ("srt", srt), ("codex", codex)]
 }

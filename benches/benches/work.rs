@@ -1,6 +1,7 @@
 //! Ordinary work inside the sandbox and outside of it, by the clock: a small
 //! crate is compiled, and `git status` walks a large tree. Starting the
-//! sandbox counts, planning does not: a caller plans once.
+//! sandbox counts, planning does not: a caller plans once. Both also under a
+//! policy with a rule about arguments.
 //!
 //! Prints one line of JSON for each figure, in nanoseconds.
 
@@ -38,6 +39,10 @@ fn main() {
         assert!(status.success(), "the target directory is not emptied");
     };
     measure("compile", &policy, compile.path(), COMPILE, clean);
+    // A rule about arguments: every start below is stopped and looked at.
+    let policy = policy.ask("cargo publish");
+    let name = "compile-arguments";
+    measure(name, &policy, compile.path(), COMPILE, clean);
 
     let tree = large_tree();
     let policy = Policy::default()
@@ -46,6 +51,9 @@ fn main() {
         .allow("@git")
         .git(GitAccess::Commit);
     measure("git-status", &policy, tree.path(), STATUS, || {});
+    let policy = policy.ask("git push");
+    let name = "git-status-arguments";
+    measure(name, &policy, tree.path(), STATUS, || {});
 }
 
 /// Prints the medians of the command's time inside and outside, in turn.

@@ -22,6 +22,9 @@ const DEBIAN: &[(&str, &str)] = &[
     ("strace", "kills and faults at chosen system calls"),
     ("libsecret-tools", "an independent client of it"),
     ("bubblewrap", "the peer of the sandbox benches"),
+    ("firejail", "another"),
+    ("ripgrep", "a third, srt, which comes with long runs"),
+    ("socat", "the same"),
     ("git", "repositories inside the sandbox"),
     ("busybox", "one program with many names inside the sandbox"),
     ("curl", "a client of allowed hosts inside the sandbox"),
@@ -67,6 +70,13 @@ const NODE: &[&str] = &[
     "playwright-core@1.64.1",
 ];
 
+/// Further peers of the sandbox benches. They weigh hundreds of megabytes, so
+/// they are for long runs alone.
+const HEAVY: &[&str] = &[
+    "@anthropic-ai/sandbox-runtime@0.0.78",
+    "@openai/codex@0.171.0",
+];
+
 /// Version of cargo-deny that the licence and ban rules were written for.
 const CARGO_DENY: &str = "0.20.2";
 
@@ -102,11 +112,15 @@ pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// Installs everything, or says with which line the user can.
-pub(crate) fn install() -> Result<()> {
+/// Installs everything, or says with which line the user can. What only long
+/// runs use comes with those.
+pub(crate) fn install(long: bool) -> Result<()> {
     install_debian()?;
     install_python()?;
-    install_node()?;
+    install_node("node", NODE)?;
+    if long {
+        install_node("peers", HEAVY)?;
+    }
     install_cargo_deny()?;
     machine::install()
 }
@@ -188,10 +202,10 @@ fn install_python() -> Result<()> {
     std::fs::write(stamp, wanted).context("cannot record the installed Python peers")
 }
 
-fn install_node() -> Result<()> {
-    let folder = tools().join("node");
+fn install_node(name: &str, packages: &[&str]) -> Result<()> {
+    let folder = tools().join(name);
     let stamp = folder.join("installed");
-    let wanted = NODE.join("\n");
+    let wanted = packages.join("\n");
     if is_stamped(&stamp, &wanted) {
         return Ok(());
     }
@@ -199,7 +213,7 @@ fn install_node() -> Result<()> {
         println!("no npm here: the Node peers stay away");
         return Ok(());
     };
-    println!("--- node peers: {}", NODE.join(" "));
+    println!("--- node peers: {}", packages.join(" "));
     std::fs::create_dir_all(&folder)?;
     let mut command = Command::new(npm);
     command
@@ -212,7 +226,7 @@ fn install_node() -> Result<()> {
             "--prefix",
         ])
         .arg(&folder)
-        .args(NODE);
+        .args(packages);
     ensure!(
         command.status()?.success(),
         "npm could not install the Node peers"

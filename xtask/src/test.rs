@@ -121,7 +121,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let started = Instant::now();
     LONG.store(options.long, Ordering::Relaxed);
     if options.install {
-        install::install()?;
+        install::install(options.long)?;
     }
     let stages: Vec<Stage> = stages(options.long)
         .into_iter()

@@ -163,6 +163,30 @@ pub(super) const COMPARISONS: &[Comparison] = &[
         "bubblewrap",
         0.4,
     ),
+    time(
+        "sandbox-start/firejail",
+        "sandbox",
+        "sandbox-start",
+        "ours",
+        "firejail",
+        1.0,
+    ),
+    time(
+        "sandbox-start/srt",
+        "sandbox",
+        "sandbox-start",
+        "ours",
+        "srt",
+        1.0,
+    ),
+    time(
+        "sandbox-start/codex",
+        "sandbox",
+        "sandbox-start",
+        "ours",
+        "codex",
+        1.0,
+    ),
     Comparison {
         id: "sandbox-work/compile",
         bench: "work",
@@ -178,6 +202,23 @@ pub(super) const COMPARISONS: &[Comparison] = &[
         ours: "git-status-inside",
         peer: "git-status-outside",
         bar: Bar::TimeAtMost(1.05),
+    },
+    // The same under rules about arguments, for which every start is traced.
+    Comparison {
+        id: "sandbox-work/compile-arguments",
+        bench: "work",
+        source: Source::Printed,
+        ours: "compile-arguments-inside",
+        peer: "compile-arguments-outside",
+        bar: Bar::TimeAtMost(1.15),
+    },
+    Comparison {
+        id: "sandbox-work/git-status-arguments",
+        bench: "work",
+        source: Source::Printed,
+        ours: "git-status-arguments-inside",
+        peer: "git-status-arguments-outside",
+        bar: Bar::TimeAtMost(1.15),
     },
     // Calls for each second of processor time.
     Comparison {

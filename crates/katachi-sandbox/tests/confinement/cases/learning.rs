@@ -95,13 +95,14 @@ fn confined(bed: &Bed) -> Verdict {
     }
     std::fs::write(bed.workspace.join("file"), "here").unwrap();
     // The report is the same, and what is allowed works.
-    let mut child = plan
-        .command(Bed::argv(&["read", &bed.inside("file")]))
+    let command = || plan.command(Bed::argv(&["read", &bed.inside("file")]));
+    let usual = command().spawn().map_err(|error| error.to_string())?;
+    let mut child = command()
         .observed()
         .spawn()
         .map_err(|error| error.to_string())?;
     must(
-        *child.enforcement() == plan.enforcement(),
+        child.enforcement() == usual.enforcement(),
         "the report is another",
     )?;
     let outcome = child.wait().map_err(|error| error.to_string())?;

@@ -54,7 +54,10 @@
 #![cfg_attr(not(target_os = "linux"), forbid(unsafe_code))]
 #![cfg_attr(target_os = "linux", deny(unsafe_code))]
 // Elsewhere plans are made and explained, and what would start them lies idle.
-#![cfg_attr(not(target_os = "linux"), allow(dead_code, unreachable_code))]
+#![cfg_attr(
+    not(target_os = "linux"),
+    allow(dead_code, unreachable_code, unused_variables)
+)]
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -35,7 +35,9 @@ pub use options::{ArgvRules, LateMatches, PlanOptions};
 
 #[cfg(target_os = "linux")]
 pub(crate) use entry::{Kind, Late, covering};
-pub(crate) use floor::{Opened, Reach};
+pub(crate) use floor::Opened;
+#[cfg(target_os = "linux")]
+pub(crate) use floor::Reach;
 pub(crate) use limits::Cgroup;
 #[cfg(target_os = "linux")]
 pub(crate) use pin::Pin;

@@ -149,6 +149,10 @@ const DIFFERENT: &[(&str, Without)] = &[
         Unavailable("nothing is ready"),
     ),
     (
+        "a control group bounds memory, all of it",
+        Unavailable("fill /tmp/a"),
+    ),
+    (
         "a control group goes with its command",
         Unavailable("should work inside"),
     ),

@@ -16,6 +16,7 @@ mod attempts;
 mod cgroup;
 mod confine;
 mod disk;
+mod environment;
 mod floor;
 mod helper;
 mod init;

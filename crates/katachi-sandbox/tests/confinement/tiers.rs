@@ -103,8 +103,14 @@ const DIFFERENT: &[(&str, Without)] = &[
         "no namespace can be made",
         Unavailable("the control shows nothing"),
     ),
-    ("mounts do not spread to the host", Unavailable("")),
-    ("a proc mounted in the workspace is hidden", Unavailable("")),
+    (
+        "mounts do not spread to the host",
+        Unavailable("Operation not permitted"),
+    ),
+    (
+        "a proc mounted in the workspace is hidden",
+        Unavailable("Operation not permitted"),
+    ),
     ("a file ends at its limit", Refused),
     ("the private directories end at their limit", Refused),
     (

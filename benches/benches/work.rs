@@ -40,7 +40,7 @@ fn main() {
     };
     measure("compile", &policy, compile.path(), COMPILE, clean);
     // A rule about arguments: every start below is stopped and looked at.
-    let policy = policy.ask("cargo publish");
+    let policy = policy.ask(["cargo", "publish"]);
     let name = "compile-arguments";
     measure(name, &policy, compile.path(), COMPILE, clean);
 
@@ -51,7 +51,7 @@ fn main() {
         .allow("@git")
         .git(GitAccess::Commit);
     measure("git-status", &policy, tree.path(), STATUS, || {});
-    let policy = policy.ask("git push");
+    let policy = policy.ask(["git", "push"]);
     let name = "git-status-arguments";
     measure(name, &policy, tree.path(), STATUS, || {});
 }

@@ -320,7 +320,11 @@ pub(crate) enum Vault {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Device {
     /// Make a link that pairs one browser, within ten minutes
-    Pair,
+    Pair {
+        /// For a browser to which no link can be carried: type the numbers that it shows
+        #[arg(long)]
+        code: bool,
+    },
     /// Name the paired browsers
     List {
         /// Print as JSON

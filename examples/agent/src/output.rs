@@ -76,6 +76,22 @@ pub(crate) fn confirm(question: &str) -> io::Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes" | "Yes"))
 }
 
+/// Asks for one line, on the terminal or from a program that writes it.
+///
+/// # Errors
+///
+/// Returns an error if standard input cannot be read or is at its end.
+pub(crate) fn ask(question: &str) -> io::Result<String> {
+    let mut err = anstream::stderr();
+    write!(err, "{question} ")?;
+    err.flush()?;
+    let mut answer = String::new();
+    match io::stdin().read_line(&mut answer)? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(answer),
+    }
+}
+
 /// Replaces characters that could move the cursor, change the terminal or
 /// stand there unseen.
 ///

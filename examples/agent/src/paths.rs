@@ -103,6 +103,16 @@ impl Paths {
         self.data.join("pairing.sealed")
     }
 
+    /// What the terminal asks of `up` when it pairs by code, sealed.
+    pub(crate) fn pairing_asked(&self) -> PathBuf {
+        self.data.join("pairing-asked.sealed")
+    }
+
+    /// What `up` tells the terminal then, sealed.
+    pub(crate) fn pairing_told(&self) -> PathBuf {
+        self.data.join("pairing-told.sealed")
+    }
+
     /// The sealed memory of MCP configurations that were started.
     pub(crate) fn mcp(&self) -> PathBuf {
         self.data.join("mcp.sealed")
@@ -141,6 +151,10 @@ impl Paths {
             self.data.join(".devices.sealed.lock"),
             self.pairing(),
             self.data.join(".pairing.sealed.lock"),
+            self.pairing_asked(),
+            self.data.join(".pairing-asked.sealed.lock"),
+            self.pairing_told(),
+            self.data.join(".pairing-told.sealed.lock"),
             self.mcp(),
             self.data.join(".mcp.sealed.lock"),
             self.embedded_relay(),

@@ -14,6 +14,7 @@ mod meeting;
 #[path = "../src/demo/outside.rs"]
 mod outside;
 #[path = "support/page.rs"]
+#[allow(dead_code, reason = "each test file uses a part of this")]
 mod page;
 mod support;
 #[path = "support/up.rs"]

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! device                                       agent
-//!   Noise handshake (IKpsk2 once, then IK)  ⇄
+//!   Noise handshake (IKpsk2 or XX once, IK) ⇄
 //!   message: ChannelRequest, JSON           →
 //!                                           ←  message: ChannelHead, JSON
 //!                                           ←  messages: the body, in pieces
@@ -22,6 +22,8 @@ use serde::{Deserialize, Serialize};
 pub enum Mode {
     /// With the secret of a pairing link, once.
     Pair,
+    /// By numbers that a person compares, once.
+    Code,
     /// As a device that is paired.
     Resume,
 }
@@ -45,6 +47,7 @@ impl ChannelQuery {
     pub fn to_query(&self) -> String {
         let mode = match self.mode {
             Mode::Pair => "pair",
+            Mode::Code => "code",
             Mode::Resume => "resume",
         };
         format!("mode={mode}&device={}&stream={}", self.device, self.stream)

@@ -23,7 +23,7 @@ use tower::ServiceExt as _;
 use crate::tunnel::{Refusal, Service, inside};
 
 /// Time for the handshake and for the request to arrive.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long pieces of an answer are gathered: the times at which a program
 /// prints are not to be read from the times at which records pass.
 const TICK: Duration = Duration::from_millis(60);
@@ -31,6 +31,8 @@ const TICK: Duration = Duration::from_millis(60);
 const FULL: usize = 16 * 1024;
 /// Pieces that wait for a slow carrier before the answer has to.
 const QUEUE: usize = 4;
+/// Most bytes kept of what a device says before it is its turn.
+const EARLY: usize = 64 * 1024;
 
 /// `POST /v1/channel`: answers with the other half of the channel's bytes.
 pub(crate) async fn serve(
@@ -51,7 +53,8 @@ pub(crate) async fn serve(
             )
         })?;
     let how = match query.mode {
-        Mode::Pair => "pairing",
+        Mode::Pair => "pairing by link",
+        Mode::Code => "pairing by code",
         Mode::Resume => "paired",
     };
     let detail = format!("{how}, device {}", &query.device[..8]);
@@ -80,7 +83,7 @@ pub(crate) async fn serve(
 }
 
 /// The relay's bytes, both ways.
-struct Carrier {
+pub(super) struct Carrier {
     from: BodyDataStream,
     rest: Bytes,
     to: mpsc::Sender<Result<Bytes, std::io::Error>>,
@@ -88,13 +91,30 @@ struct Carrier {
 }
 
 impl Carrier {
-    fn now(&self) -> Duration {
+    pub(super) fn now(&self) -> Duration {
         self.began.elapsed()
     }
 
-    async fn send(&mut self, bytes: Vec<u8>) -> anyhow::Result<()> {
+    pub(super) async fn send(&mut self, bytes: Vec<u8>) -> anyhow::Result<()> {
         let sent = self.to.send(Ok(bytes.into())).await;
         sent.map_err(|_| anyhow::anyhow!("the carrier is gone"))
+    }
+
+    /// The next message of a handshake.
+    pub(super) async fn frame(&mut self, frames: &mut Frames) -> anyhow::Result<Vec<u8>> {
+        self.take(|input| Ok(frames.next(input)?.map(<[u8]>::to_vec)))
+            .await
+    }
+
+    /// Completes when the other end leaves, or says more than has a place here;
+    /// what it says meanwhile is kept for later.
+    pub(super) async fn ends(&mut self) {
+        while let Some(Ok(piece)) = self.from.next().await {
+            if self.rest.len() + piece.len() > EARLY {
+                return;
+            }
+            self.rest = [&self.rest[..], &piece].concat().into();
+        }
     }
 
     /// Gives what has arrived to `take`, which leaves what it does not need,
@@ -124,33 +144,14 @@ async fn converse(
     query: &ChannelQuery,
     mut carrier: Carrier,
 ) -> anyhow::Result<()> {
-    let (mut channel, request) = tokio::time::timeout(PATIENCE, async {
-        let vault = &service.home.vault;
-        let secret = match query.mode {
-            Mode::Pair => service.pairing.secret(vault)?,
-            Mode::Resume => None,
-        };
-        let proved = handshake(service, query, secret.as_ref(), &mut carrier).await?;
-        let peer = proved.peer();
-        if let Some(secret) = secret {
-            // First the end of the secret, then the device: a crash in between
-            // costs another link, never a second device.
-            ensure!(
-                service.pairing.spend(vault, &secret)?,
-                "another device used the link"
-            );
-            service.devices.enrol(vault, &peer, "", None)?;
+    let (mut channel, request) = match query.mode {
+        Mode::Code => super::code::pair(service, query, &mut carrier).await?,
+        Mode::Pair | Mode::Resume => {
+            let opened = by_key(service, query, &mut carrier);
+            let opened = tokio::time::timeout(PATIENCE, opened).await;
+            opened.context("nothing came in time")??
         }
-        let mut channel = proved.into_channel();
-        let request = request(&mut channel, &mut carrier).await?;
-        if let (Mode::Pair, Some(name)) = (query.mode, &request.name) {
-            let signing_key = request.signing_key.clone();
-            service.devices.enrol(vault, &peer, name, signing_key)?;
-        }
-        anyhow::Ok((channel, request))
-    })
-    .await
-    .context("nothing came in time")??;
+    };
     let seen = service.devices.changed();
     let mut watch = Watch {
         service,
@@ -158,6 +159,55 @@ async fn converse(
         seen,
     };
     answer(service, request, &mut channel, &mut carrier, &mut watch).await
+}
+
+/// Opens the channel of a device that knows this agent's key, from a link or
+/// from before.
+async fn by_key(
+    service: &Service,
+    query: &ChannelQuery,
+    carrier: &mut Carrier,
+) -> anyhow::Result<(Channel, ChannelRequest)> {
+    let vault = &service.home.vault;
+    let secret = match query.mode {
+        Mode::Pair => Some(
+            service
+                .pairing
+                .secret(vault)?
+                .context("no pairing is open")?,
+        ),
+        Mode::Code | Mode::Resume => None,
+    };
+    let proved = handshake(service, query, secret.as_ref(), carrier).await?;
+    let peer = proved.peer();
+    if let Some(secret) = &secret {
+        // First the end of the secret, then the device: a crash in between
+        // costs another link, never a second device.
+        ensure!(
+            service.pairing.spend(vault, secret)?,
+            "another device used the link"
+        );
+        service.devices.enrol(vault, &peer, "", None)?;
+    }
+    let mut channel = proved.into_channel();
+    let request = request(&mut channel, carrier).await?;
+    if let (Some(_), Some(name)) = (&secret, &request.name) {
+        let signing_key = request.signing_key.clone();
+        service.devices.enrol(vault, &peer, name, signing_key)?;
+    }
+    Ok((channel, request))
+}
+
+/// Where this channel is, as both ends name it.
+pub(super) fn binding<'a>(service: &'a Service, query: &'a ChannelQuery) -> Binding<'a> {
+    let client = service.client();
+    Binding {
+        relay: &client.endpoint().url,
+        account: client.account(),
+        agent: client.agent_id(),
+        device: &query.device,
+        stream: &query.stream,
+    }
 }
 
 async fn handshake(
@@ -168,32 +218,19 @@ async fn handshake(
 ) -> anyhow::Result<Proved> {
     let vault = &service.home.vault;
     let key = super::own_key(vault);
-    let client = service.client();
-    let binding = Binding {
-        relay: &client.endpoint().url,
-        account: client.account(),
-        agent: client.agent_id(),
-        device: &query.device,
-        stream: &query.stream,
+    let place = binding(service, query);
+    let waiting = match secret {
+        Some(secret) => Responder::pair(&key, secret, &place)?,
+        None => Responder::resume(&key, &place)?,
     };
-    let waiting = match query.mode {
-        Mode::Resume => Responder::resume(&key, &binding)?,
-        Mode::Pair => {
-            let secret = secret.context("no pairing is open")?;
-            Responder::pair(&key, secret, &binding)?
-        }
-    };
-    let mut frames = Frames::of_handshake();
-    let message = carrier
-        .take(|input| Ok(frames.next(input)?.map(<[u8]>::to_vec)))
-        .await?;
+    let message = carrier.frame(&mut Frames::of_handshake()).await?;
     let incoming = waiting.read(&message)?;
     let peer = incoming.peer();
     ensure!(
         super::devices::id_of(&peer) == query.device,
         "the device is not who the relay says"
     );
-    if query.mode == Mode::Resume {
+    if secret.is_none() {
         let known = service.devices.find(vault, &peer)?;
         ensure!(known.is_some(), "the device is not paired");
     }
@@ -214,7 +251,10 @@ async fn handshake(
         .await
 }
 
-async fn request(channel: &mut Channel, carrier: &mut Carrier) -> anyhow::Result<ChannelRequest> {
+pub(super) async fn request(
+    channel: &mut Channel,
+    carrier: &mut Carrier,
+) -> anyhow::Result<ChannelRequest> {
     loop {
         match carrier.take(|input| Ok(channel.receive(input)?)).await? {
             Event::Message(message) => {

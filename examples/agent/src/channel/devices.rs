@@ -138,7 +138,7 @@ pub(super) fn id_of(key: &PublicKey) -> String {
 }
 
 /// A device chose its name: one line, printable, short.
-fn shown(name: &str) -> String {
+pub(super) fn shown(name: &str) -> String {
     let name: String = crate::output::one_line(name)
         .chars()
         .take(ChannelRequest::MAX_NAME)

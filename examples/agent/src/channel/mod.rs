@@ -6,6 +6,7 @@
 //! neither add one nor speak for one. The agent does nothing that comes outside a
 //! channel, also as long as no device is paired.
 
+mod code;
 mod converse;
 mod devices;
 mod pairing;
@@ -13,6 +14,7 @@ mod pairing;
 use katachi_crypto::channel::StaticKey;
 use katachi_store::vault::Vault;
 
+pub(crate) use code::{CodePairing, LOOK, Told};
 pub(crate) use converse::{Asker, serve};
 pub(crate) use devices::Devices;
 pub(crate) use pairing::{LIFETIME as PAIRING_LIFETIME, Pairing};

@@ -236,7 +236,7 @@ pub(crate) fn chosen_endpoint(config: &Config) -> anyhow::Result<Endpoint> {
 }
 
 /// Holds the lock that keeps a second `up` out of this home.
-fn only_one(config: &Config) -> anyhow::Result<std::fs::File> {
+pub(super) fn only_one(config: &Config) -> anyhow::Result<std::fs::File> {
     let path = config.paths.up_lock();
     let file = std::fs::File::create(&path)
         .with_context(|| format!("cannot create {}", path.display()))?;

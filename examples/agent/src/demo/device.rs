@@ -136,6 +136,7 @@ impl Device {
                 Initiator::pair(&self.key, &self.agent, &self.secret, &binding)?
             }
             Mode::Resume => Initiator::resume(&self.key, &self.agent, &binding)?,
+            Mode::Code => bail!("this device was shown a link"),
         };
         socket.send(first).await?;
         let mut frames = Frames::of_handshake();

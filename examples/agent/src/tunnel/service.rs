@@ -30,7 +30,7 @@ use tokio::sync::Semaphore;
 use super::{mcp, work};
 use crate::approvals::Approvals;
 use crate::audit::{AuditLog, Call, Direction};
-use crate::channel::{self, Asker, Devices, Pairing};
+use crate::channel::{self, Asker, CodePairing, Devices, Pairing};
 use crate::chat::Chat;
 use crate::config::{Ai, Config};
 use crate::home::Home;
@@ -60,6 +60,7 @@ pub(crate) struct Service {
     pub(super) audit: Arc<AuditLog>,
     pub(crate) devices: Devices,
     pub(crate) pairing: Pairing,
+    pub(crate) codes: CodePairing,
     pub(crate) channels: Arc<Semaphore>,
     /// Policies of MCP servers.
     pub(crate) mcp: Policies,
@@ -97,6 +98,7 @@ impl Service {
         Ok(Self {
             devices: Devices::of(&config.paths),
             pairing: Pairing::of(&config.paths),
+            codes: CodePairing::of(&config.paths),
             channels: Arc::new(Semaphore::new(MAX_CHANNELS)),
             mcp: Policies::load(&config.mcp, &rules)?,
             signed: Signed::of(&config.paths),

@@ -1,7 +1,8 @@
-//! The console in Chromium, driven by `console.cjs`.
+//! The console in Chromium, driven by scripts.
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 /// Whether node, playwright-core and Chromium are here.
 pub(crate) fn is_possible() -> bool {
@@ -10,30 +11,86 @@ pub(crate) fn is_possible() -> bool {
 
 /// Plays the person who opens `link`; returns what the pages showed.
 pub(crate) fn browse(link: &str) -> Vec<(String, String)> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/console.cjs");
-    let output = Command::new("node")
-        .arg(script)
+    let output = node("console.cjs")
         .arg(link)
         .arg(env!("CARGO_TARGET_TMPDIR"))
-        .env("NODE_PATH", node_path().unwrap())
-        .env("CHROMIUM", chromium().unwrap())
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    let said: Vec<_> = text
-        .lines()
-        .map(|line| {
-            let line: serde_json::Value = serde_json::from_str(line).unwrap();
-            let part = |key: &str| line[key].as_str().unwrap().to_owned();
-            (part("what"), part("text"))
-        })
-        .collect();
+    let said: Vec<_> = text.lines().map(parts).collect();
     assert!(
         !said.is_empty(),
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
     said
+}
+
+/// A person who does the next thing when told to.
+pub(crate) struct Person {
+    child: Child,
+    ears: ChildStdin,
+    mouth: BufReader<ChildStdout>,
+}
+
+impl Person {
+    pub(crate) fn starts(script: &str, arguments: &[&str]) -> Self {
+        let mut child = node(script)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (ears, mouth) = (child.stdin.take(), child.stdout.take());
+        Self {
+            child,
+            ears: ears.unwrap(),
+            mouth: BufReader::new(mouth.unwrap()),
+        }
+    }
+
+    pub(crate) fn told(&mut self, word: &str) {
+        writeln!(self.ears, "{word}").unwrap();
+    }
+
+    /// What the page showed next, which has to be `what`.
+    pub(crate) fn says(&mut self, what: &str) -> String {
+        let mut line = String::new();
+        self.mouth.read_line(&mut line).unwrap();
+        let (said, text) = parts(&line);
+        assert_eq!(said, what, "{text}");
+        text
+    }
+
+    /// The browser was closed and nothing else was to be told.
+    pub(crate) fn ends(mut self) {
+        let mut rest = String::new();
+        self.mouth.read_line(&mut rest).unwrap();
+        assert_eq!(rest, "");
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Person {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn node(script: &str) -> Command {
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support");
+    let mut node = Command::new("node");
+    node.arg(scripts.join(script))
+        .env("NODE_PATH", node_path().unwrap())
+        .env("CHROMIUM", chromium().unwrap());
+    node
+}
+
+fn parts(line: &str) -> (String, String) {
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    let part = |key: &str| line[key].as_str().unwrap().to_owned();
+    (part("what"), part("text"))
 }
 
 fn chromium() -> Option<PathBuf> {

@@ -2,6 +2,7 @@
 import { ago, copy, h, page, problemBox, say, when } from "./dom.js";
 import { agentPath, call } from "./api.js";
 import { ask, isPaired, ownId, pairIfAsked, stream, unpair } from "./channel.js";
+import { pairCard } from "./pair.js";
 import { runCard, talk } from "./talk.js";
 
 function stateChip(agent) {
@@ -50,6 +51,7 @@ export async function agentPage(id, signal) {
     return;
   }
   const chip = h("span", {}, stateChip(agent));
+  const pairing = h("div", {});
   const facts = h("p", { class: "muted small" }, [agent.os, agent.version].filter(Boolean).join(" · "));
   const panel = h("div", { role: "tabpanel", id: "panel", "aria-labelledby": "tab-talk" });
   const talkPanel = talk(agent, signal);
@@ -89,7 +91,7 @@ export async function agentPage(id, signal) {
     h("div", { class: "stack-tight" },
       h("div", { class: "row" }, h("h1", {}, agent.host_name || "Unnamed"), chip),
       facts),
-    bar, panel));
+    pairing, bar, panel));
   await select("talk");
   const lock = h("span", {});
   chip.after(lock);
@@ -98,7 +100,8 @@ export async function agentPage(id, signal) {
     lock.className = sealed ? "chip good" : "chip warn";
     lock.textContent = sealed ? "End to end" : "Not paired";
     lock.title = sealed ? "Only this browser and the agent can read what you do here"
-      : "The agent does nothing for this browser; pair with `katachi-agent device pair`";
+      : "The agent does nothing for this browser before it is paired";
+    pairing.replaceChildren(...(sealed ? [] : [pairCard(id, signal, showLock)]));
   };
   await pairIfAsked(id).catch((error) => say(error.message));
   await showLock();

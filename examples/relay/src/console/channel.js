@@ -1,7 +1,7 @@
 // Asks an agent through an end-to-end channel: one request, one WebSocket, one
 // Noise channel. The relay carries the bytes and cannot read them.
 import { ApiError, agentPath } from "./api.js";
-import { Frames, Initiator, concat, fields, frame, toBase64url } from "./noise.js";
+import { CodeInitiator, Frames, Initiator, concat, fields, frame, toBase64url } from "./noise.js";
 import { forget, forgetPending, idOf, keep, newKey, newSigningKey, ownName, paired, pending } from "./pairing.js";
 
 let account = "";
@@ -32,6 +32,13 @@ export async function ownId(agent) {
 export async function pairIfAsked(agent) {
   if (!pending() || await paired(account, agent)) return;
   await ask(agent, "GET", "/v1/status");
+}
+
+/** Pairs with an agent that waits for numbers. `compare` shows three of them
+ * and tells whether the person found them at the other end. */
+export async function pairByCode(agent, compare, signal) {
+  const way = { mode: "code", key: await newKey(), signing: await newSigningKey(), compare };
+  await exchange(way, agent, { method: "GET", path: "/v1/status" }, () => {}, signal);
 }
 
 /** Says "approve" or "deny" to a start that waits for a person. The signature
@@ -86,13 +93,9 @@ async function exchange(way, agent, request, onChunk, signal) {
   const query = new URLSearchParams({ mode: way.mode, device, stream: id });
   const carrier = await Carrier.open(`wss://${location.host}${agentPath(agent, "/channel")}?${query}`, signal);
   try {
-    const begun = await Initiator.begin({ ...way, binding });
-    carrier.send(frame(begun.message));
-    const answer = await carrier.frame("handshake");
-    if (!answer) throw notReached(way);
-    const channel = await begun.finish(answer);
-    const message = way.mode === "pair" ? { ...request, ...await introduction(way) } : request;
-    carrier.send(concat(await channel.confirm(), await channel.send(new TextEncoder().encode(JSON.stringify(message)))));
+    const channel = await (way.mode === "code" ? openByCode : openByKey)(way, binding, carrier);
+    const message = way.mode === "resume" ? request : { ...request, ...await introduction(way) };
+    carrier.send(await channel.send(new TextEncoder().encode(JSON.stringify(message))));
     let status = 0;
     const refusal = [];
     for (;;) {
@@ -103,7 +106,7 @@ async function exchange(way, agent, request, onChunk, signal) {
       if (!piece) continue;
       if (!status) {
         ({ status } = JSON.parse(new TextDecoder().decode(piece)));
-        if (way.mode === "pair") await enrolled(way, agent);
+        if (way.mode !== "resume") await enrolled(way, agent);
       } else if (status < 300) {
         onChunk(piece);
       } else {
@@ -114,6 +117,33 @@ async function exchange(way, agent, request, onChunk, signal) {
   } finally {
     carrier.close();
   }
+}
+
+async function openByKey(way, binding, carrier) {
+  const begun = await Initiator.begin({ ...way, binding });
+  carrier.send(frame(begun.message));
+  const answer = await carrier.frame("handshake");
+  if (!answer) throw notReached(way);
+  const channel = await begun.finish(answer);
+  carrier.send(await channel.confirm());
+  return channel;
+}
+
+async function openByCode(way, binding, carrier) {
+  const begun = await CodeInitiator.begin({ key: way.key, binding });
+  carrier.send(frame(begun.message));
+  const answer = await carrier.frame("handshake");
+  if (!answer) throw new ApiError(0, "not_waiting", "The machine does not wait for numbers. Run `katachi-agent device pair --code` there first.");
+  carrier.send(frame(await begun.answer(answer)));
+  const sealed = await carrier.frame("records");
+  if (!sealed) throw notReached(way);
+  const numbers = await begun.reveal(sealed);
+  const over = carrier.over.then(() => null);
+  const same = await Promise.race([way.compare(numbers), over]);
+  if (same === null) throw notReached(way);
+  if (!same) throw new ApiError(0, "not_paired", "Nothing was paired.");
+  way.agent = begun.agent;
+  return begun.channel;
 }
 
 /** What a browser says of itself when it pairs. */
@@ -133,11 +163,15 @@ function refused(status, pieces) {
   return new ApiError(status, body.error ?? "unknown", body.message ?? `The agent answered ${status}`);
 }
 
-function notReached(way) {
-  if (way.mode === "pair") forgetPending();
-  return new ApiError(0, "not_paired", way.mode === "pair"
-    ? "The agent does not accept this pairing link; it may be too old or used already. Make another with `katachi-agent device pair`."
-    : "The agent does not know this browser any more, or is not the agent it was. Pair again with `katachi-agent device pair`.");
+const NOT_REACHED = {
+  pair: "The agent does not accept this pairing link; it may be too old or used already. Make another with `katachi-agent device pair`.",
+  code: "The machine did not accept the numbers. Look at its terminal before you try again.",
+  resume: "The agent does not know this browser any more, or is not the agent it was. Pair again with `katachi-agent device pair`.",
+};
+
+function notReached({ mode }) {
+  if (mode === "pair") forgetPending();
+  return new ApiError(0, "not_paired", NOT_REACHED[mode]);
 }
 
 /** Forgets the pairing, so that another link can be used. */
@@ -150,6 +184,8 @@ class Carrier {
   #queue = [];
   #wake = () => {};
   #ended = false;
+  /** Resolves once the carrier has ended. */
+  over;
 
   static async open(address, signal) {
     signal?.throwIfAborted();
@@ -166,10 +202,13 @@ class Carrier {
       self.#queue.push(new Uint8Array(data));
       self.#wake();
     };
-    socket.onclose = socket.onerror = () => {
-      self.#ended = true;
-      self.#wake();
-    };
+    self.over = new Promise((resolve) => {
+      socket.onclose = socket.onerror = () => {
+        self.#ended = true;
+        self.#wake();
+        resolve();
+      };
+    });
     self.signal = signal;
     signal?.addEventListener("abort", () => self.#wake(), { once: true });
     return self;

@@ -1,8 +1,13 @@
 // The Noise Protocol Framework (revision 34) with 25519_AESGCM_SHA256, made of
-// WebCrypto alone: the initiator of IKpsk2 (pairing by link) and IK, and the
-// records of an open channel. Long-lived keys are never extractable.
+// WebCrypto alone: the initiator of IKpsk2 (pairing by link), XX (pairing by
+// numbers) and IK, and the records of an open channel. Long-lived keys are never
+// extractable.
 
-const PROTOCOLS = { pair: "Noise_IKpsk2_25519_AESGCM_SHA256", resume: "Noise_IK_25519_AESGCM_SHA256" };
+const PROTOCOLS = {
+  pair: "Noise_IKpsk2_25519_AESGCM_SHA256",
+  code: "Noise_XX_25519_AESGCM_SHA256",
+  resume: "Noise_IK_25519_AESGCM_SHA256",
+};
 const SIZES = [256, 1024, 4096, 16384];
 const HEADER = 8;
 const MAX_CONTENT = 16384 - HEADER;
@@ -63,6 +68,7 @@ async function hkdf(chaining, input, count) {
 }
 
 const publicBytes = async (key) => new Uint8Array(await subtle.exportKey("raw", key));
+const publicKey = (bytes) => subtle.importKey("raw", bytes, X25519, true, []);
 
 /** A key agreement; a result of zeros, which a bad key forces, is refused. */
 async function agree(privateKey, publicKey) {
@@ -145,6 +151,12 @@ class Transcript {
     await this.mixHash(sealed);
     return plain;
   }
+
+  /** The channel that the handshake has made (section 5.2, `Split`). */
+  async split() {
+    const [sending, receiving] = await hkdf(this.chaining, EMPTY, 2);
+    return new Channel(await CipherState.of(sending), await CipherState.of(receiving));
+  }
 }
 
 /** The device's side of a handshake.
@@ -156,7 +168,7 @@ export class Initiator {
     const self = new Initiator();
     self.secret = secret;
     self.key = key;
-    self.agent = await subtle.importKey("raw", agent, X25519, true, []);
+    self.agent = await publicKey(agent);
     const transcript = await Transcript.begin(PROTOCOLS[mode], prologue(binding));
     self.transcript = transcript;
     await transcript.mixHash(agent);
@@ -178,14 +190,69 @@ export class Initiator {
     const ephemeral = message.slice(0, 32);
     await transcript.mixHash(ephemeral);
     if (this.secret) await transcript.mixKey(ephemeral);
-    const theirs = await subtle.importKey("raw", ephemeral, X25519, true, []);
+    const theirs = await publicKey(ephemeral);
     await transcript.mixKey(await agree(this.ephemeral.privateKey, theirs));
     await transcript.mixKey(await agree(this.key.privateKey, theirs));
     if (this.secret) await transcript.mixKeyAndHash(this.secret);
     await transcript.decrypt(message.slice(32));
-    const [sending, receiving] = await hkdf(transcript.chaining, EMPTY, 2);
-    return new Channel(await CipherState.of(sending), await CipherState.of(receiving));
+    return transcript.split();
   }
+}
+
+/** The device's side of a handshake between ends that do not know each other. A
+ * person has to compare the numbers of both before the channel is used. */
+export class CodeInitiator {
+  static async begin({ key, binding }) {
+    const self = new CodeInitiator();
+    self.key = key;
+    self.transcript = await Transcript.begin(PROTOCOLS.code, prologue(binding));
+    self.ephemeral = await subtle.generateKey(X25519, false, ["deriveBits"]);
+    self.message = await publicBytes(self.ephemeral.publicKey);
+    await self.transcript.mixHash(self.message);
+    await self.transcript.mixHash(EMPTY);
+    return self;
+  }
+
+  /** Reads the agent's key and what it commits to; gives the message to send. */
+  async answer(message) {
+    const { transcript } = this;
+    if (message.length !== 128) throw new Error("The agent's answer is not one");
+    const ephemeral = message.slice(0, 32);
+    await transcript.mixHash(ephemeral);
+    const theirs = await publicKey(ephemeral);
+    await transcript.mixKey(await agree(this.ephemeral.privateKey, theirs));
+    this.agent = await transcript.decrypt(message.slice(32, 80));
+    await transcript.mixKey(await agree(this.ephemeral.privateKey, await publicKey(this.agent)));
+    this.commitment = await transcript.decrypt(message.slice(80));
+    const own = await transcript.encrypt(await publicBytes(this.key.publicKey));
+    await transcript.mixKey(await agree(this.key.privateKey, theirs));
+    this.number = crypto.getRandomValues(new Uint8Array(32));
+    const sent = concat(own, await transcript.encrypt(this.number));
+    this.channel = await transcript.split();
+    return sent;
+  }
+
+  /** Reads the number to which the agent committed; gives the three to compare. */
+  async reveal(sealed) {
+    const number = await this.channel.reveal(sealed);
+    const committed = await sha256(utf8.encode("katachi-channel/1 commitment"), number);
+    if (committed.some((byte, at) => byte !== this.commitment[at])) throw new Error("The agent cheated");
+    const input = concat(lengthBefore(number), lengthBefore(this.number));
+    const key = await subtle.importKey("raw", input, "HKDF", false, ["deriveBits"]);
+    const info = lengthBefore(utf8.encode("katachi-channel/1 code"));
+    const parameters = { name: "HKDF", hash: "SHA-256", salt: this.transcript.hash, info };
+    const bytes = new Uint8Array(await subtle.deriveBits(parameters, key, 40));
+    const bits = bytes.reduce((sum, byte) => (sum << 8n) | BigInt(byte), 0n);
+    // 13 bits each, written as four digits.
+    return [27n, 14n, 1n].map((shift) => 1000 + Number((bits >> shift) & 0x1fffn));
+  }
+}
+
+/** `bytes` behind their 64-bit length. */
+function lengthBefore(bytes) {
+  const length = new Uint8Array(8);
+  new DataView(length.buffer).setBigUint64(0, BigInt(bytes.length));
+  return concat(length, bytes);
 }
 
 const MESSAGE = 1;
@@ -193,6 +260,11 @@ const MORE = 2;
 const REKEY = 3;
 const CLOSE = 4;
 const CONFIRM = 5;
+const REVEAL = 6;
+
+function broken(what) {
+  throw new Error(`The agent broke a rule of the channel: ${what}`);
+}
 
 /** An open channel: messages into frames, frames into messages. */
 export class Channel {
@@ -230,17 +302,26 @@ export class Channel {
     return frame(await this.#sending.encrypt(record));
   }
 
-  /** Opens one record: `{ message }`, `{ closed: true }`, or nothing yet. */
-  async receive(sealed) {
+  async #open(sealed) {
     const record = await this.#receiving.decrypt(sealed);
     const view = new DataView(record.buffer, record.byteOffset);
     const length = view.getUint16(2);
-    const total = view.getUint32(4);
-    const content = record.subarray(HEADER, HEADER + length);
-    const broken = (what) => { throw new Error(`The agent broke a rule of the channel: ${what}`); };
     if (record[1] !== 0 || HEADER + length > record.length) broken("a header");
     if (record.subarray(HEADER + length).some((byte) => byte !== 0)) broken("padding");
-    switch (record[0]) {
+    return { kind: record[0], length, total: view.getUint32(4), content: record.subarray(HEADER, HEADER + length) };
+  }
+
+  /** The number in the first record of a pairing by numbers. */
+  async reveal(sealed) {
+    const { kind, length, total, content } = await this.#open(sealed);
+    if (kind !== REVEAL || length !== 32 || total !== 0) broken("a first record");
+    return content.slice();
+  }
+
+  /** Opens one record: `{ message }`, `{ closed: true }`, or nothing yet. */
+  async receive(sealed) {
+    const { kind, length, total, content } = await this.#open(sealed);
+    switch (kind) {
       case MESSAGE:
         if (this.#partial || total > MAX_MESSAGE || length !== Math.min(total, MAX_CONTENT)) broken("a message");
         if (length === total) return { message: content.slice() };
@@ -269,7 +350,7 @@ export class Channel {
   }
 }
 
-const FRAMES = { handshake: [48], records: SIZES.map((size) => size + TAG) };
+const FRAMES = { handshake: [48, 128], records: SIZES.map((size) => size + TAG) };
 
 /** Puts a 16-bit length before `bytes`. */
 export function frame(bytes) {

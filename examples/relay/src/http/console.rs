@@ -76,6 +76,11 @@ const ASSETS: &[Asset] = &[
         body: include_str!("../console/noise.js"),
     },
     Asset {
+        name: "pair.js",
+        kind: SCRIPT,
+        body: include_str!("../console/pair.js"),
+    },
+    Asset {
         name: "pairing.js",
         kind: SCRIPT,
         body: include_str!("../console/pairing.js"),

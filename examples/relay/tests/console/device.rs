@@ -109,6 +109,7 @@ async fn converse(
     let waiting = match mode {
         Mode::Pair => Responder::pair(&keys.key, &keys.secret, place).unwrap(),
         Mode::Resume => Responder::resume(&keys.key, place).unwrap(),
+        Mode::Code => panic!("this agent made a link"),
     };
     let mut frames = Frames::of_handshake();
     let first = carrier

@@ -1,0 +1,72 @@
+// A person in a real browser, to which no link was carried: pairs by comparing
+// numbers. Prints one line of JSON for each thing that the page showed, and
+// does the next thing for each line on standard input.
+//
+//   node numbers.cjs AGENT_PAGE EMAIL PASSWORD
+
+const readline = require("node:readline");
+const { chromium } = require("playwright-core");
+
+const [address, email, password] = process.argv.slice(2);
+const told = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+
+function tell(what, text) {
+  process.stdout.write(JSON.stringify({ what, text }) + "\n");
+}
+
+async function wait(word) {
+  const { value } = await told.next();
+  if (value !== word) throw new Error(`told ${value} where ${word} was expected`);
+}
+
+async function main() {
+  const browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
+    args: ["--no-sandbox", "--host-resolver-rules=MAP katachi.localhost 127.0.0.1"],
+  });
+  const context = await browser.newContext({ ignoreHTTPSErrors: true });
+  const page = await context.newPage();
+  page.setDefaultTimeout(20000);
+  page.on("pageerror", (error) => tell("error", String(error)));
+  try {
+    await page.goto(address);
+    await page.locator("input[type=email]").fill(email);
+    await page.locator("input[type=password]").fill(password);
+    await page.getByRole("button", { name: "Sign in" }).click();
+    const compare = page.getByRole("button", { name: "Compare numbers" });
+    await compare.waitFor();
+    const problem = page.getByRole("form", { name: "Pair this browser" }).getByRole("alert");
+
+    const refused = async () => {
+      await problem.filter({ hasText: /./ }).waitFor();
+      tell("refused", await problem.innerText());
+    };
+    await compare.click();
+    await refused();
+
+    for (const ends of ["refused", "paired"]) {
+      await wait("begin");
+      await compare.click();
+      const numbers = page.locator(".numbers");
+      await numbers.waitFor();
+      tell("numbers", await numbers.innerText());
+      if (ends === "refused") {
+        await refused();
+      } else {
+        await wait("accepted");
+        await page.getByRole("button", { name: "The machine accepted them" }).click();
+      }
+    }
+    await page.getByText("End to end").waitFor();
+    await page.locator("textarea").fill("echo through-numbers");
+    await page.keyboard.press("Enter");
+    await page.getByText(/^Exit \d+/).waitFor();
+    tell("log", await page.locator(".log").innerText());
+  } catch (error) {
+    tell("error", String(error));
+  }
+  await browser.close();
+  process.stdin.destroy();
+}
+
+main();

@@ -224,6 +224,14 @@ async fn a_person_is_known_by_their_number_and_their_verified_address() {
     assert_eq!(*github.seen.lock().unwrap(), asked);
 }
 
+/// A server's runtime moves a handler from thread to thread.
+#[tokio::test]
+async fn a_sign_in_is_finished_on_any_thread() {
+    let github = GitHub::start().await;
+    let finished = tokio::spawn(async move { github.sign_in("ok").await.map(drop) });
+    finished.await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn an_error_with_status_200_is_an_error() {
     let github = GitHub::start().await;

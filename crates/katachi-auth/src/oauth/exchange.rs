@@ -1,6 +1,8 @@
 //! The code for tokens, by the `oauth2` crate.
 
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
 use http::{HeaderValue, Request, header};
@@ -10,10 +12,10 @@ use oauth2::basic::{
     BasicTokenType,
 };
 use oauth2::{
-    AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken, EndpointNotSet,
-    EndpointSet, ExtraTokenFields, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl,
-    RequestTokenError, Scope, StandardRevocableToken, StandardTokenResponse, TokenResponse as _,
-    TokenUrl,
+    AsyncHttpClient, AuthType, AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken,
+    EndpointNotSet, EndpointSet, ExtraTokenFields, PkceCodeChallenge, PkceCodeVerifier,
+    RedirectUrl, RequestTokenError, Scope, StandardRevocableToken, StandardTokenResponse,
+    TokenResponse as _, TokenUrl,
 };
 use serde::{Deserialize, Serialize};
 
@@ -134,12 +136,11 @@ impl Exchange {
         code: &SecretString,
         verifier: &SecretString,
     ) -> Result<(Tokens, Option<SecretString>), LoginError> {
-        let send = |request: Request<Vec<u8>>| ask(http, request);
         let answer = self
             .0
             .exchange_code(AuthorizationCode::new(code.expose_secret().to_owned()))
             .set_pkce_verifier(as_verifier(verifier))
-            .request_async(&send)
+            .request_async(&Asking(http))
             .await
             .map_err(explain)?;
         let id_token = answer.extra_fields().id_token.clone();
@@ -167,6 +168,22 @@ pub(super) fn tokens(answer: &TokenAnswer) -> Tokens {
 
 fn as_verifier(verifier: &SecretString) -> PkceCodeVerifier {
     PkceCodeVerifier::new(verifier.expose_secret().to_owned())
+}
+
+/// Our [`Fetch`] as the `oauth2` crate's client. A closure would do the same, but the
+/// compiler cannot tell that its future may move between threads, and a server's
+/// handlers must.
+struct Asking<'a, F>(&'a F);
+
+impl<'c, F: Fetch> AsyncHttpClient<'c> for Asking<'_, F> {
+    type Error = super::FetchError;
+    type Future = Pin<
+        Box<dyn Future<Output = Result<http::Response<Vec<u8>>, super::FetchError>> + Send + 'c>,
+    >;
+
+    fn call(&'c self, request: Request<Vec<u8>>) -> Self::Future {
+        Box::pin(ask(self.0, request))
+    }
 }
 
 #[derive(Deserialize)]

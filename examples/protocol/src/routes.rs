@@ -25,6 +25,25 @@ pub const LOG_OUT: &str = "/api/logout";
 pub const ME: &str = "/api/me";
 /// `GET`, browser: [`SessionState`](crate::account::SessionState), also without a session.
 pub const SESSION: &str = "/api/session";
+/// `GET`, browser: [`SignInOptions`](crate::account::SignInOptions), also without a session.
+pub const SIGN_IN: &str = "/api/signin";
+/// `POST` [`StartSignIn`](crate::account::StartSignIn), browser:
+/// [`SignInStarted`](crate::account::SignInStarted).
+pub const SIGN_IN_START: &str = "/api/signin/{provider}";
+/// `GET`, where a provider sends the browser back to. A page.
+pub const SIGN_IN_BACK: &str = "/signin/{provider}";
+/// `GET`, browser: [`Identities`](crate::account::Identities).
+pub const IDENTITIES: &str = "/api/identities";
+/// `DELETE`, browser: unlinks one identity.
+pub const IDENTITY: &str = "/api/identities/{id}";
+/// `POST`, browser: sends a link that verifies the account's address.
+pub const VERIFY_SEND: &str = "/api/verify/send";
+/// `POST` [`VerifyAddress`](crate::account::VerifyAddress), browser.
+pub const VERIFY: &str = "/api/verify";
+/// `POST` [`ForgotPassword`](crate::account::ForgotPassword), browser, without a session.
+pub const PASSWORD_FORGOT: &str = "/api/password/forgot";
+/// `POST` [`ResetPassword`](crate::account::ResetPassword), browser, without a session.
+pub const PASSWORD_RESET: &str = "/api/password/reset";
 /// `GET ?user_code=`, browser: [`DeviceInfo`](crate::device::DeviceInfo).
 pub const DEVICE: &str = "/api/device";
 /// `POST`, browser: [`UserCodeBody`](crate::device::UserCodeBody).
@@ -110,6 +129,12 @@ pub mod tunnel {
 #[must_use]
 pub fn agent_channel(id: &str) -> String {
     AGENT_CHANNEL.replace("{id}", id)
+}
+
+/// Where `provider` sends the browser back to.
+#[must_use]
+pub fn sign_in_back(provider: &str) -> String {
+    SIGN_IN_BACK.replace("{provider}", provider)
 }
 
 /// The path of the MCP configuration `name`.

@@ -14,6 +14,7 @@ use crate::config::{
 };
 use crate::records::postgres;
 use crate::service::{Relay, ServeError};
+pub use crate::sign_in::args::SignIn;
 
 /// Arguments of `serve`. Each can be given as `KATACHI_RELAY_*` too.
 #[derive(Args, Clone, Debug)]
@@ -73,6 +74,10 @@ pub struct Serve {
         default_value_t
     )]
     pub sign_up: SignUpPolicy,
+
+    /// Other ways in than a password
+    #[command(flatten)]
+    pub sign_in: SignIn,
 
     /// Loopback address to serve `/metrics` on, for Prometheus
     #[arg(long, value_name = "ADDR", env = "KATACHI_RELAY_METRICS")]
@@ -203,6 +208,8 @@ impl Serve {
             },
             security_contact: self.security_contact.clone(),
             sign_up: self.sign_up,
+            providers: self.sign_in.to_providers()?,
+            mail: self.sign_in.to_mail()?,
             metrics: self.metrics,
             limits: Limits::default(),
         })

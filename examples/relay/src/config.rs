@@ -10,6 +10,8 @@ use std::time::Duration;
 use http::Uri;
 use http::uri::Scheme;
 
+use crate::sign_in::{MailConfig, ProviderConfig};
+
 /// Everything a relay has to be told.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -30,6 +32,10 @@ pub struct Config {
     pub security_contact: String,
     /// Whether strangers may open accounts.
     pub sign_up: SignUpPolicy,
+    /// Where else people may have accounts that open one here.
+    pub providers: Vec<ProviderConfig>,
+    /// How mail goes out; without it no address is verified and no password reset.
+    pub mail: Option<MailConfig>,
     /// Where to serve `/metrics`, without TLS: on loopback, or nowhere.
     pub metrics: Option<SocketAddr>,
     /// Bounds on what a peer can make the relay hold.
@@ -50,6 +56,8 @@ impl Config {
             keychain: KeychainUse::Allowed,
             security_contact: DEFAULT_SECURITY_CONTACT.to_owned(),
             sign_up: SignUpPolicy::Open,
+            providers: Vec::new(),
+            mail: None,
             metrics: None,
             limits: Limits::default(),
         }

@@ -126,7 +126,9 @@ fn check_host(hosts: &Hosts, request: &Request) -> Result<(), Wrong> {
         return Err(Wrong::Foreign);
     }
     // Sessions live on one name only. Agents and probes may use any of ours.
-    let for_browsers = is_page(request) || request.uri().path().starts_with("/api/");
+    let path = request.uri().path();
+    let for_browsers =
+        is_page(request) || path.starts_with("/api/") || path.starts_with("/signin/");
     if for_browsers && named != hosts.canonical {
         return Err(Wrong::Elsewhere);
     }

@@ -39,6 +39,8 @@ pub(crate) enum Failure {
     TunnelBroken,
     AnswerLate,
     AgentBusy,
+    /// Somebody else's server does not answer.
+    Upstream(String),
     // The relay could not.
     Unavailable,
     Internal,
@@ -84,7 +86,9 @@ impl Failure {
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::TunnelBroken => StatusCode::BAD_GATEWAY,
             Self::AnswerLate => StatusCode::GATEWAY_TIMEOUT,
-            Self::Offline | Self::AgentBusy | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Offline | Self::AgentBusy | Self::Upstream(_) | Self::Unavailable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -122,6 +126,7 @@ impl Failure {
                 codes::UNAVAILABLE,
                 "the agent is doing as much as it can; try again later",
             ),
+            Self::Upstream(what) => (codes::UNAVAILABLE, what),
             Self::Unavailable => (
                 codes::UNAVAILABLE,
                 "the relay cannot do this now; try again later",

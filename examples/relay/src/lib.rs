@@ -32,6 +32,7 @@
 //! | `edge` | which hosts are ours, which headers every answer has |
 //! | `http` | the routes |
 //! | `metrics` | what is counted, for Prometheus |
+//! | `sign_in` | providers and mail: how they are configured, and what is asked of them |
 //! | `tunnel` | how a question reaches an agent |
 //! | `records` | what is remembered, where, and under which keys |
 #![forbid(unsafe_code)]
@@ -46,6 +47,7 @@ mod machine;
 mod metrics;
 mod records;
 mod service;
+mod sign_in;
 mod throttle;
 mod tls;
 mod tunnel;
@@ -55,6 +57,7 @@ pub use config::{
     ParsePostgresUrlError, ParsePublicUrlError, PostgresUrl, PublicUrl, SignUpPolicy, TlsSource,
 };
 pub use service::{Ready, Relay, ServeError, serve};
+pub use sign_in::{MailConfig, MailRoute, ParseProviderError, ProviderConfig};
 pub use tls::TlsError;
 
 #[cfg(doctest)]

@@ -20,7 +20,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve browsers and agents until SIGTERM or Ctrl-C
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Bring the tables of a PostgreSQL up to date, as `serve` does by itself
     Migrate(Migrate),
 }

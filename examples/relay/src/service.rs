@@ -22,6 +22,8 @@ use crate::http::{self, App};
 use crate::machine;
 use crate::metrics;
 use crate::records::{Records, RecordsError};
+use crate::sign_in::MailConfig;
+use crate::sign_in::provider::Providers;
 use crate::tls::{self, TlsError};
 
 /// A relay could not start.
@@ -118,6 +120,10 @@ impl Relay {
             let records = Records::open(&config.database, &config.state_dir, vault)
                 .map_err(|e| storage(&e))?;
             let limits = Arc::new(config.limits);
+            let providers = Providers::new(config.providers, &public_url)
+                .map_err(|error| ServeError::Config(format!("--provider: {error}")))?;
+            let mailer = config.mail.map(MailConfig::mailer).transpose();
+            let mailer = mailer.map_err(|error| ServeError::Config(error.to_string()))?;
             let hosts = Arc::new(Hosts::new(public_url.clone(), address));
             let app = App::new(
                 Arc::clone(&limits),
@@ -125,6 +131,7 @@ impl Relay {
                 records,
                 config.sign_up,
                 config.security_contact,
+                (providers, mailer),
             )
             .map_err(|e| storage(&e))?;
             Ok::<_, ServeError>((identity, limits, app, public_url))
@@ -208,6 +215,9 @@ impl Relay {
             superseded
         };
         let (_, _, _, superseded) = tokio::join!(accepting, sweeping, counting, stopping);
+        if let Some(post) = &self.app.post {
+            post.drain(self.app.limits.drain).await;
+        }
         info!("stopped");
         if superseded {
             return Err(ServeError::Superseded);

@@ -1,9 +1,30 @@
-// Sign up and sign in.
+// Sign up and sign in: by password, or at a provider.
 import { attempt, field, h, page, problemBox } from "./dom.js";
 import { call } from "./api.js";
 
-/** Shows the form; `then` runs once there is a session. */
-export function signIn(then, mode = "in") {
+let known;
+/** What this relay offers: providers, mail, new accounts. */
+export async function options() {
+  known ??= await call("GET", "/api/signin");
+  return known;
+}
+
+/** Leaves for a provider; it sends the browser back to `returnTo`. */
+export async function leaveFor(provider, returnTo, link = false) {
+  const body = { return_to: returnTo, link };
+  const { url } = await call("POST", `/api/signin/${encodeURIComponent(provider.name)}`, body);
+  location.assign(url);
+}
+
+/** This page, as a path that the relay takes. */
+function here() {
+  const path = location.pathname + location.search + location.hash;
+  return /^\/[!-~]*$/.test(path) ? path : "/";
+}
+
+/** Shows the form; `then` runs once there is a session. `note` says why one is here. */
+export async function signIn(then, mode = "in", note = undefined) {
+  const { providers, mail, sign_up: open } = await options();
   const isNew = mode === "up";
   const box = problemBox();
   const form = h("form", { class: "stack" },
@@ -25,18 +46,50 @@ export function signIn(then, mode = "in") {
       await then();
     });
   });
+  const ways = h("div", { class: "ways stack-tight", role: "group", "aria-label": "Other ways in" },
+    providers.map((provider) => h("button", {
+      type: "button", class: "plain",
+      onclick: () => attempt(ways, box, () => leaveFor(provider, here())),
+    }, `Continue with ${provider.label}`)));
+  const go = (text, show) => h("a", { href: "#", onclick: (event) => { event.preventDefault(); show(); } }, text);
   page(isNew ? "Create account" : "Sign in",
     h("section", { class: "card center stack" },
       h("div", { class: "stack-tight" },
         h("h1", {}, isNew ? "Create your account" : "Sign in"),
-        h("p", { class: "muted small" },
-          isNew
+        h("p", { class: "muted small", role: note ? "status" : undefined },
+          note ?? (isNew
             ? "The account lives in this relay's encrypted database. Its password is stored as an Argon2id record."
-            : "Your agents wait behind this door.")),
+            : "Your agents wait behind this door."))),
       form,
-      h("p", { class: "small" },
+      providers.length > 0 ? [h("p", { class: "or muted small" }, "or"), ways] : null,
+      isNew ? null : h("p", { class: "small" }, mail
+        ? go("Forgot your password?", () => forgot(then))
+        : h("span", { class: "muted" }, "This relay sends no mail: whoever runs it helps with a forgotten password.")),
+      open || isNew ? h("p", { class: "small" },
         isNew ? "Have an account? " : "New here? ",
-        h("a", { href: "#", onclick: (event) => { event.preventDefault(); signIn(then, isNew ? "in" : "up"); } },
-          isNew ? "Sign in" : "Create an account"))));
+        go(isNew ? "Sign in" : "Create an account", () => signIn(then, isNew ? "in" : "up"))) : null));
+  form.querySelector("input").focus();
+}
+
+function forgot(then) {
+  const box = problemBox();
+  const form = h("form", { class: "stack" },
+    field("E-mail", { name: "email", type: "email", autocomplete: "username", required: true, maxlength: 254 }),
+    box,
+    h("div", { class: "row" },
+      h("button", { type: "submit" }, "Send a link"),
+      h("button", { type: "button", class: "plain", onclick: () => signIn(then) }, "Back")));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    attempt(form, box, async () => {
+      const email = new FormData(form).get("email");
+      await call("POST", "/api/password/forgot", { email });
+      await signIn(then, "in", `If ${email} has an account here, a link is on its way. It is good for 30 minutes.`);
+    });
+  });
+  page("Forgot password", h("section", { class: "card center stack" },
+    h("h1", {}, "Forgot your password?"),
+    h("p", { class: "muted small" }, "A link that sets a new one goes to your address."),
+    form));
   form.querySelector("input").focus();
 }

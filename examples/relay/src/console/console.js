@@ -2,6 +2,7 @@
 import { h, page, say } from "./dom.js";
 import { call, setOnSignedOut } from "./api.js";
 import { signIn } from "./account.js";
+import { accountPage, resetPage, showNotice, takeMailed, verifyPage, waiting } from "./access.js";
 import { devicePage } from "./device.js";
 import { agentPage, agentsPage, failed } from "./agents.js";
 import { mcpPage } from "./mcp.js";
@@ -10,12 +11,16 @@ import { setAccount } from "./channel.js";
 import { takeFragment } from "./pairing.js";
 
 takeFragment();
+takeMailed();
 
 let current = new AbortController();
 let signedIn = false;
+let account = null;
 
 function frame(me) {
   signedIn = !!me;
+  account = me;
+  showNotice(me).catch((error) => say(error.message));
   setAccount(me?.email ?? "");
   document.getElementById("nav").hidden = !me;
   document.getElementById("logout").hidden = !me;
@@ -33,7 +38,9 @@ async function route() {
     else link.removeAttribute("aria-current");
   }
   try {
-    if (isDevice) await devicePage();
+    if (waiting("verify")) verifyPage(account, enter);
+    else if (isDevice) await devicePage();
+    else if (view === "account") await accountPage(account);
     else if (view === "mcp") await mcpPage();
     else if (view === "activity") await activityPage();
     else if (id) await agentPage(decodeURIComponent(id), signal);
@@ -46,15 +53,21 @@ async function route() {
 async function enter() {
   const { me } = await call("GET", "/api/session");
   frame(me);
-  if (me) await route();
-  else signIn(enter);
+  if (waiting("reset")) resetPage(afterReset);
+  else if (me) await route();
+  else await signIn(enter);
+}
+
+async function afterReset(note) {
+  frame(null);
+  await signIn(enter, "in", note);
 }
 
 setOnSignedOut(() => {
   if (signedIn) say("Your session ended");
   current.abort();
   frame(null);
-  signIn(enter);
+  signIn(enter).catch((error) => say(error.message));
 });
 
 document.getElementById("logout").addEventListener("click", async () => {
@@ -62,7 +75,7 @@ document.getElementById("logout").addEventListener("click", async () => {
   current.abort();
   frame(null);
   history.replaceState(null, "", "/");
-  signIn(enter);
+  await signIn(enter);
 });
 
 // Follows the system until the button was used.
@@ -80,8 +93,13 @@ theme.addEventListener("click", () => {
 
 addEventListener("hashchange", () => {
   takeFragment();
-  if (signedIn) route();
+  if (takeMailed()) begin();
+  else if (signedIn) route();
 });
-enter().catch((error) => {
-  if (error.status !== 401) page("", h("div", { class: "card" }, failed(error)));
-});
+
+function begin() {
+  enter().catch((error) => {
+    if (error.status !== 401) page("", h("div", { class: "card" }, failed(error)));
+  });
+}
+begin();

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use katachi_auth::clock::{Clock as _, SystemClock};
 use katachi_auth::password::Verdict;
 use katachi_auth::session::{self, SessionStore as _, Token, TokenDigest};
+use katachi_protocol::Sensitive;
 use katachi_protocol::account::{LogIn, Me, SessionState, SignUp};
 
 use super::App;
@@ -21,6 +22,7 @@ use crate::connection::{Connection, network};
 use crate::failure::Failure;
 use crate::records::new_id;
 use crate::records::users::{self, User};
+use crate::sign_in::mail::Job;
 
 /// The cookie's name after `__Host-`.
 const COOKIE_NAME: &str = "katachi";
@@ -55,7 +57,7 @@ impl FromRequestParts<App> for Session {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Failure> {
-        let token = token(&parts.headers)
+        let token = cookie(&parts.headers, COOKIE_NAME)
             .ok_or(Failure::Unauthorized)?
             .to_owned();
         let checker = app.clone();
@@ -102,19 +104,12 @@ pub(super) async fn sign_up(
         .take(network(address), Instant::now())
         .map_err(Failure::wait)?;
     let email = read_email(&request.email)?;
-    let length = request.password.expose_secret().len();
-    if length < MIN_PASSWORD {
-        return Err(Failure::BadRequest(
-            "a password has at least 10 bytes".to_owned(),
-        ));
-    }
-    if length > MAX_PASSWORD {
-        return Err(Failure::TooLarge);
-    }
+    check_password(&request.password)?;
     let record = app.passwords.hash(request.password).await?;
     let user = User {
         id: new_id().map_err(Failure::internal)?,
         email,
+        verified: false,
     };
     let (records, row, now) = (
         app.records.clone(),
@@ -125,7 +120,7 @@ pub(super) async fn sign_up(
         .records
         .write(move |tx| {
             let key = records.new_tenant_key(&row.id)?;
-            users::create(tx, &row, &record, &key, now)
+            users::create(tx, &row, Some(&record), &key, now)
         })
         .await
         .map_err(Failure::internal)?;
@@ -135,6 +130,11 @@ pub(super) async fn sign_up(
         ));
     }
     app.audit(&user.id, None, "account_created").await;
+    if let Some(post) = &app.post {
+        let account = user.id.clone();
+        // It can be asked for again.
+        let _ = post.post(Job::Verify { account });
+    }
     begin(&app, &headers, user, StatusCode::CREATED).await
 }
 
@@ -163,9 +163,7 @@ pub(super) async fn log_in(
         .read(move |tx| users::by_email(tx, &email))
         .await
         .map_err(Failure::internal)?;
-    let (user, record) = known.map_or((None, None), |known| {
-        (Some(known.user), Some(known.password))
-    });
+    let (user, record) = known.map_or((None, None), |known| (Some(known.user), known.password));
     // Without an account the work is the same.
     let verdict = app.passwords.verify(request.password, record).await?;
     let (Some(user), Verdict::Right { replace }) = (user, verdict) else {
@@ -198,6 +196,7 @@ pub(super) async fn me(session: Session) -> Json<Me> {
     Json(Me {
         id: session.user.id,
         email: session.user.email,
+        verified: session.user.verified,
         session_expires: session.expires,
     })
 }
@@ -217,6 +216,11 @@ pub(super) async fn session(
 }
 
 impl App {
+    /// What keeps a session in a browser.
+    pub(super) fn session_cookie(&self, token: &Token) -> String {
+        token.set_cookie(COOKIE_NAME, self.sessions.lifetimes().absolute)
+    }
+
     /// Whether the session is still there and not too old. It does not count as
     /// being used.
     pub(super) async fn session_lives(&self, digest: TokenDigest) -> bool {
@@ -230,7 +234,7 @@ impl App {
 
 /// Ends the session that the browser has, if it has one.
 async fn end(app: &App, headers: &HeaderMap) -> Result<(), Failure> {
-    let Some(token) = token(headers).map(str::to_owned) else {
+    let Some(token) = cookie(headers, COOKIE_NAME).map(str::to_owned) else {
         return Ok(());
     };
     let ender = app.clone();
@@ -242,56 +246,70 @@ async fn end(app: &App, headers: &HeaderMap) -> Result<(), Failure> {
         .map_err(Failure::internal)
 }
 
-/// Begins a session, with a token that was never used before, in place of the
-/// one that the browser had.
+/// Begins a session for who signed in, and tells them who they are.
 async fn begin(
     app: &App,
     headers: &HeaderMap,
     user: User,
     status: StatusCode,
 ) -> Result<Response, Failure> {
+    let token = begin_session(app, headers, &user.id).await?;
+    let idle = app.sessions.lifetimes().idle;
+    let me = Me {
+        id: user.id,
+        email: user.email,
+        verified: user.verified,
+        session_expires: SystemClock.now().after(idle).as_unix(),
+    };
+    let mut response = (status, Json(me)).into_response();
+    set_cookie(&mut response, &app.session_cookie(&token))?;
+    Ok(response)
+}
+
+/// Begins a session, with a token that was never used before, in place of the
+/// one that the browser had.
+pub(super) async fn begin_session(
+    app: &App,
+    headers: &HeaderMap,
+    account: &str,
+) -> Result<Token, Failure> {
     end(app, headers).await?;
-    let (beginner, account, now) = (app.clone(), user.id.clone(), SystemClock.now());
+    let (beginner, account, now) = (app.clone(), account.to_owned(), SystemClock.now());
     let begun = tokio::task::spawn_blocking(move || -> Result<Token, _> {
         beginner
             .sessions
             .begin(&beginner.records.sessions(), &account, now)
     });
-    let token = begun
+    begun
         .await
         .map_err(Failure::internal)?
-        .map_err(Failure::internal)?;
-    let lifetimes = app.sessions.lifetimes();
-    let session_expires = now.after(lifetimes.idle).as_unix();
-    let mut response = (
-        status,
-        Json(Me {
-            id: user.id,
-            email: user.email,
-            session_expires,
-        }),
-    )
-        .into_response();
-    set_cookie(
-        &mut response,
-        &token.set_cookie(COOKIE_NAME, lifetimes.absolute),
-    )?;
-    Ok(response)
+        .map_err(Failure::internal)
 }
 
-fn set_cookie(response: &mut Response, cookie: &str) -> Result<(), Failure> {
+pub(super) fn set_cookie(response: &mut Response, cookie: &str) -> Result<(), Failure> {
     let mut value = HeaderValue::from_str(cookie).map_err(Failure::internal)?;
     value.set_sensitive(true);
-    response.headers_mut().insert(SET_COOKIE, value);
+    response.headers_mut().append(SET_COOKIE, value);
     Ok(())
 }
 
-/// The session's token; HTTP/2 may split cookies over several headers.
-fn token(headers: &HeaderMap) -> Option<&str> {
+/// Refuses a password that is too short to keep, or too long to hash.
+pub(super) fn check_password(password: &Sensitive) -> Result<(), Failure> {
+    match password.expose_secret().len() {
+        ..MIN_PASSWORD => Err(Failure::BadRequest(
+            "a password has at least 10 bytes".to_owned(),
+        )),
+        MIN_PASSWORD..=MAX_PASSWORD => Ok(()),
+        _ => Err(Failure::TooLarge),
+    }
+}
+
+/// The value of a cookie of ours; HTTP/2 may split cookies over several headers.
+pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let mut found = headers
         .get_all(COOKIE)
         .iter()
-        .filter_map(|value| session::cookie(value.to_str().ok()?, COOKIE_NAME));
+        .filter_map(|value| session::cookie(value.to_str().ok()?, name));
     let first = found.next();
     if found.next().is_some() { None } else { first }
 }
@@ -301,7 +319,7 @@ fn token(headers: &HeaderMap) -> Option<&str> {
 ///
 /// ASCII alone: an agent's owner recognises the account that approved it by
 /// its address, so that no two of them may look alike.
-fn read_email(text: &str) -> Result<String, Failure> {
+pub(super) fn read_email(text: &str) -> Result<String, Failure> {
     let wrong = || {
         Failure::BadRequest("this is not an e-mail address; it has ASCII characters alone, and other domains are written as xn--"
             .to_owned())

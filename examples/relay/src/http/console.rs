@@ -31,6 +31,11 @@ const ASSETS: &[Asset] = &[
         body: include_str!("../console/console.js"),
     },
     Asset {
+        name: "access.js",
+        kind: SCRIPT,
+        body: include_str!("../console/access.js"),
+    },
+    Asset {
         name: "account.js",
         kind: SCRIPT,
         body: include_str!("../console/account.js"),

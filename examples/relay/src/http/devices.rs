@@ -249,6 +249,7 @@ pub(super) async fn approve(
     Peer(address): Peer,
     JsonBody(body): JsonBody<UserCodeBody>,
 ) -> Result<StatusCode, Failure> {
+    app.require_verified(&session.user)?;
     decide(&app, &session, address, &body.user_code, Decision::Approve).await?;
     app.audit(&session.user.id, None, "device_approved").await;
     Ok(StatusCode::NO_CONTENT)

@@ -8,7 +8,10 @@ mod console;
 mod csrf;
 mod devices;
 mod extract;
+mod mail;
 mod mcp;
+mod notice;
+mod oauth;
 mod passwords;
 mod public;
 mod signed;
@@ -23,6 +26,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{delete, get, post};
 use katachi_auth::clock::{Clock as _, SystemClock};
 use katachi_auth::device::{Config as DeviceConfig, GuessLimits, Guesses, Server as DeviceServer};
+use katachi_auth::mail::Mailer;
 use katachi_auth::replay::{self, MemoryReplay};
 use katachi_auth::session::Sessions;
 use katachi_auth::signature::KeyId;
@@ -33,7 +37,10 @@ use crate::config::{Limits, SignUpPolicy};
 use crate::edge::{self, Hosts};
 use crate::failure::Failure;
 use crate::metrics::Metrics;
+use crate::records::throttles::{self, Rate};
 use crate::records::{Records, RecordsError, agents as rows, audit};
+use crate::sign_in::mail::Post;
+use crate::sign_in::provider::Providers;
 use crate::throttle::Throttle;
 use crate::tunnel::Tunnels;
 use passwords::Passwords;
@@ -53,6 +60,9 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     sign_up: SignUpPolicy,
     security_contact: String,
+    providers: Providers,
+    /// Sends mail, if the relay does.
+    pub(crate) post: Option<Post>,
     replay: MemoryReplay,
     gate: Gate,
     device: DeviceServer,
@@ -101,6 +111,8 @@ pub(crate) enum StartError {
     Records(#[from] RecordsError),
     #[error(transparent)]
     Replay(#[from] replay::Unavailable),
+    #[error("cannot start the thread that sends mail: {0}")]
+    Mail(#[from] std::io::Error),
     #[error("a stored key has an identifier that is none: {0}")]
     KeyId(#[from] katachi_auth::signature::ParseKeyIdError),
 }
@@ -113,7 +125,10 @@ impl App {
         records: Records,
         sign_up: SignUpPolicy,
         security_contact: String,
+        (providers, mailer): (Providers, Option<Box<dyn Mailer>>),
     ) -> Result<Self, StartError> {
+        let post =
+            mailer.map(|mailer| Post::start(mailer, records.clone(), hosts.public().clone()));
         let pepper = records.vault().derive("katachi-relay/user-codes");
         let verification_uri = format!("{}{}", hosts.public(), routes::DEVICE_PAGE);
         let app = Self(Arc::new(Shared {
@@ -122,6 +137,8 @@ impl App {
             metrics: Metrics::default(),
             sign_up,
             security_contact,
+            providers,
+            post: post.transpose()?,
             replay: MemoryReplay::new(replay::Limits::default())?,
             gate: Gate::new(&hosts.accepted()),
             device: DeviceServer::new(DeviceConfig::new(verification_uri), &pepper),
@@ -165,6 +182,16 @@ impl App {
             Ok(loaded) => loaded,
             Err(error) => Err(RecordsError::from(error).into()),
         }
+    }
+
+    /// Refuses what comes too often, counted by all relays of the database.
+    async fn throttle(&self, rate: Rate, who: String) -> Result<(), Failure> {
+        let now = SystemClock.now();
+        self.records
+            .write(move |tx| throttles::take(tx, rate, &who, now))
+            .await
+            .map_err(Failure::internal)?
+            .map_err(Failure::wait)
     }
 
     /// Writes to an account's audit log what must not fail because of it.
@@ -218,6 +245,15 @@ fn browser(app: &App) -> Router<App> {
         .route(routes::LOG_OUT, post(accounts::log_out))
         .route(routes::ME, get(accounts::me))
         .route(routes::SESSION, get(accounts::session))
+        .route(routes::SIGN_IN, get(oauth::options))
+        .route(routes::SIGN_IN_START, post(oauth::start))
+        .route(routes::SIGN_IN_BACK, get(oauth::back))
+        .route(routes::IDENTITIES, get(oauth::list))
+        .route(routes::IDENTITY, delete(oauth::unlink))
+        .route(routes::VERIFY_SEND, post(mail::send_verification))
+        .route(routes::VERIFY, post(mail::verify))
+        .route(routes::PASSWORD_FORGOT, post(mail::forgot))
+        .route(routes::PASSWORD_RESET, post(mail::reset))
         .route(routes::DEVICE, get(devices::info))
         .route(routes::DEVICE_APPROVE, post(devices::approve))
         .route(routes::DEVICE_DENY, post(devices::deny))

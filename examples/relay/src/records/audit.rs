@@ -184,7 +184,8 @@ mod tests {
         database
             .write(|tx| {
                 tx.execute(
-                    "INSERT INTO users VALUES ('u', 'e', 'p', x'00', 0, 'e')",
+                    "INSERT INTO users (id, email, password, tenant_key, created_at, address)
+                 VALUES ('u', 'e', 'p', x'00', 0, 'e')",
                     values![],
                 )?;
                 for at in 0..entries {
@@ -250,7 +251,8 @@ mod tests {
         assert!(!is_intact(&database, &HmacKey::new(&Secret::new([2; 32]))));
         let moved = database.write(|tx| {
             tx.execute(
-                "INSERT INTO users VALUES ('v', 'f', 'p', x'00', 0, 'f')",
+                "INSERT INTO users (id, email, password, tenant_key, created_at, address)
+                 VALUES ('v', 'f', 'p', x'00', 0, 'f')",
                 values![],
             )?;
             tx.execute("UPDATE audit SET user_id = ?1", values!["v"])

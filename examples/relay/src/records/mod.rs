@@ -11,11 +11,15 @@
 pub(crate) mod agents;
 pub(crate) mod audit;
 mod grants;
+pub(crate) mod identities;
+mod mail_tokens;
 pub(crate) mod mcp;
 pub(crate) mod postgres;
 mod schema;
 mod sessions;
+pub(crate) mod sign_ins;
 pub(crate) mod store;
+pub(crate) mod throttles;
 pub(crate) mod users;
 
 use std::path::{Path, PathBuf};
@@ -33,6 +37,7 @@ use katachi_store::database::{Database, DatabaseError, DatabaseKey, Options, Pro
 use katachi_store::vault::VaultError;
 
 pub(crate) use grants::Grants;
+pub(crate) use mail_tokens::MailTokens;
 pub(crate) use sessions::SessionRows;
 
 use audit::Event;
@@ -131,6 +136,11 @@ impl Records {
     /// Device authorizations, kept in the same database.
     pub(crate) fn grants(&self) -> Grants {
         Grants::new(self.0.store.clone())
+    }
+
+    /// Links in mail, kept in the same database.
+    pub(crate) fn mail_tokens(&self) -> MailTokens {
+        MailTokens::new(self.0.store.clone())
     }
 
     /// Sessions of browsers, kept in the same database.

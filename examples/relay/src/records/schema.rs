@@ -94,6 +94,46 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         "ALTER TABLE users ADD COLUMN address TEXT NOT NULL DEFAULT '';
          UPDATE users SET address = email;",
     ),
+    Migration::sql(
+        "-- When somebody showed that they read the address's mail. An account without a
+    -- password has an empty one, which is no record.
+    ALTER TABLE users ADD COLUMN verified_at INTEGER;
+
+    -- Accounts elsewhere that open one here: `key` is issuer and subject.
+    CREATE TABLE identities (
+        key         TEXT PRIMARY KEY,
+        id          TEXT NOT NULL UNIQUE,
+        user_id     TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+        issuer      TEXT NOT NULL,
+        label       TEXT NOT NULL,
+        linked_at   INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX identities_by_user ON identities (user_id);
+
+    -- Sign-ins under way at a provider: digests, and the record as JSON.
+    CREATE TABLE sign_ins (
+        state       BLOB PRIMARY KEY,
+        expires_ms  INTEGER NOT NULL,
+        record      TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    -- Links in mail: digests alone, one for each account and purpose.
+    CREATE TABLE mail_tokens (
+        digest      BLOB PRIMARY KEY,
+        user_id     TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+        purpose     TEXT NOT NULL,
+        address     TEXT NOT NULL,
+        created_ms  INTEGER NOT NULL,
+        expires_ms  INTEGER NOT NULL,
+        UNIQUE (user_id, purpose)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE throttles (
+        who         TEXT PRIMARY KEY,
+        full_ms     INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX throttles_by_time ON throttles (full_ms);",
+    ),
 ];
 
 /// The same tables in PostgreSQL. Released steps never change.
@@ -191,4 +231,44 @@ pub(super) const POSTGRES: &[&str] = &[
         hash        BYTEA NOT NULL,
         PRIMARY KEY (user_id, sequence)
     );",
+    "-- When somebody showed that they read the address's mail. An account without a
+    -- password has an empty one, which is no record.
+    ALTER TABLE users ADD COLUMN verified_at BIGINT;
+
+    -- Accounts elsewhere that open one here: `key` is a keyed tag of issuer and
+    -- subject, `label` is sealed.
+    CREATE TABLE identities (
+        key         BYTEA PRIMARY KEY,
+        id          TEXT NOT NULL UNIQUE,
+        user_id     TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+        issuer      TEXT NOT NULL,
+        label       BYTEA NOT NULL,
+        linked_at   BIGINT NOT NULL
+    );
+    CREATE INDEX identities_by_user ON identities (user_id);
+
+    -- Sign-ins under way at a provider: digests, and the sealed record.
+    CREATE TABLE sign_ins (
+        state       BYTEA PRIMARY KEY,
+        expires_ms  BIGINT NOT NULL,
+        record      BYTEA NOT NULL
+    );
+
+    -- Links in mail: digests alone, one for each account and purpose.
+    CREATE TABLE mail_tokens (
+        digest      BYTEA PRIMARY KEY,
+        user_id     TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+        purpose     TEXT NOT NULL,
+        address     BYTEA NOT NULL,
+        created_ms  BIGINT NOT NULL,
+        expires_ms  BIGINT NOT NULL,
+        UNIQUE (user_id, purpose)
+    );
+
+    -- `who` is a keyed tag.
+    CREATE TABLE throttles (
+        who         BYTEA PRIMARY KEY,
+        full_ms     BIGINT NOT NULL
+    );
+    CREATE INDEX throttles_by_time ON throttles (full_ms);",
 ];

@@ -123,6 +123,12 @@ impl<E: KeyEncryptor> TenantKeys<E> {
         Self { encryptor }
     }
 
+    /// What wraps the keys, for those who move them under another.
+    #[must_use]
+    pub const fn encryptor(&self) -> &E {
+        &self.encryptor
+    }
+
     /// Draws a key for `tenant`, wrapped, to be kept beside the tenant.
     ///
     /// # Errors

@@ -8,9 +8,11 @@ use std::path::PathBuf;
 use clap::Args;
 use etcetera::app_strategy::{AppStrategy as _, AppStrategyArgs, choose_native_strategy};
 
+pub use crate::cluster::cli::Key;
+use crate::cluster::keyset::ClusterId;
 use crate::config::{
-    Config, DEFAULT_SECURITY_CONTACT, DatabaseSource, KeychainUse, Limits, PostgresUrl, PublicUrl,
-    SignUpPolicy, TlsSource,
+    ClusterConfig, Config, DEFAULT_SECURITY_CONTACT, DatabaseSource, KeychainUse, Limits,
+    PostgresUrl, PublicUrl, SignUpPolicy, TlsSource,
 };
 use crate::records::postgres;
 use crate::service::{Relay, ServeError};
@@ -86,6 +88,37 @@ pub struct Serve {
     /// Do not ask the keychain of the operating system
     #[arg(long, env = "KATACHI_RELAY_NO_KEYCHAIN")]
     pub no_keychain: bool,
+
+    /// Serve as a node of this cluster, on its PostgreSQL
+    ///
+    /// `katachi-relay key init` makes a cluster and prints its name; `key add-node`
+    /// takes others into it.
+    #[arg(
+        long,
+        value_name = "CLUSTER",
+        env = "KATACHI_RELAY_CLUSTER",
+        requires = "node_listen",
+        requires = "database"
+    )]
+    pub cluster: Option<ClusterId>,
+
+    /// Address to listen on for the other nodes, which alone are let in
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "KATACHI_RELAY_NODE_LISTEN",
+        requires = "cluster"
+    )]
+    pub node_listen: Option<SocketAddr>,
+
+    /// Where the other nodes reach that address, if it is another for them
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "KATACHI_RELAY_NODE_ADDRESS",
+        requires = "cluster"
+    )]
+    pub node_address: Option<String>,
 
     /// Print one line of JSON on standard output once the relay listens
     #[arg(long)]
@@ -211,6 +244,14 @@ impl Serve {
             providers: self.sign_in.to_providers()?,
             mail: self.sign_in.to_mail()?,
             metrics: self.metrics,
+            cluster: match (&self.cluster, self.node_listen) {
+                (Some(id), Some(listen)) => Some(ClusterConfig {
+                    id: id.clone(),
+                    listen,
+                    address: self.node_address.clone(),
+                }),
+                _ => None,
+            },
             limits: Limits::default(),
         })
     }
@@ -241,13 +282,13 @@ impl Serve {
 }
 
 /// Writes a line at once; a parent that has gone away is no reason to stop.
-fn print_line(line: &str) {
+pub(crate) fn print_line(line: &str) {
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
-fn default_state_dir() -> Result<PathBuf, ServeError> {
+pub(crate) fn default_state_dir() -> Result<PathBuf, ServeError> {
     if let Some(home) = std::env::var_os("KATACHI_HOME") {
         return Ok(PathBuf::from(home).join("relay"));
     }

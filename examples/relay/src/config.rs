@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::Uri;
 use http::uri::Scheme;
 
+use crate::cluster::keyset::ClusterId;
 use crate::sign_in::{MailConfig, ProviderConfig};
 
 /// Everything a relay has to be told.
@@ -38,8 +39,21 @@ pub struct Config {
     pub mail: Option<MailConfig>,
     /// Where to serve `/metrics`, without TLS: on loopback, or nowhere.
     pub metrics: Option<SocketAddr>,
+    /// The cluster that this relay is a node of, on PostgreSQL.
+    pub cluster: Option<ClusterConfig>,
     /// Bounds on what a peer can make the relay hold.
     pub limits: Limits,
+}
+
+/// A relay's place among several that serve as one.
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    /// The cluster, by the name that `key init` printed.
+    pub id: ClusterId,
+    /// Where to listen for the other nodes.
+    pub listen: SocketAddr,
+    /// Where the other nodes reach it, `HOST:PORT`; where it listens if absent.
+    pub address: Option<String>,
 }
 
 impl Config {
@@ -59,6 +73,7 @@ impl Config {
             providers: Vec::new(),
             mail: None,
             metrics: None,
+            cluster: None,
             limits: Limits::default(),
         }
     }

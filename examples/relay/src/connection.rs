@@ -44,15 +44,14 @@ pub(crate) struct Connection {
 }
 
 /// Serves `router` on `listener` until `shutdown`, then lets running requests
-/// end within [`Limits::drain`].
+/// end within [`Limits::drain`]. Each connection has the `tls` of its moment.
 pub(crate) async fn accept(
     listener: TcpListener,
-    tls: Arc<ServerConfig>,
+    tls: impl Fn() -> Arc<ServerConfig>,
     router: Router,
     limits: Arc<Limits>,
     shutdown: CancellationToken,
 ) {
-    let acceptor = TlsAcceptor::from(tls);
     let slots = Arc::new(Semaphore::new(limits.connections));
     let addresses = Arc::new(Addresses::new(limits.connections_per_address));
     let connections = TaskTracker::new();
@@ -79,7 +78,7 @@ pub(crate) async fn accept(
             debug!(address = %peer.ip(), "too many connections from one address");
             continue;
         };
-        let (acceptor, router) = (acceptor.clone(), router.clone());
+        let (acceptor, router) = (TlsAcceptor::from(tls()), router.clone());
         let (limits, shutdown) = (Arc::clone(&limits), shutdown.clone());
         connections.spawn(async move {
             if let Some((stream, connection)) = handshake(&acceptor, stream, peer, &limits).await {

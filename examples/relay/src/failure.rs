@@ -63,6 +63,27 @@ impl Failure {
         Self::Internal
     }
 
+    /// As one node says it to another; [`Failure::of_word`] reads it.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Offline => "offline",
+            Self::TunnelBroken => "broken",
+            Self::AnswerLate => "late",
+            Self::AgentBusy => "busy",
+            _ => "unavailable",
+        }
+    }
+
+    pub(crate) fn of_word(word: &[u8]) -> Self {
+        match word {
+            b"offline" => Self::Offline,
+            b"broken" => Self::TunnelBroken,
+            b"late" => Self::AnswerLate,
+            b"busy" => Self::AgentBusy,
+            _ => Self::Unavailable,
+        }
+    }
+
     /// Too early; `after` says when it may be tried again.
     pub(crate) fn wait(after: std::time::Duration) -> Self {
         Self::RateLimited {

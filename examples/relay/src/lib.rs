@@ -34,10 +34,12 @@
 //! | `metrics` | what is counted, for Prometheus |
 //! | `sign_in` | providers and mail: how they are configured, and what is asked of them |
 //! | `tunnel` | how a question reaches an agent |
+//! | `cluster` | how several relays serve as one |
 //! | `records` | what is remembered, where, and under which keys |
 #![forbid(unsafe_code)]
 
 pub mod cli;
+mod cluster;
 mod config;
 mod connection;
 mod edge;
@@ -46,15 +48,18 @@ mod http;
 mod machine;
 mod metrics;
 mod records;
+mod replay;
 mod service;
 mod sign_in;
 mod throttle;
 mod tls;
 mod tunnel;
 
+pub use cluster::keyset::{ClusterId, NodeKey, NodeName, ParseNameError};
 pub use config::{
-    Config, DEFAULT_SECURITY_CONTACT, DatabaseSource, KeychainUse, LOCAL_HOST, Limits,
-    ParsePostgresUrlError, ParsePublicUrlError, PostgresUrl, PublicUrl, SignUpPolicy, TlsSource,
+    ClusterConfig, Config, DEFAULT_SECURITY_CONTACT, DatabaseSource, KeychainUse, LOCAL_HOST,
+    Limits, ParsePostgresUrlError, ParsePublicUrlError, PostgresUrl, PublicUrl, SignUpPolicy,
+    TlsSource,
 };
 pub use service::{Ready, Relay, ServeError, serve};
 pub use sign_in::{MailConfig, MailRoute, ParseProviderError, ProviderConfig};

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use katachi_relay::cli::{Migrate, Serve};
+use katachi_relay::cli::{Key, Migrate, Serve};
 use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
@@ -23,6 +23,8 @@ enum Command {
     Serve(Box<Serve>),
     /// Bring the tables of a PostgreSQL up to date, as `serve` does by itself
     Migrate(Migrate),
+    /// Keys of a cluster: several relays on one PostgreSQL that serve as one
+    Key(Key),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         match command {
             Command::Serve(serve) => serve.run(shutdown()).await,
             Command::Migrate(migrate) => migrate.run().await,
+            Command::Key(key) => key.run().await,
         }
     };
     match runtime.block_on(run) {

@@ -3,25 +3,28 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use katachi_auth::clock::{Clock as _, SystemClock};
+use katachi_auth::replay::{self, MemoryReplay};
 use katachi_store::vault::VaultError;
 use rustls::ServerConfig;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use crate::config::{Config, Limits, PublicUrl, TlsSource};
+use crate::cluster::{self, Cluster};
+use crate::config::{Config, DatabaseSource, Limits, PublicUrl, TlsSource};
 use crate::connection;
 use crate::edge::Hosts;
 use crate::http::{self, App};
 use crate::machine;
 use crate::metrics;
-use crate::records::{Records, RecordsError};
+use crate::records::{Records, RecordsError, postgres};
+use crate::replay::Replay;
 use crate::sign_in::MailConfig;
 use crate::sign_in::provider::Providers;
 use crate::tls::{self, TlsError};
@@ -61,6 +64,9 @@ pub enum ServeError {
     /// Another relay was started on the same database.
     #[error("another relay has taken the database over; one serves it at a time")]
     Superseded,
+    /// This relay is no more a node of its cluster.
+    #[error("this node left its cluster: {0}")]
+    Left(String),
     /// A task of the relay was ended from outside.
     #[error("the relay was interrupted while starting: {0}")]
     Interrupted(#[from] tokio::task::JoinError),
@@ -70,6 +76,8 @@ pub enum ServeError {
 #[derive(Debug)]
 pub struct Relay {
     listener: TcpListener,
+    /// For the other nodes.
+    nodes: Option<TcpListener>,
     address: SocketAddr,
     public_url: PublicUrl,
     authority: Option<PathBuf>,
@@ -107,6 +115,11 @@ impl Relay {
             Some(address) => Some(listen(address).await?),
             None => None,
         };
+        let nodes = match &config.cluster {
+            Some(cluster) => Some(listen(cluster.listen).await?),
+            None => None,
+        };
+        let nodes_address = nodes.as_ref().map(|nodes| nodes.local_addr());
         let public_url = config
             .public_url
             .clone()
@@ -117,8 +130,26 @@ impl Relay {
             let vault = machine::open_vault(&config.state_dir, config.keychain)?;
             let identity = tls::prepare(&config.tls, &config.state_dir, &vault)?;
             let storage = |error: &dyn std::fmt::Display| ServeError::Storage(error.to_string());
-            let records = Records::open(&config.database, &config.state_dir, vault)
+            let cluster = config.cluster.as_ref();
+            let records = Records::open(&config.database, cluster, &config.state_dir, vault)
                 .map_err(|e| storage(&e))?;
+            let replay = match (&config.database, cluster) {
+                (DatabaseSource::Postgres(url), Some(_)) => {
+                    Replay::Shared(Box::new(postgres::replay(url).map_err(|e| storage(&e))?))
+                }
+                _ => {
+                    let memory = MemoryReplay::new(replay::Limits::default());
+                    Replay::Memory(Box::new(memory.map_err(|e| storage(&e))?))
+                }
+            };
+            let entered = match (cluster, nodes_address) {
+                (Some(cluster), Some(Ok(bound))) => {
+                    let own = || bound.to_string();
+                    let address = cluster.address.clone().unwrap_or_else(own);
+                    Cluster::enter(&records, &address).map_err(|e| storage(&e))?
+                }
+                _ => None,
+            };
             let limits = Arc::new(config.limits);
             let providers = Providers::new(config.providers, &public_url)
                 .map_err(|error| ServeError::Config(format!("--provider: {error}")))?;
@@ -129,6 +160,8 @@ impl Relay {
                 Arc::clone(&limits),
                 hosts,
                 records,
+                entered.map(Arc::new),
+                replay,
                 config.sign_up,
                 config.security_contact,
                 (providers, mailer),
@@ -139,6 +172,7 @@ impl Relay {
         let (identity, limits, app, public_url) = prepare.await??;
         Ok(Self {
             listener,
+            nodes,
             address,
             public_url,
             authority: identity.authority,
@@ -188,13 +222,21 @@ impl Relay {
     /// # Errors
     ///
     /// Returns [`ServeError::Superseded`] if another relay has taken the
-    /// database over.
+    /// database over, and [`ServeError::Left`] if another process is this node of
+    /// the cluster now, or the node was removed.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
         info!(address = %self.address, public_url = %self.public_url, "listening");
         let stop = CancellationToken::new();
         let router: Router = http::router(self.app.clone());
-        let accepting =
-            connection::accept(self.listener, self.tls, router, self.limits, stop.clone());
+        let (tls, limits) = (self.tls, Arc::clone(&self.limits));
+        let accepting = connection::accept(
+            self.listener,
+            || Arc::clone(&tls),
+            router,
+            Arc::clone(&limits),
+            stop.clone(),
+        );
+        let carrying = carry(self.app.clone(), self.nodes, &limits, stop.clone());
         let sweeping = sweep(self.app.clone(), stop.clone());
         let counting = {
             let (app, stop) = (self.app.clone(), stop.clone());
@@ -205,24 +247,27 @@ impl Relay {
             }
         };
         let stopping = async {
-            let superseded = tokio::select! {
-                () = shutdown => false,
-                () = until_superseded(&self.app.records) => true,
+            let ended = tokio::select! {
+                () = shutdown => Ok(()),
+                error = until_superseded(&self.app) => Err(error),
             };
             info!("stopping");
             stop.cancel();
-            self.app.tunnels.close_all();
-            superseded
+            match &self.app.cluster {
+                None => self.app.tunnels.close_all(),
+                Some(cluster) => {
+                    cluster.leave().await;
+                    self.app.tunnels.drain(limits.drain).await;
+                }
+            }
+            ended
         };
-        let (_, _, _, superseded) = tokio::join!(accepting, sweeping, counting, stopping);
+        let (_, _, _, _, ended) = tokio::join!(accepting, carrying, sweeping, counting, stopping);
         if let Some(post) = &self.app.post {
             post.drain(self.app.limits.drain).await;
         }
         info!("stopped");
-        if superseded {
-            return Err(ServeError::Superseded);
-        }
-        Ok(())
+        ended
     }
 }
 
@@ -251,6 +296,11 @@ fn check(config: &Config) -> Result<(), ServeError> {
             "metrics are for this machine alone, and others reach {address}: give --metrics 127.0.0.1:PORT"
         )));
     }
+    if config.cluster.is_some() && matches!(config.database, DatabaseSource::Embedded) {
+        return Err(ServeError::Config(
+            "a cluster shares a PostgreSQL: give --database".to_owned(),
+        ));
+    }
     let local_name = config.public_url.as_ref().is_none_or(|url| {
         let host = url.host();
         host == "localhost" || host.ends_with(".localhost") || host == "127.0.0.1"
@@ -270,7 +320,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
         .map_err(|source| ServeError::Listen { address, source })
 }
 
-fn create_state_dir(path: &Path) -> Result<(), ServeError> {
+pub(crate) fn create_state_dir(path: &Path) -> Result<(), ServeError> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -281,14 +331,43 @@ fn create_state_dir(path: &Path) -> Result<(), ServeError> {
     })
 }
 
-/// Ends when another relay has taken the database over, which no request of
-/// this one may outlive for long: the agents connected here have to move.
-async fn until_superseded(records: &Records) {
+/// Serves the other nodes.
+async fn carry(app: App, nodes: Option<TcpListener>, limits: &Limits, stop: CancellationToken) {
+    let (Some(listener), Some(cluster)) = (nodes, app.cluster.clone()) else {
+        return;
+    };
+    // A node is one address, whoever is behind it.
+    let limits = Limits {
+        connections_per_address: limits.connections,
+        ..limits.clone()
+    };
+    let newest = Mutex::new(match cluster.links() {
+        Ok(links) => links,
+        Err(error) => return error!(%error, "other nodes cannot be served"),
+    });
+    let tls = || {
+        let mut newest = newest.lock().unwrap_or_else(PoisonError::into_inner);
+        match cluster.links() {
+            Ok(links) => *newest = links,
+            Err(error) => warn!(%error, "the certificate is the former one"),
+        }
+        Arc::clone(&newest.server)
+    };
+    connection::accept(listener, tls, cluster::router(app), Arc::new(limits), stop).await;
+}
+
+/// Ends when another relay has taken the database or this node's place over, which
+/// no request of this one may outlive for long: the agents connected here have to
+/// move.
+async fn until_superseded(app: &App) -> ServeError {
+    if let Some(cluster) = &app.cluster {
+        return ServeError::Left(cluster.run(app).await.to_string());
+    }
     let mut every = tokio::time::interval(Duration::from_secs(2));
     loop {
         every.tick().await;
-        if let Err(RecordsError::Superseded) = records.read(|_| Ok(())).await {
-            return;
+        if let Err(RecordsError::Superseded) = app.records.read(|_| Ok(())).await {
+            return ServeError::Superseded;
         }
     }
 }

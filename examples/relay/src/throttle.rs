@@ -10,6 +10,44 @@ use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::failure::Failure;
+use crate::records::Records;
+use crate::records::throttles::{self, Rate};
+
+/// A [`Throttle`], counted over all nodes where there are several.
+#[derive(Debug)]
+pub(crate) struct Limiter<K> {
+    rate: Rate,
+    throttle: Throttle<K>,
+    /// Where it is counted, if not here.
+    shared: Option<Records>,
+}
+
+impl<K: Eq + Hash + ToString> Limiter<K> {
+    /// `what` tells apart what is limited.
+    pub(crate) fn new(what: &'static str, throttle: Throttle<K>, shared: Option<&Records>) -> Self {
+        let Throttle { burst, every, .. } = throttle;
+        Self {
+            rate: Rate { what, burst, every },
+            throttle,
+            shared: shared.cloned(),
+        }
+    }
+
+    /// Takes one token of `key`.
+    pub(crate) async fn take(&self, key: K) -> Result<(), Failure> {
+        let taken = match &self.shared {
+            None => self.throttle.take(key, Instant::now()),
+            Some(records) => {
+                let (rate, who) = (self.rate, key.to_string());
+                let taken = records.write(move |tx| throttles::take(tx, rate, &who));
+                taken.await.map_err(Failure::internal)?
+            }
+        };
+        taken.map_err(Failure::wait)
+    }
+}
+
 /// Lets each key do something `burst` times at once and then once every
 /// `every`.
 #[derive(Debug)]

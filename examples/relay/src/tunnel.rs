@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::future::Future as _;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -24,10 +24,12 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
 use crate::config::Limits;
 use crate::failure::Failure;
+use crate::records::tunnels::Claim;
 
 /// The open tunnels by agent.
 #[derive(Debug)]
@@ -35,6 +37,9 @@ pub(crate) struct Tunnels {
     limits: Arc<Limits>,
     generations: AtomicU64,
     open: Mutex<HashMap<String, Tunnel>>,
+    /// Those that carry one.
+    carriers: TaskTracker,
+    draining: AtomicBool,
 }
 
 /// How a tunnel was opened.
@@ -61,6 +66,21 @@ impl Tunnels {
             limits,
             generations: AtomicU64::new(0),
             open: Mutex::default(),
+            carriers: TaskTracker::new(),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// Runs what carries a tunnel and ends with it.
+    pub(crate) fn spawn(&self, carrier: impl Future<Output = ()> + Send + 'static) {
+        self.carriers.spawn(carrier);
+    }
+
+    /// The next generation, where no other node counts them.
+    pub(crate) fn next(&self) -> Claim {
+        Claim {
+            generation: self.generations.fetch_add(1, Ordering::Relaxed) + 1,
+            replaced: false,
         }
     }
 
@@ -70,9 +90,15 @@ impl Tunnels {
             .is_some_and(|tunnel| !tunnel.sender.is_closed())
     }
 
-    /// Runs the tunnel of `agent` on `upgraded` until it ends. Calls `opened`
-    /// once it is open.
-    pub(crate) async fn carry(&self, agent: &str, upgraded: Upgraded, opened: impl FnOnce(Opened)) {
+    /// Runs the tunnel of `agent` on `upgraded` until it ends, if `claim` lets it
+    /// begin; its generation. Calls `opened` once it is open.
+    pub(crate) async fn carry(
+        &self,
+        agent: &str,
+        upgraded: Upgraded,
+        claim: impl Future<Output = Option<Claim>> + Send,
+        opened: impl FnOnce(Opened),
+    ) -> Option<u64> {
         let handshake = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(15))
@@ -89,19 +115,24 @@ impl Tunnels {
             Ok(pair) => pair,
             Err(error) => {
                 debug!(agent, %error, "tunnel did not open");
-                return;
+                return None;
             }
         };
+        let claim = claim.await?;
         let tunnel = Tunnel {
-            generation: self.generations.fetch_add(1, Ordering::Relaxed) + 1,
+            generation: claim.generation,
             sender,
             streams: Arc::new(Semaphore::new(self.limits.streams_per_agent)),
             close: CancellationToken::new(),
         };
         let (generation, close) = (tunnel.generation, tunnel.close.clone());
-        let older = self.lock().insert(agent.to_owned(), tunnel);
+        let Some(older) = self.insert(agent, tunnel) else {
+            debug!(agent, generation, "a newer tunnel was faster");
+            return Some(generation);
+        };
         opened(match &older {
             Some(older) if !older.sender.is_closed() => Opened::InPlaceOfAnother,
+            _ if claim.replaced => Opened::InPlaceOfAnother,
             _ => Opened::Alone,
         });
         if let Some(older) = older {
@@ -120,15 +151,64 @@ impl Tunnels {
             },
             () = close.cancelled() => {}
         }
+        self.close_one(agent, generation);
+        info!(agent, generation, "tunnel closed");
+        Some(generation)
+    }
+
+    /// Puts a tunnel in its place and gives its predecessor; `None` if there is a
+    /// newer one, or none may begin any more.
+    fn insert(&self, agent: &str, tunnel: Tunnel) -> Option<Option<Tunnel>> {
+        let mut open = self.lock();
+        let newer = |there: &Tunnel| there.generation > tunnel.generation;
+        if self.draining.load(Ordering::SeqCst) || open.get(agent).is_some_and(newer) {
+            return None;
+        }
+        Some(open.insert(agent.to_owned(), tunnel))
+    }
+
+    /// The open tunnels and their generations.
+    pub(crate) fn generations(&self) -> Vec<(String, u64)> {
+        let open = self.lock();
+        let all = open.iter();
+        all.map(|(agent, tunnel)| (agent.clone(), tunnel.generation))
+            .collect()
+    }
+
+    /// Closes this tunnel of `agent`, unless a newer one is in its place.
+    pub(crate) fn close_one(&self, agent: &str, generation: u64) {
         let mut open = self.lock();
         if open
             .get(agent)
             .is_some_and(|tunnel| tunnel.generation == generation)
+            && let Some(tunnel) = open.remove(agent)
         {
-            open.remove(agent);
+            tunnel.close.cancel();
         }
-        drop(open);
-        info!(agent, generation, "tunnel closed");
+    }
+
+    /// Lets every tunnel go, for its agent to connect elsewhere: those without a
+    /// request at once, the others when their requests have ended, at the latest
+    /// after `patience`.
+    pub(crate) async fn drain(&self, patience: Duration) {
+        let left: Vec<_> = {
+            let mut open = self.lock();
+            self.draining.store(true, Ordering::SeqCst);
+            // Without anybody who could ask, a connection ends with its last stream.
+            open.drain().map(|(_, tunnel)| tunnel.close).collect()
+        };
+        self.carriers.close();
+        if tokio::time::timeout(patience, self.carriers.wait())
+            .await
+            .is_ok()
+        {
+            return;
+        }
+        for close in left {
+            close.cancel();
+        }
+        // They still give their rows up.
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.carriers.wait()).await;
     }
 
     /// How many are open.
@@ -157,14 +237,19 @@ impl Tunnels {
         }
     }
 
-    /// Asks `agent`. The answer's body arrives as the agent sends it; dropping
-    /// it cancels the request on the agent.
+    /// Asks `agent`, through the tunnel of this `generation` if one is given. The
+    /// answer's body arrives as the agent sends it; dropping it cancels the request
+    /// on the agent.
     pub(crate) async fn ask(
         &self,
         agent: &str,
+        generation: Option<u64>,
         request: Request<Body>,
     ) -> Result<Response<Body>, Failure> {
         let tunnel = self.lock().get(agent).cloned().ok_or(Failure::Offline)?;
+        if generation.is_some_and(|asked| asked != tunnel.generation) {
+            return Err(Failure::Offline);
+        }
         let permit = Arc::clone(&tunnel.streams)
             .try_acquire_owned()
             .map_err(|_| Failure::AgentBusy)?;

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::json;
-use crate::replay::{Epoch, Nonce, ReplayStore, Spend, Spending, Unavailable};
+use crate::replay::{AsyncReplayStore, Epoch, Nonce, ReplayStore, Spend, Spending, Unavailable};
 use crate::signature::KeyId;
 
 /// Longest proof, in bytes.
@@ -209,6 +209,59 @@ pub fn verify(
     store: &(impl ReplayStore + ?Sized),
     now: Timestamp,
 ) -> Result<String, ProofError> {
+    let checked = check(proof, method, uri, now)?;
+    let spent = store.spend(&checked.spending(now))?;
+    checked.settle(spent)
+}
+
+/// As [`verify`], with a store that answers later.
+///
+/// # Errors
+///
+/// As [`verify`].
+pub async fn verify_async(
+    proof: &str,
+    method: &str,
+    uri: &str,
+    store: &impl AsyncReplayStore,
+    now: Timestamp,
+) -> Result<String, ProofError> {
+    let checked = check(proof, method, uri, now)?;
+    let spent = store.spend(&checked.spending(now)).await?;
+    checked.settle(spent)
+}
+
+/// A proof that is good, if it was never used.
+struct Checked {
+    key_id: KeyId,
+    nonce: Nonce,
+    created: u64,
+    epoch: Epoch,
+}
+
+impl Checked {
+    fn spending(&self, now: Timestamp) -> Spending<'_> {
+        Spending {
+            key_id: &self.key_id,
+            nonce: &self.nonce,
+            created: self.created,
+            expires: self.created + WINDOW,
+            epoch: &self.epoch,
+            now,
+        }
+    }
+
+    fn settle(self, spent: Spend) -> Result<String, ProofError> {
+        match spent {
+            Spend::Fresh => Ok(self.key_id.to_string()),
+            Spend::Replayed => Err(ProofError::Replayed),
+            Spend::Full => Err(ProofError::Full),
+            Spend::StaleEpoch => Err(ProofError::UseNonce),
+        }
+    }
+}
+
+fn check(proof: &str, method: &str, uri: &str, now: Timestamp) -> Result<Checked, ProofError> {
     let (thumbprint, claims) = authenticate(proof)?;
     if claims.htm != method || claims.htu != uri {
         return Err(ProofError::Invalid);
@@ -221,22 +274,12 @@ pub fn verify(
         .nonce
         .as_deref()
         .and_then(|nonce| Epoch::parse(nonce).ok());
-    let epoch = epoch.ok_or(ProofError::UseNonce)?;
-    let key_id = KeyId::parse(&thumbprint).map_err(|_| ProofError::Invalid)?;
-    let spent = store.spend(&Spending {
-        key_id: &key_id,
-        nonce: &unique(&claims.jti),
+    Ok(Checked {
+        key_id: KeyId::parse(&thumbprint).map_err(|_| ProofError::Invalid)?,
+        nonce: unique(&claims.jti),
         created: claims.iat,
-        expires: claims.iat + WINDOW,
-        epoch: &epoch,
-        now,
-    })?;
-    match spent {
-        Spend::Fresh => Ok(thumbprint),
-        Spend::Replayed => Err(ProofError::Replayed),
-        Spend::Full => Err(ProofError::Full),
-        Spend::StaleEpoch => Err(ProofError::UseNonce),
-    }
+        epoch: epoch.ok_or(ProofError::UseNonce)?,
+    })
 }
 
 /// Whether the proof's key really signed it; and what it claims.

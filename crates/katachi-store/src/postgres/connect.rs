@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, GenericClient, NoTls, Row};
+use tokio_postgres::{
+    AsyncMessage, Client, Config, Connection, GenericClient, NoTls, Notification, Row,
+};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::PostgresError;
@@ -95,16 +98,30 @@ impl Connector {
     /// Returns [`PostgresError`] if the server cannot be reached in time, does not
     /// speak TLS, is not the one it should be, or does not let us in.
     pub async fn connect(&self) -> Result<Client, PostgresError> {
+        self.connect_notified(|_| {}).await
+    }
+
+    /// As [`connect`](Self::connect), and calls `notified` for whatever arrives on
+    /// the channels that the client listens to. What is notified while there is no
+    /// connection is lost: look at the tables as well.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    pub async fn connect_notified(
+        &self,
+        notified: impl FnMut(Notification) + Send + 'static,
+    ) -> Result<Client, PostgresError> {
         let connecting = async {
             let client = match &self.tls {
                 Some(tls) => {
                     let (client, connection) = self.config.connect(tls.clone()).await?;
-                    tokio::spawn(connection);
+                    tokio::spawn(drive(connection, notified));
                     client
                 }
                 None => {
                     let (client, connection) = self.config.connect(NoTls).await?;
-                    tokio::spawn(connection);
+                    tokio::spawn(drive(connection, notified));
                     client
                 }
             };
@@ -129,6 +146,21 @@ impl std::fmt::Debug for Connector {
             .field("hosts", &self.config.get_hosts())
             .field("tls", &self.tls.is_some())
             .finish_non_exhaustive()
+    }
+}
+
+/// Runs a connection to its end; its client learns why it ended.
+async fn drive<S, T>(
+    mut connection: Connection<S, T>,
+    mut notified: impl FnMut(Notification) + Send,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+        if let AsyncMessage::Notification(notification) = message {
+            notified(notification);
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! Accounts: sign up, sign in, sign out, and the session of a request.
 
 use std::net::IpAddr;
-use std::time::Instant;
 
 use axum::Json;
 use axum::extract::{FromRequestParts, State};
@@ -99,10 +98,7 @@ pub(super) async fn sign_up(
     if app.sign_up == SignUpPolicy::Closed {
         return Err(Failure::Forbidden("this relay opens no new accounts"));
     }
-    app.throttles
-        .sign_up
-        .take(network(address), Instant::now())
-        .map_err(Failure::wait)?;
+    app.throttles.sign_up.take(network(address)).await?;
     let email = read_email(&request.email)?;
     check_password(&request.password)?;
     let record = app.passwords.hash(request.password).await?;
@@ -145,16 +141,9 @@ pub(super) async fn log_in(
     headers: HeaderMap,
     JsonBody(request): JsonBody<LogIn>,
 ) -> Result<Response, Failure> {
-    let now = Instant::now();
-    app.throttles
-        .log_in
-        .take(network(address), now)
-        .map_err(Failure::wait)?;
+    app.throttles.log_in.take(network(address)).await?;
     let email = read_email(&request.email).map_err(|_| Failure::WrongCredentials)?;
-    app.throttles
-        .account
-        .take(email.clone(), now)
-        .map_err(Failure::wait)?;
+    app.throttles.account.take(email.clone()).await?;
     if request.password.expose_secret().len() > MAX_PASSWORD {
         return Err(Failure::TooLarge);
     }

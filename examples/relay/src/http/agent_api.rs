@@ -1,7 +1,7 @@
 //! What a signed agent may call.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -53,10 +53,7 @@ pub(super) async fn activity(
     caller: Caller,
     JsonBody(activity): JsonBody<Activity>,
 ) -> Result<Json<ActivityAnswer>, Failure> {
-    app.throttles
-        .activity
-        .take(caller.agent_id.clone(), Instant::now())
-        .map_err(Failure::wait)?;
+    app.throttles.activity.take(caller.agent_id.clone()).await?;
     let event = audit::Event {
         at: SystemClock.now().as_unix(),
         agent_id: Some(caller.agent_id.clone()),
@@ -158,7 +155,7 @@ pub(super) async fn tunnel(State(app): State<App>, mut request: Request) -> Resp
         return Failure::UpgradeRequired.into_response();
     }
     let upgrade = hyper::upgrade::on(&mut request);
-    let tunnelled = match signed::verify_tunnel(&app, request) {
+    let tunnelled = match signed::verify_tunnel(&app, request).await {
         Ok(tunnelled) => tunnelled,
         Err(response) => return *response,
     };
@@ -170,7 +167,7 @@ pub(super) async fn tunnel(State(app): State<App>, mut request: Request) -> Resp
         tunnelled.keys.user_id.clone(),
     );
     let carrier = app.clone();
-    tokio::spawn(async move {
+    app.tunnels.spawn(async move {
         let upgraded = match tokio::time::timeout(Duration::from_secs(10), upgrade).await {
             Ok(Ok(upgraded)) => upgraded,
             Ok(Err(error)) => return warn!(%agent, %error, "a tunnel was not upgraded"),
@@ -194,7 +191,12 @@ pub(super) async fn tunnel(State(app): State<App>, mut request: Request) -> Resp
             };
             tokio::spawn(async move { note.audit(&owner, Some(&id), action).await });
         };
-        carrier.tunnels.carry(&agent, upgraded, opened).await;
+        let claim = carrier.claim(&agent);
+        let carried = carrier.tunnels.carry(&agent, upgraded, claim, opened).await;
+        let Some(generation) = carried else { return };
+        if let Some(cluster) = &carrier.cluster {
+            cluster.release(&agent, generation).await;
+        }
         carrier.audit(&user, Some(&agent), "tunnel_closed").await;
     });
     let mut response = Response::new(Body::empty());

@@ -10,21 +10,30 @@ use super::App;
 use super::accounts::Session;
 use super::agent_api::state_of;
 use crate::failure::Failure;
-use crate::records::{agents, audit};
+use crate::records::{agents, audit, tunnels};
 
 /// `GET /api/agents`.
 pub(super) async fn list(
     State(app): State<App>,
     session: Session,
 ) -> Result<Json<Agents>, Failure> {
-    let user = session.user.id;
-    let rows = app
+    let (user, shared) = (session.user.id, app.cluster.is_some());
+    let (rows, online) = app
         .records
-        .read(move |tx| agents::of_user(tx, &user))
+        .read(move |tx| {
+            let online = match shared {
+                true => Some(tunnels::online(tx, &user)?),
+                false => None,
+            };
+            Ok((agents::of_user(tx, &user)?, online))
+        })
         .await
         .map_err(Failure::internal)?;
     let agents = rows.into_iter().map(|row| AgentSummary {
-        online: app.tunnels.is_online(&row.id),
+        online: match &online {
+            Some(online) => online.contains(&row.id),
+            None => app.tunnels.is_online(&row.id),
+        },
         id: row.id,
         host_name: row.host_name,
         os: row.os,

@@ -78,7 +78,7 @@ pub(super) async fn open(
     let request = Request::post(target)
         .body(Body::from_stream(ReceiverStream::new(from_browser)))
         .map_err(Failure::internal)?;
-    let answer = app.tunnels.ask(&id, request).await?;
+    let answer = app.ask(&id, request).await?;
     if answer.status() != StatusCode::OK {
         return refused(&app, answer).await;
     }

@@ -1,8 +1,6 @@
 //! Device authorization (RFC 8628): the agent's two endpoints, and the page
 //! on which a person compares and decides.
 
-use std::time::Instant;
-
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -13,9 +11,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use katachi_auth::clock::{Clock as _, SystemClock, Timestamp};
 use katachi_auth::device::form::Form;
 use katachi_auth::device::{
-    Approval, DecideError, Guesser, PollError, Start, StartError, Waiting, dpop,
+    Approval, DecideError, GuessLimits, Guesser, PollError, Start, StartError, Waiting, dpop,
 };
-use katachi_auth::replay::ReplayStore as _;
+use katachi_auth::replay::AsyncReplayStore as _;
 use katachi_auth::signature::KeyId;
 use katachi_crypto::Secret;
 use katachi_protocol::device::{
@@ -33,6 +31,7 @@ use super::signed::AgentKeys;
 use crate::connection::network;
 use crate::failure::Failure;
 use crate::records::agents::{AgentRow, KeyRow, MOST_AGENTS};
+use crate::records::guesses::{self, Subject};
 use crate::records::{agents, audit, new_id, users};
 
 /// What a device says about itself, and where it asked from.
@@ -51,14 +50,11 @@ pub(super) async fn authorize(
     headers: HeaderMap,
     body: axum::body::Body,
 ) -> Result<Response, OauthFailure> {
-    app.throttles
-        .device
-        .take(network(address), Instant::now())
-        .map_err(Failure::wait)?;
+    app.throttles.device.take(network(address)).await?;
     let body = form_body(&app, &headers, body).await?;
     let form = parse(&body)?;
     require_client(&form)?;
-    let thumbprint = proof(&app, &headers, routes::DEVICE_AUTHORIZATION)?;
+    let thumbprint = proof(&app, &headers, routes::DEVICE_AUTHORIZATION).await?;
     let details = Details {
         host_name: printable(form.get("host_name"), 64),
         os: printable(form.get("os"), 64),
@@ -100,10 +96,7 @@ pub(super) async fn token(
     headers: HeaderMap,
     body: axum::body::Body,
 ) -> Result<Response, OauthFailure> {
-    app.throttles
-        .token
-        .take(network(address), Instant::now())
-        .map_err(Failure::wait)?;
+    app.throttles.token.take(network(address)).await?;
     let body = form_body(&app, &headers, body).await?;
     let form = parse(&body)?;
     if form.get("grant_type") != Some(GRANT_TYPE) {
@@ -116,7 +109,8 @@ pub(super) async fn token(
     let code = form
         .get("device_code")
         .ok_or_else(|| OauthFailure::new("invalid_request", "no device_code"))?;
-    let (code, thumbprint) = (Sensitive::new(code), proof(&app, &headers, routes::TOKEN)?);
+    let code = Sensitive::new(code);
+    let thumbprint = proof(&app, &headers, routes::TOKEN).await?;
     let now = SystemClock.now();
     let device = app.clone();
     let polled = blocking(move || {
@@ -196,12 +190,13 @@ async fn mint(app: &App, approval: Approval, now: Timestamp) -> Result<TokenResp
         .ok_or(Failure::Conflict("the account cannot take another agent"))?;
     app.gate.keys.insert(key_id.as_str(), keys);
     info!(agent = %agent.id, "an agent was connected");
+    let epoch = app.replay.epoch().await;
     Ok(TokenResponse {
         token_type: "katachi-hmac".to_owned(),
         agent_id: agent.id,
         key_id: key_id.to_string(),
         hmac_secret: shown,
-        epoch: app.replay.epoch().map_err(Failure::internal)?.to_string(),
+        epoch: epoch.map_err(Failure::internal)?.to_string(),
         approved_by,
     })
 }
@@ -276,7 +271,7 @@ async fn decide(
 ) -> Result<Waiting, Failure> {
     let (app, typed) = (app.clone(), typed.to_owned());
     let (account, digest) = (session.user.id.clone(), session.digest.to_string());
-    let decided = blocking(move || {
+    blocking(move || {
         let (grants, now) = (app.records.grants(), SystemClock.now());
         let who = Guesser {
             session: &digest,
@@ -284,24 +279,63 @@ async fn decide(
             address,
         };
         let (server, guesses) = (&app.device, &app.guesses);
-        match decision {
+        let shared = SharedGuess::begin(&app, &who)?;
+        let decided = match decision {
             Decision::Show => server.look_up(&grants, guesses, &who, &typed, now),
             Decision::Approve => server.approve(&grants, guesses, &who, &typed, now),
             Decision::Deny => server.deny(&grants, guesses, &who, &typed, now),
+        };
+        if decided.is_ok() {
+            shared.right(&app)?;
         }
+        decided.map_err(|error| match error {
+            DecideError::Unknown => {
+                Failure::NotFound("no such code waits for a decision; start again on the device")
+            }
+            DecideError::TooMany(wait) => Failure::wait(wait.retry_after),
+            error => Failure::internal(error),
+        })
     })
-    .await?;
-    decided.map_err(|error| match error {
-        DecideError::Unknown => {
-            Failure::NotFound("no such code waits for a decision; start again on the device")
+    .await?
+}
+
+/// A guess that the nodes of a cluster count together, before each counts it for
+/// itself: narrow subjects first.
+struct SharedGuess([Subject; 4]);
+
+impl SharedGuess {
+    fn begin(app: &App, who: &Guesser<'_>) -> Result<Self, Failure> {
+        let limits = GuessLimits::default();
+        let subject = |what, who: &str, limit| Subject {
+            what,
+            who: who.to_owned(),
+            limit,
+        };
+        let prefix = network(who.address).to_string();
+        let guess = Self([
+            subject("session", who.session, limits.session),
+            subject("account", who.account, limits.account),
+            subject("prefix", &prefix, limits.prefix),
+            subject("all", "", limits.global),
+        ]);
+        if app.cluster.is_some() {
+            let counted = app.records.write_now(|tx| guesses::begin(tx, &guess.0));
+            counted.map_err(Failure::internal)?.map_err(Failure::wait)?;
         }
-        DecideError::TooMany(wait) => Failure::wait(wait.retry_after),
-        error => Failure::internal(error),
-    })
+        Ok(guess)
+    }
+
+    fn right(&self, app: &App) -> Result<(), Failure> {
+        if app.cluster.is_some() {
+            let counted = app.records.write_now(|tx| guesses::right(tx, &self.0));
+            counted.map_err(Failure::internal)?;
+        }
+        Ok(())
+    }
 }
 
 /// The thumbprint of the key that the request proves, if it has a proof.
-fn proof(app: &App, headers: &HeaderMap, path: &str) -> Result<Option<String>, OauthFailure> {
+async fn proof(app: &App, headers: &HeaderMap, path: &str) -> Result<Option<String>, OauthFailure> {
     let Some(proof) = headers.get("dpop") else {
         return Ok(None);
     };
@@ -309,14 +343,16 @@ fn proof(app: &App, headers: &HeaderMap, path: &str) -> Result<Option<String>, O
         .to_str()
         .map_err(|_| OauthFailure::new("invalid_dpop_proof", "the proof is not text"))?;
     let uri = format!("{}{path}", app.hosts.public());
-    dpop::verify(proof, "POST", &uri, &app.replay, SystemClock.now())
-        .map(Some)
-        .map_err(|error| {
+    match dpop::verify_async(proof, "POST", &uri, &app.replay, SystemClock.now()).await {
+        Ok(thumbprint) => Ok(Some(thumbprint)),
+        Err(error) => {
             let mut failure = OauthFailure::new(error.code(), &error.to_string());
             // RFC 9449 section 8: the answer carries the nonce to use.
-            failure.nonce = app.replay.epoch().ok().map(|epoch| epoch.to_string());
-            failure
-        })
+            let epoch = app.replay.epoch().await.ok();
+            failure.nonce = epoch.map(|epoch| epoch.to_string());
+            Err(failure)
+        }
+    }
 }
 
 async fn form_body(

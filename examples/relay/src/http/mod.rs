@@ -27,21 +27,24 @@ use axum::routing::{delete, get, post};
 use katachi_auth::clock::{Clock as _, SystemClock};
 use katachi_auth::device::{Config as DeviceConfig, GuessLimits, Guesses, Server as DeviceServer};
 use katachi_auth::mail::Mailer;
-use katachi_auth::replay::{self, MemoryReplay};
+use katachi_auth::replay;
 use katachi_auth::session::Sessions;
 use katachi_auth::signature::KeyId;
 use katachi_protocol::routes;
 use tracing::warn;
 
+use crate::cluster::Cluster;
 use crate::config::{Limits, SignUpPolicy};
 use crate::edge::{self, Hosts};
 use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::records::throttles::{self, Rate};
+use crate::records::tunnels::Claim;
 use crate::records::{Records, RecordsError, agents as rows, audit};
+use crate::replay::Replay;
 use crate::sign_in::mail::Post;
 use crate::sign_in::provider::Providers;
-use crate::throttle::Throttle;
+use crate::throttle::{Limiter, Throttle};
 use crate::tunnel::Tunnels;
 use passwords::Passwords;
 use signed::{AgentKeys, Gate};
@@ -56,6 +59,7 @@ pub(crate) struct Shared {
     pub(crate) hosts: Arc<Hosts>,
     pub(crate) records: Records,
     pub(crate) tunnels: Tunnels,
+    pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) sessions: Sessions,
     pub(crate) metrics: Metrics,
     sign_up: SignUpPolicy,
@@ -63,7 +67,7 @@ pub(crate) struct Shared {
     providers: Providers,
     /// Sends mail, if the relay does.
     pub(crate) post: Option<Post>,
-    replay: MemoryReplay,
+    replay: Replay,
     gate: Gate,
     device: DeviceServer,
     guesses: Guesses,
@@ -74,24 +78,25 @@ pub(crate) struct Shared {
 /// How often one can do what costs us something.
 #[derive(Debug)]
 struct Throttles {
-    sign_up: Throttle<IpAddr>,
-    log_in: Throttle<IpAddr>,
+    sign_up: Limiter<IpAddr>,
+    log_in: Limiter<IpAddr>,
     /// Sign-ins to one account, from wherever.
-    account: Throttle<String>,
-    device: Throttle<IpAddr>,
-    token: Throttle<IpAddr>,
-    activity: Throttle<String>,
+    account: Limiter<String>,
+    device: Limiter<IpAddr>,
+    token: Limiter<IpAddr>,
+    activity: Limiter<String>,
 }
 
 impl Throttles {
-    fn new() -> Self {
+    fn new(shared: Option<&Records>) -> Self {
+        let (seconds, millis) = (Duration::from_secs, Duration::from_millis);
         Self {
-            sign_up: Throttle::new(10, Duration::from_secs(60)),
-            log_in: Throttle::new(20, Duration::from_secs(3)),
-            account: Throttle::new(10, Duration::from_secs(30)),
-            device: Throttle::new(20, Duration::from_secs(5)),
-            token: Throttle::new(240, Duration::from_millis(500)),
-            activity: Throttle::new(600, Duration::from_millis(100)),
+            sign_up: Limiter::new("sign_up", Throttle::new(10, seconds(60)), shared),
+            log_in: Limiter::new("log_in", Throttle::new(20, seconds(3)), shared),
+            account: Limiter::new("account", Throttle::new(10, seconds(30)), shared),
+            device: Limiter::new("device", Throttle::new(20, seconds(5)), shared),
+            token: Limiter::new("token", Throttle::new(240, millis(500)), shared),
+            activity: Limiter::new("activity", Throttle::new(600, millis(100)), shared),
         }
     }
 }
@@ -123,13 +128,15 @@ impl App {
         limits: Arc<Limits>,
         hosts: Arc<Hosts>,
         records: Records,
+        cluster: Option<Arc<Cluster>>,
+        replay: Replay,
         sign_up: SignUpPolicy,
         security_contact: String,
         (providers, mailer): (Providers, Option<Box<dyn Mailer>>),
     ) -> Result<Self, StartError> {
         let post =
             mailer.map(|mailer| Post::start(mailer, records.clone(), hosts.public().clone()));
-        let pepper = records.vault().derive("katachi-relay/user-codes");
+        let pepper = records.derive("katachi-relay/user-codes");
         let verification_uri = format!("{}{}", hosts.public(), routes::DEVICE_PAGE);
         let app = Self(Arc::new(Shared {
             tunnels: Tunnels::new(Arc::clone(&limits)),
@@ -139,12 +146,13 @@ impl App {
             security_contact,
             providers,
             post: post.transpose()?,
-            replay: MemoryReplay::new(replay::Limits::default())?,
+            replay,
             gate: Gate::new(&hosts.accepted()),
             device: DeviceServer::new(DeviceConfig::new(verification_uri), &pepper),
             guesses: Guesses::new(GuessLimits::default()),
             passwords: Passwords::new(),
-            throttles: Throttles::new(),
+            throttles: Throttles::new(cluster.as_ref().map(|_| &records)),
+            cluster,
             limits,
             hosts,
             records,
@@ -174,6 +182,62 @@ impl App {
         Ok(())
     }
 
+    /// Asks `agent` through its tunnel, wherever that is.
+    pub(crate) async fn ask(
+        &self,
+        agent: &str,
+        request: http::Request<axum::body::Body>,
+    ) -> Result<axum::response::Response, Failure> {
+        match &self.cluster {
+            None => self.tunnels.ask(agent, None, request).await,
+            Some(cluster) => cluster.ask(self, agent, request).await,
+        }
+    }
+
+    /// Lets a tunnel of `agent` begin, if nothing newer is there.
+    async fn claim(&self, agent: &str) -> Option<Claim> {
+        let Some(cluster) = &self.cluster else {
+            return Some(self.tunnels.next());
+        };
+        match cluster.claim(agent).await {
+            Ok(claim) => claim,
+            Err(error) => {
+                warn!(agent, %error, "a tunnel could not be claimed");
+                None
+            }
+        }
+    }
+
+    /// Follows the rows with the key of this name, where other nodes write them too.
+    async fn refresh_key(&self, key_id: &str) -> Result<(), Failure> {
+        if self.cluster.is_none() {
+            return Ok(());
+        }
+        let (records, id) = (self.records.clone(), key_id.to_owned());
+        let known = self.gate.keys.is_revoked(key_id);
+        let read = self.records.read(move |tx| {
+            let Some(row) = rows::key(tx, &id)? else {
+                return Ok(None);
+            };
+            let secret = match known {
+                Some(revoked) if revoked == row.revoked => None,
+                _ => Some(records.open_agent_key(tx, &row)?),
+            };
+            Ok(Some((row, secret)))
+        });
+        match read.await.map_err(Failure::internal)? {
+            None => self.gate.keys.remove(key_id),
+            Some((_, None)) => {}
+            Some((row, Some(secret))) => {
+                let id = KeyId::parse(&row.id).map_err(Failure::internal)?;
+                let keys =
+                    AgentKeys::derive(&id, &row.agent_id, &row.user_id, &secret, row.revoked);
+                self.gate.keys.insert(&row.id, keys);
+            }
+        }
+        Ok(())
+    }
+
     /// Takes up what the database now says about the keys of one agent.
     async fn reload_keys_of(&self, agent_id: &str) -> Result<(), StartError> {
         self.gate.keys.remove_agent(agent_id);
@@ -186,9 +250,8 @@ impl App {
 
     /// Refuses what comes too often, counted by all relays of the database.
     async fn throttle(&self, rate: Rate, who: String) -> Result<(), Failure> {
-        let now = SystemClock.now();
         self.records
-            .write(move |tx| throttles::take(tx, rate, &who, now))
+            .write(move |tx| throttles::take(tx, rate, &who))
             .await
             .map_err(Failure::internal)?
             .map_err(Failure::wait)

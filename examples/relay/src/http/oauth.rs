@@ -1,6 +1,6 @@
 //! Sign-in at a provider: leaving, coming back, and what is linked.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, RawQuery, State};
@@ -265,10 +265,7 @@ async fn enter(
             "No account here is linked to this {label} account, and this relay opens no new ones."
         )));
     }
-    app.throttles
-        .sign_up
-        .take(network(address), Instant::now())
-        .map_err(Failure::wait)?;
+    app.throttles.sign_up.take(network(address)).await?;
     // Nobody else's address: an agent's owner recognises an account by it.
     let vouched = identity.verified_email().map(read_email);
     let Some(Ok(email)) = vouched else {

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use katachi_auth::device::Metadata;
-use katachi_auth::replay::ReplayStore as _;
+use katachi_auth::replay::AsyncReplayStore as _;
 use katachi_protocol::agent::Epoch;
 use katachi_protocol::routes;
 use time::format_description::well_known::Rfc3339;
@@ -70,7 +70,7 @@ pub(super) async fn metadata(State(app): State<App>) -> Json<Metadata> {
 
 /// `GET /v1/epoch`.
 pub(super) async fn epoch(State(app): State<App>) -> Result<Json<Epoch>, Failure> {
-    let epoch = app.replay.epoch().map_err(Failure::internal)?;
+    let epoch = app.replay.epoch().await.map_err(Failure::internal)?;
     Ok(Json(Epoch {
         epoch: epoch.to_string(),
     }))

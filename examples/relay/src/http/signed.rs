@@ -18,7 +18,7 @@ use http::request::Parts;
 use http::{HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use katachi_auth::clock::{Clock as _, SystemClock};
-use katachi_auth::replay::ReplayStore as _;
+use katachi_auth::replay::AsyncReplayStore as _;
 use katachi_auth::signature::{
     Answer, Context, KeyId, Keys, KnownKey, Profile, Refusal, RequestBinding, ResponseView,
     SigningKey, Verified, Verifier, derive_key, sign_response,
@@ -95,6 +95,18 @@ impl KeyRing {
             .retain(|_, keys| keys.agent_id != agent_id);
     }
 
+    pub(crate) fn remove(&self, key_id: &str) {
+        self.0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(key_id);
+    }
+
+    /// Whether this key was withdrawn; `None` if it is not here.
+    pub(crate) fn is_revoked(&self, key_id: &str) -> Option<bool> {
+        self.get(key_id).map(|keys| keys.api.revoked)
+    }
+
     fn get(&self, key_id: &str) -> Option<Arc<AgentKeys>> {
         self.0
             .read()
@@ -165,9 +177,10 @@ pub(super) async fn layer(State(app): State<App>, request: Request<Body>, next: 
         Ok(body) => body,
         Err(failure) => return failure.into_response(),
     };
-    let verified = match verify(&app, Request::from_parts(parts, body), Purpose::Api) {
+    let request = Request::from_parts(parts, body);
+    let verified = match verify(&app, request, Purpose::Api).await {
         Ok(verified) => verified,
-        Err(refusal) => return answer(&app, &refusal),
+        Err(response) => return *response,
     };
     let Some(keys) = app.gate.keys.get(verified.key().id.as_str()) else {
         // Withdrawn between the check and here.
@@ -186,9 +199,11 @@ pub(super) async fn layer(State(app): State<App>, request: Request<Body>, next: 
 
 /// Verifies the request that opens a tunnel, on the connection it came on.
 /// The answer has to be signed by [`Tunnelled::sign`].
-pub(super) fn verify_tunnel(app: &App, request: Request<Body>) -> Result<Tunnelled, Box<Response>> {
-    let verified = verify(app, request.map(|_| Bytes::new()), Purpose::Tunnel)
-        .map_err(|refusal| Box::new(answer(app, &refusal)))?;
+pub(super) async fn verify_tunnel(
+    app: &App,
+    request: Request<Body>,
+) -> Result<Tunnelled, Box<Response>> {
+    let verified = verify(app, request.map(|_| Bytes::new()), Purpose::Tunnel).await?;
     let keys = app
         .gate
         .keys
@@ -219,13 +234,36 @@ enum Purpose {
     Tunnel,
 }
 
-fn verify(
+async fn verify(
+    app: &App,
+    request: Request<Bytes>,
+    purpose: Purpose,
+) -> Result<Verified<Request<Bytes>>, Box<Response>> {
+    if let Some(key_id) = claimed_key(&request) {
+        app.refresh_key(key_id.as_str())
+            .await
+            .map_err(|failure| Box::new(failure.into_response()))?;
+    }
+    match accept(app, request, purpose).await {
+        Ok(verified) => Ok(verified),
+        Err(refusal) => Err(Box::new(answer(app, &refusal).await)),
+    }
+}
+
+/// The key that a request says it was signed with, before anything is checked.
+fn claimed_key(request: &Request<Bytes>) -> Option<KeyId> {
+    let input = request.headers().get("signature-input")?.to_str().ok()?;
+    let (_, rest) = input.split_once(";keyid=\"")?;
+    KeyId::parse(rest.split_once('"')?.0).ok()
+}
+
+async fn accept(
     app: &App,
     request: Request<Bytes>,
     purpose: Purpose,
 ) -> Result<Verified<Request<Bytes>>, Refusal> {
     let now = SystemClock.now();
-    let epoch = app.replay.epoch().map_err(|error| {
+    let epoch = app.replay.epoch().await.map_err(|error| {
         // Without an epoch nothing can be accepted; a random one refuses all.
         warn!(%error, "the replay store gives no epoch");
         error
@@ -247,11 +285,11 @@ fn verify(
             .tunnel
             .check(request, &ForTunnel(&app.gate.keys), &context)?,
     };
-    authentic.spend(&app.replay, now)
+    authentic.spend_async(&app.replay, now).await
 }
 
 /// Says to the peer what it may hear, and to the operator the rest.
-fn answer(app: &App, refusal: &Refusal) -> Response {
+async fn answer(app: &App, refusal: &Refusal) -> Response {
     let answer = refusal.answer();
     info!(%refusal, "signed call refused");
     let message = match answer {
@@ -267,7 +305,8 @@ fn answer(app: &App, refusal: &Refusal) -> Response {
     let known = refusal.authenticated();
     if known.is_some() {
         problem.server_time = Some(SystemClock.now().as_unix());
-        problem.epoch = app.replay.epoch().ok().map(|epoch| epoch.to_string());
+        let epoch = app.replay.epoch().await.ok();
+        problem.epoch = epoch.map(|epoch| epoch.to_string());
     }
     let status = StatusCode::from_u16(answer.status()).unwrap_or(StatusCode::UNAUTHORIZED);
     let body = serde_json::to_vec(&problem).unwrap_or_default();

@@ -130,7 +130,7 @@ pub(crate) fn seen(tx: &Tx<'_>, id: &str, state: &str, now: u64) -> Result<(), R
 pub(crate) fn erase(tx: &Tx<'_>, id: &str) -> Result<(), RecordsError> {
     tx.execute("DELETE FROM agent_keys WHERE agent_id = ?1", values![id])?;
     tx.execute("DELETE FROM agents WHERE id = ?1", values![id])?;
-    Ok(())
+    tx.wake_nodes()
 }
 
 /// The owner removed the agent; `false` if the account has no such agent.
@@ -144,6 +144,7 @@ pub(crate) fn revoke(tx: &Tx<'_>, user_id: &str, id: &str) -> Result<bool, Recor
             "UPDATE agent_keys SET revoked = ?2 WHERE agent_id = ?1",
             values![id, true],
         )?;
+        tx.wake_nodes()?;
     }
     Ok(removed == 1)
 }
@@ -162,6 +163,15 @@ pub(crate) fn keys_of(tx: &ReadTx<'_>, agent_id: &str) -> Result<Vec<KeyRow>, Re
     tx.query(
         "SELECT id, agent_id, user_id, version, sealed, revoked FROM agent_keys WHERE agent_id = ?1",
         values![agent_id],
+        read_key,
+    )
+}
+
+/// A signing key by its identifier.
+pub(crate) fn key(tx: &ReadTx<'_>, id: &str) -> Result<Option<KeyRow>, RecordsError> {
+    tx.query_one(
+        "SELECT id, agent_id, user_id, version, sealed, revoked FROM agent_keys WHERE id = ?1",
+        values![id],
         read_key,
     )
 }

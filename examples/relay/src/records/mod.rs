@@ -1,5 +1,6 @@
 //! What the relay remembers, in an encrypted file or in PostgreSQL, and in it
 //! sealed cells for what must stay secret from whoever reads the database.
+//! In a cluster a keyset that all nodes share stands where the vault stands here.
 //!
 //! ```text
 //! vault ──▶ database key ──▶ every page of the file
@@ -11,15 +12,19 @@
 pub(crate) mod agents;
 pub(crate) mod audit;
 mod grants;
+pub(crate) mod guesses;
 pub(crate) mod identities;
+pub(crate) mod keys;
 mod mail_tokens;
 pub(crate) mod mcp;
+pub(crate) mod nodes;
 pub(crate) mod postgres;
 mod schema;
 mod sessions;
 pub(crate) mod sign_ins;
 pub(crate) mod store;
 pub(crate) mod throttles;
+pub(crate) mod tunnels;
 pub(crate) mod users;
 
 use std::path::{Path, PathBuf};
@@ -32,7 +37,7 @@ use katachi_crypto::{Secret, random};
 use katachi_protocol::Sensitive;
 use katachi_protocol::mcp::{CellContext, SealedCell};
 use katachi_store::Vault;
-use katachi_store::column::{Cell, ColumnCipher, ColumnError, TenantKeys};
+use katachi_store::column::{Cell, ColumnCipher, ColumnError};
 use katachi_store::database::{Database, DatabaseError, DatabaseKey, Options, Profile};
 use katachi_store::vault::VaultError;
 
@@ -41,11 +46,13 @@ pub(crate) use mail_tokens::MailTokens;
 pub(crate) use sessions::SessionRows;
 
 use audit::Event;
+use keys::{ClusterKeys, Keys};
 use mcp::SecretRow;
 use postgres::{Outage, Postgres};
 use store::{ReadTx, Store, Tx};
 
-use crate::config::DatabaseSource;
+use crate::cluster::keyset::NodeKey;
+use crate::config::{ClusterConfig, DatabaseSource};
 
 /// What storage can do wrong.
 #[derive(Debug, thiserror::Error)]
@@ -60,12 +67,32 @@ pub(crate) enum RecordsError {
     Superseded,
     #[error("this database belongs to another relay: its keys are of another vault")]
     OtherVault,
+    #[error("this database is of cluster {0}: give --cluster {0} and --node-listen ADDR")]
+    InCluster(String),
+    #[error("this database is of no cluster: `katachi-relay key init` makes one")]
+    NoCluster,
+    #[error(
+        "this database, or this node's keys in it, are of another cluster than --cluster names"
+    )]
+    OtherCluster,
+    #[error(
+        "this node is not of the cluster, or no more: on a node that is, run `katachi-relay key add-node NAME {0}`"
+    )]
+    NotAdded(NodeKey),
+    #[error("the cluster has a node of this name or key already")]
+    NodeExists,
+    #[error("the cluster has no node of this name")]
+    NoSuchNode,
+    #[error("this is the node that the command runs on; remove it from another one")]
+    ThisNode,
     #[error("this database was made by a newer version")]
     Newer,
     #[error("over a network the database needs TLS: give --database-ca FILE, its authority in PEM")]
     NoAuthority,
     #[error("--database-ca {path}: {why}")]
     Authority { path: PathBuf, why: String },
+    #[error("the replay store: {0}")]
+    Replay(#[from] katachi_auth::replay::Unavailable),
     #[error(transparent)]
     Vault(#[from] VaultError),
     #[error(transparent)]
@@ -90,7 +117,7 @@ pub(crate) struct Records(Arc<Inner>);
 struct Inner {
     sessions: SessionRows,
     store: Store,
-    vault: Arc<Vault>,
+    keys: Keys,
     audit_key: Secret<32>,
 }
 
@@ -104,33 +131,48 @@ impl Records {
     /// Opens or creates the records. It waits for a disk or a server.
     pub(crate) fn open(
         source: &DatabaseSource,
+        cluster: Option<&ClusterConfig>,
         state_dir: &Path,
         vault: Vault,
     ) -> Result<Self, RecordsError> {
         let vault = Arc::new(vault);
-        let store = match source {
+        let (store, keys) = match source {
             DatabaseSource::Embedded => {
                 let key = DatabaseKey::from_vault(&vault, "relay")?;
                 let options = Options::new()
                     .profile(Profile::Fast)
                     .migrations(schema::MIGRATIONS);
-                Store::Embedded(Database::open(state_dir.join("relay.db"), &key, options)?)
+                let database = Database::open(state_dir.join("relay.db"), &key, options)?;
+                (Store::Embedded(database), Keys::Vault(vault))
             }
             DatabaseSource::Postgres(url) => {
-                Store::Postgres(Arc::new(Postgres::open(url, Arc::clone(&vault))?))
+                let postgres = Arc::new(Postgres::open(url, cluster, vault)?);
+                let keys = postgres.keys().clone();
+                (Store::Postgres(postgres), keys)
             }
         };
-        let audit_key = vault.derive("katachi-relay/audit");
         Ok(Self(Arc::new(Inner {
             sessions: SessionRows::new(store.clone()),
             store,
-            vault,
-            audit_key,
+            audit_key: keys.audit(),
+            keys,
         })))
     }
 
-    pub(crate) fn vault(&self) -> &Vault {
-        &self.0.vault
+    /// A secret of its own for `label`, the same on every node.
+    pub(crate) fn derive(&self, label: &str) -> Secret<32> {
+        self.0.keys.derive(label)
+    }
+
+    /// The PostgreSQL and the keys that several nodes share; `None` for a relay
+    /// that is alone.
+    pub(crate) fn shared(&self) -> Option<(Arc<Postgres>, Arc<ClusterKeys>)> {
+        match (&self.0.store, &self.0.keys) {
+            (Store::Postgres(postgres), Keys::Cluster(keys)) => {
+                Some((Arc::clone(postgres), Arc::clone(keys)))
+            }
+            _ => None,
+        }
     }
 
     /// Device authorizations, kept in the same database.
@@ -179,6 +221,14 @@ impl Records {
         tokio::task::spawn_blocking(move || store.write(work)).await?
     }
 
+    /// Writes at once, waiting for a disk or a server.
+    pub(crate) fn write_now<T>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Result<T, RecordsError>,
+    ) -> Result<T, RecordsError> {
+        self.0.store.write(work)
+    }
+
     /// Appends to an account's audit log.
     pub(crate) async fn audit(
         &self,
@@ -192,12 +242,12 @@ impl Records {
 
     /// Makes the wrapped key of a new account.
     pub(crate) fn new_tenant_key(&self, user_id: &str) -> Result<Vec<u8>, RecordsError> {
-        Ok(TenantKeys::from_vault(&self.0.vault, TENANTS)?.generate(user_id)?)
+        self.0.keys.generate(user_id)
     }
 
     fn cipher(&self, tx: &ReadTx<'_>, user_id: &str) -> Result<ColumnCipher, RecordsError> {
         let wrapped = users::tenant_key(tx, user_id)?;
-        Ok(TenantKeys::from_vault(&self.0.vault, TENANTS)?.open(user_id, &wrapped)?)
+        self.0.keys.open(user_id, &wrapped)
     }
 
     /// Seals the secret of an agent's key.

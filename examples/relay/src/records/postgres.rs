@@ -4,10 +4,12 @@
 //! work runs on the runtime. At most [`MOST_SESSIONS`] run at once, and
 //! connecting, each statement and the wait for a place have a deadline.
 //!
-//! One relay has a database at a time: starting takes the next number of
-//! `service.generation`, and every transaction of a relay with an older number
+//! A relay that is alone has the database to itself: starting takes the next number
+//! of `service.generation`, and every transaction of a relay with an older number
 //! is refused. Sealed columns and cached keys of two relays can then never
-//! contradict each other, however the first one was lost.
+//! contradict each other, however the first one was lost. Nodes of a cluster share
+//! the number, which each rotation of their keys raises: a node that meets a higher
+//! one takes up its copy of the new keys before it goes on.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,9 +17,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use katachi_crypto::mac::HmacKey;
+use katachi_auth::replay::{PostgresReplay, SharedLimits};
 use katachi_store::Vault;
-use katachi_store::column::{ColumnCipher, TenantKeys};
+use katachi_store::column::ColumnCipher;
 use katachi_store::postgres::{Connector, PostgresError};
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
@@ -27,12 +29,12 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use tokio_postgres::config::Host;
 use tokio_postgres::types::{IsNull, ToSql, Type, private::BytesMut};
-use tokio_postgres::{Client, Row, SimpleQueryMessage, Statement};
+use tokio_postgres::{Client, GenericClient, Row, SimpleQueryMessage, Statement};
 
-use super::RecordsError;
+use super::keys::Keys;
 use super::store::Value;
-use super::{TENANTS, schema};
-use crate::config::PostgresUrl;
+use super::{RecordsError, nodes, schema};
+use crate::config::{ClusterConfig, PostgresUrl};
 
 /// Most transactions at once, and most connections.
 const MOST_SESSIONS: usize = 16;
@@ -41,7 +43,10 @@ const MOST_SESSIONS: usize = 16;
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// The first half of our advisory locks' names.
-const LOCK_SERVICE: &str = "katachi-relay/service";
+pub(super) const LOCK_SERVICE: &str = "katachi-relay/service";
+
+/// Where nodes tell each other that there is something to look at.
+pub(crate) const WAKE: &str = "katachi_relay";
 
 /// The database cannot be asked, now; the request is refused and may be tried
 /// again. It is not known whether a commit that failed so took effect.
@@ -55,10 +60,11 @@ pub(crate) struct Postgres {
     runtime: Handle,
     places: Semaphore,
     idle: Mutex<Vec<Connection>>,
-    vault: Arc<Vault>,
+    keys: Keys,
     /// Seals what belongs to no account.
     cipher: Arc<ColumnCipher>,
-    generation: String,
+    /// That a relay which is alone has taken.
+    generation: i64,
 }
 
 /// A connection and what it has prepared.
@@ -94,25 +100,58 @@ pub(crate) fn migrate(url: &PostgresUrl) -> Result<(), RecordsError> {
 }
 
 impl Postgres {
-    /// Connects, brings the tables up to date, and takes the service over.
-    pub(super) fn open(url: &PostgresUrl, vault: Arc<Vault>) -> Result<Self, RecordsError> {
+    /// Connects, brings the tables up to date, and takes the service over, or its
+    /// place in the cluster.
+    pub(super) fn open(
+        url: &PostgresUrl,
+        cluster: Option<&ClusterConfig>,
+        vault: Arc<Vault>,
+    ) -> Result<Self, RecordsError> {
         let connector = connector(url)?;
         let runtime = Handle::current();
-        let (connection, cipher, generation) = runtime.block_on(async {
+        let (connection, keys, cipher, generation) = runtime.block_on(async {
             let mut connection = connect(&connector).await?;
             prepare_tables(&mut connection.client).await?;
-            let (cipher, generation) = take_over(&mut connection.client, &vault).await?;
-            Ok::<_, RecordsError>((connection, cipher, generation))
+            let client = &mut connection.client;
+            let (keys, cipher, generation) = match cluster {
+                None => take_over(client, vault).await?,
+                Some(cluster) => nodes::join(client, &vault, &cluster.id).await?,
+            };
+            Ok::<_, RecordsError>((connection, keys, cipher, generation))
         })?;
         Ok(Self {
             connector,
             runtime,
             places: Semaphore::new(MOST_SESSIONS),
             idle: Mutex::new(vec![connection]),
-            vault,
+            keys,
             cipher: Arc::new(cipher),
             generation,
         })
+    }
+
+    /// Whether other nodes work on the same tables.
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self.keys, Keys::Cluster(_))
+    }
+
+    pub(super) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// A connection of its own, on which `notified` hears of [`WAKE`].
+    pub(crate) async fn listen(
+        &self,
+        mut notified: impl FnMut() + Send + 'static,
+    ) -> Result<Client, RecordsError> {
+        let client = self
+            .connector
+            .connect_notified(move |_| notified())
+            .await
+            .map_err(sort)?;
+        let sql = format!("SET search_path = katachi_relay, pg_temp; LISTEN {WAKE}");
+        within(client.batch_execute(&sql)).await?;
+        Ok(client)
     }
 
     /// The cipher for what belongs to no account.
@@ -126,7 +165,7 @@ impl Postgres {
         user_id: &str,
         wrapped: &[u8],
     ) -> Result<ColumnCipher, RecordsError> {
-        Ok(TenantKeys::from_vault(&self.vault, TENANTS)?.open(user_id, wrapped)?)
+        self.keys.open(user_id, wrapped)
     }
 
     /// Begins a transaction, on a connection that answers.
@@ -139,7 +178,7 @@ impl Postgres {
             // One that was idle may have broken, and nothing was lost by it.
             while let Some(mut connection) = self.take_idle() {
                 match start(&mut connection, mode).await {
-                    Ok(generation) => return self.session(connection, place, &generation),
+                    Ok(generation) => return self.session(connection, place, generation).await,
                     // Others would wait as long.
                     Err(RecordsError::Outage(Outage(PostgresError::Timeout(after)))) => {
                         return Err(Outage(PostgresError::Timeout(after)).into());
@@ -149,18 +188,24 @@ impl Postgres {
             }
             let mut connection = connect(&self.connector).await?;
             let generation = start(&mut connection, mode).await?;
-            self.session(connection, place, &generation)
+            self.session(connection, place, generation).await
         })
     }
 
-    fn session<'a>(
+    async fn session<'a>(
         &'a self,
         connection: Connection,
         place: SemaphorePermit<'a>,
-        generation: &str,
+        generation: i64,
     ) -> Result<Session<'a>, RecordsError> {
-        if generation != self.generation {
-            return Err(RecordsError::Superseded);
+        match &self.keys {
+            Keys::Vault(_) if generation != self.generation => {
+                return Err(RecordsError::Superseded);
+            }
+            Keys::Cluster(keys) if generation > keys.generation() => {
+                nodes::take_up(&connection.client, keys, generation).await?;
+            }
+            Keys::Vault(_) | Keys::Cluster(_) => {}
         }
         Ok(Session {
             postgres: self,
@@ -254,7 +299,7 @@ impl<'a> Session<'a> {
 
 /// Begins a transaction and reads which relay has the database. A writer holds
 /// off whoever would take it over.
-async fn start(connection: &mut Connection, mode: Mode) -> Result<String, RecordsError> {
+async fn start(connection: &mut Connection, mode: Mode) -> Result<i64, RecordsError> {
     let sql = match mode {
         Mode::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
              SELECT generation FROM service"
@@ -270,7 +315,34 @@ async fn start(connection: &mut Connection, mode: Mode) -> Result<String, Record
         SimpleQueryMessage::Row(row) => row.try_get("generation").ok().flatten(),
         _ => None,
     });
-    last.map(str::to_owned).ok_or(RecordsError::Superseded)
+    last.and_then(|generation| generation.parse().ok())
+        .ok_or(RecordsError::Superseded)
+}
+
+/// A replay store in the same PostgreSQL, in a schema of its own.
+pub(crate) fn replay(url: &PostgresUrl) -> Result<PostgresReplay, RecordsError> {
+    let (config, limits) = (url.config().clone(), SharedLimits::default());
+    let store = if is_local(&config) {
+        PostgresReplay::local(config, limits)
+    } else {
+        let authority = url.authority().ok_or(RecordsError::NoAuthority)?;
+        PostgresReplay::tls(config, roots(authority)?, limits)
+    };
+    let store = store?;
+    Handle::current().block_on(store.install())?;
+    Ok(store)
+}
+
+fn is_local(config: &tokio_postgres::Config) -> bool {
+    let socket = |host: &Host| !matches!(host, Host::Tcp(_));
+    config.get_hosts().iter().all(socket)
+}
+
+/// A connection for `key` commands.
+pub(super) async fn client(url: &PostgresUrl) -> Result<Client, RecordsError> {
+    let mut connection = connect(&connector(url)?).await?;
+    prepare_tables(&mut connection.client).await?;
+    Ok(connection.client)
 }
 
 async fn connect(connector: &Connector) -> Result<Connection, RecordsError> {
@@ -284,8 +356,7 @@ async fn connect(connector: &Connector) -> Result<Connection, RecordsError> {
 
 fn connector(url: &PostgresUrl) -> Result<Connector, RecordsError> {
     let config = url.config().clone();
-    let socket = |host: &Host| !matches!(host, Host::Tcp(_));
-    let connector = if config.get_hosts().iter().all(socket) {
+    let connector = if is_local(&config) {
         Connector::local(config)
     } else {
         let authority = url.authority().ok_or(RecordsError::NoAuthority)?;
@@ -342,44 +413,46 @@ async fn prepare_tables(client: &mut Client) -> Result<(), RecordsError> {
 /// what belongs to no account, under its vault; a later one must open it.
 async fn take_over(
     client: &mut Client,
-    vault: &Vault,
-) -> Result<(ColumnCipher, String), RecordsError> {
-    let keys = TenantKeys::from_vault(vault, TENANTS)?;
+    vault: Arc<Vault>,
+) -> Result<(Keys, ColumnCipher, i64), RecordsError> {
+    let keys = Keys::Vault(vault);
     let fresh = keys.generate(SERVICE)?;
-    let fresh_proof = proof(vault, &fresh);
+    let fresh_proof = keys.proof(&fresh);
     let tx = within(client.transaction()).await?;
-    within(tx.batch_execute(&format!(
-        "SELECT pg_advisory_xact_lock(hashtextextended('{LOCK_SERVICE}', 0))"
-    )))
-    .await?;
+    lock_service(&tx).await?;
     let row = within(tx.query_one(
         "INSERT INTO service (id, generation, wrapped_key, proof) VALUES (true, 1, $1, $2)
          ON CONFLICT (id) DO UPDATE SET generation = service.generation + 1
-         RETURNING generation, wrapped_key, proof",
+         RETURNING generation, wrapped_key, proof, cluster",
         &[&fresh, &fresh_proof.as_slice()],
     ))
     .await?;
     let (generation, wrapped, found): (i64, Vec<u8>, Vec<u8>) =
         (row.get(0), row.get(1), row.get(2));
-    if found != proof(vault, &wrapped) {
+    if let Some(cluster) = row.get(3) {
+        return Err(RecordsError::InCluster(cluster));
+    }
+    if found != keys.proof(&wrapped) {
         return Err(RecordsError::OtherVault);
     }
     let cipher = keys.open(SERVICE, &wrapped)?;
     within(tx.commit()).await?;
-    Ok((cipher, generation.to_string()))
+    Ok((keys, cipher, generation))
+}
+
+/// Waits for every transaction that writes, and holds off the next.
+pub(super) async fn lock_service(client: &impl GenericClient) -> Result<(), RecordsError> {
+    within(client.batch_execute(&format!(
+        "SELECT pg_advisory_xact_lock(hashtextextended('{LOCK_SERVICE}', 0))"
+    )))
+    .await
 }
 
 /// The tenant of what belongs to no account.
-const SERVICE: &str = "katachi-relay";
-
-/// Shows that the vault made this key, before a relay counts itself in.
-fn proof(vault: &Vault, wrapped: &[u8]) -> [u8; 32] {
-    let key = vault.derive("katachi-relay/database");
-    *HmacKey::new(&key).sign(wrapped).as_bytes()
-}
+pub(super) const SERVICE: &str = "katachi-relay";
 
 /// Waits for PostgreSQL, and not for ever.
-async fn within<T>(
+pub(super) async fn within<T>(
     work: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, RecordsError> {
     match timeout(DEADLINE, work).await {

@@ -271,4 +271,35 @@ pub(super) const POSTGRES: &[&str] = &[
         full_ms     BIGINT NOT NULL
     );
     CREATE INDEX throttles_by_time ON throttles (full_ms);",
+    // Several relays that share the service; see `cluster`.
+    "-- Which cluster has the database; none: a relay that is alone. `endings` counts
+    -- up whenever sessions end.
+    ALTER TABLE service ADD COLUMN cluster TEXT, ADD COLUMN endings BIGINT NOT NULL DEFAULT 0;
+
+    -- `keyset` is a copy of the cluster's keys that this node alone can open. A node
+    -- is there while `expires` lies ahead, by the clock of this server.
+    CREATE TABLE nodes (
+        name        TEXT PRIMARY KEY,
+        public_key  BYTEA NOT NULL UNIQUE,
+        keyset      BYTEA NOT NULL,
+        address     TEXT NOT NULL DEFAULT '',
+        incarnation BYTEA,
+        expires     TIMESTAMPTZ NOT NULL DEFAULT '-infinity'
+    ) WITH (fillfactor = 50);
+
+    -- Which node has the tunnel of an agent. The highest generation is the newest.
+    CREATE SEQUENCE tunnel_generations;
+    CREATE TABLE tunnels (
+        agent_id    TEXT PRIMARY KEY REFERENCES agents (id) ON DELETE CASCADE,
+        node        TEXT NOT NULL REFERENCES nodes (name) ON DELETE CASCADE,
+        generation  BIGINT NOT NULL
+    );
+    CREATE INDEX tunnels_by_node ON tunnels (node);
+
+    -- Wrong guesses at user codes: `subject` is a keyed tag.
+    CREATE TABLE guesses (
+        subject     BYTEA PRIMARY KEY,
+        wrong       BIGINT NOT NULL,
+        since_ms    BIGINT NOT NULL
+    );",
 ];

@@ -6,7 +6,7 @@ use katachi_auth::session::{Session, SessionStore, TokenDigest};
 use tokio::sync::watch;
 
 use super::RecordsError;
-use super::store::{Store, Value, int, values};
+use super::store::{Store, Tx, Value, int, values};
 
 /// Most sessions of one account; those used least recently make room.
 const MOST_SESSIONS: u32 = 32;
@@ -35,7 +35,8 @@ impl SessionRows {
     /// Forgets sessions last used before `seen` or begun before `begun`.
     pub(crate) fn sweep(&self, seen: Timestamp, begun: Timestamp) -> Result<usize, RecordsError> {
         let swept = self.store.write(|tx| {
-            tx.execute(
+            remove(
+                tx,
                 "DELETE FROM sessions WHERE seen_ms < ?1 OR created_ms < ?2",
                 values![int(seen.as_unix_millis()), int(begun.as_unix_millis())],
             )
@@ -58,7 +59,8 @@ impl SessionStore for SessionRows {
                     int(session.seen.as_unix_millis()),
                 ],
             )?;
-            tx.execute(
+            remove(
+                tx,
                 "DELETE FROM sessions WHERE user_id = ?1 AND digest NOT IN (
                     SELECT digest FROM sessions WHERE user_id = ?1 ORDER BY seen_ms DESC LIMIT ?2)",
                 values![&session.account, MOST_SESSIONS],
@@ -88,40 +90,50 @@ impl SessionStore for SessionRows {
     }
 
     fn touch(&self, digest: &TokenDigest, now: Timestamp) -> Result<(), Unavailable> {
-        self.change(
-            "UPDATE sessions SET seen_ms = ?2 WHERE digest = ?1 AND seen_ms < ?2",
-            values![digest.as_bytes().as_slice(), int(now.as_unix_millis())],
-        )
-        .map(drop)
+        let touched = self.store.write(|tx| {
+            tx.execute(
+                "UPDATE sessions SET seen_ms = ?2 WHERE digest = ?1 AND seen_ms < ?2",
+                values![digest.as_bytes().as_slice(), int(now.as_unix_millis())],
+            )
+        });
+        touched.map(drop).map_err(Unavailable::new)
     }
 
     fn remove(&self, digest: &TokenDigest) -> Result<bool, Unavailable> {
-        let removed = self.change(
+        let removed = self.remove_where(
             "DELETE FROM sessions WHERE digest = ?1",
             values![digest.as_bytes().as_slice()],
         )?;
-        self.tell(removed);
         Ok(removed == 1)
     }
 
     fn remove_all(&self, account: &str) -> Result<(), Unavailable> {
-        let removed = self.change("DELETE FROM sessions WHERE user_id = ?1", values![account])?;
-        self.tell(removed);
-        Ok(())
+        self.remove_where("DELETE FROM sessions WHERE user_id = ?1", values![account])
+            .map(drop)
     }
 }
 
 impl SessionRows {
     /// Tells those who hold something for a session that some are gone.
-    fn tell(&self, gone: usize) {
+    pub(crate) fn tell(&self, gone: usize) {
         if gone > 0 {
             self.ended.send_replace(());
         }
     }
 
-    fn change(&self, sql: &str, values: &[Value]) -> Result<usize, Unavailable> {
-        self.store
-            .write(|tx| tx.execute(sql, values))
-            .map_err(Unavailable::new)
+    fn remove_where(&self, sql: &str, values: &[Value]) -> Result<usize, Unavailable> {
+        let removed = self.store.write(|tx| remove(tx, sql, values));
+        let removed = removed.map_err(Unavailable::new)?;
+        self.tell(removed);
+        Ok(removed)
     }
+}
+
+/// Removes sessions; the other nodes hear of it.
+fn remove(tx: &Tx<'_>, sql: &str, values: &[Value]) -> Result<usize, RecordsError> {
+    let removed = tx.execute(sql, values)?;
+    if removed > 0 {
+        tx.sessions_ended()?;
+    }
+    Ok(removed)
 }

@@ -9,11 +9,12 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use katachi_auth::clock::{Clock as _, SystemClock, Timestamp};
 use katachi_store::column::{Cell, ColumnCipher};
 use katachi_store::database::{self, Database, FromSql, params_from_iter};
 
 use super::RecordsError;
-use super::postgres::{Mode, Postgres, Session};
+use super::postgres::{Mode, Postgres, Session, WAKE};
 
 /// Where records lie. Clones are handles to the same place.
 #[derive(Clone, Debug)]
@@ -108,6 +109,19 @@ impl ReadTx<'_> {
         Ok(self.query(sql, values, read)?.into_iter().next())
     }
 
+    /// The time: the server's where several relays may count by it, which nobody's
+    /// own clock can set forward or back.
+    pub(crate) fn now(&self) -> Result<Timestamp, RecordsError> {
+        match self {
+            Self::Embedded(_) => Ok(SystemClock.now()),
+            Self::Postgres(_) => {
+                let sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+                let millis = self.query_one(sql, values![], |row| row.uint(0))?;
+                Ok(Timestamp::from_unix_millis(millis.unwrap_or_default()))
+            }
+        }
+    }
+
     /// What covers the columns of an account, whose wrapped key this is.
     pub(crate) fn cover(&self, user_id: &str, wrapped: &[u8]) -> Result<Cover, RecordsError> {
         Ok(Cover(match self {
@@ -167,6 +181,29 @@ impl Tx<'_> {
         match &self.writer {
             Writer::Embedded(tx) => Ok(tx.execute(sql, embedded(values))?),
             Writer::Postgres(session) => session.execute(sql, values),
+        }
+    }
+
+    /// Makes the other nodes look at what this changes, once it is committed. Only
+    /// a hint: they look by themselves as well.
+    pub(crate) fn wake_nodes(&self) -> Result<(), RecordsError> {
+        match &self.writer {
+            Writer::Postgres(session) if session.postgres().is_shared() => {
+                let sql = "SELECT 1 FROM pg_notify(?1, '')";
+                session.query(sql, &[WAKE.into()]).map(drop)
+            }
+            Writer::Embedded(_) | Writer::Postgres(_) => Ok(()),
+        }
+    }
+
+    /// Counts that sessions have ended, for the other nodes.
+    pub(crate) fn sessions_ended(&self) -> Result<(), RecordsError> {
+        match &self.writer {
+            Writer::Postgres(session) if session.postgres().is_shared() => {
+                session.execute("UPDATE service SET endings = endings + 1", &[])?;
+                self.wake_nodes()
+            }
+            Writer::Embedded(_) | Writer::Postgres(_) => Ok(()),
         }
     }
 

@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use katachi_auth::clock::Timestamp;
-
 use super::RecordsError;
 use super::store::{Tx, int, values};
 
@@ -22,43 +20,62 @@ const THROTTLES: &str = "throttles";
 /// Most keys. When all are taken, unknown keys are refused.
 const MOST_KEYS: u64 = 65_536;
 
-/// Takes one token of `who`, or says how long to wait for the next.
+/// Takes one token of `who`, or says how long to wait for the next. Known keys wait
+/// for nobody but themselves.
 pub(crate) fn take(
     tx: &Tx<'_>,
     rate: Rate,
     who: &str,
-    now: Timestamp,
 ) -> Result<Result<(), Duration>, RecordsError> {
-    tx.lock(THROTTLES)?;
-    tx.execute(
-        "DELETE FROM throttles WHERE full_ms <= ?1",
-        values![int(now.as_unix_millis())],
-    )?;
+    let now = tx.now()?;
     let key = tx.tag(THROTTLES, "who", &format!("{} {who}", rate.what))?;
-    let full = tx.query_one(
-        "SELECT full_ms FROM throttles WHERE who = ?1",
-        std::slice::from_ref(&key),
-        |row| row.uint(0),
-    )?;
-    if full.is_none() {
+    let (fresh, room) = (now.after(rate.every), now.after(rate.every * rate.burst));
+    let (fresh, room) = (int(fresh.as_unix_millis()), int(room.as_unix_millis()));
+    let (now, every) = (
+        int(now.as_unix_millis()),
+        int(rate.every.as_millis() as u64),
+    );
+    for _ in 0..2 {
+        let taken = tx.execute(
+            "UPDATE throttles
+             SET full_ms = CASE WHEN full_ms > ?2 THEN full_ms + ?3 ELSE ?4 END
+             WHERE who = ?1 AND CASE WHEN full_ms > ?2 THEN full_ms + ?3 ELSE ?4 END <= ?5",
+            &[
+                key.clone(),
+                now.into(),
+                every.into(),
+                fresh.into(),
+                room.into(),
+            ],
+        )?;
+        if taken == 1 {
+            return Ok(Ok(()));
+        }
+        let full = tx.query_one(
+            "SELECT full_ms FROM throttles WHERE who = ?1",
+            std::slice::from_ref(&key),
+            |row| row.get::<i64>(0),
+        )?;
+        if let Some(full) = full {
+            let wait = u64::try_from(full.max(now) + every - room).unwrap_or_default();
+            return Ok(Err(Duration::from_millis(wait)));
+        }
+        // Room is counted by one at a time.
+        tx.lock(THROTTLES)?;
+        tx.execute("DELETE FROM throttles WHERE full_ms <= ?1", values![now])?;
         let count = tx.query_one("SELECT count(*) FROM throttles", values![], |row| {
             row.uint(0)
         })?;
         if count.unwrap_or_default() >= MOST_KEYS {
             return Ok(Err(rate.every));
         }
+        let first = tx.execute(
+            "INSERT INTO throttles (who, full_ms) VALUES (?1, ?2) ON CONFLICT (who) DO NOTHING",
+            &[key.clone(), fresh.into()],
+        )?;
+        if first == 1 {
+            return Ok(Ok(()));
+        }
     }
-    let room = now.after(rate.every * rate.burst);
-    let next = full
-        .map_or(now, Timestamp::from_unix_millis)
-        .after(rate.every);
-    if next > room {
-        return Ok(Err(next.since(room)));
-    }
-    tx.execute(
-        "INSERT INTO throttles (who, full_ms) VALUES (?1, ?2)
-         ON CONFLICT (who) DO UPDATE SET full_ms = excluded.full_ms",
-        &[key, int(next.as_unix_millis()).into()],
-    )?;
-    Ok(Ok(()))
+    Ok(Err(rate.every))
 }

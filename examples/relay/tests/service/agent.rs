@@ -160,14 +160,23 @@ impl TestAgent {
         request: Request<Bytes>,
         binding: &RequestBinding,
     ) -> Answer {
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(connect(relay).await))
-                .await
-                .unwrap();
+        let answer = self.try_send(relay, request, binding).await;
+        answer.expect("the relay answers")
+    }
+
+    /// As [`send`](Self::send), to a relay that may be gone.
+    pub(crate) async fn try_send(
+        &self,
+        relay: &TestRelay,
+        request: Request<Bytes>,
+        binding: &RequestBinding,
+    ) -> Option<Answer> {
+        let stream = TokioIo::new(try_connect(relay).await?);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.ok()?;
         let connection = tokio::spawn(connection);
-        let answer = sender.send_request(request.map(Full::new)).await.unwrap();
+        let answer = sender.send_request(request.map(Full::new)).await.ok()?;
         let (head, body) = answer.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
+        let body = body.collect().await.ok()?.to_bytes();
         connection.abort();
         let answer = http::Response::from_parts(head, body);
         let key = derive_key(&self.secret, &self.id, &Profile::RELAY_RESPONSE);
@@ -179,11 +188,11 @@ impl TestAgent {
             binding,
         )
         .is_ok();
-        Answer {
+        Some(Answer {
             status: answer.status(),
             body: serde_json::from_slice(answer.body()).unwrap_or(Value::Null),
             signed,
-        }
+        })
     }
 
     /// Signs and sends.
@@ -266,10 +275,14 @@ fn authority(relay: &TestRelay) -> String {
 
 /// A TLS connection that speaks HTTP/1.1.
 pub(crate) async fn connect(relay: &TestRelay) -> TlsStream<TcpStream> {
-    let connector = TlsConnector::from(Arc::new(relay.tls(&[b"http/1.1"])));
-    let stream = TcpStream::connect(relay.address).await.unwrap();
-    connector
-        .connect(ServerName::try_from("katachi.localhost").unwrap(), stream)
+    try_connect(relay)
         .await
-        .unwrap()
+        .expect("the relay takes connections")
+}
+
+async fn try_connect(relay: &TestRelay) -> Option<TlsStream<TcpStream>> {
+    let connector = TlsConnector::from(Arc::new(relay.tls(&[b"http/1.1"])));
+    let stream = TcpStream::connect(relay.address).await.ok()?;
+    let name = ServerName::try_from("katachi.localhost").unwrap();
+    connector.connect(name, stream).await.ok()
 }

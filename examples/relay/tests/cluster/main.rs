@@ -1,0 +1,19 @@
+//! Several relay processes on one real PostgreSQL, which are killed, stopped, cut
+//! off and restarted.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+#![allow(dead_code, reason = "the helpers are shared with other tests")]
+
+#[path = "../service/agent.rs"]
+mod agent;
+mod calls;
+mod keys;
+mod nodes;
+mod outages;
+#[path = "../../../../crates/katachi-store/tests/support/postgres.rs"]
+mod postgres;
+#[path = "../service/relay.rs"]
+mod relay;
+mod tunnels;
+
+use nodes::database;

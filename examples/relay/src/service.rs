@@ -20,7 +20,7 @@ use crate::cluster::{self, Cluster};
 use crate::config::{Config, DatabaseSource, Limits, PublicUrl, TlsSource};
 use crate::connection;
 use crate::edge::Hosts;
-use crate::http::{self, App};
+use crate::http::{self, App, Parts};
 use crate::machine;
 use crate::metrics;
 use crate::records::{Records, RecordsError, postgres};
@@ -156,16 +156,17 @@ impl Relay {
             let mailer = config.mail.map(MailConfig::mailer).transpose();
             let mailer = mailer.map_err(|error| ServeError::Config(error.to_string()))?;
             let hosts = Arc::new(Hosts::new(public_url.clone(), address));
-            let app = App::new(
-                Arc::clone(&limits),
+            let app = App::new(Parts {
+                limits: Arc::clone(&limits),
                 hosts,
                 records,
-                entered.map(Arc::new),
+                cluster: entered,
                 replay,
-                config.sign_up,
-                config.security_contact,
-                (providers, mailer),
-            )
+                sign_up: config.sign_up,
+                security_contact: config.security_contact,
+                providers,
+                mailer,
+            })
             .map_err(|e| storage(&e))?;
             Ok::<_, ServeError>((identity, limits, app, public_url))
         });

@@ -101,6 +101,20 @@ impl Throttles {
     }
 }
 
+/// What the service is put together from.
+pub(crate) struct Parts {
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) hosts: Arc<Hosts>,
+    pub(crate) records: Records,
+    /// This relay as one of several, if there are.
+    pub(crate) cluster: Option<Cluster>,
+    pub(crate) replay: Replay,
+    pub(crate) sign_up: SignUpPolicy,
+    pub(crate) security_contact: String,
+    pub(crate) providers: Providers,
+    pub(crate) mailer: Option<Box<dyn Mailer>>,
+}
+
 impl Deref for App {
     type Target = Shared;
 
@@ -124,16 +138,18 @@ pub(crate) enum StartError {
 
 impl App {
     /// Puts the service together. It waits for the disk.
-    pub(crate) fn new(
-        limits: Arc<Limits>,
-        hosts: Arc<Hosts>,
-        records: Records,
-        cluster: Option<Arc<Cluster>>,
-        replay: Replay,
-        sign_up: SignUpPolicy,
-        security_contact: String,
-        (providers, mailer): (Providers, Option<Box<dyn Mailer>>),
-    ) -> Result<Self, StartError> {
+    pub(crate) fn new(parts: Parts) -> Result<Self, StartError> {
+        let Parts {
+            limits,
+            hosts,
+            records,
+            cluster,
+            replay,
+            sign_up,
+            security_contact,
+            providers,
+            mailer,
+        } = parts;
         let post =
             mailer.map(|mailer| Post::start(mailer, records.clone(), hosts.public().clone()));
         let pepper = records.derive("katachi-relay/user-codes");
@@ -152,7 +168,7 @@ impl App {
             guesses: Guesses::new(GuessLimits::default()),
             passwords: Passwords::new(),
             throttles: Throttles::new(cluster.as_ref().map(|_| &records)),
-            cluster,
+            cluster: cluster.map(Arc::new),
             limits,
             hosts,
             records,

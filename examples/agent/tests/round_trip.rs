@@ -377,6 +377,12 @@ fn a_person_in_a_browser_approves_and_sees_the_output() {
     assert!(decided.contains("Deny: Exit 126"), "{said:#?}");
     assert!(decided.contains("Approve: Exit 0"), "{said:#?}");
     assert!(place.workspace().join("approved-by-mia").exists());
+    assert!(
+        shown("asked elsewhere").contains("approved-elsewhere"),
+        "{said:#?}"
+    );
+    assert!(shown("decided elsewhere").contains("Exit 0"), "{said:#?}");
+    assert!(place.workspace().join("approved-elsewhere").exists());
     let log = shown("log");
     for text in [
         "two plums",

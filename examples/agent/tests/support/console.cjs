@@ -63,6 +63,22 @@ async function main() {
       await page.getByText(/^Exit \d+/).nth(ends).waitFor();
       tell("decided", `${word}: ${await page.getByText(/^Exit \d+/).nth(ends).innerText()}`);
     }
+    // Another window is asked too, and its answer counts here.
+    {
+      const ends = await page.getByText(/^Exit \d+/).count();
+      await page.locator("textarea").fill("touch approved-elsewhere");
+      await page.keyboard.press("Enter");
+      const other = await context.newPage();
+      other.on("pageerror", (error) => tell("error", String(error)));
+      await other.goto(page.url());
+      const asked = other.getByRole("region", { name: "Waiting for you" }).getByRole("group", { name: "Approval" });
+      tell("asked elsewhere", await asked.innerText());
+      await asked.getByRole("button", { name: "Approve" }).click();
+      await page.getByText(/^Exit \d+/).nth(ends).waitFor();
+      tell("decided elsewhere", await page.getByText(/^Exit \d+/).nth(ends).innerText());
+      await asked.waitFor({ state: "detached" });
+      await other.close();
+    }
     const ends = await page.getByText(/^Exit \d+/).count();
     await page.locator("input[value=message]").check();
     await page.locator("textarea").fill("when do plums ripen?");

@@ -4,6 +4,7 @@ import { agentPath, call } from "./api.js";
 import { ask, isPaired, ownId, pairIfAsked, stream, unpair } from "./channel.js";
 import { pairCard } from "./pair.js";
 import { runCard, talk } from "./talk.js";
+import { waiting } from "./waiting.js";
 
 function stateChip(agent) {
   if (!agent.online) return h("span", { class: "chip" }, h("span", { class: "dot" }), "Offline");
@@ -52,6 +53,7 @@ export async function agentPage(id, signal) {
   }
   const chip = h("span", {}, stateChip(agent));
   const pairing = h("div", {});
+  const waits = waiting(id);
   const facts = h("p", { class: "muted small" }, [agent.os, agent.version].filter(Boolean).join(" · "));
   const panel = h("div", { role: "tabpanel", id: "panel", "aria-labelledby": "tab-talk" });
   const talkPanel = talk(agent, signal);
@@ -91,7 +93,7 @@ export async function agentPage(id, signal) {
     h("div", { class: "stack-tight" },
       h("div", { class: "row" }, h("h1", {}, agent.host_name || "Unnamed"), chip),
       facts),
-    pairing, bar, panel));
+    pairing, waits.element, bar, panel));
   await select("talk");
   const lock = h("span", {});
   chip.after(lock);
@@ -108,6 +110,8 @@ export async function agentPage(id, signal) {
   const update = async () => {
     const fresh = (await call("GET", "/api/agents")).agents.find((one) => one.id === id);
     if (fresh) chip.replaceChildren(stateChip(fresh));
+    // An agent that has nothing to do waits for nobody.
+    if (fresh?.online && fresh.state === "busy") await waits.refresh();
   };
   const timer = setInterval(() => update().catch(() => {}), 4000);
   signal.addEventListener("abort", () => clearInterval(timer));

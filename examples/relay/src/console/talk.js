@@ -110,8 +110,12 @@ export function talk(agent, signal) {
   return h("div", { class: "talk" }, log, form);
 }
 
+/** Nonces of the starts that were shown on this page. */
+export const asked = new Set();
+
 /** A start that waits for this person: exactly what will be signed. */
-function approval(agent, { event: _, ...request }) {
+export function approval(agent, { event: _, ...request }) {
+  asked.add(request.nonce);
   const answer = async (decision) => {
     for (const button of buttons.children) button.disabled = true;
     try {

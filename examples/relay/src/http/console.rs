@@ -95,6 +95,11 @@ const ASSETS: &[Asset] = &[
         kind: SCRIPT,
         body: include_str!("../console/talk.js"),
     },
+    Asset {
+        name: "waiting.js",
+        kind: SCRIPT,
+        body: include_str!("../console/waiting.js"),
+    },
 ];
 
 const PAGE: &str = include_str!("../console/index.html");

@@ -67,10 +67,10 @@ export function verifyPage(me, then) {
   form.querySelector("button").focus();
 }
 
-async function sendAgain(button) {
+async function send(button, path, body) {
   button.disabled = true;
   try {
-    await call("POST", "/api/verify/send");
+    await call("POST", path, body);
     say("A link is on its way");
   } catch (error) {
     say(error.message);
@@ -79,7 +79,11 @@ async function sendAgain(button) {
   }
 }
 
-const again = () => h("button", { type: "button", class: "plain tiny", onclick: (event) => sendAgain(event.currentTarget) }, "Send the link again");
+const sender = (text, path, body) => h("button", {
+  type: "button", class: "plain tiny", onclick: (event) => send(event.currentTarget, path, body),
+}, text);
+
+const again = () => sender("Send the link again", "/api/verify/send");
 
 /** Says above every page that the address is not confirmed yet. */
 export async function showNotice(me) {
@@ -120,7 +124,9 @@ export async function accountPage(me) {
     h("section", { class: "card stack", "aria-labelledby": "h-ways" },
       h("h2", { id: "h-ways" }, "Ways in"),
       h("ul", { class: "links stack-tight" },
-        h("li", {}, h("strong", {}, "Password"), password ? " is set" : mail ? " is not set; “Forgot your password?” sets one" : " is not set"),
+        h("li", { class: "row spread" },
+          h("span", {}, h("strong", {}, "Password"), password ? " is set" : " is not set"),
+          mail && !password ? sender("Send a link that sets one", "/api/password/forgot", { email: me.email }) : null),
         ways),
       box,
       providers.length > 0 ? h("div", { class: "row", role: "group", "aria-label": "Link another way in" },

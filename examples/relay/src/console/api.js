@@ -41,7 +41,7 @@ async function request(method, path, body) {
 /** One JSON call; `undefined` for an answer without a body. */
 export async function call(method, path, body) {
   const response = await request(method, path, body);
-  if (response.status === 204) return undefined;
+  if (response.status === 202 || response.status === 204) return undefined;
   return response.json();
 }
 

@@ -11,6 +11,7 @@
 
 #[path = "../service/agent.rs"]
 mod agent;
+mod chromium;
 mod device;
 #[path = "../service/embedded.rs"]
 mod embedded;
@@ -20,7 +21,7 @@ mod relay;
 use embedded::database;
 
 use std::convert::Infallible;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +43,7 @@ use device::Keys;
 use relay::TestRelay;
 
 fn main() -> std::process::ExitCode {
-    let missing = missing();
+    let missing = chromium::missing();
     let required = std::env::var_os("KATACHI_REQUIRE_ALL").is_some_and(|value| value == "1");
     let name = match &missing {
         Some(what) => format!("a_person_does_everything_in_the_console (needs {what})"),
@@ -54,53 +55,12 @@ fn main() -> std::process::ExitCode {
         ))),
         None => tokio::runtime::Runtime::new().unwrap().block_on(browse()),
     });
-    let ignored = self::missing().is_some() && !required;
+    let ignored = chromium::missing().is_some() && !required;
     libtest_mimic::run(
         &Arguments::from_args(),
         vec![trial.with_ignored_flag(ignored)],
     )
     .exit_code()
-}
-
-/// What the test needs and this machine does not have.
-fn missing() -> Option<String> {
-    if chromium().is_none() {
-        return Some("chromium".to_owned());
-    }
-    if !on_path("node") {
-        return Some("node".to_owned());
-    }
-    if node_path().is_none() {
-        return Some("playwright-core in NODE_PATH".to_owned());
-    }
-    None
-}
-
-fn chromium() -> Option<PathBuf> {
-    let given = std::env::var_os("KATACHI_CHROMIUM").map(PathBuf::from);
-    given
-        .or_else(|| find("chromium"))
-        .or_else(|| find("chromium-browser"))
-        .or_else(|| find("google-chrome"))
-}
-
-fn node_path() -> Option<PathBuf> {
-    let given = std::env::var_os("NODE_PATH").map(PathBuf::from);
-    let local = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/node/node_modules");
-    [given, Some(local)]
-        .into_iter()
-        .flatten()
-        .find(|dir| dir.join("playwright-core").is_dir())
-}
-
-fn on_path(program: &str) -> bool {
-    find(program).is_some()
-}
-
-fn find(program: &str) -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?)
-        .map(|dir| dir.join(program))
-        .find(|path| path.is_file())
 }
 
 async fn browse() -> Result<(), Failed> {
@@ -115,8 +75,8 @@ async fn browse() -> Result<(), Failed> {
     let keys = Arc::new(Keys::new());
     let mut child = tokio::process::Command::new("node")
         .arg(script)
-        .env("NODE_PATH", node_path().unwrap())
-        .env("CHROMIUM", chromium().unwrap())
+        .env("NODE_PATH", chromium::node_path().unwrap())
+        .env("CHROMIUM", chromium::chromium().unwrap())
         .env("RELAY", &relay.url)
         .env("USER_CODE", started["user_code"].as_str().unwrap())
         .env("SHOTS", &shots)

@@ -11,6 +11,9 @@
 
 #[path = "../service/agent.rs"]
 mod agent;
+mod browser;
+#[path = "../console/chromium.rs"]
+mod chromium;
 mod github;
 mod mail;
 mod openid;
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
     let missing = |needs: &[&'static str]| {
         let here = |what: &str| match what {
             "npm oidc-provider" => peer.is_some(),
+            "Chromium" => chromium::missing().is_none(),
             "PostgreSQL" => postgres::binaries().is_some(),
             _ => smtp::installed(),
         };
@@ -120,6 +124,9 @@ fn main() -> ExitCode {
     );
     tests!(false, "embedded", &["npm oidc-provider", "PyPI aiosmtpd"];
         mail::mail_goes_through_a_server_over_tls,
+    );
+    tests!(false, "embedded", &["npm oidc-provider", "Chromium"];
+        browser::a_person_comes_in_every_way_there_is,
     );
     libtest_mimic::run(&arguments, trials).exit_code()
 }

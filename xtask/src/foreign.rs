@@ -43,16 +43,19 @@ pub(crate) const FOREIGN: &[Foreign] = &[
     on("katachi-fingerprint", MAC, &[]),
     on("katachi-store", MAC, STORE),
     on("katachi-auth", MAC, AUTH),
-    on("katachi-sandbox", MAC, &[]),
+    on("katachi-sandbox", MAC, ALL),
     on("katachi-fingerprint", WINDOWS, &[]),
     on("katachi-store", WINDOWS, STORE),
     on("katachi-auth", WINDOWS, AUTH),
-    on("katachi-sandbox", WINDOWS, &[]),
+    on("katachi-sandbox", WINDOWS, ALL),
 ];
 
 /// What differs between systems, without the database: OpenSSL is not built here.
 const STORE: &[&str] = &["--features", "keychain,fingerprint,cloudflare"];
 const AUTH: &[&str] = &["--features", "tower"];
+
+/// With the tests, which run there in hosted CI.
+const ALL: &[&str] = &["--all-targets"];
 
 const fn on(
     package: &'static str,

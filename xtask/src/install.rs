@@ -38,6 +38,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("cargo-web", "the same"),
     ("rust-web-src", "the standard library of those systems"),
     ("gcc-mingw-w64-x86-64", "the C compiler of one of them"),
+    ("wine64", "what starts programs of one of them"),
     ("tpm2-tools", "an independent client of it"),
     ("postgresql", "sealed columns and the replay store"),
     ("redis-server", "the replay store"),

@@ -184,6 +184,9 @@ const SYSTEM: Bundle = Bundle {
         "/usr/local/lib64",
         "/nix/store",
         "/gnu/store",
+        "/System/Library",
+        "/System/Volumes/Preboot/Cryptexes",
+        "/Library/Apple",
     ],
     execute: &[],
 };

@@ -28,6 +28,28 @@ pub enum Ending {
     Killed,
 }
 
+impl Ending {
+    /// The limit that ended it, as a report shows it.
+    pub(crate) fn violation(&self) -> Option<Violation> {
+        let (operation, name, reason) = match self {
+            Self::TimedOut => ("run", "wall_time", "limits.wall_time was over".to_owned()),
+            Self::LimitExceeded(name) => (
+                "use",
+                name.as_str(),
+                format!("more than limits.{name} was used"),
+            ),
+            _ => return None,
+        };
+        Some(Violation {
+            control: "limits".to_owned(),
+            operation: operation.to_owned(),
+            target: name.to_owned(),
+            reason,
+            allow_with: Some(format!("a larger [limits] {name}")),
+        })
+    }
+}
+
 /// The end of a command and what was seen until then.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]

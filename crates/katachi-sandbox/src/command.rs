@@ -195,13 +195,14 @@ impl Command {
     }
 }
 
-#[cfg(target_os = "linux")]
 impl Command {
     /// Whether a sandbox that waits can be given everything it needs.
+    #[cfg(target_os = "linux")]
     pub(crate) fn can_use_pool(&self) -> bool {
         self.streams != Streams::Chosen && self.terminal.is_none() && !self.observes
     }
 
+    #[cfg(target_os = "linux")]
     pub(crate) fn pipes_outputs(&self) -> bool {
         self.streams == Streams::Piped
     }

@@ -112,6 +112,13 @@ pub enum SpawnError {
         /// What to change.
         next_step: String,
     },
+    /// Nobody has seen the sandbox of this operating system hold, and the caller
+    /// did not accept that.
+    #[error(
+        "nobody has seen commands confined on {0}, so none is started; to start them all the \
+         same, accept Tier::Unwitnessed with PlanOptions::accept"
+    )]
+    Unwitnessed(&'static str),
     /// The sandbox is not built for this operating system.
     #[error("commands cannot be confined on {0} yet, so none is started")]
     Unsupported(&'static str),

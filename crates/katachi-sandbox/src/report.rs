@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 pub enum Tier {
     /// Nothing: commands are not started.
     None,
+    /// The means of macOS or Windows, which nobody has seen hold on a real one.
+    /// Only where the caller accepts it.
+    Unwitnessed,
     /// Landlock, seccomp and a tracer, without namespaces: for machines that
     /// forbid them. Only where the caller accepts it, and what it cannot hold
     /// is refused or declared.
@@ -23,6 +26,7 @@ impl fmt::Display for Tier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::None => "none",
+            Self::Unwitnessed => "unwitnessed",
             Self::Landlock => "landlock",
             Self::Namespaces => "namespaces",
         })
@@ -107,11 +111,11 @@ impl Enforcement {
 
 impl fmt::Display for Enforcement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "tier {}, kernel {}, Landlock ABI {}",
-            self.tier, self.kernel, self.landlock_abi
-        )?;
+        write!(f, "tier {}, kernel {}", self.tier, self.kernel)?;
+        match self.landlock_abi {
+            0 => writeln!(f)?,
+            version => writeln!(f, ", Landlock ABI {version}")?,
+        }
         for control in &self.controls {
             let (state, reason) = match &control.enforced {
                 Enforced::Full => ("full", ""),

@@ -80,7 +80,7 @@ pub(crate) struct Options {
         hide_env_values = true
     )]
     pub(crate) policy: Option<PathBuf>,
-    /// Weakest sandbox to accept where user namespaces are forbidden
+    /// Weakest sandbox to accept, where user namespaces are forbidden or this is not Linux
     #[arg(
         long,
         global = true,

@@ -19,12 +19,12 @@ use landlock::{
 use super::floor;
 use super::helper::{Failure, Identities, Step as _};
 use super::init::check_identity;
-use super::message::Message;
 use super::observe::OBSERVED;
 use super::root::DEVICES;
 use super::spec::{Source, Spec};
 use super::sys::seccomp::{self, Choices};
 use super::sys::{c_string, caps, fd, namespace, net, process, terminal};
+use crate::message::Message;
 
 pub(super) enum Never {}
 

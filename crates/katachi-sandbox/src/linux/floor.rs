@@ -13,11 +13,11 @@
 //! memory shared by name. Everything that the command starts is traced, so the
 //! kernel kills it when the first process ends.
 
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use landlock::{
@@ -33,6 +33,7 @@ use super::root::DEVICES;
 use super::spec::{Identity, Place, Spec};
 use super::sys::{c_string, caps, fd, namespace, process};
 use crate::plan::Reach;
+use crate::scratch::Scratch;
 
 /// How long killed processes may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -197,55 +198,27 @@ fn regular_file(file: OwnedFd) -> io::Result<OwnedFd> {
     }
 }
 
-/// A directory of the command's own for temporary files and as a home, gone
-/// with it.
-#[derive(Debug)]
-pub(super) struct Scratch(PathBuf);
-
-impl Scratch {
-    /// Makes one that belongs to the owner of the workspace where root asks.
-    pub(super) fn make(owner: (u32, u32)) -> io::Result<Self> {
-        let base = std::env::temp_dir().canonicalize()?;
-        for _ in 0..100 {
-            let path = base.join(format!("katachi-sandbox-{:016x}", process::random()?));
-            match DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => {
-                    let made = Self(path);
-                    if namespace::user().0 == 0 {
-                        std::os::unix::fs::lchown(&made.0, Some(owner.0), Some(owner.1))?;
-                    }
-                    return Ok(made);
-                }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(io::ErrorKind::AlreadyExists.into())
+/// A directory for temporary files that belongs to the owner of the workspace
+/// where root asks.
+pub(super) fn scratch(owner: (u32, u32)) -> io::Result<Scratch> {
+    let made = Scratch::make()?;
+    if namespace::user().0 == 0 {
+        std::os::unix::fs::lchown(made.path(), Some(owner.0), Some(owner.1))?;
     }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.0
-    }
-
-    /// The place to open for the command.
-    pub(super) fn place(&self) -> io::Result<Place> {
-        let metadata = std::fs::symlink_metadata(&self.0)?;
-        Ok(Place {
-            path: self.0.clone(),
-            identity: Some(Identity {
-                device: metadata.dev(),
-                inode: metadata.ino(),
-                directory: true,
-                stamp: [0; 3],
-            }),
-            reach: Reach::Write,
-        })
-    }
+    Ok(made)
 }
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What stays is only what its user made unremovable.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// The place to open for the command.
+pub(super) fn place(scratch: &Scratch) -> io::Result<Place> {
+    let metadata = std::fs::symlink_metadata(scratch.path())?;
+    Ok(Place {
+        path: scratch.path().to_owned(),
+        identity: Some(Identity {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            directory: true,
+            stamp: [0; 3],
+        }),
+        reach: Reach::Write,
+    })
 }

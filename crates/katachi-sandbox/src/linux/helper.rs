@@ -10,28 +10,17 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt as _;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::message::Message;
 use super::spec::{Mount, Source, Spec};
 use super::sys::process::Fork;
 use super::sys::{c_string, caps, fd, mount, namespace, process};
 use super::{cgroup, floor, init};
-
-/// First word of the helper's argv. A helper of another version does not know
-/// it, and never reads a plan that it would misunderstand.
-pub(super) const MARKER: &str = concat!("katachi-sandbox-helper ", env!("CARGO_PKG_VERSION"));
-
-/// Whether `run_if_requested` was called, so that a helper would be one.
-static INSTALLED: AtomicBool = AtomicBool::new(false);
-
-pub(super) fn is_installed() -> bool {
-    INSTALLED.load(Ordering::Relaxed)
-}
+use crate::helper::MARKER;
+use crate::message::Message;
+pub(super) use crate::message::{Failure, Step};
 
 /// See [`crate::helper::run_if_requested`].
 pub(crate) fn run_helper_if_requested() {
-    INSTALLED.store(true, Ordering::Relaxed);
     let mut words = std::env::args_os();
     if words.next().as_deref() != Some(OsStr::new(MARKER)) {
         return;
@@ -68,27 +57,6 @@ pub(crate) fn run_helper_if_requested() {
     // If the caller is gone there is nobody left to tell.
     let _ = failure.0.send(&mut status);
     process::exit(125);
-}
-
-/// Ends every step of the helper and the first process.
-#[derive(Debug)]
-pub(super) struct Failure(pub(super) Message);
-
-/// Names the step that failed.
-pub(super) trait Step<T> {
-    fn step(self, step: &str) -> Result<T, Failure>;
-}
-
-impl<T> Step<T> for io::Result<T> {
-    fn step(self, step: &str) -> Result<T, Failure> {
-        self.map_err(|error| {
-            Failure(Message::Failed {
-                step: step.to_owned(),
-                detail: error.to_string(),
-                code: error.raw_os_error().unwrap_or(0),
-            })
-        })
-    }
 }
 
 /// Who the command is inside.

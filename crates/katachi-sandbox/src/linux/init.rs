@@ -16,7 +16,6 @@ use super::confine;
 use super::floor;
 use super::helper::{self, Failure, Identities, Step as _, Trees};
 use super::inside::{self, Inside};
-use super::message::{End, Message, Order};
 use super::metadata;
 use super::root;
 use super::spec::{Identity, Spec};
@@ -26,6 +25,7 @@ use super::sys::{fd, namespace, net, process, terminal, trace};
 use super::tracer::Tracer;
 use super::watchdog::{LOOK, Watchdog};
 use super::watcher::Watcher;
+use crate::message::{End, Message, Order};
 
 /// How many ends and stops are dealt with between two looks at everything
 /// else.

@@ -7,35 +7,36 @@ use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::after::After;
 use super::cgroup::Leaf;
-use super::environment::{environment, stay_in};
-use super::floor::Scratch;
-use super::helper::{MARKER, is_installed};
+use super::floor;
 use super::init::check_identity;
+use super::inside::PROXY_PORT;
 use super::listen::Listener;
-use super::message::Message;
 use super::prepared::Prepared;
 use super::proxy::{self, Network};
-use super::running::{Killer, Placeholder, Running, Status, Traces};
+use super::running::{Placeholder, Running, Status, Traces};
 use super::spec::{Doors, Identity, Joined, Mount, Place, Source, Spec};
 use super::sys::{c_string, fd, net};
 use super::{confine, landlock_version};
-use crate::approval::Question;
+use crate::admit::{Admitted, admit};
 use crate::child::Child;
 use crate::command::Command;
+use crate::environment::{environment, stay_in};
 use crate::error::SpawnError;
 use crate::feed::Feed;
-use crate::guard::command_line;
+use crate::helper::MARKER;
+use crate::killer::Killer;
+use crate::message::Message;
 use crate::network::host::Host;
-use crate::plan::{Cgroup, Decision, Gate, Inner, Kind, Opened, Pin, covering};
+use crate::network::names::GATEWAY;
+use crate::plan::{Cgroup, Gate, Inner, Kind, Opened, Pin};
 use crate::policy::Limits;
-use crate::report::Violation;
 use crate::terminal::Terminal;
 
 /// Addresses that exist inside so that programs without a proxy reach them;
@@ -44,34 +45,16 @@ const MOST_ADDRESSES: usize = 64;
 
 pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {
     let inner = command.plan.0.clone();
-    check_helper(&inner)?;
+    crate::helper::check(&inner)?;
     check_machine()?;
-    let directory = directory(&inner, command.current_dir.as_deref())?;
-    let may_approve = command.approved || command.approver.is_some();
-    let decided = inner.decide(&command.argv, &directory, may_approve);
-    let (program, real, rule) = match decided {
-        Decision::Run {
-            program,
-            real,
-            rule,
-        } => (program, real, rule),
-        Decision::Denied(violation) => return Err(SpawnError::Denied(Box::new(violation))),
-    };
-    let asking = rule.map(|rule| &inner.rules[rule]).filter(|rule| rule.ask);
-    if let Some(rule) = asking
-        && !command.approved
-        && !ask(&command, &program, &rule.text)
-    {
-        return Err(SpawnError::Denied(Box::new(Violation {
-            control: "exec".to_owned(),
-            operation: "exec".to_owned(),
-            target: command_line(&command.argv),
-            reason: format!("{} was asked about and refused", rule.text),
-            allow_with: None,
-        })));
-    }
-    let approved = asking.map(|rule| rule.text.clone());
-    let environment = environment(&inner, &command.env)?;
+    let Admitted {
+        directory,
+        program,
+        real,
+        rule,
+        approved,
+    } = admit(&command)?;
+    let environment = environment(&inner, &command.env, proxy(&inner).as_deref())?;
     let prepared = match &command.pool {
         Some(pool) if command.can_use_pool() && Prepared::fits(&inner) => pool.take(),
         _ => None,
@@ -130,19 +113,6 @@ pub(super) fn look_around(plan: &Arc<Inner>, traces: &mut Traces) {
     }
 }
 
-/// Asks the caller about the command itself.
-fn ask(command: &Command, program: &Path, rule: &str) -> bool {
-    let question = Question {
-        program: program.to_owned(),
-        argv: command.argv.clone(),
-        rule: rule.to_owned(),
-    };
-    command
-        .approver
-        .as_ref()
-        .is_some_and(|approver| approver.approves(&question))
-}
-
 /// A helper at work, and the ways to talk to it.
 pub(super) struct Helper {
     pub(super) process: std::process::Child,
@@ -189,14 +159,6 @@ pub(super) fn in_memory(spec: &Spec) -> std::io::Result<File> {
     Ok(plan)
 }
 
-/// Something has to become the helper.
-pub(super) fn check_helper(plan: &Inner) -> Result<(), SpawnError> {
-    match plan.helper.is_some() || is_installed() {
-        true => Ok(()),
-        false => Err(SpawnError::HelperNotInstalled),
-    }
-}
-
 /// Opens the helper that the plan pinned, to be executed by descriptor: what
 /// was compared is what runs.
 fn open_helper(plan: &Inner) -> Result<Option<File>, SpawnError> {
@@ -212,7 +174,7 @@ fn open_helper(plan: &Inner) -> Result<Option<File>, SpawnError> {
     let opened = fd::open_path(root.as_fd(), &path).map_err(|error| replaced(error.to_string()))?;
     match check_identity(opened, &identity(&helper.pin), &helper.path) {
         Ok(opened) => Ok(Some(opened.into())),
-        Err(failure) => Err(refused(failure.0, &helper.path)),
+        Err(failure) => Err(failure.0.into_error(&helper.path, next_step)),
     }
 }
 
@@ -267,7 +229,7 @@ impl Helper {
         }
         let ended = self.end();
         Err(match answer {
-            Ok(Some(message)) => refused(message, program),
+            Ok(Some(message)) => message.into_error(program, next_step),
             Ok(None) => SpawnError::Helper(
                 ended.map_or_else(|error| error.to_string(), |status| status.to_string()),
             ),
@@ -383,46 +345,10 @@ pub(super) fn check_machine() -> Result<(), SpawnError> {
     })
 }
 
-/// Where the command starts: inside, and never more than the plan shows.
-fn directory(plan: &Inner, wanted: Option<&Path>) -> Result<PathBuf, SpawnError> {
-    // Below a private directory, what exists outside does not exist inside.
-    let inside = |path: &Path| {
-        covering(&plan.entries, path).is_some_and(|entry| match entry.kind {
-            Kind::Host(_) => true,
-            Kind::Private => entry.target == path,
-            _ => false,
-        })
-    };
-    let Some(wanted) = wanted else {
-        let leads_somewhere = |path: &Path| {
-            plan.entries
-                .iter()
-                .any(|entry| entry.target != path && entry.target.starts_with(path))
-        };
-        // A workspace that no rule opens is not there; the root always is.
-        return Ok(
-            if inside(&plan.workspace) || leads_somewhere(&plan.workspace) {
-                plan.workspace.clone()
-            } else {
-                PathBuf::from("/")
-            },
-        );
-    };
-    let request = |problem: String| SpawnError::Request {
-        problem,
-        next_step: "start in the workspace, or open the directory in the policy".to_owned(),
-    };
-    let place = plan.workspace.join(wanted);
-    let real = std::fs::canonicalize(&place)
-        .map_err(|error| request(format!("{}: {error}", place.display())))?;
-    if inside(&real) {
-        Ok(real)
-    } else {
-        Err(request(format!(
-            "the policy does not open {}",
-            real.display()
-        )))
-    }
+/// Where programs inside find the proxy, if the policy allows hosts.
+fn proxy(plan: &Inner) -> Option<String> {
+    let allowed = !plan.network.rules.allow.is_empty();
+    allowed.then(|| format!("http://{GATEWAY}:{PROXY_PORT}"))
 }
 
 fn identity(pin: &Pin) -> Identity {
@@ -528,7 +454,7 @@ pub(super) fn plan_spec(
 /// What Landlock opens by itself: the plan's places, and a directory for
 /// temporary files.
 fn places(opened: &[Opened], plan: &Inner, traces: &mut Traces) -> Result<Vec<Place>, SpawnError> {
-    let scratch = Scratch::make(owner(plan))?;
+    let scratch = floor::scratch(owner(plan))?;
     let place = |opened: &Opened| Place {
         path: opened.path.clone(),
         identity: opened.pin.as_ref().map(|pin| Identity {
@@ -538,7 +464,7 @@ fn places(opened: &[Opened], plan: &Inner, traces: &mut Traces) -> Result<Vec<Pl
         reach: opened.reach,
     };
     let mut places: Vec<Place> = opened.iter().map(place).collect();
-    places.push(scratch.place()?);
+    places.push(floor::place(&scratch)?);
     traces.scratch = Some(scratch);
     Ok(places)
 }
@@ -641,34 +567,6 @@ fn placeholder(path: &Path, traces: &mut Traces) -> Result<Identity, SpawnError>
 fn owner(plan: &Inner) -> (u32, u32) {
     let root = plan.watched.first().unwrap_or(&plan.workspace);
     std::fs::metadata(root).map_or((0, 0), |metadata| (metadata.uid(), metadata.gid()))
-}
-
-fn refused(message: Message, program: &Path) -> SpawnError {
-    match message {
-        Message::Replaced { path, detail } => SpawnError::Replaced {
-            path: path.into(),
-            detail,
-        },
-        Message::NotExecuted { code } => SpawnError::Exec {
-            path: program.to_owned(),
-            source: std::io::Error::from_raw_os_error(code),
-        },
-        Message::Failed { step, detail, code } => {
-            let next_step = next_step(&step, code);
-            SpawnError::Machine {
-                step,
-                detail,
-                next_step,
-            }
-        }
-        Message::Started(_)
-        | Message::Prepared(_)
-        | Message::Ended(_)
-        | Message::Refused { .. }
-        | Message::Uncovered { .. }
-        | Message::Missed { .. }
-        | Message::Ask { .. } => SpawnError::Helper("it answered out of order".to_owned()),
-    }
 }
 
 fn out_of_order() -> SpawnError {

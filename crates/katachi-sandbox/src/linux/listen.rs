@@ -3,11 +3,12 @@
 use std::io::{self, PipeReader};
 use std::thread::JoinHandle;
 
-use super::message::{End, Message};
 use super::missed::missed;
-use super::running::{Killer, uncovered};
+use super::running::uncovered;
 use crate::approval::{Approver, Question};
 use crate::feed::Feed;
+use crate::killer::Killer;
+use crate::message::{End, Message};
 use crate::plan::Plan;
 use crate::report::Violation;
 

@@ -4,7 +4,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use super::observe::Want;
+use crate::message::Want;
 use crate::plan::{Answer, Plan, Query};
 use crate::report::Violation;
 

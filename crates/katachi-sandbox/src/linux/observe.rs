@@ -15,24 +15,13 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use super::message::Message;
 use super::sys::trace::{self, Moment};
+use crate::message::{Message, Want};
 
 /// The most different notes; what comes later is dropped.
 const MOST_NOTES: usize = 10_000;
 /// Longest path the kernel takes, with its zero byte.
 const LONGEST: usize = 4096;
-
-/// What was to be done with a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Want {
-    /// Ask whether it is there, what it is, or where it leads.
-    Look,
-    Read,
-    /// Write, create, remove, rename or change.
-    Write,
-    Execute,
-}
 
 /// A call that names a file.
 pub(super) struct Observed {
@@ -119,23 +108,6 @@ pub(super) const OBSERVED: &[Observed] = &[
     #[cfg(target_arch = "x86_64")]
     observed(libc::SYS_chmod, None, 0, Want::Write),
 ];
-
-impl Want {
-    pub(super) fn number(self) -> u64 {
-        match self {
-            Self::Look => 0,
-            Self::Read => 1,
-            Self::Write => 2,
-            Self::Execute => 3,
-        }
-    }
-
-    pub(super) fn of(number: u64) -> Option<Self> {
-        [Self::Look, Self::Read, Self::Write, Self::Execute]
-            .into_iter()
-            .find(|want| want.number() == number)
-    }
-}
 
 /// Calls that have begun, and what was noted already.
 #[derive(Default)]

@@ -6,13 +6,13 @@ use std::process::{ChildStderr, ChildStdout, Stdio};
 use std::time::Instant;
 
 use super::launch::{self, Helper};
-use super::message::Message;
 use super::running::Traces;
 use super::spec::Spec;
 use super::sys::net;
 use crate::child::Child;
 use crate::command::Command;
 use crate::error::SpawnError;
+use crate::message::Message;
 use crate::plan::{Gate, Inner, Kind, Pin, Plan};
 
 /// The helper, the first process and the one that becomes the command, all
@@ -26,7 +26,7 @@ pub(crate) struct Prepared {
 
 impl Prepared {
     pub(crate) fn new(plan: &Plan) -> Result<Self, SpawnError> {
-        launch::check_helper(&plan.0)?;
+        crate::helper::check(&plan.0)?;
         launch::check_machine()?;
         let mut traces = Traces::default();
         let mut spec = launch::plan_spec(&plan.0, None, &mut traces)?;

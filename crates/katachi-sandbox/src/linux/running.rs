@@ -1,21 +1,21 @@
 //! The caller's hold on a running sandbox.
 
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter};
+use std::io::{self, PipeReader};
 use std::path::PathBuf;
 use std::process::Child;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::after::After;
 use super::cgroup::Leaf;
-use super::floor::Scratch;
 use super::listen::Listener;
-use super::message::{End, Message, Order};
 use super::proxy::Network;
-use crate::child::{Ending, Outcome, Signal};
+use crate::child::{Ending, Outcome};
 use crate::feed::{Feed, ViolationStream};
+use crate::killer::Killer;
+use crate::message::{End, Message};
 use crate::report::Violation;
+use crate::scratch::Scratch;
 
 /// Everything that has to be let go in the right order.
 pub(crate) struct Running {
@@ -38,10 +38,6 @@ pub(super) enum Status {
     /// Read to the end.
     Read,
 }
-
-/// Closing the control pipe ends the sandbox.
-#[derive(Clone, Debug)]
-pub(crate) struct Killer(Arc<Mutex<Option<PipeWriter>>>);
 
 /// What was put into the user's directories for the run, and what was there
 /// before.
@@ -66,48 +62,6 @@ pub(super) struct Placeholder {
     pub(super) held: File,
     /// Whether it was made for this run.
     pub(super) made: bool,
-}
-
-impl Killer {
-    pub(super) fn new(control: PipeWriter) -> Self {
-        Self(Arc::new(Mutex::new(Some(control))))
-    }
-
-    pub(crate) fn kill(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-
-    pub(crate) fn signal(&self, signal: Signal) {
-        let number = match signal {
-            Signal::Interrupt => libc::SIGINT,
-            Signal::Terminate => libc::SIGTERM,
-            Signal::Hangup => libc::SIGHUP,
-            Signal::Quit => libc::SIGQUIT,
-            Signal::User1 => libc::SIGUSR1,
-            Signal::User2 => libc::SIGUSR2,
-        };
-        self.tell(Order::Signal(number));
-    }
-
-    /// Answers a question of the sandbox.
-    pub(super) fn answer(&self, number: u64, yes: bool) {
-        self.tell(Order::Answer(number, yes));
-    }
-
-    fn tell(&self, order: Order) {
-        let mut control = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(control) = control.as_mut() {
-            // An error means that nobody listens any more.
-            let _ = order.send(control);
-        }
-    }
-
-    fn was_used(&self) -> bool {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_none()
-    }
 }
 
 impl Drop for Traces {
@@ -307,38 +261,24 @@ fn violation_of(ending: &Ending) -> Option<Violation> {
         Ending::Signal(libc::SIGSYS) => (
             "kernel",
             "system call",
-            "of a foreign architecture".to_owned(),
-            "the process was killed by the system call filter".to_owned(),
+            "of a foreign architecture",
+            "the process was killed by the system call filter",
             None,
         ),
         Ending::Signal(libc::SIGXFSZ) => (
             "limits",
             "write",
-            "disk".to_owned(),
-            "a file grew past limits.disk".to_owned(),
+            "disk",
+            "a file grew past limits.disk",
             Some("a larger [limits] disk".to_owned()),
         ),
-        Ending::TimedOut => (
-            "limits",
-            "run",
-            "wall_time".to_owned(),
-            "limits.wall_time was over".to_owned(),
-            Some("a larger [limits] wall_time".to_owned()),
-        ),
-        Ending::LimitExceeded(name) => (
-            "limits",
-            "use",
-            name.clone(),
-            format!("more than limits.{name} was used"),
-            Some(format!("a larger [limits] {name}")),
-        ),
-        _ => return None,
+        other => return other.violation(),
     };
     Some(Violation {
         control: control.to_owned(),
         operation: operation.to_owned(),
-        target,
-        reason,
+        target: target.to_owned(),
+        reason: reason.to_owned(),
         allow_with,
     })
 }

@@ -12,12 +12,12 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
-use super::message::{LONGEST_QUESTION, Message};
 use super::observe::Observer;
 use super::spec::Spec;
 use super::sys::process;
 use super::sys::trace::{self, Stop};
 use crate::guard::{Guards, Ruling, allow_with, command_line};
+use crate::message::{LONGEST_QUESTION, Message};
 
 /// The most programs that wait for an answer at one time.
 const MOST_WAITING: usize = 64;

@@ -13,11 +13,11 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::message::Message;
 use super::root::{Cover, cover};
 use super::spec::{Mount, Source, Spec};
 use super::sys::{c_string, fd, watch};
 use crate::glob::Glob;
+use crate::message::Message;
 use crate::plan::Late;
 
 /// Most directories that are watched: the kernel lets a user watch a limited

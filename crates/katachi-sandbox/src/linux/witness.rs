@@ -78,7 +78,7 @@ pub(super) fn try_once(helper: Option<&Path>) -> Result<(), SpawnError> {
 /// Starts the self-test under the plan, after showing that each attempt works
 /// outside.
 pub(crate) fn witness(plan: &Plan) -> Result<Enforcement, SpawnError> {
-    super::launch::check_helper(&plan.0)?;
+    crate::helper::check(&plan.0)?;
     let mut traces = Traces::default();
     let mut spec = plan_spec(&plan.0, None, &mut traces)?;
     let outside = Outside::new()?;

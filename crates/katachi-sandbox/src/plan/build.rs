@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::elsewhere::{self, System};
 use super::entry::{Entry, Late, depth};
 use super::options::PlanOptions;
 use super::snapshot::Snapshot;
@@ -49,7 +50,14 @@ pub(super) fn build(policy: &Policy, options: &PlanOptions) -> Result<Inner, Pla
         .and_then(|home| resolve::follow(home).ok())
         .map(|resolved| resolved.path)
         .filter(|home| home.is_dir() && depth(home) > 1);
-    let tier = floor::tier(policy, options)?;
+    let system = System::here();
+    if let Some(system) = system {
+        elsewhere::refuse(system, policy, options)?;
+    }
+    let tier = match system {
+        None => floor::tier(policy, options)?,
+        Some(_) => Tier::Unwitnessed,
+    };
     let network = network::network(policy, options)?;
     let cgroup = limits::cgroup(&policy.limits)?;
     let mut draft = Draft {
@@ -91,13 +99,20 @@ pub(super) fn build(policy: &Policy, options: &PlanOptions) -> Result<Inner, Pla
     let guards = programs::guards(&mut draft, tier)?;
     let guards = match tier {
         Tier::Namespaces => guards,
+        // Nothing looks at what is started in turn.
+        Tier::Unwitnessed => None,
         // Without noexec mounts, only a look at each start keeps copies from
         // running.
         _ => Some(guards.unwrap_or_else(|| programs::known(&draft))),
     };
     let helper = helper::helper(&draft)?;
     let mut inner = finish(draft, network, guards, helper);
-    if tier != Tier::Namespaces {
+    inner.system = system;
+    if system == Some(System::MacOs) {
+        // Names that a profile cannot hold are told now.
+        super::seatbelt::profile(&inner, None)?;
+    }
+    if tier == Tier::Landlock {
         inner.floor = Some(floor::open(&mut inner)?);
     }
     inner.hash = hash(&inner);
@@ -212,6 +227,9 @@ fn finish(
         floor: None,
         helper,
         cgroup: draft.cgroup,
+        system: None,
+        accepts_unwitnessed: draft.options.accept <= Tier::Unwitnessed,
+        children: draft.options.children,
         hash: String::new(),
     }
 }
@@ -295,6 +313,9 @@ fn hash(inner: &Inner) -> String {
         writer
             .path(&opened.path)
             .text(format!("{:?}", opened.reach).as_ref());
+    });
+    writer.list(inner.system.iter(), |writer, system| {
+        writer.text(format!("{system:?} {:?}", inner.children).as_ref());
     });
     writer.list(inner.guards.iter(), |writer, guards| guards.write(writer));
     writer.list(inner.search_path.iter(), |writer, path| {

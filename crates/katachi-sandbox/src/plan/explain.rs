@@ -78,12 +78,16 @@ impl fmt::Display for Answer {
 }
 
 pub(super) fn explain(plan: &Inner, query: &Query) -> Answer {
-    match query {
+    let mut answer = match query {
         Query::Read(path) => file(plan, path, false),
         Query::Write(path) => file(plan, path, true),
         Query::Exec(argv) => exec(plan, argv),
         Query::Connect(target) => connect(plan, target),
+    };
+    if let Some(system) = plan.system {
+        answer.rule = format!("{}; unwitnessed on {}", answer.rule, system.name());
     }
+    answer
 }
 
 fn file(plan: &Inner, path: &Path, write: bool) -> Answer {
@@ -335,7 +339,11 @@ fn connect(plan: &Inner, target: &str) -> Answer {
         Host::Name(name) => name == "localhost" || name.ends_with(".localhost"),
         Host::Address(address) => address.is_loopback(),
     };
-    if own && !decision.allowed() && !plan.network.rules.ports().contains(&port) {
+    if own
+        && plan.system.is_none()
+        && !decision.allowed()
+        && !plan.network.rules.ports().contains(&port)
+    {
         return answer(
             true,
             "the command has a loopback of its own; the host's services are not on it",

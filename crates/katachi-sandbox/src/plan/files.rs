@@ -29,7 +29,7 @@ const NEVER_WRITE: &[&str] = &[
 ];
 
 /// What holds of names that nothing has yet.
-const LATE: &str = "what appears later under a matching name is hidden as soon as the kernel tells of it; until then, for milliseconds, and longer on a busy machine, the command can read it";
+pub(super) const LATE: &str = "what appears later under a matching name is hidden as soon as the kernel tells of it; until then, for milliseconds, and longer on a busy machine, the command can read it";
 
 impl Draft<'_> {
     pub(super) fn add(&mut self, target: PathBuf, kind: Kind, access: Access, rule: &str) {
@@ -126,7 +126,8 @@ impl Draft<'_> {
                 "remove it; the command gets a /tmp of its own",
             );
         }
-        if NEVER_READ.iter().any(|wide| path == Path::new(wide)) {
+        let whole = path.parent().is_none();
+        if whole || NEVER_READ.iter().any(|wide| path == Path::new(wide)) {
             return too_wide(
                 format!("{shown} holds far more than one command needs"),
                 "name the directories below it that are needed, or use \"@system\"",
@@ -142,7 +143,11 @@ impl Draft<'_> {
                 "name a directory inside it",
             );
         }
-        if write && below(NEVER_WRITE) {
+        #[cfg(windows)]
+        let of_the_system = system_directories().any(|directory| path.starts_with(directory));
+        #[cfg(not(windows))]
+        let of_the_system = below(NEVER_WRITE);
+        if write && of_the_system {
             return too_wide(
                 format!("{shown} holds programs or settings that run outside the sandbox"),
                 "name a directory of your own",
@@ -175,6 +180,21 @@ impl Draft<'_> {
         self.open(&path, access, &rule)?;
         Ok(())
     }
+}
+
+/// Where Windows and installed programs lie, for every user alike.
+#[cfg(windows)]
+pub(crate) fn system_directories() -> impl Iterator<Item = PathBuf> {
+    [
+        "SystemRoot",
+        "ProgramFiles",
+        "ProgramFiles(x86)",
+        "ProgramData",
+    ]
+    .into_iter()
+    .filter_map(std::env::var_os)
+    .filter_map(|path| resolve::follow(Path::new(&path)).ok())
+    .map(|resolved| resolved.path)
 }
 
 fn missing(rule: &str, path: &Path) -> PlanError {

@@ -1,6 +1,6 @@
 //! The report for a plan: each control with its mechanism, and each gap.
 
-use super::{Plan, limits};
+use super::{Plan, elsewhere, limits};
 use crate::network::rule::Rule;
 use crate::report::{Control, Enforced, Enforcement, Tier};
 
@@ -56,24 +56,37 @@ const CONTROLS: &[(&str, &str, &str)] = &[
 pub(super) fn enforcement(plan: &Plan) -> Enforcement {
     let inner = &plan.0;
     let (tier, kernel, landlock_abi) = crate::platform::enforcement(plan);
-    let mut gaps = inner.gaps.clone();
-    gaps.extend(standing_gaps(plan, landlock_abi));
+    let gaps = match inner.system {
+        Some(system) => elsewhere::gaps(inner, system),
+        None => {
+            let mut gaps = inner.gaps.clone();
+            gaps.extend(standing_gaps(plan, landlock_abi));
+            gaps
+        }
+    };
     let controls = CONTROLS
         .iter()
         .map(|(id, requested, mechanism)| {
-            let reasons: Vec<&str> = gaps
+            // What our own process does is no question of the system.
+            let seen = inner.system.is_none() || *id == "environment";
+            let unseen = (!seen).then_some("unwitnessed");
+            let found = gaps
                 .iter()
                 .filter(|(gap, _)| gap == id)
-                .map(|(_, reason)| reason.as_str())
-                .collect();
+                .map(|(_, reason)| reason.as_str());
+            let reasons: Vec<&str> = unseen.into_iter().chain(found).collect();
             let enforced = if tier == Tier::None {
-                Enforced::Off("commands are not started on this machine".to_owned())
+                Enforced::Off(not_started(inner))
             } else if reasons.is_empty() {
                 Enforced::Full
             } else {
                 Enforced::Partial(reasons.join("; "))
             };
+            let by_system = inner
+                .system
+                .map(|system| elsewhere::mechanism(inner, system, id));
             let (requested, mechanism) = match *id {
+                _ if let Some(mechanism) = by_system => ((*requested).to_owned(), mechanism),
                 "network" => network(inner),
                 "limits" => (
                     (*requested).to_owned(),
@@ -102,6 +115,12 @@ pub(super) fn enforcement(plan: &Plan) -> Enforcement {
         "an allowed program can do inside itself whatever its arguments and input tell it, within the same confinement".to_owned(),
         "a hole in the kernel is a hole in the sandbox".to_owned(),
     ];
+    if let Some(system) = inner.system {
+        residual.push(format!(
+            "nobody has seen these controls hold on a real computer with {}: unwitnessed",
+            system.name()
+        ));
+    }
     if !inner.network.rules.allow.is_empty() {
         residual.push(
             "what the command can read can leave through an allowed host: to accounts of others there, in names below a `*.`, in what TLS hides".to_owned(),
@@ -125,6 +144,16 @@ pub(super) fn enforcement(plan: &Plan) -> Enforcement {
         residual,
         policy_hash: inner.policy.hash(),
         plan_hash: inner.hash.clone(),
+    }
+}
+
+fn not_started(inner: &super::Inner) -> String {
+    match inner.system {
+        Some(system) => format!(
+            "nothing is started on {} unless the caller accepts what nobody has seen hold: PlanOptions::accept(Tier::Unwitnessed)",
+            system.name()
+        ),
+        None => "commands are not started on this machine".to_owned(),
     }
 }
 

@@ -12,6 +12,7 @@
 //! could do itself.
 
 mod build;
+mod elsewhere;
 mod entry;
 mod explain;
 mod files;
@@ -26,15 +27,21 @@ mod pin;
 mod programs;
 mod protect;
 mod resolve;
-mod seatbelt;
+pub(crate) mod seatbelt;
 mod show;
 mod snapshot;
 
 pub use explain::{Answer, Query};
-pub use options::{ArgvRules, LateMatches, PlanOptions};
+pub use options::{ArgvRules, Children, LateMatches, PlanOptions};
 
+pub(crate) use elsewhere::System;
 #[cfg(target_os = "linux")]
-pub(crate) use entry::{Kind, Late, covering};
+pub(crate) use entry::Late;
+#[cfg(any(not(target_os = "linux"), test))]
+pub(crate) use entry::{Access, Entry};
+pub(crate) use entry::{Kind, covering};
+#[cfg(windows)]
+pub(crate) use files::system_directories;
 pub(crate) use floor::Opened;
 #[cfg(target_os = "linux")]
 pub(crate) use floor::Reach;
@@ -46,6 +53,7 @@ pub(crate) use programs::Decision;
 pub(crate) use programs::Gate;
 #[cfg(target_os = "linux")]
 pub(crate) use protect::PROTECTED_NAMES;
+pub(crate) use resolve::follow;
 #[cfg(target_os = "linux")]
 pub(crate) use snapshot::Moment;
 pub(crate) use snapshot::Snapshot;
@@ -116,6 +124,12 @@ pub(crate) struct Inner {
     pub(crate) helper: Option<helper::Helper>,
     /// Where a control group for each command is made, if one is.
     pub(crate) cgroup: Option<Cgroup>,
+    /// Where it is not Linux.
+    pub(crate) system: Option<System>,
+    /// Whether the caller accepts what nobody has seen hold.
+    #[cfg_attr(target_os = "linux", expect(dead_code))]
+    pub(crate) accepts_unwitnessed: bool,
+    pub(crate) children: Children,
     pub(crate) hash: String,
 }
 
@@ -185,8 +199,8 @@ impl Plan {
 
     /// The plan as a profile for `sandbox-exec` of macOS, to be read and tried.
     ///
-    /// This crate starts nothing with it, and no Mac has been seen to enforce
-    /// it. It is stricter than the plan where Seatbelt has nothing alike: the
+    /// No Mac has been seen to enforce it. A command that is started there has
+    /// one more rule, for its own directory of temporary files. It is stricter than the plan where Seatbelt has nothing alike: the
     /// private `/tmp` and home are closed, directories that only lead to
     /// allowed ones cannot be listed. Limits and variables are not in it. A
     /// directory that a later match of `filesystem.deny` lies in can be moved
@@ -198,7 +212,7 @@ impl Plan {
     /// ports, rules about arguments and `commands.ask`, and for names that the
     /// profile's language cannot hold.
     pub fn seatbelt_profile(&self) -> Result<String, PlanError> {
-        seatbelt::profile(&self.0)
+        seatbelt::profile(&self.0, None)
     }
 
     /// The policy this plan was made from.

@@ -22,14 +22,6 @@ const MOST_RULES: usize = 1000;
 
 pub(super) fn network(policy: &Policy, options: &PlanOptions) -> Result<Network, PlanError> {
     let wanted = &policy.network;
-    let proxied = !wanted.allow.is_empty() || !wanted.publish.is_empty();
-    if proxied && !cfg!(target_os = "linux") {
-        return Err(PlanError::NotEnforceable {
-            rule: "network".to_owned(),
-            problem: "on this system single hosts and ports cannot be let through".to_owned(),
-            next_step: "leave network.allow and network.publish empty".to_owned(),
-        });
-    }
     let rules = Rules {
         allow: read("allow", &wanted.allow, Rule::allow)?,
         deny: read("deny", &wanted.deny, Rule::deny)?,

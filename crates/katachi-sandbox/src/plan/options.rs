@@ -16,6 +16,21 @@ pub struct PlanOptions {
     pub(crate) helper: Option<PathBuf>,
     pub(crate) late_matches: LateMatches,
     pub(crate) accept: Tier,
+    pub(crate) children: Children,
+}
+
+/// What a command may start in turn on Windows, whose kernel keeps no list of
+/// programs for a command. Elsewhere the policy's list holds for all of them,
+/// and this changes nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Children {
+    /// Nothing at all: with the command itself checked, the policy's list and
+    /// its rules about arguments hold.
+    #[default]
+    None,
+    /// Whatever an AppContainer may execute, confined like the command. The
+    /// report calls the control partial, and rules about arguments are refused.
+    Any,
 }
 
 /// What to do about files that appear, while a command runs, under a name
@@ -58,13 +73,15 @@ impl PlanOptions {
     pub fn new(workspace: impl AsRef<Path>) -> Self {
         Self {
             workspace: workspace.as_ref().to_owned(),
-            home: std::env::var_os("HOME").map(PathBuf::from),
+            home: std::env::var_os(if cfg!(windows) { "USERPROFILE" } else { "HOME" })
+                .map(PathBuf::from),
             search_path: None,
             argv_rules: ArgvRules::default(),
             resolver: Resolver::default(),
             helper: None,
             late_matches: LateMatches::default(),
             accept: Tier::Namespaces,
+            children: Children::default(),
         }
     }
 
@@ -113,6 +130,8 @@ impl PlanOptions {
     /// forbidden. What this tier cannot hold is refused when the plan is made,
     /// with the rule and what to write instead, or is a gap that
     /// [`Plan::enforcement`](crate::Plan::enforcement) names.
+    ///
+    /// On macOS and Windows nothing starts without [`Tier::Unwitnessed`].
     #[must_use]
     pub fn accept(mut self, tier: Tier) -> Self {
         self.accept = tier;
@@ -123,6 +142,13 @@ impl PlanOptions {
     #[must_use]
     pub fn argv_rules(mut self, rules: ArgvRules) -> Self {
         self.argv_rules = rules;
+        self
+    }
+
+    /// What a command may start in turn on Windows.
+    #[must_use]
+    pub fn children(mut self, children: Children) -> Self {
+        self.children = children;
         self
     }
 

@@ -49,16 +49,52 @@ impl Pin {
         })
     }
 
-    /// Pins by path alone where nothing is started.
+    /// Pins by what the system tells of the path: other systems have no
+    /// descriptor that only refers.
     #[cfg(not(target_os = "linux"))]
     pub(crate) fn new(path: &Path) -> io::Result<Self> {
         let metadata = std::fs::symlink_metadata(path)?;
+        let directory = metadata.is_dir();
+        #[cfg(unix)]
+        let (device, inode) = {
+            use std::os::unix::fs::MetadataExt as _;
+            (metadata.dev(), metadata.ino())
+        };
+        // A file's number can be asked for by its handle alone.
+        #[cfg(windows)]
+        let (device, inode) = {
+            use std::os::windows::fs::MetadataExt as _;
+            (0, metadata.creation_time())
+        };
+        #[cfg(not(any(unix, windows)))]
+        let (device, inode) = (0, 0);
+        let changed = metadata.modified().ok();
+        let changed = changed.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+        let changed = changed.unwrap_or_default();
+        let stamp = match directory {
+            true => [0; 3],
+            false => [
+                i64::try_from(metadata.len()).unwrap_or(i64::MAX),
+                i64::try_from(changed.as_secs()).unwrap_or(i64::MAX),
+                changed.subsec_nanos().into(),
+            ],
+        };
         Ok(Self {
-            device: 0,
-            inode: 0,
-            directory: metadata.is_dir(),
-            stamp: [0; 3],
+            device,
+            inode,
+            directory,
+            stamp,
             _held: None,
+        })
+    }
+
+    /// Whether `path` leads to the same file or directory, and to the same
+    /// content of a program.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn is_at(&self, path: &Path, program: bool) -> bool {
+        Self::new(path).is_ok_and(|now| {
+            (now.device, now.inode, now.directory) == (self.device, self.inode, self.directory)
+                && (!program || now.stamp == self.stamp)
         })
     }
 }

@@ -216,7 +216,7 @@ fn bundle(draft: &mut Draft<'_>, name: &str, text: &str) -> Result<Vec<Found>, P
 }
 
 fn lookup(draft: &Draft<'_>, name: &str, text: &str) -> Result<Found, PlanError> {
-    if name.contains('/') {
+    if name.contains(std::path::is_separator) {
         return at(&draft.absolute(name, text)?, text);
     }
     search(&draft.search_path, name).ok_or_else(|| {
@@ -257,8 +257,13 @@ fn at(path: &Path, text: &str) -> Result<Found, PlanError> {
 }
 
 pub(super) fn search(search_path: &[PathBuf], name: &str) -> Option<Found> {
-    search_path.iter().find_map(|directory| {
-        let found = directory.join(name);
+    // Windows looks for both.
+    let spelled = [name.to_owned(), format!("{name}.exe")];
+    let names = &spelled[..1 + usize::from(cfg!(windows))];
+    let mut places = search_path
+        .iter()
+        .flat_map(|directory| names.iter().map(|name| directory.join(name)));
+    places.find_map(|found| {
         let real = resolve::follow(&found).ok()?.path;
         is_executable(&real).then_some(Found { found, real })
     })
@@ -271,9 +276,17 @@ fn is_executable(path: &Path) -> bool {
         .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
+/// Scripts are left out: what they are started by reads their arguments as it
+/// likes.
 #[cfg(not(unix))]
 fn is_executable(path: &Path) -> bool {
+    let programs = ["exe", "com"];
     path.is_file()
+        && path.extension().is_some_and(|extension| {
+            programs
+                .iter()
+                .any(|known| extension.eq_ignore_ascii_case(known))
+        })
 }
 
 fn check_digest(path: &Path, wanted: Option<&str>, text: &str) -> Result<(), PlanError> {

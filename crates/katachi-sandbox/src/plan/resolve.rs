@@ -53,7 +53,24 @@ pub(crate) fn follow(path: &Path) -> io::Result<Resolved> {
             }
         }
     }
+    #[cfg(any(target_os = "macos", windows))]
+    {
+        resolved.path = as_stored(&resolved.path)?;
+    }
     Ok(resolved)
+}
+
+/// The path in the letters of the directories that hold it: where `Secret` and
+/// `secret` are one file, a rule for either has to mean it.
+#[cfg(any(target_os = "macos", windows))]
+fn as_stored(path: &Path) -> io::Result<PathBuf> {
+    let stored = path.canonicalize()?;
+    // Windows gives the long form, which nobody writes in a rule.
+    let short = stored.to_str().and_then(|text| text.strip_prefix(r"\?"));
+    Ok(match short {
+        Some(short) if short.as_bytes().get(1) == Some(&b':') => PathBuf::from(short),
+        _ => stored,
+    })
 }
 
 /// Like [`follow`], for a path whose end may not exist: the longest existing

@@ -47,7 +47,9 @@ const DEVICES: &[&str] = &[
 const LINKED: &[&str] = &["/etc", "/tmp", "/var"];
 
 /// Writes the profile.
-pub(super) fn profile(plan: &Inner) -> Result<String, PlanError> {
+///
+/// `scratch` is the command's own directory for temporary files.
+pub(crate) fn profile(plan: &Inner, scratch: Option<&Path>) -> Result<String, PlanError> {
     refuse_what_it_cannot_hold(plan)?;
     let mut profile = Profile(ALWAYS.to_owned());
     for device in DEVICES {
@@ -68,6 +70,16 @@ pub(super) fn profile(plan: &Inner) -> Result<String, PlanError> {
     }
     for socket in &plan.sockets {
         profile.rule("allow", "network-outbound", "literal", text(socket)?)?;
+    }
+    if let Some(scratch) = scratch {
+        profile.rule("allow", "file-read* file-write*", "subpath", text(scratch)?)?;
+        for directory in scratch.ancestors().skip(1) {
+            profile.rule("allow", "file-read-metadata", "literal", text(directory)?)?;
+        }
+    }
+    // Git would follow them; without them the command does well.
+    for file in &plan.absent {
+        profile.rule("deny", "file-write*", "literal", text(file)?)?;
     }
     for entry in plan.entries.iter().filter(|entry| entry.is_hidden()) {
         let operations = "process-exec file-map-executable";

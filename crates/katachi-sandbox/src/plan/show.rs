@@ -57,7 +57,11 @@ impl fmt::Display for Plan {
         writeln!(f, "network")?;
         let network = &plan.network.rules;
         if network.allow.is_empty() {
-            writeln!(f, "  none but a loopback of its own")?;
+            let own = match plan.system {
+                None => " but a loopback of its own",
+                Some(_) => "",
+            };
+            writeln!(f, "  none{own}")?;
         }
         for rule in &network.allow {
             writeln!(f, "  {}", one_line(rule.shown()))?;
@@ -83,6 +87,10 @@ impl fmt::Display for Plan {
             .chain(named.map(String::as_str))
             .collect();
         writeln!(f, "  {}", names.join(" "))?;
+        if let Some(system) = plan.system {
+            let system = system.name();
+            writeln!(f, "unwitnessed: nobody has seen {system} hold any of this")?;
+        }
         for (control, gap) in &plan.gaps {
             writeln!(f, "partial {control}: {}", one_line(gap))?;
         }

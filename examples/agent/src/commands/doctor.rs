@@ -118,6 +118,9 @@ pub(crate) async fn doctor(config: &Config, args: &cli::Doctor) -> anyhow::Resul
 /// The sandbox of this machine, in one line.
 pub(crate) fn sandbox_line() -> String {
     match probe() {
+        Ok(found) if found.landlock_abi == 0 => {
+            format!("tier {}, {}", found.tier, found.kernel)
+        }
         Ok(found) => format!(
             "tier {}, {}, Landlock ABI {}",
             found.tier, found.kernel, found.landlock_abi
@@ -137,6 +140,16 @@ fn sandbox(findings: &mut Vec<Finding>) -> Option<Capabilities> {
                 "sandbox",
                 format!(
                     "commands cannot be confined here, so none is started; the checks say why{less}"
+                ),
+            ));
+            Some(found)
+        }
+        Ok(found) if found.tier == Tier::Unwitnessed => {
+            findings.push(Finding::weak(
+                "sandbox",
+                format!(
+                    "unwitnessed: nobody has seen commands confined on {}, so none is started unless --accept-tier unwitnessed says so",
+                    found.kernel
                 ),
             ));
             Some(found)

@@ -38,6 +38,8 @@ pub(crate) enum AcceptTier {
     /// Landlock, seccomp and a tracer where there are no namespaces: no network, and gaps that
     /// the report names
     Landlock,
+    /// Also what confines on macOS and Windows, which nobody has seen hold
+    Unwitnessed,
 }
 
 impl From<AcceptTier> for katachi_sandbox::report::Tier {
@@ -45,6 +47,7 @@ impl From<AcceptTier> for katachi_sandbox::report::Tier {
         match accept {
             AcceptTier::Namespaces => Self::Namespaces,
             AcceptTier::Landlock => Self::Landlock,
+            AcceptTier::Unwitnessed => Self::Unwitnessed,
         }
     }
 }

@@ -47,6 +47,18 @@ pub(super) async fn confine(story: &mut Story) -> anyhow::Result<()> {
             .detail(format_args!("this machine cannot confine commands: {why}"));
         return Ok(());
     }
+    if found.tier == katachi_sandbox::report::Tier::Unwitnessed {
+        for id in [12, 13, 14] {
+            story.ledger.unwitnessed(
+                id,
+                format!(
+                    "nobody has seen commands confined on {}, so none is started unless --accept-tier unwitnessed says so",
+                    found.kernel
+                ),
+            );
+        }
+        return Ok(());
+    }
     let plan = Rules::load(None)?.plan(&story.config)?;
     let browser = story.browser.take().context("there is no browser")?;
     let device = story.device.take().context("no device was paired")?;

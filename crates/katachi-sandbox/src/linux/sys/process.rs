@@ -120,17 +120,6 @@ pub(in crate::platform) fn adopt_orphans() -> io::Result<()> {
     Ok(())
 }
 
-/// A number that nobody can guess.
-pub(in crate::platform) fn random() -> io::Result<u64> {
-    let mut bytes = [0_u8; 8];
-    // SAFETY: the length passed is the buffer's.
-    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    match check(got as libc::c_long)? {
-        8 => Ok(u64::from_le_bytes(bytes)),
-        _ => Err(io::Error::other("the kernel gives no random numbers")),
-    }
-}
-
 /// Says whether other processes of the same user may read this one's memory
 /// and trace it.
 pub(in crate::platform) fn open_memory(open: bool) -> io::Result<()> {

@@ -98,7 +98,7 @@ impl Inner {
     }
 
     fn find(&self, word: &OsString, directory: &Path) -> Option<Found> {
-        if !word.as_encoded_bytes().contains(&b'/') {
+        if !word.to_string_lossy().contains(std::path::is_separator) {
             // The rules' own directories first, then a look outside for a
             // better reason.
             let name = word.to_str()?;

@@ -1,15 +1,16 @@
-//! What the helper tells the caller, through one pipe.
+//! What the helper tells the caller, and the caller the helper.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
+use std::path::Path;
 
-use super::observe::Want;
 use crate::codec::{Reader, Writer};
+use crate::error::SpawnError;
 
 /// One message. Written with a single call, so that messages of several
 /// processes do not mix.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Message {
+pub(crate) enum Message {
     /// The command runs, fully confined, with these gaps: control and reason.
     Started(Vec<(String, String)>),
     /// Everything is built, with these gaps, and waits for its command.
@@ -56,9 +57,58 @@ pub(super) enum Message {
     },
 }
 
+/// What was to be done with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Want {
+    /// Ask whether it is there, what it is, or where it leads.
+    Look,
+    Read,
+    /// Write, create, remove, rename or change.
+    Write,
+    Execute,
+}
+
+impl Want {
+    fn number(self) -> u64 {
+        match self {
+            Self::Look => 0,
+            Self::Read => 1,
+            Self::Write => 2,
+            Self::Execute => 3,
+        }
+    }
+
+    fn of(number: u64) -> Option<Self> {
+        [Self::Look, Self::Read, Self::Write, Self::Execute]
+            .into_iter()
+            .find(|want| want.number() == number)
+    }
+}
+
+/// Ends every step of whoever builds a sandbox.
+#[derive(Debug)]
+pub(crate) struct Failure(pub(crate) Message);
+
+/// Names the step that failed.
+pub(crate) trait Step<T> {
+    fn step(self, step: &str) -> Result<T, Failure>;
+}
+
+impl<T> Step<T> for io::Result<T> {
+    fn step(self, step: &str) -> Result<T, Failure> {
+        self.map_err(|error| {
+            Failure(Message::Failed {
+                step: step.to_owned(),
+                detail: error.to_string(),
+                code: error.raw_os_error().unwrap_or(0),
+            })
+        })
+    }
+}
+
 /// How the command ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     Code(i32),
     Signal(i32),
     TimedOut,
@@ -67,7 +117,7 @@ pub(super) enum End {
 
 /// What the caller tells the first process while the command runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
+pub(crate) enum Order {
     /// The answer to the question of this number, which is never zero.
     Answer(u64, bool),
     /// A signal for the command's group.
@@ -75,7 +125,7 @@ pub(super) enum Order {
 }
 
 impl Order {
-    pub(super) fn send(self, pipe: &mut impl Write) -> io::Result<()> {
+    pub(crate) fn send(self, pipe: &mut impl Write) -> io::Result<()> {
         let (number, value) = match self {
             Self::Answer(number, yes) => (number, u8::from(yes)),
             Self::Signal(signal) => (0, u8::try_from(signal).unwrap_or(0)),
@@ -87,7 +137,7 @@ impl Order {
     }
 
     /// The next one; `None` at the end.
-    pub(super) fn receive(pipe: &mut impl Read) -> Option<Self> {
+    pub(crate) fn receive(pipe: &mut impl Read) -> Option<Self> {
         let mut bytes = [0; 9];
         pipe.read_exact(&mut bytes).ok()?;
         let [number @ .., value] = bytes;
@@ -102,10 +152,10 @@ impl Order {
 /// are short enough for pipes to keep them in one piece.
 const LIMIT: usize = 1 << 16;
 /// Longest question, in bytes: one that cannot be shown in full is not asked.
-pub(super) const LONGEST_QUESTION: usize = 32 << 10;
+pub(crate) const LONGEST_QUESTION: usize = 32 << 10;
 
 impl Message {
-    pub(super) fn send(&self, pipe: &mut impl Write) -> io::Result<()> {
+    pub(crate) fn send(&self, pipe: &mut impl Write) -> io::Result<()> {
         let mut writer = Writer::default();
         let shorten = |text: &str| text.chars().take(400).collect::<String>();
         match self {
@@ -198,7 +248,7 @@ impl Message {
     }
 
     /// The next message, `None` at the end of the pipe.
-    pub(super) fn receive(pipe: &mut impl Read) -> io::Result<Option<Self>> {
+    pub(crate) fn receive(pipe: &mut impl Read) -> io::Result<Option<Self>> {
         let mut length = [0; 8];
         match pipe.read_exact(&mut length) {
             Ok(()) => {}
@@ -214,6 +264,37 @@ impl Message {
         Self::decode(&body)
             .map(Some)
             .ok_or_else(|| io::Error::other("an unreadable message"))
+    }
+
+    /// What an answer means that is not the start of the command. `next_step`
+    /// has advice for a step that failed with an error's number.
+    pub(crate) fn into_error(
+        self,
+        program: &Path,
+        next_step: impl Fn(&str, i32) -> String,
+    ) -> SpawnError {
+        match self {
+            Self::Replaced { path, detail } => SpawnError::Replaced {
+                path: path.into(),
+                detail,
+            },
+            Self::NotExecuted { code } => SpawnError::Exec {
+                path: program.to_owned(),
+                source: io::Error::from_raw_os_error(code),
+            },
+            Self::Failed { step, detail, code } => SpawnError::Machine {
+                next_step: next_step(&step, code),
+                step,
+                detail,
+            },
+            Self::Started(_)
+            | Self::Prepared(_)
+            | Self::Ended(_)
+            | Self::Refused { .. }
+            | Self::Uncovered { .. }
+            | Self::Missed { .. }
+            | Self::Ask { .. } => SpawnError::Helper("it answered out of order".to_owned()),
+        }
     }
 
     fn decode(body: &[u8]) -> Option<Self> {

@@ -4,19 +4,22 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::inside::PROXY_PORT;
 use crate::error::SpawnError;
-use crate::network::names::GATEWAY;
 use crate::plan::Inner;
 
 /// Built from nothing: what every command has, what the policy passes and sets,
-/// and what the caller adds.
-pub(super) fn environment(
+/// and what the caller adds. `proxy` is where programs find the proxy, if there
+/// is one.
+pub(crate) fn environment(
     plan: &Inner,
     extra: &BTreeMap<OsString, OsString>,
+    proxy: Option<&str>,
 ) -> Result<Vec<OsString>, SpawnError> {
     let path = if plan.search_path.is_empty() {
-        OsString::from("/usr/bin:/bin")
+        OsString::from(match cfg!(windows) {
+            true => r"C:\Windows\System32",
+            false => "/usr/bin:/bin",
+        })
     } else {
         std::env::join_paths(&plan.search_path).map_err(|error| SpawnError::Request {
             problem: format!("the search path cannot be written as one variable: {error}"),
@@ -29,9 +32,9 @@ pub(super) fn environment(
         ("TMPDIR".into(), "/tmp".into()),
         ("LANG".into(), "C.UTF-8".into()),
     ]);
-    if !plan.network.rules.allow.is_empty() {
-        variables.extend(proxy_variables());
-    }
+    #[cfg(windows)]
+    variables.extend(of_windows());
+    variables.extend(proxy.into_iter().flat_map(proxy_variables));
     for name in &plan.policy.env.pass {
         if let Some(value) = std::env::var_os(name) {
             variables.insert(name.into(), value);
@@ -55,10 +58,35 @@ pub(super) fn environment(
         .collect())
 }
 
+/// Without these, few programs of Windows start. They say where it lies.
+#[cfg(windows)]
+fn of_windows() -> impl Iterator<Item = (OsString, OsString)> {
+    const NEEDED: &[&str] = &["SystemRoot", "SystemDrive", "windir", "ComSpec", "PATHEXT"];
+    const TEMPORARY: &[&str] = &["TEMP", "TMP", "USERPROFILE", "APPDATA", "LOCALAPPDATA"];
+    let needed = NEEDED
+        .iter()
+        .filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)));
+    needed.chain(
+        TEMPORARY
+            .iter()
+            .map(|name| (OsString::from(name), "/tmp".into())),
+    )
+}
+
 /// Where there are no private directories, temporary files and what belongs
 /// into a home lie in one that goes with the command.
-pub(super) fn stay_in(scratch: &Path, home: &Path, environment: &mut [OsString]) {
-    for (name, usual) in [("TMPDIR=", Path::new("/tmp")), ("HOME=", home)] {
+pub(crate) fn stay_in(scratch: &Path, home: &Path, environment: &mut [OsString]) {
+    let temporary = Path::new("/tmp");
+    let places = [
+        ("TMPDIR=", temporary),
+        ("HOME=", home),
+        ("TEMP=", temporary),
+        ("TMP=", temporary),
+        ("USERPROFILE=", temporary),
+        ("APPDATA=", temporary),
+        ("LOCALAPPDATA=", temporary),
+    ];
+    for (name, usual) in places {
         let variable = |value: &Path| {
             let mut word = OsString::from(name);
             word.push(value);
@@ -76,7 +104,7 @@ pub(super) fn stay_in(scratch: &Path, home: &Path, environment: &mut [OsString])
 
 /// What programs that know proxies look for. Others need nothing of it: names
 /// resolve to addresses that lead to the proxy too.
-fn proxy_variables() -> impl Iterator<Item = (OsString, OsString)> {
+fn proxy_variables(proxy: &str) -> impl Iterator<Item = (OsString, OsString)> {
     const PROXIED: &[&str] = &[
         "http_proxy",
         "https_proxy",
@@ -89,8 +117,7 @@ fn proxy_variables() -> impl Iterator<Item = (OsString, OsString)> {
         "npm_config_https_proxy",
     ];
     const OWN: &[&str] = &["no_proxy", "NO_PROXY", "npm_config_noproxy"];
-    let proxy = format!("http://{GATEWAY}:{PROXY_PORT}");
-    let proxied = PROXIED.iter().map(move |name| (*name, proxy.clone()));
+    let proxied = PROXIED.iter().map(|name| (*name, proxy.to_owned()));
     let own = OWN
         .iter()
         .map(|name| (*name, "localhost,127.0.0.1,::1".to_owned()));

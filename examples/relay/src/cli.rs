@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::Args;
 use etcetera::app_strategy::{AppStrategy as _, AppStrategyArgs, choose_native_strategy};
 
+pub use crate::backup::{Backup, Restore};
 pub use crate::cluster::cli::Key;
 use crate::cluster::keyset::ClusterId;
 use crate::config::{

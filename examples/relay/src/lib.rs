@@ -35,9 +35,11 @@
 //! | `sign_in` | providers and mail: how they are configured, and what is asked of them |
 //! | `tunnel` | how a question reaches an agent |
 //! | `cluster` | how several relays serve as one |
+//! | `backup` | what a copy of a relay has, and how it comes back |
 //! | `records` | what is remembered, where, and under which keys |
 #![forbid(unsafe_code)]
 
+mod backup;
 pub mod cli;
 mod cluster;
 mod config;

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use katachi_relay::cli::{Key, Migrate, Serve};
+use katachi_relay::cli::{Backup, Key, Migrate, Restore, Serve};
 use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
@@ -25,6 +25,10 @@ enum Command {
     Migrate(Migrate),
     /// Keys of a cluster: several relays on one PostgreSQL that serve as one
     Key(Key),
+    /// Copy the embedded database, the vault and the authority, encrypted as they are
+    Backup(Backup),
+    /// Make a state directory out of a backup, on this machine
+    Restore(Restore),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +55,8 @@ fn main() -> ExitCode {
             Command::Serve(serve) => serve.run(shutdown()).await,
             Command::Migrate(migrate) => migrate.run().await,
             Command::Key(key) => key.run().await,
+            Command::Backup(backup) => backup.run().await,
+            Command::Restore(restore) => restore.run().await,
         }
     };
     match runtime.block_on(run) {

@@ -52,6 +52,14 @@ pub enum ServeError {
         /// Why.
         source: std::io::Error,
     },
+    /// A file or directory cannot be read or made.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The vault does not open.
     #[error("the relay's vault does not open: {0}")]
     Vault(#[from] VaultError),

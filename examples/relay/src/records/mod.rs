@@ -99,6 +99,8 @@ pub(crate) enum RecordsError {
     Column(#[from] ColumnError),
     #[error(transparent)]
     Crypto(#[from] katachi_crypto::Error),
+    #[error("the database is damaged")]
+    Damaged,
     #[error("a stored record cannot be read: {0}")]
     Record(#[from] serde_json::Error),
     #[error("an account has no key for its secrets")]
@@ -172,6 +174,24 @@ impl Records {
                 Some((Arc::clone(postgres), Arc::clone(keys)))
             }
             _ => None,
+        }
+    }
+
+    /// Copies the embedded database to `path`, while others use it.
+    pub(crate) fn backup(&self, path: &Path) -> Result<(), RecordsError> {
+        match &self.0.store {
+            Store::Embedded(database) => Ok(database.backup(path)?),
+            Store::Postgres(_) => Ok(()),
+        }
+    }
+
+    /// Looks whether every page of the embedded database is what was written.
+    pub(crate) fn verify(&self) -> Result<(), RecordsError> {
+        match &self.0.store {
+            Store::Embedded(database) if !database.verify()?.is_sound() => {
+                Err(RecordsError::Damaged)
+            }
+            Store::Embedded(_) | Store::Postgres(_) => Ok(()),
         }
     }
 

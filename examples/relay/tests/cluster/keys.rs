@@ -169,3 +169,33 @@ async fn the_relay_that_was_alone_becomes_the_first_node() {
     .await;
     relay.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_that_is_restored_elsewhere_opens_for_the_nodes_it_was_of() {
+    let mut cluster = Cluster::start(2);
+    let browser = cluster.node(1).browser_of("ana@example.org").await;
+    drop(browser);
+    let file = cluster.postgres.socket_directory().join("relay.dump");
+    let file = file.to_str().unwrap().to_owned();
+    cluster.tool(
+        "pg_dump",
+        &["-n", "katachi_relay", "-Fc", "-f", &file, "postgres"],
+    );
+    cluster.node(1).browser_of("later@example.org").await;
+    for node in 0..2 {
+        cluster.kill(node);
+    }
+    cluster.tool("createdb", &["restored"]);
+    cluster.tool("pg_restore", &["-d", "restored", &file]);
+    cluster.use_database("restored");
+    for node in 0..2 {
+        cluster.run(node);
+    }
+    for node in 0..2 {
+        let browser = cluster.node(node).signed_in("ana@example.org").await;
+        assert_eq!(browser.json("/api/audit").await["intact"], true);
+    }
+    let later = json!({"email": "later@example.org", "password": crate::relay::PASSWORD});
+    let unknown = cluster.node(0).browser().post("/api/login", later).await;
+    assert_eq!(unknown.status(), StatusCode::UNAUTHORIZED);
+}

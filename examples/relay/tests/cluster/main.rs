@@ -7,6 +7,8 @@
 #[path = "../service/agent.rs"]
 mod agent;
 mod calls;
+#[path = "../../../../crates/katachi-auth/tests/shared/clock.rs"]
+mod clock;
 mod keys;
 mod nodes;
 mod outages;

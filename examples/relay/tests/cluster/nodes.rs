@@ -18,12 +18,12 @@ use crate::relay::TestRelay;
 pub(crate) struct Cluster {
     pub(crate) postgres: Postgres,
     pub(crate) id: String,
+    database: String,
     port: u16,
     nodes: Vec<Node>,
 }
 
 struct Node {
-    name: String,
     state: Arc<TempDir>,
     environment: Vec<(String, String)>,
     process: Option<Child>,
@@ -41,19 +41,20 @@ impl Cluster {
         };
         let mut cluster = Self {
             id: String::new(),
+            database: "postgres".to_owned(),
             port,
             nodes: Vec::new(),
             postgres,
         };
         cluster.id = cluster.key(&state, &["init", "a"]);
-        cluster.enlist("a", state);
+        cluster.enlist(state);
         for at in 1..count {
             let name = char::from(b'a' + u8::try_from(at).unwrap()).to_string();
             let state = Arc::new(tempfile::tempdir().unwrap());
             let key = said(&key_show(&state));
             let printed = cluster.key(&cluster.nodes[0].state, &["add-node", &name, &key]);
             assert_eq!(printed, cluster.id);
-            cluster.enlist(&name, state);
+            cluster.enlist(state);
         }
         for at in 0..count {
             cluster.run(at);
@@ -61,9 +62,8 @@ impl Cluster {
         cluster
     }
 
-    fn enlist(&mut self, name: &str, state: Arc<TempDir>) {
+    fn enlist(&mut self, state: Arc<TempDir>) {
         self.nodes.push(Node {
-            name: name.to_owned(),
             state,
             environment: Vec::new(),
             process: None,
@@ -72,11 +72,8 @@ impl Cluster {
     }
 
     /// Starts a node with an environment of its own from now on.
-    pub(crate) fn environment(&mut self, at: usize, variables: &[(&str, &str)]) {
-        let own = variables.iter();
-        self.nodes[at].environment = own
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
+    pub(crate) fn environment(&mut self, at: usize, variables: &[(String, String)]) {
+        self.nodes[at].environment = variables.to_vec();
     }
 
     /// Starts a node, again if need be.
@@ -201,28 +198,34 @@ impl Cluster {
 
     /// Runs SQL as the owner of the database; what it prints.
     pub(crate) fn sql(&self, sql: &str) -> String {
-        let output = Command::new(binaries().unwrap().join("psql"))
+        self.tool("psql", &["-v", "ON_ERROR_STOP=1", "-Atc", sql])
+    }
+
+    /// Runs a program of PostgreSQL; what it prints.
+    pub(crate) fn tool(&self, program: &str, arguments: &[&str]) -> String {
+        let output = Command::new(binaries().unwrap().join(program))
             .arg("-h")
             .arg(self.postgres.socket_directory())
             .args(["-p", &self.postgres.port().to_string(), "-U", "postgres"])
-            .args(["-v", "ON_ERROR_STOP=1", "-Atc", sql])
+            .args(arguments)
             .output()
             .unwrap();
         said(&output)
     }
 
+    /// Another database of the same server from now on.
+    pub(crate) fn use_database(&mut self, name: &str) {
+        self.database = name.to_owned();
+    }
+
     pub(crate) fn url(&self) -> String {
         let socket = self.postgres.socket_directory().to_str().unwrap();
         format!(
-            "postgres://postgres@{}:{}/postgres",
+            "postgres://postgres@{}:{}/{}",
             socket.replace('/', "%2F"),
-            self.postgres.port()
+            self.postgres.port(),
+            self.database
         )
-    }
-
-    /// The names of the nodes, for who looks for one in the database.
-    pub(crate) fn name(&self, at: usize) -> &str {
-        &self.nodes[at].name
     }
 }
 

@@ -274,3 +274,113 @@ async fn what_ends_on_one_node_ends_on_all() {
         assert!(answer.signed);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_not_let_in_between_nodes_and_nothing_makes_two_hops() {
+    let cluster = Cluster::start(3);
+    let (browsers, agent, seen) = connected(&cluster, 2, 3).await;
+    let generation = cluster.sql("SELECT generation FROM katachi_relay.tunnels");
+    let address = cluster.sql("SELECT address FROM katachi_relay.nodes WHERE name = 'c'");
+    // What a node would ask, by somebody without a certificate, and with one of an
+    // authority of its own.
+    for identity in [None, Some(())] {
+        let request = http::Request::post("https://agent/v1/channel?mode=resume")
+            .header("katachi-agent", &agent.id)
+            .header("katachi-generation", &generation)
+            .body(Body::from("endless"))
+            .unwrap();
+        let answered = stranger(&address, identity.is_some(), request).await;
+        assert!(answered.is_none(), "{answered:?}");
+    }
+    assert_eq!(
+        seen.cancelled.load(Ordering::SeqCst),
+        0,
+        "the agent was asked"
+    );
+
+    // A row that names a node without the tunnel: that one says so and asks nobody.
+    cluster.sql("UPDATE katachi_relay.tunnels SET node = 'b'");
+    let (status, problem) = browsers[0].carry(&agent.id, "x").await.err().unwrap();
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(problem["error"], "offline");
+}
+
+/// Asks a node as another would, with a certificate that is not of the cluster or
+/// none; the status, if there is one.
+async fn stranger(
+    address: &str,
+    certified: bool,
+    request: http::Request<Body>,
+) -> Option<StatusCode> {
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use rustls_pki_types::{PrivateKeyDer, ServerName};
+
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let believing = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Believing));
+    let mut config = if certified {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["a.katachi.internal".to_owned()]).unwrap();
+        let chain = vec![params.self_signed(&key).unwrap().der().clone()];
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        believing.with_client_auth_cert(chain, key).unwrap()
+    } else {
+        believing.with_no_client_auth()
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
+        .connect(ServerName::try_from("c").unwrap(), stream)
+        .await
+        .ok()?;
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .ok()?;
+    tokio::spawn(connection);
+    Some(sender.send_request(request).await.ok()?.status())
+}
+
+/// Believes whoever answers.
+#[derive(Debug)]
+struct Believing;
+
+impl rustls::client::danger::ServerCertVerifier for Believing {
+    fn verify_server_cert(
+        &self,
+        _: &rustls_pki_types::CertificateDer<'_>,
+        _: &[rustls_pki_types::CertificateDer<'_>],
+        _: &rustls_pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls_pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &rustls_pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &rustls_pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::ring::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}

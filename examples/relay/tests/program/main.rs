@@ -7,6 +7,7 @@
 
 #[path = "../service/agent.rs"]
 mod agent;
+mod backup;
 #[path = "../service/embedded.rs"]
 mod embedded;
 #[path = "../service/relay.rs"]

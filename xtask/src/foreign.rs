@@ -6,7 +6,7 @@
 //! compiled too: by MinGW's compiler for Windows, and for macOS by the one that
 //! the Python package `ziglang` brings.
 //!
-//! Nothing is linked or run: this shows that the code for those systems exists
+//! Nothing is linked or run here: this shows that the code for those systems exists
 //! and fits, and nothing about what it does there.
 
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ pub(crate) struct Foreign {
 
 /// A Mac and a Windows computer.
 const MAC: &str = "aarch64-apple-darwin";
-const WINDOWS: &str = "x86_64-pc-windows-gnu";
+pub(crate) const WINDOWS: &str = "x86_64-pc-windows-gnu";
 
 /// Everything that is checked so.
 pub(crate) const FOREIGN: &[Foreign] = &[
@@ -81,29 +81,10 @@ impl Foreign {
     ///
     /// Returns an error if the compiler's wrapper cannot be written.
     pub(crate) fn command(&self) -> Result<Option<Command>> {
-        let check = ["check", "--locked", "--target", self.target];
-        let mut command = match has_target(self.target) {
-            true => run::cargo(check),
-            false => {
-                let Some((cargo, rustc)) = debian() else {
-                    return Ok(None);
-                };
-                let mut command = Command::new(cargo);
-                command
-                    .args(check)
-                    .args(["-Z", "build-std=std,panic_abort"])
-                    .args(["-Z", "warnings", "--config", "build.warnings=\"deny\""])
-                    .current_dir(run::root())
-                    .env("RUSTC", rustc)
-                    // Building the standard library and denying warnings are not stable.
-                    .env("RUSTC_BOOTSTRAP", "1")
-                    .env_remove("RUSTUP_TOOLCHAIN");
-                command
-            }
+        let Some(mut command) = cargo_for(self.target, "check") else {
+            return Ok(None);
         };
-        command
-            .args(["--target-dir", FOLDER, "-p", self.package])
-            .args(self.arguments);
+        command.args(["-p", self.package]).args(self.arguments);
         let has_compiler = match self.target {
             MAC => zig(&mut command)?,
             WINDOWS => install::on_path("x86_64-w64-mingw32-gcc").is_some(),
@@ -115,6 +96,26 @@ impl Foreign {
 
 /// Where all of this is built, below the root.
 const FOLDER: &str = "target/foreign";
+
+/// A cargo that builds for `target`; `None` if none here can.
+pub(crate) fn cargo_for(target: &str, work: &str) -> Option<Command> {
+    let words = [work, "--locked", "--target", target, "--target-dir", FOLDER];
+    if has_target(target) {
+        return Some(run::cargo(words));
+    }
+    let (cargo, rustc) = debian()?;
+    let mut command = Command::new(cargo);
+    command
+        .args(words)
+        .args(["-Z", "build-std=std,panic_abort"])
+        .args(["-Z", "warnings", "--config", "build.warnings=\"deny\""])
+        .current_dir(run::root())
+        .env("RUSTC", rustc)
+        // Building the standard library and denying warnings are not stable.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env_remove("RUSTUP_TOOLCHAIN");
+    Some(command)
+}
 
 /// Has C compiled for a Mac by zig, if the Python environment has it.
 fn zig(command: &mut Command) -> Result<bool> {

@@ -38,7 +38,6 @@ const DEBIAN: &[(&str, &str)] = &[
     ("cargo-web", "the same"),
     ("rust-web-src", "the standard library of those systems"),
     ("gcc-mingw-w64-x86-64", "the C compiler of one of them"),
-    ("wine64", "what starts programs of one of them"),
     ("tpm2-tools", "an independent client of it"),
     ("postgresql", "sealed columns and the replay store"),
     ("redis-server", "the replay store"),
@@ -47,6 +46,9 @@ const DEBIAN: &[(&str, &str)] = &[
         "a machine with control groups of every kind",
     ),
 ];
+
+/// What only long runs use.
+const DEBIAN_LONG: &[(&str, &str)] = &[("wine64", "running the launcher for Windows")];
 
 /// Python packages, installed into a virtual environment.
 const PYTHON: &[&str] = &[
@@ -116,7 +118,7 @@ pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
 /// Installs everything, or says with which line the user can. What only long
 /// runs use comes with those.
 pub(crate) fn install(long: bool) -> Result<()> {
-    install_debian()?;
+    install_debian(long)?;
     install_python()?;
     install_node("node", NODE)?;
     if long {
@@ -126,8 +128,12 @@ pub(crate) fn install(long: bool) -> Result<()> {
     machine::install()
 }
 
-fn install_debian() -> Result<()> {
-    let missing: Vec<&str> = DEBIAN
+fn install_debian(long: bool) -> Result<()> {
+    let wanted: Vec<_> = match long {
+        true => [DEBIAN, DEBIAN_LONG].concat(),
+        false => DEBIAN.to_vec(),
+    };
+    let missing: Vec<&str> = wanted
         .iter()
         .map(|(package, _)| *package)
         .filter(|package| !debian_has(package))
@@ -146,7 +152,7 @@ fn install_debian() -> Result<()> {
             "not root, or no apt-get here. As root on Debian or Ubuntu this installs what is missing:"
         );
         println!("    {line}");
-        for (package, purpose) in DEBIAN.iter().filter(|(name, _)| missing.contains(name)) {
+        for (package, purpose) in wanted.iter().filter(|(name, _)| missing.contains(name)) {
             println!("      {package:<16} {purpose}");
         }
         return Ok(());

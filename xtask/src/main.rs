@@ -12,6 +12,7 @@ mod machine;
 mod readme;
 mod run;
 mod test;
+mod wine;
 
 use std::process::ExitCode;
 

@@ -14,7 +14,7 @@ use clap::Args;
 
 use crate::foreign::FOREIGN;
 use crate::run::{self, Count, Finished, cargo, root};
-use crate::{fuzz, install, machine, readme};
+use crate::{fuzz, install, machine, readme, wine};
 
 /// Seconds that each fuzz target runs in the suite.
 const FUZZ_SECONDS: u32 = 10;
@@ -258,6 +258,17 @@ fn stages(long: bool) -> Vec<Stage> {
                     "no toolchain for {} (`cargo xtask test --install` gets what is missing)",
                     foreign.target
                 ))),
+            }),
+        });
+    }
+    if long {
+        stages.push(Stage {
+            name: "the launcher for Windows under Wine (runs, confines nothing)".into(),
+            work: Box::new(|| match wine::missing() {
+                Some(what) => Ok(Verdict::skipped(&format!(
+                    "{what} (`cargo xtask test --long --install` gets it)"
+                ))),
+                None => wine::run().map(Verdict::of),
             }),
         });
     }

@@ -5,11 +5,14 @@
 //! ```
 //!
 //! Prints what was enforced to standard error, and ends as the command did.
-//! With `KATACHI_SHOW_PLAN=1` it prints the whole plan first.
+//! With `KATACHI_SHOW_PLAN=1` it prints the whole plan first. With
+//! `KATACHI_ACCEPT_TIER=landlock` or `unwitnessed` it starts where less holds
+//! than namespaces do.
 
 use std::path::Path;
 use std::process::ExitCode;
 
+use katachi_sandbox::report::Tier;
 use katachi_sandbox::{PlanOptions, Policy};
 
 fn main() -> ExitCode {
@@ -29,6 +32,15 @@ fn main() -> ExitCode {
     }
 }
 
+fn accepted() -> Result<Tier, String> {
+    match std::env::var("KATACHI_ACCEPT_TIER").as_deref() {
+        Err(_) | Ok("" | "namespaces") => Ok(Tier::Namespaces),
+        Ok("landlock") => Ok(Tier::Landlock),
+        Ok("unwitnessed") => Ok(Tier::Unwitnessed),
+        Ok(other) => Err(format!("KATACHI_ACCEPT_TIER: there is no tier {other:?}")),
+    }
+}
+
 fn run(
     file: &Path,
     workspace: &Path,
@@ -36,7 +48,7 @@ fn run(
 ) -> Result<u8, Box<dyn std::error::Error>> {
     let text = std::fs::read_to_string(file)?;
     let plan = Policy::from_toml(&text, &file.display().to_string())?
-        .plan(&PlanOptions::new(workspace))?;
+        .plan(&PlanOptions::new(workspace).accept(accepted()?))?;
     if std::env::var_os("KATACHI_SHOW_PLAN").is_some() {
         eprint!("{plan}");
     }

@@ -203,6 +203,7 @@ fn processor_time_ends_a_command() {
 
 #[test]
 fn letting_go_ends_the_command_and_what_it_started() {
+    let began = Instant::now();
     let mut running = start(plays("family"));
     running.begun().hears("ready");
     running.control = None;
@@ -211,6 +212,10 @@ fn letting_go_ends_the_command_and_what_it_started() {
     assert_eq!(
         end, None,
         "nobody is told how a command ended that was let go"
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(30),
+        "it ended by itself"
     );
 }
 

@@ -115,7 +115,9 @@ fn options(place: &Path) -> PlanOptions {
 }
 
 fn profile_of(policy: &Policy, place: &Path) -> Result<String, PlanError> {
-    policy.plan(&options(place)).unwrap().seatbelt_profile()
+    policy
+        .plan(&options(place))
+        .and_then(|plan| plan.seatbelt_profile())
 }
 
 #[test]
@@ -193,6 +195,32 @@ fn a_profile_denies_by_default_and_holds_what_the_policy_names() {
     assert!(allows(&rules, "file-write-data", &inside.join("x")));
     assert!(!allows(&rules, "file-write-unlink", &inside));
     assert!(!allows(&rules, "network-outbound", Path::new("/run/x")));
+}
+
+#[test]
+fn a_start_has_a_directory_of_its_own_and_cannot_redirect_git() {
+    let place = workspace();
+    let git = place.path().canonicalize().unwrap().join("repository/.git");
+    for part in ["objects", "refs"] {
+        std::fs::create_dir_all(git.join(part)).unwrap();
+    }
+    std::fs::write(git.join("HEAD"), "ref: refs/heads/main").unwrap();
+    let plan = Policy::default()
+        .write("repository")
+        .git(crate::policy::GitAccess::Commit)
+        .plan(&options(place.path()))
+        .unwrap();
+    let scratch = Path::new("/private/scratch");
+    let starts = read(&profile(&plan.0, Some(scratch)).unwrap());
+    let shown = read(&plan.seatbelt_profile().unwrap());
+    let file = scratch.join("file");
+    assert!(allows(&starts, "file-write-data", &file));
+    assert!(!allows(&starts, "process-exec", &file));
+    assert!(!allows(&shown, "file-write-data", &file));
+    assert!(allows(&starts, "file-write-data", &git.join("HEAD")));
+    let absent = git.join("commondir");
+    assert!(plan.0.absent.contains(&absent), "{:?}", plan.0.absent);
+    assert!(!allows(&starts, "file-write-create", &absent));
 }
 
 #[test]

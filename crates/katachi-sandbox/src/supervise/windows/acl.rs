@@ -215,6 +215,7 @@ fn changes(entry: &Entry, above: Option<Access>, known: bool) -> Vec<Change> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::GitAccess;
     use crate::{PlanOptions, Policy, Query};
 
     /// What Windows would decide for the container at `path`: entries of the
@@ -279,51 +280,56 @@ mod tests {
         ] {
             std::fs::write(workspace.join(file), "").unwrap();
         }
-        let policy = Policy::default()
-            .write(".")
-            .deny("secrets")
-            .deny("**/.env")
-            .exec_from("target");
-        let plan = policy
-            .plan(&PlanOptions::new(&workspace).home(base.join("none")))
-            .unwrap();
-        let scratch = base.join("scratch");
-        let edits = edits(&plan.0, &[], &scratch);
-        let files = [
-            "a",
-            "docs/a",
-            "target/a",
-            "secrets/a",
-            ".env",
-            ".git/HEAD",
-            ".git/config",
-            ".git/hooks/a",
-            "../outside/a",
-        ];
-        for file in files {
-            let path = crate::plan::follow(&workspace.join(file)).unwrap().path;
-            let read = plan.explain(&Query::Read(path.clone())).allowed;
-            let write = plan.explain(&Query::Write(path.clone())).allowed;
-            assert_eq!(
-                allows(&edits, &path, false, 0x1),
-                read,
-                "read {file}: {edits:#?}"
+        for access in [GitAccess::Read, GitAccess::Commit, GitAccess::Hidden] {
+            let policy = Policy::default()
+                .write(".")
+                .deny("secrets")
+                .deny("**/.env")
+                .exec_from("target")
+                .git(access);
+            let plan = policy
+                .plan(&PlanOptions::new(&workspace).home(base.join("none")))
+                .unwrap();
+            let scratch = base.join("scratch");
+            let edits = super::edits(&plan.0, &[], &scratch);
+            let files = [
+                "a",
+                "docs/a",
+                "target/a",
+                "secrets/a",
+                ".env",
+                ".git/HEAD",
+                ".git/config",
+                ".git/hooks/a",
+                "../outside/a",
+            ];
+            for file in files {
+                let path = crate::plan::follow(&workspace.join(file)).unwrap().path;
+                let read = plan.explain(&Query::Read(path.clone())).allowed;
+                let write = plan.explain(&Query::Write(path.clone())).allowed;
+                assert_eq!(
+                    allows(&edits, &path, false, 0x1),
+                    read,
+                    "read {file}: {edits:#?}"
+                );
+                assert_eq!(allows(&edits, &path, false, 0x2), write, "write {file}");
+                assert!(!allows(&edits, &path, false, WRITE_DAC), "rights of {file}");
+            }
+            let executes = |file: &str| allows(&edits, &workspace.join(file), false, 0x21);
+            assert!(executes("target/a"));
+            assert!(!executes("a"), "what is writable is not executable");
+            assert!(
+                !allows(&edits, &workspace, true, DELETE),
+                "the workspace stays"
             );
-            assert_eq!(allows(&edits, &path, false, 0x2), write, "write {file}");
-            assert!(!allows(&edits, &path, false, WRITE_DAC), "rights of {file}");
+            assert!(!allows(&edits, &git, true, DELETE), "a repository stays");
+            assert!(allows(&edits, &workspace.join("docs"), true, DELETE));
+            assert!(allows(&edits, &scratch.join("t"), false, 0x2));
         }
-        let executes = |file: &str| allows(&edits, &workspace.join(file), false, 0x21);
-        assert!(executes("target/a"));
-        assert!(!executes("a"), "what is writable is not executable");
-        assert!(
-            !allows(&edits, &workspace, true, DELETE),
-            "the workspace stays"
-        );
-        assert!(!allows(&edits, &git, true, DELETE), "a repository stays");
-        assert!(allows(&edits, &workspace.join("docs"), true, DELETE));
-        assert!(allows(&edits, &scratch.join("t"), false, 0x2));
     }
 
+    /// With directories of Linux in the part of the system's.
+    #[cfg(target_os = "linux")]
     #[test]
     fn what_belongs_to_windows_is_left_alone() {
         let kept = tempfile::tempdir().unwrap();

@@ -18,5 +18,3 @@ pub(crate) mod line;
 pub(super) mod start;
 #[cfg(windows)]
 pub(crate) mod sys;
-#[cfg(all(windows, test))]
-mod tests;

@@ -231,3 +231,29 @@ pub(super) fn memory(process: i32) -> u64 {
     let number = field.and_then(|field| field.split_whitespace().next()?.parse::<u64>().ok());
     number.unwrap_or(0) * 1024
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd as _;
+
+    #[test]
+    fn nothing_but_the_standard_descriptors_is_left_open() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let number = file.as_raw_fd();
+        let inherited = || {
+            let listed = Command::new("ls").arg("/dev/fd").output().unwrap();
+            let listed = String::from_utf8(listed.stdout).unwrap();
+            listed.lines().any(|line| line == number.to_string())
+        };
+        // Other tests here start commands too, which closes it for this one.
+        let seen = (0..100).any(|_| {
+            // SAFETY: F_SETFD takes one integer and touches no memory.
+            unsafe { libc::fcntl(number, libc::F_SETFD, 0) };
+            inherited()
+        });
+        assert!(seen, "the control shows nothing");
+        close_when_executing().unwrap();
+        assert!(!inherited());
+    }
+}

@@ -51,20 +51,40 @@ pub(crate) fn rewrite(path: &Path, sid: &Sid, aces: &[Ace]) -> io::Result<()> {
     if old.acl.is_null() {
         return Err(io::Error::other("it has no access list"));
     }
+    // SAFETY: the list is whole as the system gave it.
+    let new = unsafe { replaced(old.acl, sid, aces) }?;
+    // SAFETY: the path ends with a zero, the list is whole, and what is null is
+    // not asked to be set.
+    check_code(unsafe {
+        SetNamedSecurityInfoW(
+            path.as_ptr(),
+            SE_FILE_OBJECT,
+            DACL_SECURITY_INFORMATION,
+            null_mut(),
+            null_mut(),
+            new.as_ptr().cast(),
+            null(),
+        )
+    })
+}
+
+/// A list with `aces` in place of the entries of `sid`, in units of four bytes,
+/// as lists are aligned.
+///
+/// # Safety
+///
+/// `old` is a whole list.
+unsafe fn replaced(old: *const ACL, sid: &Sid, aces: &[Ace]) -> io::Result<Vec<u32>> {
     let mut size = ACL_SIZE_INFORMATION {
         AceCount: 0,
         AclBytesInUse: 0,
         AclBytesFree: 0,
     };
     let length = size_of::<ACL_SIZE_INFORMATION>() as u32;
-    // SAFETY: the list is whole as the system gave it; the buffer's size is
-    // passed.
-    check(unsafe {
-        GetAclInformation(old.acl, (&raw mut size).cast(), length, AclSizeInformation)
-    })?;
+    // SAFETY: the list is whole; the buffer's size is passed.
+    check(unsafe { GetAclInformation(old, (&raw mut size).cast(), length, AclSizeInformation) })?;
     let each = 8 + sid.length();
     let bytes = size.AclBytesInUse as usize + aces.len() * each + size_of::<ACL>();
-    // In units of four bytes, as lists are aligned.
     let mut memory = vec![0_u32; bytes.div_ceil(4)];
     let acl: *mut ACL = memory.as_mut_ptr().cast();
     let bytes = u32::try_from(memory.len() * 4).map_err(io::Error::other)?;
@@ -80,7 +100,7 @@ pub(crate) fn rewrite(path: &Path, sid: &Sid, aces: &[Ace]) -> io::Result<()> {
     for index in 0..size.AceCount {
         let mut entry: *mut c_void = null_mut();
         // SAFETY: the index is below the list's count.
-        check(unsafe { GetAce(old.acl, index, &mut entry) })?;
+        check(unsafe { GetAce(old, index, &mut entry) })?;
         // SAFETY: every entry begins with its header.
         let header = unsafe { *entry.cast::<ACE_HEADER>() };
         if PLAIN.contains(&header.AceType) && is_of(entry, sid) {
@@ -93,42 +113,15 @@ pub(crate) fn rewrite(path: &Path, sid: &Sid, aces: &[Ace]) -> io::Result<()> {
             allow(acl, sid, aces)?;
             allowed = true;
         }
+        let length = header.AceSize.into();
         // SAFETY: the entry is whole, of the length that its header says, and
         // the new list has room for all of the old one.
-        check(unsafe { AddAce(acl, ACL_REVISION_DS, u32::MAX, entry, header.AceSize.into()) })?;
+        check(unsafe { AddAce(acl, ACL_REVISION_DS, u32::MAX, entry, length) })?;
     }
     if !allowed {
         allow(acl, sid, aces)?;
     }
-    // SAFETY: the path ends with a zero, the list is whole, and what is null is
-    // not asked to be set.
-    check_code(unsafe {
-        SetNamedSecurityInfoW(
-            path.as_ptr(),
-            SE_FILE_OBJECT,
-            DACL_SECURITY_INFORMATION,
-            null_mut(),
-            null_mut(),
-            acl,
-            null(),
-        )
-    })
-}
-
-/// How many entries of `sid` the list of `path` has.
-#[cfg(test)]
-pub(crate) fn count(path: &Path, sid: &Sid) -> io::Result<usize> {
-    let list = read(&wide(path)?)?;
-    let mut found = 0;
-    for index in 0.. {
-        let mut entry: *mut c_void = null_mut();
-        // SAFETY: an index past the end is an error, which ends the loop.
-        if unsafe { GetAce(list.acl, index, &mut entry) } == 0 {
-            break;
-        }
-        found += usize::from(is_of(entry, sid));
-    }
-    Ok(found)
+    Ok(memory)
 }
 
 fn read(path: &[u16]) -> io::Result<List> {
@@ -169,4 +162,92 @@ fn is_of(entry: *mut c_void, sid: &Sid) -> bool {
     let identity: PSID = unsafe { entry.byte_add(8) };
     // SAFETY: both are whole.
     unsafe { EqualSid(identity, sid.as_ptr()) != 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kind, mask and way of passing on of each plain entry, and whether it is
+    /// of `sid`.
+    fn entries(list: &[u32], sid: &Sid) -> Vec<(u8, u32, u8, bool)> {
+        let mut found = Vec::new();
+        for index in 0.. {
+            let mut entry: *mut c_void = null_mut();
+            // SAFETY: the list is whole; an index past its end is an error.
+            if unsafe { GetAce(list.as_ptr().cast(), index, &mut entry) } == 0 {
+                return found;
+            }
+            // SAFETY: every entry of these lists begins with header and mask.
+            let (header, mask) = unsafe {
+                (
+                    *entry.cast::<ACE_HEADER>(),
+                    *entry.byte_add(4).cast::<u32>(),
+                )
+            };
+            found.push((header.AceType, mask, header.AceFlags, is_of(entry, sid)));
+        }
+        found
+    }
+
+    fn replaced(list: &[u32], sid: &Sid, aces: &[Ace]) -> Vec<u32> {
+        // SAFETY: every list here was made by `replaced` or `InitializeAcl`.
+        unsafe { super::replaced(list.as_ptr().cast(), sid, aces) }.unwrap()
+    }
+
+    #[test]
+    fn entries_of_one_identity_are_replaced_and_others_stay() {
+        let mut empty = vec![0_u32; 2];
+        // SAFETY: a list without entries has eight bytes.
+        let made = unsafe { InitializeAcl(empty.as_mut_ptr().cast(), 8, ACL_REVISION_DS) };
+        assert_ne!(made, 0);
+        let (sid, other) = (Sid::invented(1), Sid::invented(2));
+        let ace = |denies, mask, flags| Ace {
+            denies,
+            mask,
+            flags,
+        };
+        let theirs = [ace(true, 0x2, 0), ace(false, 0x1, 3)];
+        let before = replaced(&empty, &other, &theirs);
+        let mine = [ace(false, 0x20, 9), ace(true, 0x40, 0)];
+        let after = replaced(&before, &sid, &mine);
+        assert_eq!(
+            entries(&after, &sid),
+            [
+                (1, 0x40, 0, true),
+                (1, 0x2, 0, false),
+                (0, 0x20, 9, true),
+                (0, 0x1, 3, false),
+            ]
+        );
+        let again = replaced(&after, &sid, &mine);
+        assert_eq!(entries(&again, &sid), entries(&after, &sid));
+        let back = replaced(&again, &sid, &[]);
+        assert_eq!(entries(&back, &sid), entries(&before, &sid));
+    }
+
+    #[test]
+    fn a_directory_remembers_and_forgets() {
+        let kept = tempfile::tempdir().unwrap();
+        let place = wide(kept.path()).unwrap();
+        let sid = Sid::invented(1);
+        let count = || {
+            let list = read(&place).unwrap();
+            let none = Sid::invented(9);
+            // SAFETY: the list is whole as the system gave it.
+            let copy = unsafe { super::replaced(list.acl, &none, &[]) }.unwrap();
+            let mine = entries(&copy, &sid).into_iter().filter(|entry| entry.3);
+            mine.count()
+        };
+        assert_eq!(count(), 0);
+        let ace = Ace {
+            denies: false,
+            mask: 0x1,
+            flags: 0,
+        };
+        rewrite(kept.path(), &sid, &[ace]).unwrap();
+        assert_eq!(count(), 1);
+        rewrite(kept.path(), &sid, &[]).unwrap();
+        assert_eq!(count(), 0);
+    }
 }

@@ -49,13 +49,13 @@ impl Sid {
 
     /// One of no container, from its parts.
     #[cfg(test)]
-    pub(crate) fn invented() -> Self {
+    pub(crate) fn invented(last: u32) -> Self {
         // Revision 1, eight parts, authority 15, the first part 2.
         let mut words = vec![
             u32::from_le_bytes([1, 8, 0, 0]),
             u32::from_le_bytes([0, 0, 0, 15]),
         ];
-        words.extend([2, 11, 22, 33, 44, 55, 66, 77]);
+        words.extend([2, 11, 22, 33, 44, 55, 66, last]);
         Self(words)
     }
 }

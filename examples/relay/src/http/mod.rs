@@ -8,6 +8,7 @@ mod console;
 mod csrf;
 mod devices;
 mod extract;
+mod identities;
 mod mail;
 mod mcp;
 mod notice;
@@ -327,8 +328,8 @@ fn browser(app: &App) -> Router<App> {
         .route(routes::SIGN_IN, get(oauth::options))
         .route(routes::SIGN_IN_START, post(oauth::start))
         .route(routes::SIGN_IN_BACK, get(oauth::back))
-        .route(routes::IDENTITIES, get(oauth::list))
-        .route(routes::IDENTITY, delete(oauth::unlink))
+        .route(routes::IDENTITIES, get(identities::list))
+        .route(routes::IDENTITY, delete(identities::unlink))
         .route(routes::VERIFY_SEND, post(mail::send_verification))
         .route(routes::VERIFY, post(mail::verify))
         .route(routes::PASSWORD_FORGOT, post(mail::forgot))

@@ -35,7 +35,7 @@ pub(crate) fn take(
         int(now.as_unix_millis()),
         int(rate.every.as_millis() as u64),
     );
-    for _ in 0..2 {
+    for _ in 0..3 {
         let taken = tx.execute(
             "UPDATE throttles
              SET full_ms = CASE WHEN full_ms > ?2 THEN full_ms + ?3 ELSE ?4 END
@@ -57,8 +57,13 @@ pub(crate) fn take(
             |row| row.get::<i64>(0),
         )?;
         if let Some(full) = full {
-            let wait = u64::try_from(full.max(now) + every - room).unwrap_or_default();
-            return Ok(Err(Duration::from_millis(wait)));
+            let wait = full.max(now) + every - room;
+            if wait > 0 {
+                let wait = u64::try_from(wait).unwrap_or_default();
+                return Ok(Err(Duration::from_millis(wait)));
+            }
+            // Another's first token came between the two statements.
+            continue;
         }
         // Room is counted by one at a time.
         tx.lock(THROTTLES)?;

@@ -82,9 +82,18 @@ impl SignIn {
         let wrong =
             |error: &dyn std::fmt::Display| ServeError::Config(format!("--provider: {error}"));
         let specs = self.providers.iter().filter(|spec| !spec.is_empty());
-        specs
-            .map(|spec| ProviderConfig::parse(spec, variable).map_err(|e| wrong(&e)))
-            .collect()
+        let mut providers: Vec<ProviderConfig> = Vec::new();
+        for spec in specs {
+            let provider = ProviderConfig::parse(spec, variable).map_err(|e| wrong(&e))?;
+            if providers
+                .iter()
+                .any(|other| other.name() == provider.name())
+            {
+                return Err(wrong(&format!("{} is given twice", provider.name())));
+            }
+            providers.push(provider);
+        }
+        Ok(providers)
     }
 
     /// Checks the options for mail, and reads the password.

@@ -136,6 +136,11 @@ impl ProviderConfig {
         })
     }
 
+    /// Its name in paths.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     fn client(&self, redirect_uri: String) -> Client {
         match &self.secret {
             None => Client::public(self.client_id.as_str(), redirect_uri),

@@ -11,11 +11,16 @@ mod calls;
 mod clock;
 mod keys;
 mod nodes;
+#[path = "../signin/octo.rs"]
+mod octo;
 mod outages;
+#[path = "../signin/person.rs"]
+mod person;
 #[path = "../../../../crates/katachi-store/tests/support/postgres.rs"]
 mod postgres;
 #[path = "../service/relay.rs"]
 mod relay;
+mod signin;
 mod tunnels;
 
 use nodes::database;

@@ -369,3 +369,68 @@ fn metrics_are_for_this_machine_alone() {
     let (_, said) = failing(&["serve", "--metrics", "0.0.0.0:0", "--state-dir", state]);
     assert!(said.contains("--metrics 127.0.0.1:PORT"), "{said}");
 }
+
+#[test]
+fn options_for_sign_in_that_contradict_themselves_say_what_to_write() {
+    let state = tempfile::tempdir().unwrap();
+    let state = state.path().to_str().unwrap();
+    let listen = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--no-keychain",
+        "--state-dir",
+        state,
+    ];
+    for (given, said) in [
+        (
+            &["--provider", "github,client-id=a,secret=s3cret"][..],
+            "secret-file=FILE",
+        ),
+        (
+            &["--provider", "github,client-id=a"],
+            "KATACHI_RELAY_PROVIDER_GITHUB_SECRET",
+        ),
+        (&["--provider", "work,client-id=a"], "issuer=URL is missing"),
+        (
+            &[
+                "--provider",
+                "a,client-id=a,issuer=https://id.example",
+                "--provider",
+                "a,client-id=b,issuer=https://other.example",
+            ],
+            "given twice",
+        ),
+        (
+            &["--mail-from", "relay@example.com"],
+            "--smtp URL or --mail-dir DIR",
+        ),
+        (
+            &["--mail-from", "relay", "--mail-dir", "/nonexistent"],
+            "--mail-from",
+        ),
+        (
+            &[
+                "--mail-from",
+                "relay@example.com",
+                "--mail-dir",
+                "/proc/mail",
+            ],
+            "/proc/mail",
+        ),
+        (&["--mail-dir", "/nonexistent"], "--mail-from"),
+        (
+            &[
+                "--mail-from",
+                "relay@example.com",
+                "--smtp",
+                "smtps://ana:s3cret@mail.example",
+            ],
+            "--smtp-password-file",
+        ),
+    ] {
+        let (_, error) = failing(&[&listen[..], given].concat());
+        assert!(error.contains(said), "{given:?}: {error}");
+        assert!(!error.contains("s3cret"), "{error}");
+    }
+}

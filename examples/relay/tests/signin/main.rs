@@ -15,9 +15,12 @@ mod browser;
 #[path = "../console/chromium.rs"]
 mod chromium;
 mod github;
+mod linking;
 mod mail;
+mod octo;
 mod openid;
 mod peer;
+mod person;
 #[path = "../../../../crates/katachi-store/tests/support/postgres.rs"]
 mod postgres;
 #[path = "../service/relay.rs"]
@@ -93,9 +96,9 @@ fn main() -> ExitCode {
         openid::l01_a_state_is_good_once_in_its_own_browser,
         openid::l01_of_two_answers_at_once_one_comes_in,
         openid::l02_l03_a_code_is_worth_nothing_in_another_sign_in,
-        openid::l06_an_equal_address_links_nothing,
-        openid::l06_only_who_is_signed_in_links,
-        openid::the_last_way_in_cannot_be_unlinked,
+        linking::l06_an_equal_address_links_nothing,
+        linking::l06_only_who_is_signed_in_links,
+        linking::the_last_way_in_cannot_be_unlinked,
         openid::a_closed_relay_lets_in_whom_it_knows,
         openid::beginning_is_throttled_across_restarts,
         github::a_person_of_github_is_known_by_number,

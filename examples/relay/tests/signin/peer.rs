@@ -10,6 +10,7 @@ use katachi_relay::{Config, MailConfig, MailRoute, ProviderConfig};
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 
+pub(crate) use crate::person::{agree, parameter};
 use crate::relay::{Browser, TestRelay};
 
 /// Two OpenID providers in a process of their own.
@@ -129,41 +130,6 @@ pub(crate) async fn leave(browser: &Browser, name: &str, hint: &str, body: Value
     agree(&url).await
 }
 
-/// Somebody whom the provider does not remember: cookies of its own, and no TLS, as
-/// everything is on loopback.
-fn person() -> reqwest::Client {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
-    let client = reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .no_proxy()
-        .cookie_store(true)
-        .redirect(reqwest::redirect::Policy::none());
-    client.build().unwrap()
-}
-
-/// Follows redirects until one leads back to a relay: its path and query.
-pub(crate) async fn agree(url: &str) -> String {
-    let person = person();
-    let mut at: reqwest::Url = url.parse().unwrap();
-    for _ in 0..10 {
-        let answer = person.get(at.clone()).send().await.unwrap();
-        let status = answer.status();
-        let Some(to) = answer.headers().get("location") else {
-            panic!("{status} at {at}: {}", answer.text().await.unwrap());
-        };
-        at = at.join(to.to_str().unwrap()).unwrap();
-        if at.host_str() == Some("katachi.localhost") {
-            return format!("{}?{}", at.path(), at.query().unwrap_or_default());
-        }
-    }
-    panic!("redirected for ever");
-}
-
 /// Signs in at `work` as `hint`.
 pub(crate) async fn sign_in(browser: &Browser, hint: &str) -> Response {
     let back = leave(browser, "work", hint, json!({})).await;
@@ -187,12 +153,4 @@ pub(crate) async fn refused(browser: &Browser, answer: Response, status: u16, sa
     let page = answer.text().await.unwrap();
     assert!(page.contains(said), "{page}");
     assert_eq!(me(browser).await, Value::Null);
-}
-
-/// The parameter of a path's query.
-pub(crate) fn parameter(path: &str, name: &str) -> String {
-    let query = path.split_once('?').unwrap().1;
-    let prefix = format!("{name}=");
-    let found = query.split('&').find_map(|pair| pair.strip_prefix(&prefix));
-    found.unwrap().to_owned()
 }

@@ -41,6 +41,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("tpm2-tools", "an independent client of it"),
     ("postgresql", "sealed columns and the replay store"),
     ("redis-server", "the replay store"),
+    ("pebble", "an ACME authority"),
     (
         "qemu-system-x86",
         "a machine with control groups of every kind",

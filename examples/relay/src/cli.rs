@@ -60,6 +60,11 @@ pub struct Serve {
     )]
     pub tls_key: Option<PathBuf>,
 
+    /// A certificate that is asked for
+    #[cfg(feature = "acme")]
+    #[command(flatten)]
+    pub acme: crate::acme::AcmeOptions,
+
     /// Directory for the vault, the database and the certificate authority
     #[arg(long, value_name = "DIR", env = "KATACHI_RELAY_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
@@ -229,6 +234,8 @@ impl Serve {
             },
             _ => TlsSource::SelfMade,
         };
+        #[cfg(feature = "acme")]
+        let tls = self.acme.source().map_or(tls, TlsSource::Acme);
         Ok(Config {
             listen: self.listen,
             public_url: self.public_url.clone(),

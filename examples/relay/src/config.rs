@@ -158,6 +158,9 @@ pub enum TlsSource {
         /// The private key.
         key: PathBuf,
     },
+    /// An ACME authority, asked again before the certificate ends.
+    #[cfg(feature = "acme")]
+    Acme(crate::Acme),
 }
 
 /// Whether the vault may ask the keychain of the operating system.

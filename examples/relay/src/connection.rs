@@ -119,6 +119,11 @@ async fn handshake(
             return None;
         }
     };
+    #[cfg(feature = "acme")]
+    if crate::acme::is_challenge(stream.get_ref().1.alpn_protocol()) {
+        debug!("the authority looked");
+        return None;
+    }
     let exporter = stream
         .get_ref()
         .1

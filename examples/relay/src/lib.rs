@@ -39,6 +39,8 @@
 //! | `records` | what is remembered, where, and under which keys |
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "acme")]
+mod acme;
 mod backup;
 pub mod cli;
 mod cluster;
@@ -57,6 +59,8 @@ mod throttle;
 mod tls;
 mod tunnel;
 
+#[cfg(feature = "acme")]
+pub use acme::{Acme, AcmeOptions};
 pub use cluster::keyset::{ClusterId, NodeKey, NodeName, ParseNameError};
 pub use config::{
     ClusterConfig, Config, DEFAULT_SECURITY_CONTACT, DatabaseSource, KeychainUse, LOCAL_HOST,

@@ -91,6 +91,8 @@ pub struct Relay {
     authority: Option<PathBuf>,
     metrics: Option<TcpListener>,
     tls: Arc<ServerConfig>,
+    #[cfg(feature = "acme")]
+    renewal: Option<crate::acme::Renewal>,
     limits: Arc<Limits>,
     app: App,
 }
@@ -136,7 +138,7 @@ impl Relay {
         let prepare = tokio::task::spawn_blocking(move || {
             create_state_dir(&config.state_dir)?;
             let vault = machine::open_vault(&config.state_dir, config.keychain)?;
-            let identity = tls::prepare(&config.tls, &config.state_dir, &vault)?;
+            let identity = tls::prepare(&config, public_url.host(), &vault)?;
             let storage = |error: &dyn std::fmt::Display| ServeError::Storage(error.to_string());
             let cluster = config.cluster.as_ref();
             let records = Records::open(&config.database, cluster, &config.state_dir, vault)
@@ -187,6 +189,8 @@ impl Relay {
             authority: identity.authority,
             metrics,
             tls: identity.config,
+            #[cfg(feature = "acme")]
+            renewal: identity.renewal,
             limits,
             app,
         })
@@ -247,6 +251,10 @@ impl Relay {
         );
         let carrying = carry(self.app.clone(), self.nodes, &limits, stop.clone());
         let sweeping = sweep(self.app.clone(), stop.clone());
+        #[cfg(feature = "acme")]
+        if let Some(renewal) = self.renewal {
+            tokio::spawn(stop.clone().run_until_cancelled_owned(renewal.run()));
+        }
         let counting = {
             let (app, stop) = (self.app.clone(), stop.clone());
             async move {
@@ -317,6 +325,13 @@ fn check(config: &Config) -> Result<(), ServeError> {
     if config.tls == TlsSource::SelfMade && !local_name {
         return Err(ServeError::Config(
             "a self-made certificate is for names on this computer: give --tls-cert and --tls-key"
+                .to_owned(),
+        ));
+    }
+    #[cfg(feature = "acme")]
+    if matches!(config.tls, TlsSource::Acme(_)) && local_name {
+        return Err(ServeError::Config(
+            "no authority certifies names on this computer: give another --public-url, or leave --acme out"
                 .to_owned(),
         ));
     }

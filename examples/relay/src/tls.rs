@@ -17,12 +17,13 @@ use rcgen::{
     ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     NameConstraints,
 };
-use rustls::ServerConfig;
+use rustls::server::WantsServerCert;
+use rustls::{ConfigBuilder, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::{Duration, OffsetDateTime};
 
-use crate::config::{LOCAL_HOST, TlsSource};
+use crate::config::{Config, LOCAL_HOST, TlsSource};
 
 /// The certificate could not be used or made.
 #[derive(Debug, thiserror::Error)]
@@ -59,46 +60,70 @@ pub(crate) struct Identity {
     pub(crate) config: Arc<ServerConfig>,
     /// PEM of the self-made authority, for clients to trust.
     pub(crate) authority: Option<PathBuf>,
+    /// What keeps the certificate fresh.
+    #[cfg(feature = "acme")]
+    pub(crate) renewal: Option<crate::acme::Renewal>,
 }
 
-/// Prepares TLS from `source`.
-pub(crate) fn prepare(
-    source: &TlsSource,
-    state_dir: &Path,
-    vault: &Vault,
-) -> Result<Identity, TlsError> {
-    match source {
+impl Identity {
+    fn of(config: ServerConfig, authority: Option<PathBuf>) -> Self {
+        Self {
+            config: Arc::new(config),
+            authority,
+            #[cfg(feature = "acme")]
+            renewal: None,
+        }
+    }
+}
+
+/// Prepares TLS as `config` says, for a relay that is known as `host`.
+pub(crate) fn prepare(config: &Config, host: &str, vault: &Vault) -> Result<Identity, TlsError> {
+    // The name matters to those alone who ask for a certificate.
+    #[cfg(not(feature = "acme"))]
+    let _ = host;
+    match &config.tls {
         TlsSource::Files { certificate, key } => {
-            let config = server_config(read_chain(certificate)?, read_key(key)?)?;
-            Ok(Identity {
-                config,
-                authority: None,
-            })
+            let (chain, key) = (read_chain(certificate)?, read_key(key)?);
+            let config = server_config(|builder| builder.with_single_cert(chain, key))?;
+            Ok(Identity::of(config, None))
         }
         TlsSource::SelfMade => {
-            let (authority, path) = authority(&state_dir.join("tls"), vault)?;
+            let (authority, path) = authority(&config.state_dir.join("tls"), vault)?;
             let (chain, key) = leaf(&authority)?;
+            let config = server_config(|builder| builder.with_single_cert(chain, key))?;
+            Ok(Identity::of(config, Some(path)))
+        }
+        #[cfg(feature = "acme")]
+        TlsSource::Acme(acme) => {
+            // A handle of its own, since it writes while the relay serves.
+            let vault = crate::machine::open_vault(&config.state_dir, config.keychain);
+            let vault = vault.map_err(|error| TlsError::State {
+                path: config.state_dir.clone(),
+                problem: error.to_string(),
+            })?;
+            let (tls, renewal) = crate::acme::prepare(acme, host, &config.state_dir, vault)?;
             Ok(Identity {
-                config: server_config(chain, key)?,
-                authority: Some(path),
+                renewal: Some(renewal),
+                ..Identity::of(tls, None)
             })
         }
     }
 }
 
-fn server_config(
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-) -> Result<Arc<ServerConfig>, TlsError> {
+pub(crate) fn server_config(
+    certificate: impl FnOnce(
+        ConfigBuilder<ServerConfig, WantsServerCert>,
+    ) -> Result<ServerConfig, rustls::Error>,
+) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let builder = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?;
+        .with_no_client_auth();
+    let mut config = certificate(builder)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // Early data can be replayed by anyone who recorded it.
     config.max_early_data_size = 0;
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -185,6 +185,20 @@ fn stages(long: bool) -> Vec<Stage> {
             ])
         }),
     ];
+    // The only program with a feature that is off.
+    stages.push(check("clippy katachi-relay, all features", || {
+        cargo([
+            "clippy",
+            "--all-targets",
+            "--all-features",
+            "--locked",
+            "-p",
+            "katachi-relay",
+            "--",
+            "-D",
+            "warnings",
+        ])
+    }));
     let metadata = metadata();
     for name in CRATES {
         let sets = feature_sets(metadata.as_ref(), name);
@@ -246,7 +260,14 @@ fn stages(long: bool) -> Vec<Stage> {
     }
     for name in PROGRAMS {
         stages.push(tests(&format!("test {name}"), move || {
-            cargo(["test", "--no-fail-fast", "--locked", "-p", name])
+            cargo([
+                "test",
+                "--no-fail-fast",
+                "--locked",
+                "--all-features",
+                "-p",
+                name,
+            ])
         }));
     }
     for foreign in FOREIGN {

@@ -37,6 +37,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("rustc-web", "type checks for other systems"),
     ("cargo-web", "the same"),
     ("rust-web-src", "the standard library of those systems"),
+    ("rust-web-clippy", "lints for those systems"),
     ("gcc-mingw-w64-x86-64", "the C compiler of one of them"),
     ("tpm2-tools", "an independent client of it"),
     ("postgresql", "sealed columns and the replay store"),

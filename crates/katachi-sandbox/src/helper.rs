@@ -38,7 +38,7 @@ pub(crate) fn check(plan: &Inner) -> Result<(), SpawnError> {
 ///
 /// A program that never calls it and names no helper with
 /// [`PlanOptions::helper`](crate::PlanOptions::helper) gets
-/// [`SpawnError::HelperNotInstalled`](crate::SpawnError::HelperNotInstalled)
+/// [`SpawnError::HelperNotInstalled`]
 /// instead of a second copy of itself.
 pub fn run_if_requested() {
     INSTALLED.store(true, Ordering::Relaxed);

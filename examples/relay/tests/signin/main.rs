@@ -5,7 +5,6 @@
 //! Needs node with the packages in `NODE_PATH` or `.tools`, and for some cases
 //! PostgreSQL, PyPI `aiosmtpd` or Chromium; what cannot run is listed as ignored, and
 //! fails under `KATACHI_REQUIRE_ALL=1`.
-#![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 #![allow(dead_code, reason = "the helpers are shared with other tests")]
 
@@ -21,10 +20,12 @@ mod octo;
 mod openid;
 mod peer;
 mod person;
+#[cfg(target_os = "linux")]
 #[path = "../../../../crates/katachi-store/tests/support/postgres.rs"]
 mod postgres;
 #[path = "../service/relay.rs"]
 mod relay;
+#[cfg(target_os = "linux")]
 #[path = "../service_postgres/server.rs"]
 mod server;
 mod smtp;
@@ -37,17 +38,24 @@ use katachi_relay::DatabaseSource;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use peer::{Peer, Place};
-use server::database;
 
 type Outcome = Result<(), Failed>;
 
-/// Where a relay keeps its records.
+/// Where a relay of this place keeps its records.
 fn database_of(place: &Place, state: &Path) -> DatabaseSource {
+    #[cfg(target_os = "linux")]
     if place.postgres {
-        database(state)
-    } else {
-        DatabaseSource::Embedded
+        return server::database(state);
     }
+    assert!(
+        !place.postgres,
+        "the tests start a PostgreSQL on Linux alone"
+    );
+    database(state)
+}
+
+fn database(_state: &Path) -> DatabaseSource {
+    DatabaseSource::Embedded
 }
 
 fn main() -> ExitCode {
@@ -58,6 +66,7 @@ fn main() -> ExitCode {
         let here = |what: &str| match what {
             "npm oidc-provider" => peer.is_some(),
             "Chromium" => chromium::missing().is_none(),
+            #[cfg(target_os = "linux")]
             "PostgreSQL" => postgres::binaries().is_some(),
             _ => smtp::installed(),
         };
@@ -88,6 +97,7 @@ fn main() -> ExitCode {
     macro_rules! on_both {
         ($($module:ident::$name:ident),* $(,)?) => {
             tests!(false, "embedded", &["npm oidc-provider"]; $($module::$name),*);
+            #[cfg(target_os = "linux")]
             tests!(true, "postgres", &["npm oidc-provider", "PostgreSQL"]; $($module::$name),*);
         };
     }
@@ -122,6 +132,7 @@ fn main() -> ExitCode {
         github::l02_a_code_of_github_is_bound_to_its_sign_in,
         mail::without_mail_nothing_is_promised,
     );
+    #[cfg(target_os = "linux")]
     tests!(true, "postgres", &["npm oidc-provider", "PostgreSQL"];
         mail::postgres_holds_digests_and_sealed_columns,
     );

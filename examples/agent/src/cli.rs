@@ -455,7 +455,7 @@ pub(crate) struct Doctor {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Relay {
     /// Serve until standard input ends
-    Serve(katachi_relay::cli::Serve),
+    Serve(Box<katachi_relay::cli::Serve>),
 }
 
 #[cfg(test)]

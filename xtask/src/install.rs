@@ -67,6 +67,7 @@ const PYTHON: &[&str] = &[
 
 /// Node packages.
 const NODE: &[&str] = &[
+    "@agentclientprotocol/sdk@2.4.0",
     "@modelcontextprotocol/server-filesystem@2026.8.31",
     "http-message-sig@0.3.0",
     "http-message-signatures@1.0.6",
@@ -75,9 +76,10 @@ const NODE: &[&str] = &[
     "playwright-core@1.64.1",
 ];
 
-/// Further peers of the sandbox benches. They weigh hundreds of megabytes, so
-/// they are for long runs alone.
+/// Further peers of the sandbox benches, and a coding agent as it is published.
+/// They weigh hundreds of megabytes, so they are for long runs alone.
 const HEAVY: &[&str] = &[
+    "@agentclientprotocol/claude-agent-acp@0.101.0",
     "@anthropic-ai/sandbox-runtime@0.0.78",
     "@openai/codex@0.171.0",
 ];

@@ -129,6 +129,10 @@ pub(crate) struct Options {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one, read once from the command line"
+)]
 pub(crate) enum Command {
     /// Connect to the relay and stay; starts one on loopback if none is configured
     #[command(after_help = "Examples:

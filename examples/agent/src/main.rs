@@ -20,6 +20,7 @@ mod home;
 mod mcp;
 mod mistake;
 mod output;
+mod partner;
 mod paths;
 mod policy;
 mod progress;

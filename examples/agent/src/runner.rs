@@ -135,27 +135,9 @@ pub(crate) fn not_approved(
     why: &str,
     events: &Sender<RunEvent>,
 ) -> Finished {
-    let denial = Denial {
-        at: crate::audit::now(),
-        argv: shortened(&job.argv),
-        control: "exec".to_owned(),
-        operation: "exec".to_owned(),
-        target: shortened(&job.argv).join(" "),
-        reason: format!("{rule}: {why}"),
-        allow_with: None,
-    };
+    let denial = unapproved("exec", &job.argv, rule, why, events);
     let mut finished = Finished::failed(format!("denied: {}", denial.reason));
     finished.cancelled = events.is_closed();
-    tell(
-        events,
-        RunEvent::Denied {
-            control: denial.control.clone(),
-            operation: denial.operation.clone(),
-            target: denial.target.clone(),
-            reason: denial.reason.clone(),
-            allow_with: None,
-        },
-    );
     tell(
         events,
         RunEvent::Exit {
@@ -166,6 +148,36 @@ pub(crate) fn not_approved(
     );
     finished.denials.push(denial);
     finished
+}
+
+/// Tells that nobody approved what `argv` says, which `control` asked about.
+pub(crate) fn unapproved(
+    control: &str,
+    argv: &[String],
+    rule: &str,
+    why: &str,
+    events: &Sender<RunEvent>,
+) -> Denial {
+    let denial = Denial {
+        at: crate::audit::now(),
+        argv: shortened(argv),
+        control: control.to_owned(),
+        operation: control.to_owned(),
+        target: shortened(argv).join(" "),
+        reason: format!("{rule}: {why}"),
+        allow_with: None,
+    };
+    tell(
+        events,
+        RunEvent::Denied {
+            control: denial.control.clone(),
+            operation: denial.operation.clone(),
+            target: denial.target.clone(),
+            reason: denial.reason.clone(),
+            allow_with: None,
+        },
+    );
+    denial
 }
 
 fn start(plan: &Plan, job: &Job, directory: &Path) -> Result<Child, SpawnError> {

@@ -12,13 +12,14 @@ mod device;
 #[path = "support/meeting.rs"]
 #[allow(dead_code, reason = "each test file uses a part of this")]
 mod meeting;
+#[path = "support/servers.rs"]
+mod servers;
 mod support;
 #[path = "support/up.rs"]
 #[allow(dead_code, reason = "each test file uses a part of this")]
 mod up;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use device::Device;
@@ -27,6 +28,7 @@ use katachi_protocol::mcp::{McpServers, PutMcp};
 use katachi_protocol::run::{OutputStream, RunEvent};
 use meeting::{Meeting, events, post};
 use serde_json::json;
+use servers::{config, sign};
 use support::{Place, needing};
 use up::{Up, block_on};
 
@@ -36,7 +38,7 @@ const SECRET: &str = "mcp-secret-0c5e";
 fn main() -> ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
     let confine = support::can_confine();
-    let server = confine && filesystem_server().is_some();
+    let server = confine && servers::files().is_some();
     let trials = vec![
         needing(
             "user namespaces, node and @modelcontextprotocol/server-filesystem",
@@ -58,13 +60,6 @@ fn main() -> ExitCode {
         ),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-/// Where npm put the server.
-fn filesystem_server() -> Option<PathBuf> {
-    let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/node/node_modules");
-    let server = modules.join("@modelcontextprotocol/server-filesystem/dist/index.js");
-    server.canonicalize().ok()
 }
 
 /// What the agent said to one call.
@@ -105,40 +100,13 @@ async fn call(meeting: &Meeting, device: &Device, body: serde_json::Value) -> Sa
     }
 }
 
-fn config(command: &[&str], meeting: &Meeting) -> PutMcp {
-    PutMcp {
-        command: command.iter().map(|word| (*word).to_owned()).collect(),
-        env: BTreeMap::new(),
-        secrets: BTreeMap::new(),
-        released_to: vec![meeting.agent.clone()],
-        signatures: BTreeMap::new(),
-    }
-}
-
-fn sign(config: &mut PutMcp, name: &str, device: &Device, meeting: &Meeting) {
-    let signature = device.sign_mcp(&meeting.agent, name, config).unwrap();
-    config.signatures = BTreeMap::from([(meeting.agent.clone(), signature)]);
-}
-
 fn a_signed_server_from_npm_works_in_its_sandbox() {
     let place = Place::new();
     std::fs::write(place.workspace().join("plums.txt"), "two plums\n").unwrap();
     let canary = place.file("canary.txt", CANARY);
-    let server = filesystem_server().unwrap();
-    let modules = server.ancestors().nth(4).unwrap();
-    let own = place.file(
-        "files.toml",
-        &format!(
-            "[filesystem]\nread = [\"@system\", \".\", {:?}]\n[commands]\nallow = [\"@node\"]\n",
-            modules.to_str().unwrap()
-        ),
-    );
     // The policy of commands would not let it start: it has one of its own.
-    std::fs::write(
-        place.home().join("config.toml"),
-        format!("[mcp.policies]\nfiles = {:?}\n", own.to_str().unwrap()),
-    )
-    .unwrap();
+    let policies = servers::confine_files(&place);
+    std::fs::write(place.home().join("config.toml"), policies).unwrap();
     let mut up = Up::start(
         &place,
         &[
@@ -149,10 +117,7 @@ fn a_signed_server_from_npm_works_in_its_sandbox() {
     block_on(async {
         let meeting = Meeting::of(&mut up).await;
         let device = meeting.paired(&up).await;
-        // By its own arguments the server may read everything.
-        let mut config = config(&["node", server.to_str().unwrap(), "/"], &meeting);
-        sign(&mut config, "files", &device, &meeting);
-        meeting.browser.put_mcp("files", &config).await;
+        servers::sign_files(&meeting, &device).await;
 
         let listed = call(&meeting, &device, json!({ "server": "files" })).await;
         assert_eq!(listed.code(), Some(0), "{:?}", listed.events);

@@ -14,6 +14,9 @@ mod device;
 mod meeting;
 #[path = "support/provider.rs"]
 mod provider;
+#[path = "support/servers.rs"]
+#[allow(dead_code, reason = "each test file uses a part of this")]
+mod servers;
 mod support;
 #[path = "support/up.rs"]
 #[allow(dead_code, reason = "each test file uses a part of this")]
@@ -21,10 +24,9 @@ mod up;
 
 use std::process::ExitCode;
 
-use device::Device;
 use katachi_protocol::approval::Decision;
-use katachi_protocol::run::{OutputStream, RunEvent};
-use meeting::{Meeting, post, signed};
+use katachi_protocol::run::RunEvent;
+use meeting::{Meeting, session_of, text_of};
 use provider::{Provider, says, uses};
 use serde_json::json;
 use support::{Place, needing};
@@ -51,6 +53,16 @@ fn main() -> ExitCode {
             a_conversation_and_what_was_kept_are_there_again,
         ),
         confined(
+            "an_argument_rule_makes_a_model_wait_for_a_person",
+            an_argument_rule_makes_a_model_wait_for_a_person,
+        ),
+        needing(
+            "user namespaces, node and @modelcontextprotocol/server-filesystem",
+            confine && servers::files().is_some(),
+            "a_model_uses_the_tools_of_an_mcp_server",
+            a_model_uses_the_tools_of_an_mcp_server,
+        ),
+        confined(
             "a_model_that_never_ends_is_ended",
             a_model_that_never_ends_is_ended,
         ),
@@ -64,10 +76,15 @@ fn main() -> ExitCode {
 
 /// An agent with the model at `provider`, and its key in the vault.
 fn up(place: &Place, provider: &Provider, policy: &str) -> Up {
+    up_with(place, provider, policy, "")
+}
+
+/// The same with `more` in its configuration.
+fn up_with(place: &Place, provider: &Provider, policy: &str, more: &str) -> Up {
     place.agent_reading(KEY, &["key", "set", "anthropic"]).ok();
     let policy = place.file("ai.toml", policy);
     let config = format!(
-        "[ai]\nkind = \"http\"\nmodel = \"claude-sonnet-4-5\"\nbase_url = {:?}\nkey = \"anthropic\"\npolicy = {:?}\n",
+        "[ai]\nkind = \"http\"\nmodel = \"claude-sonnet-4-5\"\nbase_url = {:?}\nkey = \"anthropic\"\npolicy = {:?}\n{more}",
         provider.base_url(),
         policy.to_str().unwrap()
     );
@@ -90,54 +107,7 @@ allow = ["@system"]
 ask = ["touch"]
 "#;
 
-/// Sends a message and says `decision` to whatever asks.
-async fn message(
-    meeting: &Meeting,
-    device: &Device,
-    session: Option<&str>,
-    decision: Decision,
-) -> Vec<RunEvent> {
-    let body = json!({ "session": session, "text": "how many plums?" });
-    let mut answer = meeting
-        .ask(device, post("/v1/message", body))
-        .await
-        .unwrap();
-    let (mut events, mut rest) = (Vec::new(), String::new());
-    while let Some(piece) = answer.piece().await.unwrap() {
-        rest.push_str(std::str::from_utf8(&piece).unwrap());
-        while let Some((line, after)) = rest.split_once('\n') {
-            let event = RunEvent::from_line(line).unwrap();
-            if let RunEvent::Approval(request) = &event {
-                let say = signed(request.clone(), decision, device);
-                assert_eq!(meeting.ask(device, say).await.unwrap().status, 204);
-            }
-            events.push(event);
-            rest = after.to_owned();
-        }
-    }
-    events
-}
-
-fn text_of(events: &[RunEvent]) -> String {
-    let pieces = events.iter().filter_map(|event| match event {
-        RunEvent::Output {
-            stream: OutputStream::Stdout,
-            data,
-        } => Some(data.as_str()),
-        _ => None,
-    });
-    pieces.collect()
-}
-
-fn session_of(events: &[RunEvent]) -> String {
-    match &events[0] {
-        RunEvent::Started {
-            session: Some(session),
-            ..
-        } => session.clone(),
-        _ => panic!("{events:?}"),
-    }
-}
+const QUESTION: &str = "how many plums?";
 
 fn a_model_works_with_tools_under_the_policy() {
     let place = Place::new();
@@ -170,7 +140,9 @@ fn a_model_works_with_tools_under_the_policy() {
     block_on(async {
         let meeting = Meeting::of(&mut up).await;
         let device = meeting.paired(&up).await;
-        let events = message(&meeting, &device, None, Decision::Deny).await;
+        let events = meeting
+            .decide(&device, (None, QUESTION), Decision::Deny)
+            .await;
         assert_eq!(text_of(&events), "I look. There are two.", "{events:#?}");
         assert!(matches!(
             events.last(),
@@ -259,7 +231,7 @@ fn a_command_of_a_model_waits_for_a_person() {
         block_on(async {
             let meeting = Meeting::of(&mut up).await;
             let device = meeting.paired(&up).await;
-            let events = message(&meeting, &device, None, decision).await;
+            let events = meeting.decide(&device, (None, QUESTION), decision).await;
             let asked = events.iter().any(|event| {
                 matches!(event, RunEvent::Approval(request) if request.argv == ["touch", "plum"])
             });
@@ -270,6 +242,121 @@ fn a_command_of_a_model_waits_for_a_person() {
         assert_eq!(told.contains("a person denied it"), !made, "{told}");
         up.stop();
     }
+}
+
+fn git(place: &Place, words: &[&str]) -> String {
+    let output = std::process::Command::new("git")
+        .args([
+            "-c",
+            "user.name=Mia",
+            "-c",
+            "user.email=mia@orchard.example",
+        ])
+        .args(words)
+        .current_dir(place.workspace())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn an_argument_rule_makes_a_model_wait_for_a_person() {
+    let policy = r#"[filesystem]
+read = ["@system"]
+write = ["."]
+git = "full"
+[commands]
+allow = ["@system", "@git"]
+ask = [["git", "push"]]
+"#;
+    for (decision, pushed) in [(Decision::Deny, false), (Decision::Approve, true)] {
+        let place = Place::new();
+        git(&place, &["init", "-q", "-b", "main"]);
+        git(&place, &["init", "-q", "--bare", "far.git"]);
+        git(&place, &["commit", "-q", "--allow-empty", "-m", "plums"]);
+        // The other end is started by the one name that the rule is about.
+        let far = "--receive-pack=git receive-pack";
+        let push = ["git", "push", far, "./far.git", "main"];
+        let provider = Provider::start(vec![
+            uses("", "run", json!({ "argv": ["git", "rev-parse", "HEAD"] })),
+            // What a shell starts is seen too, and nobody is asked for it there.
+            uses(
+                "",
+                "run",
+                json!({ "argv": ["sh", "-c", "git push ./far.git main"] }),
+            ),
+            uses("", "run", json!({ "argv": push })),
+            says("Done."),
+        ]);
+        let mut up = up(&place, &provider, policy);
+        let events = block_on(async {
+            let meeting = Meeting::of(&mut up).await;
+            let device = meeting.paired(&up).await;
+            let before_push = async |event: &RunEvent| {
+                if let RunEvent::Approval(request) = event {
+                    let refs = git(&place, &["--git-dir=far.git", "for-each-ref"]);
+                    assert_eq!(refs, "", "it was pushed before anybody said so");
+                    let said = meeting::signed(request.clone(), decision, &device);
+                    assert_eq!(meeting.ask(&device, said).await.unwrap().status, 204);
+                }
+                true
+            };
+            meeting.follow(&device, (None, QUESTION), before_push).await
+        });
+        up.stop();
+        let asked: Vec<_> = events
+            .iter()
+            .filter_map(|event| match event {
+                RunEvent::Approval(request) => Some(request.argv.clone()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(asked, [push], "{events:#?}");
+        let refs = git(&place, &["--git-dir=far.git", "for-each-ref"]);
+        let asked = provider.asked();
+        let told = asked[3].told();
+        assert_eq!(refs.contains("refs/heads/main"), pushed, "{refs} {told}");
+        let head = git(&place, &["rev-parse", "HEAD"]);
+        assert!(asked[1].told().contains(head.trim()), "{}", asked[1].told());
+        assert!(asked[2].told().contains("denied"), "{}", asked[2].told());
+        assert_eq!(told.contains("a person denied it"), !pushed, "{told}");
+    }
+}
+
+fn a_model_uses_the_tools_of_an_mcp_server() {
+    let place = Place::new();
+    std::fs::write(place.workspace().join("plums.txt"), "two plums\n").unwrap();
+    let canary = place.file("canary.txt", CANARY).canonicalize().unwrap();
+    let inside = place.workspace().join("plums.txt");
+    let provider = Provider::start(vec![
+        uses("", "files__read_text_file", json!({ "path": inside })),
+        uses("", "files__read_text_file", json!({ "path": canary })),
+        says("There are two."),
+    ]);
+    let more = servers::confine_files(&place);
+    let mut up = up_with(&place, &provider, POLICY, &more);
+    block_on(async {
+        let meeting = Meeting::of(&mut up).await;
+        let device = meeting.paired(&up).await;
+        servers::sign_files(&meeting, &device).await;
+        let events = meeting
+            .decide(&device, (None, QUESTION), Decision::Deny)
+            .await;
+        assert_eq!(text_of(&events), "There are two.", "{events:#?}");
+        assert!(!format!("{events:?}").contains(CANARY));
+        let denied = events.iter().any(|event| {
+            matches!(event, RunEvent::Denied { target, .. } if target.ends_with("canary.txt"))
+        });
+        assert!(denied, "{events:#?}");
+    });
+    up.stop();
+    let asked = provider.asked();
+    let offered = asked[0].body["tools"].to_string();
+    assert!(offered.contains("files__read_text_file"), "{offered}");
+    assert!(asked[1].told().contains("two plums"), "{}", asked[1].told());
+    let told = asked[2].told();
+    assert!(told.contains("denied by the policy"), "{told}");
+    assert!(!told.contains(CANARY), "{told}");
 }
 
 fn a_conversation_and_what_was_kept_are_there_again() {
@@ -284,9 +371,13 @@ fn a_conversation_and_what_was_kept_are_there_again() {
     let session = block_on(async {
         let meeting = Meeting::of(&mut up).await;
         let device = meeting.paired(&up).await;
-        let first = message(&meeting, &device, None, Decision::Deny).await;
+        let first = meeting
+            .decide(&device, (None, QUESTION), Decision::Deny)
+            .await;
         let session = session_of(&first);
-        message(&meeting, &device, Some(&session), Decision::Deny).await;
+        meeting
+            .decide(&device, (Some(&session), QUESTION), Decision::Deny)
+            .await;
         session
     });
     let seen = up.stop_and_show();
@@ -321,7 +412,9 @@ fn a_model_that_never_ends_is_ended() {
     block_on(async {
         let meeting = Meeting::of(&mut up).await;
         let device = meeting.paired(&up).await;
-        let events = message(&meeting, &device, None, Decision::Deny).await;
+        let events = meeting
+            .decide(&device, (None, QUESTION), Decision::Deny)
+            .await;
         let Some(RunEvent::Error { message }) = events.last() else {
             panic!("{events:?}");
         };
@@ -339,7 +432,9 @@ fn a_provider_that_refuses_is_told_of() {
     block_on(async {
         let meeting = Meeting::of(&mut up).await;
         let device = meeting.paired(&up).await;
-        let events = message(&meeting, &device, None, Decision::Deny).await;
+        let events = meeting
+            .decide(&device, (None, QUESTION), Decision::Deny)
+            .await;
         let Some(RunEvent::Error { message }) = events.last() else {
             panic!("{events:?}");
         };

@@ -1,7 +1,7 @@
 //! A conversation with a model behind HTTP: it says something, uses tools, is
 //! told what came of it, and says more, within bounds.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::bail;
 use genai::chat::{ChatMessage, Tool, ToolCall, ToolResponse};
@@ -11,6 +11,7 @@ use katachi_store::memory::Memory;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 
+use super::MAX_TIME;
 use super::model::Model;
 use super::tools::{self, Tools};
 use crate::config::HttpModel;
@@ -23,8 +24,6 @@ use crate::tunnel::Service;
 const MAX_TURNS: usize = 32;
 /// Tools that it uses in one turn.
 const MAX_CALLS: usize = 16;
-/// Time for one message, approvals included.
-const MAX_TIME: Duration = Duration::from_secs(30 * 60);
 /// Earlier messages that the model is shown.
 const REMEMBERED: u32 = 200;
 /// Bytes of earlier messages that the model is shown.
@@ -145,11 +144,8 @@ impl Told<'_> {
 
     /// Tells which tool is used, in one line.
     fn tool(&mut self, call: &ToolCall) {
-        let detail = crate::output::one_line(&call.fn_arguments.to_string());
-        let _ = self.events.blocking_send(RunEvent::Tool {
-            name: call.fn_name.clone(),
-            detail: detail.chars().take(500).collect(),
-        });
+        let used = super::tool(&call.fn_name, &call.fn_arguments.to_string());
+        let _ = self.events.blocking_send(used);
     }
 }
 

@@ -1,12 +1,13 @@
 //! The AI that answers messages: a program in the sandbox that reads a message
-//! and writes an answer, or a model behind HTTP that is given tools which run
-//! there.
+//! and writes an answer, one that speaks the Agent Client Protocol, or a model
+//! behind HTTP that is given tools which run there.
 
+mod acp;
 mod http;
 mod model;
 mod tools;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use katachi_protocol::run::{MessageRequest, RunEvent};
 use katachi_store::history::Stream;
@@ -15,6 +16,9 @@ use tokio::sync::mpsc::Sender;
 use crate::config::{Ai, Mind};
 use crate::runner::{Finished, Job};
 use crate::tunnel::{Service, confined};
+
+/// Time for one message, approvals included.
+const MAX_TIME: Duration = Duration::from_secs(30 * 60);
 
 /// Has the AI answer a message and keeps both in the history. Blocks, on a thread
 /// of a tokio runtime.
@@ -56,6 +60,10 @@ pub(crate) fn answer(
             Ok(job) => confined(service, rules, job, events, &mut keep),
             Err(error) => fail(format!("{error:#}")),
         },
+        Mind::Acp(argv) => told(events, |finished| {
+            let job = job(service, ai, argv, request, &session)?;
+            acp::answer(service, rules, (job, request), events, finished, &mut keep)
+        }),
         Mind::Http(model) => told(events, |finished| {
             http::answer(
                 service,
@@ -94,6 +102,15 @@ fn job(
         session: Some(session.to_owned()),
         approved: None,
     })
+}
+
+/// Which tool is used on what, in one line.
+fn tool(name: &str, detail: &str) -> RunEvent {
+    let detail = crate::output::one_line(detail);
+    RunEvent::Tool {
+        name: name.to_owned(),
+        detail: detail.chars().take(500).collect(),
+    }
 }
 
 /// Does `work` and tells how it ended.

@@ -2,15 +2,17 @@
 //! policy of the AI, those for files too.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use genai::chat::{Tool, ToolCall};
 use katachi_protocol::run::{OutputStream, RunEvent};
 use katachi_sandbox::Query;
+use katachi_sandbox::policy::TimeSpan;
 use katachi_store::memory::Memory;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use tokio::sync::mpsc::{Sender, channel};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::policy::Rules;
 use crate::runner::{self, Finished, Job};
@@ -18,12 +20,13 @@ use crate::tunnel::{Service, confined};
 
 /// What one use of a tool gives back to the model, in bytes.
 const MAX_RESULT: usize = 64 * 1024;
-/// What `read` reads of a file, in bytes.
-const MAX_READ: &str = "65536";
 /// Lines that `search` shows of one file.
 const MAX_HITS: &str = "50";
 /// Entries that `recall` shows.
 const MAX_RECALLED: u32 = 20;
+
+/// Time for one use of a file.
+const FILE_TIME: Duration = Duration::from_secs(60);
 
 /// Where tools work and whom they tell.
 #[derive(Debug)]
@@ -137,13 +140,19 @@ impl Tools<'_> {
     pub(super) fn use_one(&self, call: &ToolCall, finished: &mut Finished) -> String {
         let done = match call.fn_name.as_str() {
             "run" => read(call).and_then(|run: Run| self.run(run, finished)),
-            "read" => read(call).and_then(|at: AtPath| {
-                let argv = ["head", "-c", MAX_READ, "--", &at.path];
-                self.file(Query::Read, &at.path, &argv, Vec::new(), finished)
-            }),
+            "read" => read(call)
+                .and_then(|at: AtPath| self.read(&at.path, MAX_RESULT, finished))
+                .map(|used| used.told),
             "list" => read(call).and_then(|at: AtPath| {
                 let argv = ["ls", "-lA", "--", &at.path];
-                self.file(Query::Read, &at.path, &argv, Vec::new(), finished)
+                self.file(
+                    (Query::Read, &at.path),
+                    &argv,
+                    Vec::new(),
+                    MAX_RESULT,
+                    finished,
+                )
+                .map(|used| used.told)
             }),
             "search" => read(call).and_then(|find: Find| {
                 let path = find.path.as_deref().unwrap_or(".");
@@ -157,16 +166,15 @@ impl Tools<'_> {
                     "--",
                     path,
                 ];
-                self.file(Query::Read, path, &argv, Vec::new(), finished)
+                self.file((Query::Read, path), &argv, Vec::new(), MAX_RESULT, finished)
+                    .map(|used| used.told)
             }),
             "write" => read(call).and_then(|write: Write| {
-                let argv = ["tee", "--", &write.path];
-                let content = write.content.into_bytes();
-                self.file(Query::Write, &write.path, &argv, content, finished)
-                    .map(|said| match said.as_str() {
-                        "" => "written".to_owned(),
-                        _ => said,
-                    })
+                let used = self.write(&write.path, write.content, finished)?;
+                Ok(match used.done {
+                    true => "written".to_owned(),
+                    false => used.told,
+                })
             }),
             "remember" => read(call).and_then(|entry: Remember| self.remember(&entry)),
             "recall" => read(call).and_then(|recall: Recall| self.recall(&recall)),
@@ -185,18 +193,48 @@ impl Tools<'_> {
             session: None,
             approved: None,
         };
-        Ok(self.confine(self.rules, job, true, finished))
+        Ok(self.confine(self.rules, job, MAX_RESULT, finished).told)
+    }
+
+    /// The first `limit` bytes of a file.
+    pub(super) fn read(
+        &self,
+        path: &str,
+        limit: usize,
+        finished: &mut Finished,
+    ) -> Result<Used, String> {
+        let bytes = limit.to_string();
+        let argv = ["head", "-c", &bytes, "--", path];
+        self.file((Query::Read, path), &argv, Vec::new(), limit, finished)
+    }
+
+    /// Writes a whole file.
+    pub(super) fn write(
+        &self,
+        path: &str,
+        content: String,
+        finished: &mut Finished,
+    ) -> Result<Used, String> {
+        let argv = ["tee", "--", path];
+        // `tee` repeats what it writes; nobody needs to be told that.
+        self.file(
+            (Query::Write, path),
+            &argv,
+            content.into_bytes(),
+            0,
+            finished,
+        )
     }
 
     /// Does something with a file by `argv`, if the policy lets it.
     fn file(
         &self,
-        query: fn(PathBuf) -> Query,
-        path: &str,
+        (query, path): (fn(PathBuf) -> Query, &str),
         argv: &[&str],
         stdin: Vec<u8>,
+        limit: usize,
         finished: &mut Finished,
-    ) -> Result<String, String> {
+    ) -> Result<Used, String> {
         if path.is_empty() || path.contains('\0') {
             return Err("that is no path".to_owned());
         }
@@ -205,6 +243,9 @@ impl Tools<'_> {
         rules.policy.commands = katachi_sandbox::Policy::default().commands;
         rules.policy.commands.allow = vec![argv[0].into()];
         rules.policy.network = katachi_sandbox::Policy::default().network;
+        let longest = TimeSpan::new(FILE_TIME);
+        let wall_time = &mut rules.policy.limits.wall_time;
+        *wall_time = Some(wall_time.map_or(longest, |time| time.min(longest)));
         let plan = rules.plan(&self.service.config);
         let plan = plan.map_err(|error| format!("the sandbox cannot be built: {error:#}"))?;
         let target = plan.workspace().join(path);
@@ -215,7 +256,6 @@ impl Tools<'_> {
             finished.denials.push(runner::denial(&violation, &argv));
             return Err(refusal(&violation.reason, violation.allow_with.as_deref()));
         }
-        let is_read = stdin.is_empty();
         let job = Job {
             argv,
             cwd: None,
@@ -224,66 +264,27 @@ impl Tools<'_> {
             session: None,
             approved: None,
         };
-        Ok(self.confine(&rules, job, is_read, finished))
+        Ok(self.confine(&rules, job, limit, finished))
     }
 
-    /// Runs `job` to its end and gathers what the model is told of it: its output
-    /// if `with_output`, its errors, refusals and how it ended.
-    fn confine(
-        &self,
-        rules: &Rules,
-        job: Job,
-        with_output: bool,
-        finished: &mut Finished,
-    ) -> String {
-        let (events, mut seen) = channel(64);
+    /// Runs `job` to its end and gathers at most `limit` bytes of its output, its
+    /// errors, refusals and how it ended.
+    fn confine(&self, rules: &Rules, job: Job, limit: usize, finished: &mut Finished) -> Used {
+        let (events, seen) = channel(64);
         let forward = self.events.clone();
         let runtime = tokio::runtime::Handle::current();
         let gathering = runtime.spawn(async move {
-            let mut told = String::new();
-            loop {
-                let event = tokio::select! {
-                    event = seen.recv() => event,
-                    // Dropping the receiver ends the command.
-                    () = forward.closed() => None,
-                };
-                let Some(event) = event else { return told };
-                let line = match &event {
-                    RunEvent::Output {
-                        stream: OutputStream::Stdout,
-                        ..
-                    } if !with_output => continue,
-                    RunEvent::Output { data, .. } => data.clone(),
-                    RunEvent::Denied {
-                        reason, allow_with, ..
-                    } => refusal(reason, allow_with.as_deref()) + "\n",
-                    RunEvent::Exit { code: Some(0), .. } => String::new(),
-                    RunEvent::Exit {
-                        code: Some(code), ..
-                    } => format!("(exit code {code})\n"),
-                    RunEvent::Exit { signal, .. } => {
-                        format!("(ended by signal {})\n", signal.unwrap_or_default())
-                    }
-                    RunEvent::Error { message } => format!("(not run: {message})\n"),
-                    _ => String::new(),
-                };
-                if told.len() < MAX_RESULT {
-                    told.push_str(&line);
-                    if told.len() > MAX_RESULT {
-                        told.truncate(told.floor_char_boundary(MAX_RESULT));
-                        told.push_str("… (cut off)\n");
-                    }
-                }
-                if matches!(event, RunEvent::Denied { .. } | RunEvent::Approval(_)) {
-                    // Whoever asked may be gone; the next turn of this loop sees it.
-                    let _ = forward.send(event).await;
-                }
-            }
+            let mut used = Used::default();
+            let take = |event: &RunEvent| used.take(event, limit);
+            gather(seen, &forward, std::future::pending(), take).await;
+            used
         });
         let done = confined(self.service, rules, job, &events, &mut |_| {});
         drop(events);
         finished.denials.extend(done.denials);
-        runtime.block_on(gathering).unwrap_or_default()
+        let mut used = runtime.block_on(gathering).unwrap_or_default();
+        used.done = done.success;
+        used
     }
 
     fn remember(&self, entry: &Remember) -> Result<String, String> {
@@ -310,6 +311,87 @@ impl Tools<'_> {
             true => "nothing".to_owned(),
             false => lines.join("\n"),
         })
+    }
+}
+
+/// What came of one use of a program.
+#[derive(Debug, Default)]
+pub(super) struct Used {
+    /// Its output alone.
+    pub(super) output: String,
+    /// Its output and errors as they came, refusals, and how it ended.
+    pub(super) told: String,
+    /// Whether it ended by itself with code zero.
+    pub(super) done: bool,
+}
+
+impl Used {
+    fn take(&mut self, event: &RunEvent, limit: usize) {
+        if let RunEvent::Output {
+            stream: OutputStream::Stdout,
+            data,
+        } = event
+        {
+            if limit == 0 {
+                return;
+            }
+            append(&mut self.output, data, limit);
+        }
+        append(&mut self.told, &in_words(event), limit.max(MAX_RESULT));
+    }
+}
+
+fn append(text: &mut String, more: &str, limit: usize) {
+    if text.len() < limit {
+        text.push_str(more);
+        if text.len() > limit {
+            text.truncate(text.floor_char_boundary(limit));
+            text.push_str("… (cut off)\n");
+        }
+    }
+}
+
+/// Gives each event of a command to `take` until it ends, or `stop` or whoever
+/// hears `forward` does: dropping the receiver ends the command. Refusals and
+/// questions go on to `forward`.
+pub(super) async fn gather(
+    mut seen: Receiver<RunEvent>,
+    forward: &Sender<RunEvent>,
+    stop: impl Future<Output = ()>,
+    mut take: impl FnMut(&RunEvent),
+) {
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let event = tokio::select! {
+            event = seen.recv() => event,
+            () = forward.closed() => None,
+            () = &mut stop => None,
+        };
+        let Some(event) = event else { return };
+        take(&event);
+        if matches!(event, RunEvent::Denied { .. } | RunEvent::Approval(_)) {
+            // Whoever asked may be gone; the next turn of this loop sees it.
+            let _ = forward.send(event).await;
+        }
+    }
+}
+
+/// What an event is in the words of a terminal.
+pub(super) fn in_words(event: &RunEvent) -> String {
+    match event {
+        RunEvent::Output { data, .. } => data.clone(),
+        RunEvent::Denied {
+            reason, allow_with, ..
+        } => refusal(reason, allow_with.as_deref()) + "\n",
+        RunEvent::Exit { code: Some(0), .. } => String::new(),
+        RunEvent::Exit {
+            code: Some(code), ..
+        } => format!("(exit code {code})\n"),
+        RunEvent::Exit { signal, .. } => {
+            format!("(ended by signal {})\n", signal.unwrap_or_default())
+        }
+        RunEvent::Error { message } => format!("(not run: {message})\n"),
+        _ => String::new(),
     }
 }
 

@@ -3,6 +3,8 @@
 //! Looking changes nothing: no vault is made, and nobody is asked for a
 //! password. With `--witness` the sandbox is tried for real.
 
+mod ai;
+
 use std::process::ExitCode;
 
 use katachi_fingerprint::{Enrollment, Probe as _, SystemProbe};
@@ -95,6 +97,12 @@ pub(crate) async fn doctor(config: &Config, args: &cli::Doctor) -> anyhow::Resul
     if let Some(home) = &home {
         findings.push(database(home));
     }
+    findings.extend(
+        config
+            .ai
+            .as_ref()
+            .map(|ai| ai::ai(config, ai, home.as_ref())),
+    );
     relay(config, home.as_ref(), &mut findings).await;
 
     let broken = findings.iter().any(|finding| finding.health == Health::Bad);

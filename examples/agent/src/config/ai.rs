@@ -19,11 +19,12 @@ pub(super) fn settle(
 ) -> Result<Option<Ai>, Mistake> {
     let mind = match &options.ai_command {
         Some(words) => {
-            let words = words.split_whitespace().map(str::to_owned);
-            Some(command(
-                words.collect(),
-                "--ai-command (or KATACHI_AI_COMMAND)",
-            )?)
+            let words: Vec<_> = words.split_whitespace().map(str::to_owned).collect();
+            let words = command(&words, "--ai-command (or KATACHI_AI_COMMAND)")?;
+            Some(match file.kind {
+                Some(Kind::Acp) => Mind::Acp(words),
+                _ => Mind::Command(words),
+            })
         }
         None => mind(&file, path)?,
     };
@@ -53,9 +54,14 @@ fn mind(file: &file::Ai, path: &Path) -> Result<Option<Mind>, Mistake> {
     match (file.kind, &file.command, &file.model) {
         (None, None, None) => Ok(None),
         (None | Some(Kind::Command), Some(words), None) => {
-            command(words.clone(), &place("command")).map(Some)
+            let words = command(words, &place("command"))?;
+            Ok(Some(Mind::Command(words)))
         }
-        (Some(Kind::Command), None, None) => command(Vec::new(), &place("command")).map(Some),
+        (Some(Kind::Acp), Some(words), None) => {
+            let words = command(words, &place("command"))?;
+            Ok(Some(Mind::Acp(words)))
+        }
+        (Some(Kind::Command | Kind::Acp), None, None) => Err(no_program(&place("command"))),
         (Some(Kind::Http), None, Some(model)) => http(file, model, &place).map(Some),
         (Some(Kind::Http), None, None) => Err(Mistake::new(
             place("model"),
@@ -67,7 +73,7 @@ fn mind(file: &file::Ai, path: &Path) -> Result<Option<Mind>, Mistake> {
             "is missing",
             "write kind = \"http\" beside the model",
         )),
-        (_, Some(_), _) | (Some(Kind::Command), _, Some(_)) => Err(Mistake::new(
+        (_, Some(_), _) | (Some(Kind::Command | Kind::Acp), _, Some(_)) => Err(Mistake::new(
             place("kind"),
             "does not fit the other keys: `command` is for programs, `model` for models behind HTTP",
             "keep one of the two",
@@ -75,15 +81,19 @@ fn mind(file: &file::Ai, path: &Path) -> Result<Option<Mind>, Mistake> {
     }
 }
 
-fn command(words: Vec<String>, place: &str) -> Result<Mind, Mistake> {
+fn command(words: &[String], place: &str) -> Result<Vec<String>, Mistake> {
     match words.first().is_none_or(String::is_empty) {
-        true => Err(Mistake::new(
-            place,
-            "names no program",
-            "write it as command = [\"program\", \"argument\"]",
-        )),
-        false => Ok(Mind::Command(words)),
+        true => Err(no_program(place)),
+        false => Ok(words.to_vec()),
     }
+}
+
+fn no_program(place: &str) -> Mistake {
+    Mistake::new(
+        place,
+        "names no program",
+        "write it as command = [\"program\", \"argument\"]",
+    )
 }
 
 fn http(file: &file::Ai, model: &str, place: &impl Fn(&str) -> String) -> Result<Mind, Mistake> {
@@ -171,6 +181,8 @@ mod tests {
             ("kind = \"http\"", "ai.model"),
             ("model = \"m\"", "ai.kind"),
             ("kind = \"command\"", "ai.command"),
+            ("kind = \"acp\"", "ai.command"),
+            ("kind = \"acp\"\nmodel = \"m\"", "ai.kind"),
             (
                 "kind = \"http\"\nmodel = \"m\"\ncommand = [\"c\"]",
                 "ai.kind",

@@ -52,6 +52,7 @@ pub(super) struct Ai {
 #[serde(rename_all = "lowercase")]
 pub(super) enum Kind {
     Command,
+    Acp,
     Http,
 }
 

@@ -97,6 +97,8 @@ pub(crate) struct Ai {
 pub(crate) enum Mind {
     /// Program and arguments; the message arrives on its standard input.
     Command(Vec<String>),
+    /// Program and arguments; it speaks the Agent Client Protocol.
+    Acp(Vec<String>),
     /// A model behind HTTP that is given tools.
     Http(HttpModel),
 }

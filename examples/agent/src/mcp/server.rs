@@ -1,15 +1,12 @@
 //! One MCP server, confined, and what it is asked.
 
-use std::io::Read as _;
-use std::process::Stdio;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use katachi_crypto::SecretString;
 use katachi_protocol::mcp::AgentMcpConfig;
-use katachi_protocol::run::{OutputStream, RunEvent};
-use katachi_sandbox::{Child, Plan, Query, SpawnError, Violation};
+use katachi_protocol::run::RunEvent;
+use katachi_sandbox::Query;
 use rmcp::model::{CallToolRequestParams, ContentBlock, Tool};
 use rmcp::service::{RoleClient, RunningService, ServiceExt as _};
 use rmcp::transport::async_rw::AsyncRwTransport;
@@ -17,8 +14,9 @@ use tokio::process::{ChildStdin, ChildStdout};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 
-use crate::runner::{self, Finished, Job};
-use crate::tunnel::{Service, approve};
+use crate::partner::Partner;
+use crate::runner::{Finished, Job};
+use crate::tunnel::Service;
 
 /// Time for a server to say what it can do.
 const STARTING: Duration = Duration::from_secs(30);
@@ -30,8 +28,6 @@ const ENDING: Duration = Duration::from_secs(2);
 const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 /// What is kept of one answer, in bytes.
 const MAX_ANSWER: usize = 256 * 1024;
-/// What is shown of a server's standard error, in bytes.
-const MAX_ERRORS: usize = 64 * 1024;
 /// Tools of one server.
 const MAX_TOOLS: usize = 128;
 
@@ -39,11 +35,8 @@ const MAX_TOOLS: usize = 128;
 #[derive(Debug)]
 pub(crate) struct Server {
     name: String,
-    argv: Vec<String>,
-    plan: Plan,
     client: RunningService<RoleClient, ()>,
-    child: Child,
-    errors: Option<JoinHandle<()>>,
+    partner: Partner,
 }
 
 /// What a tool answered.
@@ -66,7 +59,6 @@ impl Server {
         events: &Sender<RunEvent>,
         finished: &mut Finished,
     ) -> anyhow::Result<Self> {
-        let plan = service.mcp.of(&config.name).plan(&service.config)?;
         let plain = config.env.iter();
         let secret = config.secrets.iter();
         let env = plain
@@ -75,7 +67,7 @@ impl Server {
                 let value = SecretString::new(value.expose_secret().to_owned());
                 (name.clone(), value)
             }));
-        let mut job = Job {
+        let job = Job {
             argv: config.command.clone(),
             cwd: None,
             stdin: Vec::new(),
@@ -83,32 +75,12 @@ impl Server {
             session: None,
             approved: None,
         };
-        if let Err(refused) = approve(service, &plan, &mut job, events) {
-            finished.denials.extend(refused.denials);
-            bail!("the MCP server {} was not approved", config.name);
-        }
-        let mut child = match spawn(&plan, &job) {
-            Ok(child) => child,
-            Err(SpawnError::Denied(violation)) => {
-                deny(&violation, &job.argv, events, finished);
-                bail!("the MCP server {} was refused: {violation}", config.name);
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let errors = child.stderr.take();
-        let shown = events.clone();
-        let errors = errors.map(|pipe| {
-            let pipe = pipe.take(MAX_ERRORS as u64);
-            std::thread::spawn(move || {
-                runner::pump(pipe, OutputStream::Stderr, &shown, &mut |_| {});
-            })
-        });
-        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
-            bail!("the sandbox gave the MCP server no pipes");
-        };
+        let name = format!("the MCP server {}", config.name);
+        let confined = (service, service.mcp.of(&config.name));
+        let (partner, pipes) = Partner::start(confined, name, job, events, finished)?;
         let transport = AsyncRwTransport::new_client(
-            ChildStdout::from_std(output)?,
-            ChildStdin::from_std(input)?,
+            ChildStdout::from_std(pipes.output)?,
+            ChildStdin::from_std(pipes.input)?,
         )
         .with_max_line_length(MAX_MESSAGE);
         let starting = tokio::time::timeout(STARTING, ().serve(transport));
@@ -116,19 +88,11 @@ impl Server {
             .block_on(unless_left(events, starting))?
             .with_context(|| format!("the MCP server {} did not answer in time", config.name))?
             .with_context(|| format!("the MCP server {} does not speak MCP", config.name))?;
-        let _ = events.blocking_send(RunEvent::Started {
-            id: config.name.clone(),
-            argv: job.argv.clone(),
-            plan_hash: plan.hash().to_owned(),
-            session: None,
-        });
+        partner.tell_started(&config.name, None, events);
         Ok(Self {
             name: config.name.clone(),
-            argv: job.argv,
-            plan,
             client,
-            child,
-            errors,
+            partner,
         })
     }
 
@@ -186,9 +150,10 @@ impl Server {
                 .flat_map(|map| map.values())
                 .flat_map(paths)
             {
-                let path = self.plan.workspace().join(path);
-                if let Some(violation) = self.plan.explain(&Query::Read(path)).violation() {
-                    deny(&violation, &self.argv, events, finished);
+                let plan = &self.partner.plan;
+                let path = plan.workspace().join(path);
+                if let Some(violation) = plan.explain(&Query::Read(path)).violation() {
+                    self.partner.deny(&violation, events, finished);
                 }
             }
         }
@@ -201,24 +166,8 @@ impl Server {
         if let Err(error) = Handle::current().block_on(closing) {
             tracing::warn!("the MCP server {} did not end well: {error}", self.name);
         }
-        self.child.kill();
-        match self.child.wait() {
-            Ok(outcome) => {
-                for violation in &outcome.violations {
-                    deny(violation, &self.argv, events, finished);
-                }
-            }
-            Err(error) => tracing::warn!("the MCP server {}: {error}", self.name),
-        }
-        if let Some(errors) = self.errors.take() {
-            // The reader does not panic; if it did, the output so far was sent.
-            let _ = errors.join();
-        }
+        self.partner.end(Duration::ZERO, events, finished);
     }
-}
-
-fn spawn(plan: &Plan, job: &Job) -> Result<Child, SpawnError> {
-    runner::command(plan, job).stdin(Stdio::piped()).spawn()
 }
 
 /// Waits for `work`, but not for longer than whoever asked does.
@@ -230,16 +179,6 @@ async fn unless_left<T>(
         done = work => Ok(done),
         () = events.closed() => bail!("whoever asked went away"),
     }
-}
-
-fn deny(
-    violation: &Violation,
-    argv: &[String],
-    events: &Sender<RunEvent>,
-    finished: &mut Finished,
-) {
-    runner::tell(events, runner::denied(violation));
-    finished.denials.push(runner::denial(violation, argv));
 }
 
 /// Every absolute path among the texts of an argument.

@@ -1,5 +1,6 @@
 //! A start that a person has to approve: the question, and the wait for its answer.
 
+use std::path::Path;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -31,22 +32,57 @@ pub(crate) fn approve(
     let Some(rule) = plan.needs_approval(&job.argv, &directory) else {
         return Ok(());
     };
-    let refuse = |why: &str| Err(runner::not_approved(job, &rule, why, events));
-    let (Ok(nonce), Some(shown)) = (katachi_crypto::random::bytes::<16>(), directory.to_str())
-    else {
-        return refuse("nobody could be asked");
+    let question = Question {
+        argv: &job.argv,
+        directory: &directory,
+        rule: &rule,
+    };
+    match ask(service, plan, question, events) {
+        Ok(()) => {
+            job.approved = Some(directory);
+            Ok(())
+        }
+        Err(why) => Err(runner::not_approved(job, &rule, why, events)),
+    }
+}
+
+/// What a person is asked about, and which rule wants that.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Question<'a> {
+    pub(crate) argv: &'a [String],
+    /// Absolute, with all links followed.
+    pub(crate) directory: &'a Path,
+    pub(crate) rule: &'a str,
+}
+
+/// Asks every paired device and waits for the signed answer of one.
+///
+/// # Errors
+///
+/// Returns why it is not approved.
+pub(crate) fn ask(
+    service: &Service,
+    plan: &Plan,
+    question: Question<'_>,
+    events: &mpsc::Sender<RunEvent>,
+) -> Result<(), &'static str> {
+    let (Ok(nonce), Some(shown)) = (
+        katachi_crypto::random::bytes::<16>(),
+        question.directory.to_str(),
+    ) else {
+        return Err("nobody could be asked");
     };
     let now = crate::audit::now();
     let request = ApprovalRequest {
         nonce: URL_SAFE_NO_PAD.encode(nonce),
-        argv: job.argv.clone(),
+        argv: question.argv.to_vec(),
         directory: shown.to_owned(),
         plan_hash: plan.hash().to_owned(),
-        rule: rule.clone(),
+        rule: question.rule.to_owned(),
         expires_at: now + LIFETIME,
     };
     let Some(answer) = service.approvals.ask(request.clone(), now) else {
-        return refuse("too many starts wait for approval already");
+        return Err("too many starts wait for approval already");
     };
     let (nonce, expires) = (request.nonce.clone(), request.expires_at);
     // Whoever started it may be gone; then the loop below ends at once.
@@ -60,11 +96,8 @@ pub(crate) fn approve(
     };
     service.approvals.withdraw(&nonce);
     match decision {
-        Some(Decision::Approve) => {
-            job.approved = Some(directory);
-            Ok(())
-        }
-        Some(Decision::Deny) => refuse("a person denied it"),
-        None => refuse("nobody approved it in time"),
+        Some(Decision::Approve) => Ok(()),
+        Some(Decision::Deny) => Err("a person denied it"),
+        None => Err("nobody approved it in time"),
     }
 }

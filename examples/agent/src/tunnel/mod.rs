@@ -21,7 +21,7 @@ use tokio::sync::watch;
 
 use backoff::Backoff;
 
-pub(crate) use ask::approve;
+pub(crate) use ask::{Question, approve, ask};
 pub(crate) use dial::relayed;
 pub(crate) use service::{ROUTES, Refusal, Service, inside, outside};
 pub(crate) use work::{check_run, confined};

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use katachi_protocol::approval::{ApprovalAnswer, ApprovalRequest, Decision};
 use katachi_protocol::channel::{ChannelQuery, ChannelRequest};
-use katachi_protocol::run::RunEvent;
+use katachi_protocol::run::{OutputStream, RunEvent};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::net::TcpStream;
@@ -71,6 +71,50 @@ impl Meeting {
         events(self.ask(device, run(argv)).await.unwrap()).await
     }
 
+    /// Sends a message and gives each event of its answer to `each` as it comes,
+    /// until the answer ends or `each` says that it has seen enough: then this
+    /// side leaves.
+    pub(crate) async fn follow(
+        &self,
+        device: &Device,
+        (session, text): (Option<&str>, &str),
+        mut each: impl AsyncFnMut(&RunEvent) -> bool,
+    ) -> Vec<RunEvent> {
+        let body = json!({ "session": session, "text": text });
+        let mut answer = self.ask(device, post("/v1/message", body)).await.unwrap();
+        let (mut events, mut rest) = (Vec::new(), String::new());
+        while let Some(piece) = answer.piece().await.unwrap() {
+            rest.push_str(std::str::from_utf8(&piece).unwrap());
+            while let Some((line, after)) = rest.split_once('\n') {
+                let event = RunEvent::from_line(line).unwrap();
+                let go_on = each(&event).await;
+                events.push(event);
+                if !go_on {
+                    return events;
+                }
+                rest = after.to_owned();
+            }
+        }
+        events
+    }
+
+    /// Sends a message and says `decision` to whatever asks.
+    pub(crate) async fn decide(
+        &self,
+        device: &Device,
+        message: (Option<&str>, &str),
+        decision: Decision,
+    ) -> Vec<RunEvent> {
+        let say = async |event: &RunEvent| {
+            if let RunEvent::Approval(request) = event {
+                let said = signed(request.clone(), decision, device);
+                assert_eq!(self.ask(device, said).await.unwrap().status, 204);
+            }
+            true
+        };
+        self.follow(device, message, say).await
+    }
+
     /// Sends a message and waits for the whole answer.
     pub(crate) async fn message(
         &self,
@@ -94,6 +138,33 @@ pub(crate) async fn events(answer: Answer<TlsStream<TcpStream>>) -> Vec<RunEvent
         .collect();
     assert!(events.last().unwrap().is_last(), "{text}");
     events
+}
+
+/// The text of an answer.
+pub(crate) fn text_of(events: &[RunEvent]) -> String {
+    of_stream(events, OutputStream::Stdout)
+}
+
+/// What stood beside it.
+pub(crate) fn notes_of(events: &[RunEvent]) -> String {
+    of_stream(events, OutputStream::Stderr)
+}
+
+fn of_stream(events: &[RunEvent], wanted: OutputStream) -> String {
+    let pieces = events.iter().filter_map(|event| match event {
+        RunEvent::Output { stream, data } if *stream == wanted => Some(data.as_str()),
+        _ => None,
+    });
+    pieces.collect()
+}
+
+/// The conversation that an answer belongs to.
+pub(crate) fn session_of(events: &[RunEvent]) -> String {
+    let session = events.iter().find_map(|event| match event {
+        RunEvent::Started { session, .. } => session.clone(),
+        _ => None,
+    });
+    session.unwrap_or_else(|| panic!("{events:?}"))
 }
 
 pub(crate) fn get(path: &str) -> ChannelRequest {

@@ -62,6 +62,33 @@ pub(crate) struct Options {
         hide_env_values = true
     )]
     pub(crate) relay_ca: Option<PathBuf>,
+    /// What carries the tunnel to the relay [default: embedded]
+    #[arg(
+        long,
+        global = true,
+        env = "KATACHI_TUNNEL_CARRIER",
+        value_name = "CARRIER",
+        hide_env_values = true
+    )]
+    pub(crate) tunnel_carrier: Option<crate::config::CarrierKind>,
+    /// The cloudflared to start [default: that in PATH]
+    #[arg(
+        long,
+        global = true,
+        env = "KATACHI_CLOUDFLARED",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
+    pub(crate) cloudflared: Option<PathBuf>,
+    /// SHA-256 that this file must have
+    #[arg(
+        long,
+        global = true,
+        env = "KATACHI_CLOUDFLARED_SHA256",
+        value_name = "DIGEST",
+        hide_env_values = true
+    )]
+    pub(crate) cloudflared_sha256: Option<String>,
     /// Directory that commands work in [default: the current one]
     #[arg(
         long,
@@ -187,6 +214,9 @@ Exit code: 0 for allowed, 1 for denied.")]
     Audit(Audit),
     /// Look at this machine and everything stored on it
     Doctor(Doctor),
+    /// Become a program that ends with another process
+    #[command(hide = true)]
+    Tethered(Tethered),
     /// The relay, inside this program
     #[command(subcommand, hide = true)]
     Relay(Relay),
@@ -454,6 +484,16 @@ pub(crate) struct Doctor {
     /// Try each control of the sandbox for real
     #[arg(long)]
     pub(crate) witness: bool,
+}
+
+/// A program that ends with this process, in its place.
+#[derive(Debug, Args)]
+pub(crate) struct Tethered {
+    /// The process that it ends with
+    #[arg(long)]
+    pub(crate) parent: u32,
+    #[arg(trailing_var_arg = true, required = true)]
+    pub(crate) argv: Vec<OsString>,
 }
 
 #[derive(Debug, Subcommand)]

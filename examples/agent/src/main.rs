@@ -13,6 +13,8 @@ mod channel;
 mod chart;
 mod chat;
 mod cli;
+#[cfg(unix)]
+mod cloudflared;
 mod commands;
 mod config;
 mod demo;
@@ -70,6 +72,8 @@ fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
     // These two stand apart from whatever is configured on this machine.
     match &cli.command {
         Command::Demo(args) => return runtime()?.block_on(demo::demo(args, &cli.options)),
+        #[cfg(unix)]
+        Command::Tethered(args) => return cloudflared::tether::become_program(args),
         Command::Relay(cli::Relay::Serve(args)) => {
             return runtime()?.block_on(commands::relay::serve(args));
         }
@@ -92,7 +96,7 @@ fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Service(args) => commands::service::service(&config, &cli.options, args),
         Command::Up(args) => runtime()?.block_on(commands::up::up(&config, args)),
-        Command::Demo(_) | Command::Relay(_) => Ok(ExitCode::SUCCESS),
+        Command::Demo(_) | Command::Relay(_) | Command::Tethered(_) => Ok(ExitCode::SUCCESS),
     }
 }
 

@@ -83,6 +83,11 @@ impl Paths {
         self.state.join("up.lock")
     }
 
+    /// Where the socket and the configuration of a `cloudflared` lie while it runs.
+    pub(crate) fn cloudflared(&self) -> PathBuf {
+        self.state.join("cloudflared")
+    }
+
     /// The encrypted database with history and memory.
     pub(crate) fn database(&self) -> PathBuf {
         self.data.join("agent.db")
@@ -162,6 +167,7 @@ impl Paths {
             self.service_log(),
             self.audit_log().with_extension("old.jsonl"),
             self.up_lock(),
+            self.cloudflared(),
             beside("-wal"),
             beside("-shm"),
             beside("-anchor"),

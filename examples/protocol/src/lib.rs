@@ -25,6 +25,7 @@
 //! | [`account`] | browser to relay: sign up, sign in, who am I |
 //! | [`device`] | agent to relay and browser to relay: RFC 8628 |
 //! | [`agent`] | agent to relay, signed: heartbeat, activity; browser: the list of agents |
+//! | [`cloudflare`] | agent to relay, signed: a tunnel of its own at Cloudflare |
 //! | [`run`] | browser to agent: commands, messages, and what comes back |
 //! | [`channel`] | browser to agent, inside the end-to-end channel |
 //! | [`mcp`] | MCP configurations with their secrets |
@@ -39,6 +40,7 @@ pub mod account;
 pub mod agent;
 pub mod approval;
 pub mod channel;
+pub mod cloudflare;
 pub mod device;
 mod fields;
 pub mod mcp;

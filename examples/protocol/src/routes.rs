@@ -82,6 +82,12 @@ pub const AGENT_MCP: &str = "/v1/agent/mcp";
 pub const UNREGISTER: &str = "/v1/agent";
 /// `GET`, agent, signed and bound to the TLS connection; answered by 101.
 pub const TUNNEL: &str = "/v1/tunnel";
+/// `POST`, agent, signed: [`CloudflareTunnel`](crate::cloudflare::CloudflareTunnel), made
+/// where the agent has none yet.
+pub const CLOUDFLARE: &str = "/v1/agent/cloudflare";
+/// `POST` [`DialIn`](crate::cloudflare::DialIn), agent, signed: the relay opens the tunnel
+/// through Cloudflare; 204 once it is open.
+pub const CLOUDFLARE_DIAL: &str = "/v1/agent/cloudflare/dial";
 
 /// The token of the `Upgrade` header that opens a tunnel.
 pub const TUNNEL_PROTOCOL: &str = "katachi-tunnel/1";
@@ -121,6 +127,9 @@ pub mod tunnel {
     /// `GET` [`McpServers`](crate::mcp::McpServers), `POST`
     /// [`McpCall`](crate::mcp::McpCall), answered by a stream of events.
     pub const MCP: &str = "/v1/mcp";
+    /// `GET`, relay, signed, WebSocket: opens the tunnel through somebody else's, on the
+    /// socket that `cloudflared` forwards to. What follows is the tunnel itself.
+    pub const ORIGIN: &str = "/v1/origin";
     /// `GET`: a description of this API, for people and programs.
     pub const SCHEMA: &str = "/v1/schema";
 }

@@ -9,6 +9,7 @@ use clap::Args;
 use etcetera::app_strategy::{AppStrategy as _, AppStrategyArgs, choose_native_strategy};
 
 pub use crate::backup::{Backup, Restore};
+pub use crate::cloudflare::args::Cloudflare;
 pub use crate::cluster::cli::Key;
 use crate::cluster::keyset::ClusterId;
 use crate::config::{
@@ -86,6 +87,10 @@ pub struct Serve {
     /// Other ways in than a password
     #[command(flatten)]
     pub sign_in: SignIn,
+
+    /// Tunnels at Cloudflare
+    #[command(flatten)]
+    pub cloudflare: Cloudflare,
 
     /// Loopback address to serve `/metrics` on, for Prometheus
     #[arg(long, value_name = "ADDR", env = "KATACHI_RELAY_METRICS")]
@@ -251,6 +256,7 @@ impl Serve {
             sign_up: self.sign_up,
             providers: self.sign_in.to_providers()?,
             mail: self.sign_in.to_mail()?,
+            cloudflare: self.cloudflare.to_config()?,
             metrics: self.metrics,
             cluster: match (&self.cluster, self.node_listen) {
                 (Some(id), Some(listen)) => Some(ClusterConfig {

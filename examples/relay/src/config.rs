@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::Uri;
 use http::uri::Scheme;
 
+use crate::cloudflare::CloudflareConfig;
 use crate::cluster::keyset::ClusterId;
 use crate::sign_in::{MailConfig, ProviderConfig};
 
@@ -37,6 +38,8 @@ pub struct Config {
     pub providers: Vec<ProviderConfig>,
     /// How mail goes out; without it no address is verified and no password reset.
     pub mail: Option<MailConfig>,
+    /// The account at Cloudflare in which agents get tunnels, if there is one.
+    pub cloudflare: Option<CloudflareConfig>,
     /// Where to serve `/metrics`, without TLS: on loopback, or nowhere.
     pub metrics: Option<SocketAddr>,
     /// The cluster that this relay is a node of, on PostgreSQL.
@@ -72,6 +75,7 @@ impl Config {
             sign_up: SignUpPolicy::Open,
             providers: Vec::new(),
             mail: None,
+            cloudflare: None,
             metrics: None,
             cluster: None,
             limits: Limits::default(),

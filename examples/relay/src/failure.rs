@@ -37,6 +37,8 @@ pub(crate) enum Failure {
     // The other side of the tunnel is missing.
     Offline,
     TunnelBroken,
+    /// Cloudflare, between the relay and the agent, did not do its part.
+    Cloudflare(&'static str),
     AnswerLate,
     AgentBusy,
     /// Somebody else's server does not answer.
@@ -105,7 +107,7 @@ impl Failure {
             Self::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::TunnelBroken => StatusCode::BAD_GATEWAY,
+            Self::TunnelBroken | Self::Cloudflare(_) => StatusCode::BAD_GATEWAY,
             Self::AnswerLate => StatusCode::GATEWAY_TIMEOUT,
             Self::Offline | Self::AgentBusy | Self::Upstream(_) | Self::Unavailable => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -142,6 +144,7 @@ impl Failure {
                 "the agent is not connected; start it with `katachi-agent up`",
             ),
             Self::TunnelBroken => (codes::TUNNEL_BROKEN, "the connection to the agent broke"),
+            Self::Cloudflare(why) => (codes::UNAVAILABLE, why),
             Self::AnswerLate => (codes::TUNNEL_BROKEN, "the agent did not answer in time"),
             Self::AgentBusy => (
                 codes::UNAVAILABLE,

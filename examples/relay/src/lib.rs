@@ -28,6 +28,8 @@
 //! | [`Config`] | what a relay has to be told |
 //! | [`Relay`] | how it starts, where it listens, how it stops |
 //! | [`cli`] | the same from a command line |
+//! | [`carrier`] | how an agent is reached through somebody else's tunnel |
+//! | `cloudflare` | tunnels at Cloudflare: made, reached, removed |
 //! | `connection` | which deadlines and bounds a connection has |
 //! | `edge` | which hosts are ours, which headers every answer has |
 //! | `http` | the routes |
@@ -42,7 +44,9 @@
 #[cfg(feature = "acme")]
 mod acme;
 mod backup;
+pub mod carrier;
 pub mod cli;
+mod cloudflare;
 mod cluster;
 mod config;
 mod connection;
@@ -61,6 +65,7 @@ mod tunnel;
 
 #[cfg(feature = "acme")]
 pub use acme::{Acme, AcmeOptions};
+pub use cloudflare::{CLOUDFLARE_API, CloudflareConfig};
 pub use cluster::keyset::{ClusterId, NodeKey, NodeName, ParseNameError};
 pub use config::{
     ClusterConfig, Config, DEFAULT_SECURITY_CONTACT, DatabaseSource, KeychainUse, LOCAL_HOST,

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::cloudflare::{Cloudflare, work};
 use crate::cluster::{self, Cluster};
 use crate::config::{Config, DatabaseSource, Limits, PublicUrl, TlsSource};
 use crate::connection;
@@ -165,6 +166,8 @@ impl Relay {
                 .map_err(|error| ServeError::Config(format!("--provider: {error}")))?;
             let mailer = config.mail.map(MailConfig::mailer).transpose();
             let mailer = mailer.map_err(|error| ServeError::Config(error.to_string()))?;
+            let cloudflare = config.cloudflare.map(Cloudflare::new).transpose();
+            let cloudflare = cloudflare.map_err(ServeError::Config)?;
             let hosts = Arc::new(Hosts::new(public_url.clone(), address));
             let app = App::new(Parts {
                 limits: Arc::clone(&limits),
@@ -174,6 +177,7 @@ impl Relay {
                 replay,
                 sign_up: config.sign_up,
                 security_contact: config.security_contact,
+                cloudflare,
                 providers,
                 mailer,
             })
@@ -255,6 +259,7 @@ impl Relay {
         if let Some(renewal) = self.renewal {
             tokio::spawn(stop.clone().run_until_cancelled_owned(renewal.run()));
         }
+        let removing = work::work(self.app.clone(), stop.clone());
         let counting = {
             let (app, stop) = (self.app.clone(), stop.clone());
             async move {
@@ -279,7 +284,8 @@ impl Relay {
             }
             ended
         };
-        let (_, _, _, _, ended) = tokio::join!(accepting, carrying, sweeping, counting, stopping);
+        let (_, _, _, _, _, ended) =
+            tokio::join!(accepting, carrying, sweeping, removing, counting, stopping);
         if let Some(post) = &self.app.post {
             post.drain(self.app.limits.drain).await;
         }

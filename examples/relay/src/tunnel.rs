@@ -1,4 +1,5 @@
-//! Tunnels: connections that agents opened, over which the relay asks them.
+//! Tunnels: connections that agents opened, or had opened through Cloudflare,
+//! over which the relay asks them.
 //!
 //! The agent dials out, is upgraded, and from then on serves HTTP/2 on the
 //! connection; the relay is the client. A request, its stream and its
@@ -20,7 +21,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
-use hyper::upgrade::Upgraded;
+use hyper::rt::{Read, Write};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -90,12 +91,13 @@ impl Tunnels {
             .is_some_and(|tunnel| !tunnel.sender.is_closed())
     }
 
-    /// Runs the tunnel of `agent` on `upgraded` until it ends, if `claim` lets it
+    /// Runs the tunnel of `agent` on `stream`, which the agent opened or through
+    /// which it was reached, until it ends, if `claim` lets it
     /// begin; its generation. Calls `opened` once it is open.
     pub(crate) async fn carry(
         &self,
         agent: &str,
-        upgraded: Upgraded,
+        stream: impl Read + Write + Send + Unpin + 'static,
         claim: impl Future<Output = Option<Claim>> + Send,
         opened: impl FnOnce(Opened),
     ) -> Option<u64> {
@@ -109,7 +111,7 @@ impl Tunnels {
             .max_header_list_size(16 * 1024)
             .max_concurrent_reset_streams(128)
             .max_send_buf_size(256 * 1024)
-            .handshake(upgraded)
+            .handshake(stream)
             .await;
         let (sender, connection) = match handshake {
             Ok(pair) => pair,

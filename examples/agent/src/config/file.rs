@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{AcceptTier, KeychainUse};
+use super::{AcceptTier, CarrierKind, KeychainUse};
 use crate::mistake::Mistake;
 
 /// Everything that may stand in `config.toml`.
@@ -13,6 +13,7 @@ use crate::mistake::Mistake;
 #[serde(deny_unknown_fields, default)]
 pub(super) struct File {
     pub(super) relay: Relay,
+    pub(super) tunnel: Tunnel,
     pub(super) sandbox: Sandbox,
     pub(super) ai: Ai,
     pub(super) mcp: Mcp,
@@ -25,6 +26,14 @@ pub(super) struct Relay {
     pub(super) url: Option<String>,
     pub(super) ca_file: Option<PathBuf>,
     pub(super) listen: Option<std::net::SocketAddr>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Tunnel {
+    pub(super) carrier: Option<CarrierKind>,
+    pub(super) cloudflared: Option<PathBuf>,
+    pub(super) cloudflared_sha256: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -93,6 +102,7 @@ impl File {
         let base = path.parent().unwrap_or(Path::new("."));
         let relative = [
             &mut file.relay.ca_file,
+            &mut file.tunnel.cloudflared,
             &mut file.sandbox.workspace,
             &mut file.sandbox.policy,
             &mut file.ai.policy,

@@ -3,6 +3,7 @@
 
 mod ai;
 mod file;
+mod tunnel;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -26,6 +27,17 @@ pub(crate) enum KeychainUse {
     Auto,
     /// Do not touch it
     Off,
+}
+
+/// What carries the tunnel to the relay.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum CarrierKind {
+    /// A connection of our own to the relay
+    #[default]
+    Embedded,
+    /// `cloudflared` and Cloudflare's network
+    Cloudflared,
 }
 
 /// The weakest sandbox in which commands may start.
@@ -59,6 +71,7 @@ pub(crate) struct Config {
     /// The configuration file, whether or not it exists.
     pub(crate) file: PathBuf,
     pub(crate) relay: RelayChoice,
+    pub(crate) carrier: Carrier,
     pub(crate) workspace: PathBuf,
     /// The policy file, or `None` for the default policy.
     pub(crate) policy: Option<PathBuf>,
@@ -80,6 +93,24 @@ pub(crate) enum RelayChoice {
         /// Its certificate authority if it made its own.
         ca_file: Option<PathBuf>,
     },
+}
+
+/// What carries the tunnel to the relay.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Carrier {
+    /// A connection of our own.
+    Embedded,
+    /// A program that this one supervises.
+    Cloudflared(Cloudflared),
+}
+
+/// Which `cloudflared` to start.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Cloudflared {
+    /// Its file, or `None` to look in `PATH`.
+    pub(crate) program: Option<PathBuf>,
+    /// What SHA-256 makes of that file, if only that one is wanted.
+    pub(crate) sha256: Option<[u8; 32]>,
 }
 
 /// The AI that answers messages.
@@ -141,10 +172,12 @@ impl Config {
         let file = file::File::read(&path, options.config.is_some())?;
 
         let relay = relay(options, &file.relay, &path)?;
+        let carrier = tunnel::settle(options, file.tunnel, &path)?;
         let workspace = workspace(options, file.sandbox.workspace, &path)?;
         let ai = ai::settle(options, file.ai, &path)?;
         Ok(Self {
             relay,
+            carrier,
             workspace,
             ai,
             mcp: Mcp {

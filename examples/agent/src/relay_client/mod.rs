@@ -16,12 +16,14 @@ use http::Method;
 use katachi_auth::clock::{Clock as _, SystemClock, Timestamp};
 use katachi_auth::replay::{Epoch, NonceSequence};
 use katachi_auth::signature::{
-    ClockOffset, Freshness, KeyId, Profile, RequestView, Signer, VerifyingKey, derive_key,
+    ClockOffset, Freshness, KeyId, KnownKey, Profile, RequestView, Signer, VerifyingKey, derive_key,
 };
 use katachi_protocol::agent::{Activity, ActivityAnswer, AgentState, Heartbeat, HeartbeatAnswer};
+use katachi_protocol::cloudflare::{CloudflareTunnel, DialIn};
 use katachi_protocol::mcp::AgentMcp;
 use katachi_protocol::problem::{Problem, codes};
 use katachi_protocol::routes;
+use katachi_relay::carrier::ORIGIN_REQUEST;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -42,6 +44,8 @@ pub(crate) struct RelayClient {
     api: Signer,
     tunnel: Signer,
     response_key: VerifyingKey,
+    /// With which the relay signs where it reaches us through Cloudflare.
+    origin: Arc<KnownKey>,
     nonces: NonceSequence,
     offset: ClockOffset,
     epoch: RwLock<Epoch>,
@@ -68,6 +72,7 @@ impl RelayClient {
             api: signer(Profile::AGENT_REQUEST),
             tunnel: signer(Profile::TUNNEL_REQUEST),
             response_key: key(Profile::RELAY_RESPONSE).into(),
+            origin: Arc::new(KnownKey::new(key_id.clone(), "relay", key(ORIGIN_REQUEST))),
             nonces: NonceSequence::start()?,
             offset: ClockOffset::new(),
             epoch: RwLock::new(Epoch::parse(&registration.epoch)?),
@@ -126,6 +131,41 @@ impl RelayClient {
     /// Returns an error if the relay cannot be reached or refuses.
     pub(crate) async fn mcp(&self) -> anyhow::Result<AgentMcp> {
         self.call(Method::GET, routes::AGENT_MCP, None::<&()>).await
+    }
+
+    /// The tunnel at Cloudflare that the relay has, or makes, for this machine.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the relay cannot be reached, has no account there, or
+    /// Cloudflare refuses.
+    #[cfg(unix)]
+    pub(crate) async fn cloudflare(&self) -> anyhow::Result<CloudflareTunnel> {
+        self.call(Method::POST, routes::CLOUDFLARE, None::<&()>)
+            .await
+    }
+
+    /// Has the relay open the tunnel through Cloudflare, signed for `epoch`.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the relay cannot be reached, or does not reach us.
+    #[cfg(unix)]
+    pub(crate) async fn dial_in(&self, epoch: Epoch) -> anyhow::Result<()> {
+        let body = serde_json::to_vec(&DialIn {
+            epoch: epoch.to_string(),
+        })?;
+        let answer = self
+            .exchange(&Method::POST, routes::CLOUDFLARE_DIAL, body)
+            .await;
+        self.record(&Method::POST, routes::CLOUDFLARE_DIAL, &answer)?;
+        answer.map(drop)
+    }
+
+    /// The key with which the relay signs where it reaches us through Cloudflare.
+    #[cfg(unix)]
+    pub(crate) fn origin_key(&self) -> Arc<KnownKey> {
+        Arc::clone(&self.origin)
     }
 
     /// Has the relay forget this machine.

@@ -1,4 +1,5 @@
-//! The tunnel: dialled out, authenticated, then served as HTTP/2.
+//! The tunnel: dialled out or reached through Cloudflare, authenticated, then served
+//! as HTTP/2.
 
 mod ask;
 mod backoff;
@@ -13,12 +14,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use hyper::upgrade::Upgraded;
+use hyper::rt::{Read, Write};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use katachi_protocol::agent::{Activity, ActivityKind, AgentState};
 use tokio::sync::watch;
 
+use crate::config::Carrier;
 use backoff::Backoff;
 
 pub(crate) use ask::{Question, approve, ask};
@@ -48,9 +50,72 @@ pub(crate) enum Link {
 ///
 /// # Errors
 ///
-/// Returns an error if the relay took this machine's registration away.
+/// Returns an error if the relay took this machine's registration away, or there is no
+/// `cloudflared` to carry the tunnel.
 pub(crate) async fn keep_open(
     service: Arc<Service>,
+    link: watch::Sender<Link>,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let mut way = Way::of(&service).await?;
+    let ended = keep_open_by(&mut way, &service, link, stop).await;
+    way.close().await;
+    ended
+}
+
+/// How the tunnel is opened.
+enum Way {
+    /// By a connection of our own.
+    Dial,
+    /// By the relay, through a `cloudflared` of ours.
+    #[cfg(unix)]
+    Cloudflared(Box<crate::cloudflared::Carrier>),
+}
+
+/// An open tunnel, as bytes.
+trait Bytes: Read + Write + Send + Unpin {}
+
+impl<T: Read + Write + Send + Unpin> Bytes for T {}
+
+impl Way {
+    async fn of(service: &Service) -> anyhow::Result<Self> {
+        match &service.config.carrier {
+            Carrier::Embedded => Ok(Self::Dial),
+            #[cfg(unix)]
+            Carrier::Cloudflared(wanted) => {
+                let carrier = crate::cloudflared::Carrier::new(&service.config, wanted).await?;
+                Ok(Self::Cloudflared(Box::new(carrier)))
+            }
+            #[cfg(not(unix))]
+            Carrier::Cloudflared(_) => Err(crate::mistake::Mistake::new(
+                "tunnel.carrier",
+                "cloudflared is supervised where there are unix sockets",
+                "use the carrier `embedded`",
+            )
+            .into()),
+        }
+    }
+
+    async fn open(&mut self, service: &Arc<Service>) -> anyhow::Result<Box<dyn Bytes>> {
+        Ok(match self {
+            Self::Dial => Box::new(dial::dial(service.client()).await?),
+            #[cfg(unix)]
+            Self::Cloudflared(carrier) => Box::new(carrier.open(service).await?),
+        })
+    }
+
+    async fn close(&mut self) {
+        match self {
+            Self::Dial => {}
+            #[cfg(unix)]
+            Self::Cloudflared(carrier) => carrier.stop().await,
+        }
+    }
+}
+
+async fn keep_open_by(
+    way: &mut Way,
+    service: &Arc<Service>,
     link: watch::Sender<Link>,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
@@ -60,14 +125,14 @@ pub(crate) async fn keep_open(
         // Nobody has to watch.
         let _ = link.send(Link::Dialling);
         let dialled = tokio::select! {
-            dialled = dial::dial(service.client()) => dialled,
+            dialled = way.open(service) => dialled,
             () = &mut stop => return Ok(()),
         };
         let why = match dialled {
             Ok(connection) => {
                 let _ = link.send(Link::Open);
                 let began = tokio::time::Instant::now();
-                let ended = serve(&service, connection, &mut stop).await;
+                let ended = serve(service, connection, &mut stop).await;
                 if began.elapsed() > HELD {
                     backoff.reset();
                 }
@@ -94,7 +159,7 @@ enum Ended {
 
 async fn serve(
     service: &Arc<Service>,
-    connection: Upgraded,
+    connection: impl Read + Write + Send + Unpin,
     mut stop: impl Future<Output = ()> + Unpin,
 ) -> Ended {
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());

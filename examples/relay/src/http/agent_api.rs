@@ -9,6 +9,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, HeaderValue, StatusCode, Version};
+use hyper::rt::{Read, Write};
 use katachi_auth::clock::{Clock as _, SystemClock};
 use katachi_protocol::agent::{
     Activity, ActivityAnswer, ActivityKind, AgentState, Control, Heartbeat, HeartbeatAnswer,
@@ -146,6 +147,7 @@ pub(super) async fn unregister(
         .map_err(Failure::internal)?;
     app.gate.keys.remove_agent(&caller.agent_id);
     app.tunnels.close(&caller.agent_id);
+    app.cloudflare_work.notify_one();
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -173,31 +175,7 @@ pub(super) async fn tunnel(State(app): State<App>, mut request: Request) -> Resp
             Ok(Err(error)) => return warn!(%agent, %error, "a tunnel was not upgraded"),
             Err(_) => return warn!(%agent, "a tunnel was not upgraded in time"),
         };
-        let now = SystemClock.now().as_unix();
-        let seen = agent.clone();
-        let marked = carrier
-            .records
-            .write(move |tx| agents::seen(tx, &seen, "idle", now))
-            .await;
-        if let Err(error) = marked {
-            warn!(%agent, %error, "could not note that an agent connected");
-        }
-        let note = carrier.clone();
-        let (owner, id) = (user.clone(), agent.clone());
-        let opened = move |opened| {
-            let action = match opened {
-                Opened::Alone => "tunnel_opened",
-                Opened::InPlaceOfAnother => "tunnel_replaced",
-            };
-            tokio::spawn(async move { note.audit(&owner, Some(&id), action).await });
-        };
-        let claim = carrier.claim(&agent);
-        let carried = carrier.tunnels.carry(&agent, upgraded, claim, opened).await;
-        let Some(generation) = carried else { return };
-        if let Some(cluster) = &carrier.cluster {
-            cluster.release(&agent, generation).await;
-        }
-        carrier.audit(&user, Some(&agent), "tunnel_closed").await;
+        carry(&carrier, &agent, &user, upgraded).await;
     });
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -208,6 +186,40 @@ pub(super) async fn tunnel(State(app): State<App>, mut request: Request) -> Resp
         .headers_mut()
         .insert(CONNECTION, HeaderValue::from_static("upgrade"));
     tunnelled.sign(response).await
+}
+
+/// Runs a tunnel of `agent` to its end, and writes both down.
+pub(super) async fn carry(
+    app: &App,
+    agent: &str,
+    user: &str,
+    stream: impl Read + Write + Send + Unpin + 'static,
+) {
+    let now = SystemClock.now().as_unix();
+    let seen = agent.to_owned();
+    let marked = app
+        .records
+        .write(move |tx| agents::seen(tx, &seen, "idle", now))
+        .await;
+    if let Err(error) = marked {
+        warn!(%agent, %error, "could not note that an agent connected");
+    }
+    let note = app.clone();
+    let (owner, id) = (user.to_owned(), agent.to_owned());
+    let opened = move |opened| {
+        let action = match opened {
+            Opened::Alone => "tunnel_opened",
+            Opened::InPlaceOfAnother => "tunnel_replaced",
+        };
+        tokio::spawn(async move { note.audit(&owner, Some(&id), action).await });
+    };
+    let claim = app.claim(agent);
+    let carried = app.tunnels.carry(agent, stream, claim, opened).await;
+    let Some(generation) = carried else { return };
+    if let Some(cluster) = &app.cluster {
+        cluster.release(agent, generation).await;
+    }
+    app.audit(user, Some(agent), "tunnel_closed").await;
 }
 
 fn asks_for_tunnel(version: Version, headers: &HeaderMap) -> bool {

@@ -65,6 +65,7 @@ pub(super) async fn remove(
     // Its key stays as revoked, so that its holder can be told and nothing else.
     app.reload_keys_of(&id).await.map_err(Failure::internal)?;
     app.tunnels.close(&id);
+    app.cloudflare_work.notify_one();
     app.audit(&session.user.id, Some(&id), "agent_removed")
         .await;
     Ok(StatusCode::NO_CONTENT)

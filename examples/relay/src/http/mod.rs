@@ -4,6 +4,7 @@ pub(crate) mod accounts;
 mod agent_api;
 mod agents;
 mod channel;
+mod cloudflare;
 mod console;
 mod csrf;
 mod devices;
@@ -32,8 +33,10 @@ use katachi_auth::replay;
 use katachi_auth::session::Sessions;
 use katachi_auth::signature::KeyId;
 use katachi_protocol::routes;
+use tokio::sync::Notify;
 use tracing::warn;
 
+use crate::cloudflare::Cloudflare;
 use crate::cluster::Cluster;
 use crate::config::{Limits, SignUpPolicy};
 use crate::edge::{self, Hosts};
@@ -63,6 +66,10 @@ pub(crate) struct Shared {
     pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) sessions: Sessions,
     pub(crate) metrics: Metrics,
+    /// The account at Cloudflare in which agents get tunnels, if there is one.
+    pub(crate) cloudflare: Option<Cloudflare>,
+    /// Something at Cloudflare may have to be removed.
+    pub(crate) cloudflare_work: Notify,
     sign_up: SignUpPolicy,
     security_contact: String,
     providers: Providers,
@@ -112,6 +119,7 @@ pub(crate) struct Parts {
     pub(crate) replay: Replay,
     pub(crate) sign_up: SignUpPolicy,
     pub(crate) security_contact: String,
+    pub(crate) cloudflare: Option<Cloudflare>,
     pub(crate) providers: Providers,
     pub(crate) mailer: Option<Box<dyn Mailer>>,
 }
@@ -148,6 +156,7 @@ impl App {
             replay,
             sign_up,
             security_contact,
+            cloudflare,
             providers,
             mailer,
         } = parts;
@@ -159,6 +168,8 @@ impl App {
             tunnels: Tunnels::new(Arc::clone(&limits)),
             sessions: Sessions::default(),
             metrics: Metrics::default(),
+            cloudflare,
+            cloudflare_work: Notify::new(),
             sign_up,
             security_contact,
             providers,
@@ -357,6 +368,8 @@ fn agent(app: &App) -> Router<App> {
         .route(routes::ACTIVITY, post(agent_api::activity))
         .route(routes::AGENT_MCP, get(agent_api::mcp))
         .route(routes::UNREGISTER, delete(agent_api::unregister))
+        .route(routes::CLOUDFLARE, post(cloudflare::provide))
+        .route(routes::CLOUDFLARE_DIAL, post(cloudflare::dial))
         .route_layer(from_fn_with_state(app.clone(), signed::layer));
     signed.route(routes::TUNNEL, get(agent_api::tunnel))
 }

@@ -20,7 +20,7 @@ use http_body_util::{BodyExt as _, Limited};
 use katachi_auth::clock::{Clock as _, SystemClock};
 use katachi_auth::replay::AsyncReplayStore as _;
 use katachi_auth::signature::{
-    Answer, Context, KeyId, Keys, KnownKey, Profile, Refusal, RequestBinding, ResponseView,
+    Answer, Context, KeyId, Keys, KnownKey, Profile, Refusal, RequestBinding, ResponseView, Signer,
     SigningKey, Verified, Verifier, derive_key, sign_response,
 };
 use katachi_crypto::Secret;
@@ -29,6 +29,7 @@ use tracing::{info, warn};
 
 use super::App;
 use super::extract;
+use crate::carrier::ORIGIN_REQUEST;
 use crate::connection::Connection;
 use crate::failure::Failure;
 
@@ -39,6 +40,8 @@ pub(crate) struct AgentKeys {
     api: Arc<KnownKey>,
     tunnel: Arc<KnownKey>,
     response: SigningKey,
+    /// What the relay signs when it reaches the agent through Cloudflare.
+    pub(crate) origin: Signer,
 }
 
 impl AgentKeys {
@@ -64,6 +67,11 @@ impl AgentKeys {
             api: known(&Profile::AGENT_REQUEST),
             tunnel: known(&Profile::TUNNEL_REQUEST),
             response: derive_key(secret, agent_id, &Profile::RELAY_RESPONSE).into(),
+            origin: Signer::new(
+                ORIGIN_REQUEST,
+                key_id.clone(),
+                derive_key(secret, agent_id, &ORIGIN_REQUEST),
+            ),
         }
     }
 }
@@ -105,6 +113,14 @@ impl KeyRing {
     /// Whether this key was withdrawn; `None` if it is not here.
     pub(crate) fn is_revoked(&self, key_id: &str) -> Option<bool> {
         self.get(key_id).map(|keys| keys.api.revoked)
+    }
+
+    /// The keys of an agent that may still use them.
+    pub(crate) fn of_agent(&self, agent_id: &str) -> Option<Arc<AgentKeys>> {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        all.values()
+            .find(|keys| keys.agent_id == agent_id && !keys.api.revoked)
+            .cloned()
     }
 
     fn get(&self, key_id: &str) -> Option<Arc<AgentKeys>> {

@@ -1,8 +1,8 @@
 //! Agents, and the sealed secrets behind their signing keys.
 
-use super::RecordsError;
 use super::store::{Cover, ReadTx, Row, Tx, Value, cell, int, values};
 use super::users;
+use super::{RecordsError, cloudflare};
 
 /// An agent of an account.
 #[derive(Clone, Debug)]
@@ -130,6 +130,7 @@ pub(crate) fn seen(tx: &Tx<'_>, id: &str, state: &str, now: u64) -> Result<(), R
 pub(crate) fn erase(tx: &Tx<'_>, id: &str) -> Result<(), RecordsError> {
     tx.execute("DELETE FROM agent_keys WHERE agent_id = ?1", values![id])?;
     tx.execute("DELETE FROM agents WHERE id = ?1", values![id])?;
+    cloudflare::give_up(tx, id)?;
     tx.wake_nodes()
 }
 
@@ -144,6 +145,7 @@ pub(crate) fn revoke(tx: &Tx<'_>, user_id: &str, id: &str) -> Result<bool, Recor
             "UPDATE agent_keys SET revoked = ?2 WHERE agent_id = ?1",
             values![id, true],
         )?;
+        cloudflare::give_up(tx, id)?;
         tx.wake_nodes()?;
     }
     Ok(removed == 1)

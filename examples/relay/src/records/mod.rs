@@ -11,6 +11,7 @@
 
 pub(crate) mod agents;
 pub(crate) mod audit;
+pub(crate) mod cloudflare;
 mod grants;
 pub(crate) mod guesses;
 pub(crate) mod identities;

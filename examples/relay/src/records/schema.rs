@@ -134,6 +134,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX throttles_by_time ON throttles (full_ms);",
     ),
+    Migration::sql(super::cloudflare::TABLE),
 ];
 
 /// The same tables in PostgreSQL. Released steps never change.
@@ -302,4 +303,5 @@ pub(super) const POSTGRES: &[&str] = &[
         wrong       BIGINT NOT NULL,
         since_ms    BIGINT NOT NULL
     );",
+    super::cloudflare::POSTGRES_TABLE,
 ];

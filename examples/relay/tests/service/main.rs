@@ -4,6 +4,8 @@
 
 mod accounts;
 mod agent;
+mod cloudflare;
+mod cloudflare_api;
 mod devices;
 mod edge;
 mod embedded;

@@ -188,9 +188,11 @@ fn program(config: &Config, options: &Options) -> anyhow::Result<Program> {
     path("--policy", options.policy.as_ref())?;
     path("--relay-ca", options.relay_ca.as_ref())?;
     path("--ai-policy", options.ai_policy.as_ref())?;
+    path("--cloudflared", options.cloudflared.as_ref())?;
     for (flag, value) in [
         ("--relay-url", options.relay_url.as_ref()),
         ("--ai-command", options.ai_command.as_ref()),
+        ("--cloudflared-sha256", options.cloudflared_sha256.as_ref()),
     ] {
         argv.extend(
             value
@@ -200,6 +202,9 @@ fn program(config: &Config, options: &Options) -> anyhow::Result<Program> {
     }
     for pair in &options.ai_keys {
         argv.extend([OsString::from("--ai-key"), pair.into()]);
+    }
+    if options.tunnel_carrier == Some(crate::config::CarrierKind::Cloudflared) {
+        argv.extend(["--tunnel-carrier", "cloudflared"].map(OsString::from));
     }
     if options.keychain == Some(crate::config::KeychainUse::Off) {
         argv.extend(["--keychain", "off"].map(OsString::from));

@@ -1,0 +1,166 @@
+//! The tunnel through a `cloudflared` that this program starts and supervises.
+//!
+//! The relay makes a tunnel at Cloudflare for this machine and hands out its token.
+//! `cloudflared` gets it through a pipe, keeps the connection to Cloudflare, and forwards
+//! what comes from there to one unix socket of ours, where nothing is served but the
+//! relay's signed request to open the tunnel. From then on everything is as on a
+//! connection of our own: the same HTTP/2, the same single route, Noise inside of it.
+//!
+//! Where it forwards to stands in a file that we write: a tunnel whose configuration
+//! lies at Cloudflare would let the account's owner choose among this machine's ports.
+
+mod origin;
+mod process;
+mod program;
+pub(crate) mod tether;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+
+use crate::config::{Cloudflared, Config};
+use crate::tunnel::Service;
+use origin::{Origin, Stream};
+use process::Process;
+
+/// Time for `cloudflared` to reach Cloudflare.
+const READY: Duration = Duration::from_secs(10);
+/// How often it is asked whether it has.
+const EVERY: Duration = Duration::from_millis(200);
+/// Time for the relay to come through, once it says that it has.
+const ARRIVAL: Duration = Duration::from_secs(5);
+/// After so many vain calls of the relay in a row `cloudflared` starts afresh, with
+/// whatever tunnel the relay then has.
+const MOST_VAIN: u32 = 3;
+
+/// The supervised program, running or not.
+#[derive(Debug)]
+pub(crate) struct Carrier {
+    wanted: Cloudflared,
+    dir: PathBuf,
+    running: Option<Running>,
+    /// Ends by itself in a row.
+    ended: u32,
+    /// Calls of the relay in a row that did not arrive.
+    vain: u32,
+}
+
+#[derive(Debug)]
+struct Running {
+    process: Process,
+    origin: Origin,
+}
+
+impl Carrier {
+    /// Finds the program and checks it; nothing is started.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there is none, or not the one that is wanted.
+    pub(crate) async fn new(config: &Config, wanted: &Cloudflared) -> anyhow::Result<Self> {
+        program::find(wanted).await?;
+        let dir = config.paths.cloudflared();
+        origin::check_length(&dir)?;
+        Ok(Self {
+            wanted: wanted.clone(),
+            dir,
+            running: None,
+            ended: 0,
+            vain: 0,
+        })
+    }
+
+    /// Has the relay open a tunnel to `service`, starting `cloudflared` where it does not
+    /// run.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if any of that does not work; it may be tried again.
+    pub(crate) async fn open(&mut self, service: &Arc<Service>) -> anyhow::Result<TokioIo<Stream>> {
+        self.still_runs()?;
+        if self.running.is_none() {
+            self.running = Some(self.start(service).await?);
+        }
+        self.until_ready().await?;
+        let Some(running) = &mut self.running else {
+            bail!("cloudflared does not run");
+        };
+        let arrived = running.origin.called(service.client(), ARRIVAL).await;
+        match arrived {
+            Ok(stream) => {
+                (self.ended, self.vain) = (0, 0);
+                Ok(TokioIo::new(stream))
+            }
+            Err(error) => {
+                self.vain += 1;
+                if self.vain >= MOST_VAIN {
+                    self.vain = 0;
+                    self.stop().await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends `cloudflared`, gently at first.
+    pub(crate) async fn stop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.process.stop().await;
+        }
+    }
+
+    async fn start(&self, service: &Arc<Service>) -> anyhow::Result<Running> {
+        // Once more: the file may have been replaced since.
+        let program = program::find(&self.wanted).await?;
+        let tunnel = service.client().cloudflare().await?;
+        let origin = Origin::listen(&self.dir, &tunnel.hostname, service)?;
+        let process = Process::start(&program, &self.dir, origin.socket(), tunnel).await?;
+        Ok(Running { process, origin })
+    }
+
+    /// Waits until `cloudflared` says that it reached Cloudflare.
+    async fn until_ready(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + READY;
+        let mut every = tokio::time::interval(EVERY);
+        loop {
+            every.tick().await;
+            self.still_runs()?;
+            let Some(running) = &self.running else {
+                bail!("cloudflared does not run");
+            };
+            let state = running.process.ready().await;
+            if state.is_ok() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let said = running.process.last_words();
+                return state.with_context(|| {
+                    format!("cloudflared has no connection to Cloudflare; it last said: {said}")
+                });
+            }
+        }
+    }
+
+    /// Says so if `cloudflared` has ended by itself.
+    fn still_runs(&mut self) -> anyhow::Result<()> {
+        let Some(running) = &mut self.running else {
+            return Ok(());
+        };
+        let Some(status) = running.process.ended()? else {
+            return Ok(());
+        };
+        let said = running.process.last_words();
+        self.running = None;
+        self.ended += 1;
+        match self.ended {
+            1 => bail!("cloudflared ended by itself ({status}); it last said: {said}"),
+            times => bail!(
+                "cloudflared ended by itself {times} times in a row ({status}); it last said: {said}"
+            ),
+        }
+    }
+}

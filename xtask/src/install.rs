@@ -32,6 +32,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("nginx-light", "the peer of the proxy bench, and its origin"),
     ("libnginx-mod-stream", "what makes it a stream proxy"),
     ("chromium", "the browser console"),
+    ("tcpdump", "the packets that pass meanwhile"),
     ("age", "a peer of the sealing benches"),
     ("valgrind", "counting instructions of comparisons"),
     ("rustc-web", "type checks for other systems"),

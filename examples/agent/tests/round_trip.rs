@@ -5,6 +5,8 @@
 #[path = "support/browser.rs"]
 #[allow(dead_code, reason = "each test file uses a part of this")]
 mod browser;
+#[path = "support/capture.rs"]
+mod capture;
 #[path = "../src/demo/device.rs"]
 #[allow(dead_code, reason = "each test file uses a part of this")]
 mod device;
@@ -79,6 +81,12 @@ fn main() -> ExitCode {
             confine && page::is_possible(),
             "a_person_in_a_browser_approves_and_sees_the_output",
             a_person_in_a_browser_approves_and_sees_the_output,
+        ),
+        needing(
+            "chromium with node and playwright-core, tcpdump and root",
+            confine && page::is_possible() && capture::is_possible(),
+            "nothing_that_a_person_types_passes_in_plain",
+            nothing_that_a_person_types_passes_in_plain,
         ),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -395,4 +403,31 @@ fn a_person_in_a_browser_approves_and_sees_the_output() {
         assert!(log.contains(text), "{text}: {said:#?}");
     }
     up.stop();
+}
+
+fn nothing_that_a_person_types_passes_in_plain() {
+    let place = Place::new();
+    std::fs::write(place.workspace().join("plums.txt"), "two plums\n").unwrap();
+    let policy = place.asking();
+    let policy = policy.to_str().unwrap();
+    let options = ["--ai-command", "sed s/^/heard:/", "--policy", policy];
+    let capture = capture::Capture::start();
+    let mut up = Up::start(&place, &options);
+    let link = format!("https://{}", up.wait_for("https://"));
+    let said = page::browse(&link);
+    up.stop();
+    let packets = capture.end();
+    // It all happened, and the search finds what is there: the name of the relay
+    // passes before anything is encrypted.
+    let happened = |text: &str| said.iter().any(|(_, shown)| shown.contains(text));
+    assert!(packets.hold("katachi.localhost"));
+    for text in [
+        "quince-jelly-51c0de77",
+        "two plums",
+        EMAIL,
+        "approved-by-mia",
+    ] {
+        assert!(happened(text) || text == EMAIL, "{text}: {said:#?}");
+        assert!(!packets.hold(text), "{text} passed in plain");
+    }
 }

@@ -4,28 +4,20 @@
 //!
 //! Prints one line of JSON for each figure, in nanoseconds.
 
-use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Command, Stdio};
 
+use katachi_benches::nginx::{self, Nginx, STREAM, free_port};
+use katachi_benches::processor_time;
 use katachi_sandbox::{PlanOptions, Policy};
 
 /// What is fetched at once, in MiB.
 const SIZE: u64 = 2048;
-/// The clock of `/proc/PID/stat` on every Linux.
-const TICKS_PER_SECOND: f64 = 100.0;
-const STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 fn main() {
     katachi_sandbox::helper::run_if_requested();
 
-    let needed = [
-        "/usr/sbin/nginx",
-        STREAM,
-        "/usr/bin/curl",
-        "/usr/bin/openssl",
-    ];
+    let needed = [nginx::PROGRAM, STREAM, "/usr/bin/curl", "/usr/bin/openssl"];
     if let Some(missing) = needed.iter().find(|path| !Path::new(path).exists()) {
         eprintln!("{missing} is not there, so nothing is measured");
         return;
@@ -43,65 +35,6 @@ struct Bed {
     origin: Nginx,
     stream: Nginx,
     directory: tempfile::TempDir,
-}
-
-struct Nginx {
-    port: u16,
-    master: Child,
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        // It ends its workers when it is asked to, and not when it is killed.
-        let _ = Command::new("kill")
-            .arg(self.master.id().to_string())
-            .status();
-        let _ = self.master.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("loopback has free ports")
-        .port()
-}
-
-impl Nginx {
-    fn start(directory: &Path, name: &str, port: u16, module: &str, block: &str) -> Self {
-        let pid_file = directory.join(format!("{name}.pid"));
-        let config = directory.join(format!("{name}.conf"));
-        let text = format!(
-            "{module}\ndaemon off;\nuser root;\nworker_processes 1;\npid {};\nerror_log /dev/null;\nevents {{}}\n{block}\n",
-            pid_file.display()
-        );
-        std::fs::write(&config, text).expect("the configuration is written");
-        let master = Command::new("/usr/sbin/nginx")
-            .args(["-e", "/dev/null", "-p"])
-            .arg(directory)
-            .arg("-c")
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("nginx starts");
-        let started = (0..500).any(|_| {
-            std::thread::sleep(Duration::from_millis(10));
-            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
-        });
-        assert!(started, "nginx listens");
-        Self { port, master }
-    }
-
-    /// The process that does the work.
-    fn worker(&self) -> u32 {
-        let master = self.master.id();
-        let children = format!("/proc/{master}/task/{master}/children");
-        std::fs::read_to_string(children)
-            .ok()
-            .and_then(|text| text.split_whitespace().next()?.parse().ok())
-            .expect("nginx has a worker")
-    }
 }
 
 impl Bed {
@@ -200,17 +133,6 @@ impl Bed {
     }
 }
 
-/// Processor time of a process and its threads so far, in nanoseconds.
 fn used(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process lives");
-    let (_, fields) = stat
-        .rsplit_once(')')
-        .expect("the name stands in parentheses");
-    let ticks: f64 = fields
-        .split_whitespace()
-        .skip(11)
-        .take(2)
-        .map(|field| field.parse::<f64>().expect("a number"))
-        .sum();
-    ticks / TICKS_PER_SECOND * 1e9
+    processor_time(pid).expect("the process lives")
 }

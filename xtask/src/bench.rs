@@ -40,9 +40,9 @@ pub(crate) struct Options {
 #[derive(Debug, Serialize)]
 struct Row {
     id: String,
-    /// Median time of ours, in nanoseconds.
+    /// Median figure of ours, in `unit`.
     ours: f64,
-    /// Median time of the peer, in nanoseconds.
+    /// Median figure of the peer, in `unit`.
     peer: f64,
     unit: &'static str,
     ratio: f64,
@@ -111,7 +111,7 @@ fn measure(chosen: &[&Comparison], long: bool) -> Result<Printed> {
         let Source::Criterion(group) = row.source else {
             // One run prints the figures of all its rows.
             if !printed.keys().any(|(bench, _)| *bench == row.bench) {
-                printed.extend(print(row.bench)?);
+                printed.extend(print(row.bench, long)?);
             }
             continue;
         };
@@ -134,8 +134,7 @@ fn measure(chosen: &[&Comparison], long: bool) -> Result<Printed> {
             ]);
             command.arg(format!("^{group}/")).stdout(std::io::stderr());
             command.env("CRITERION_HOME", &criterion);
-            // Always said, so that a variable left over decides nothing.
-            command.env("KATACHI_LONG", if long { "1" } else { "0" });
+            said(&mut command, long);
             ensure!(command.status()?.success(), "the bench {bench} failed");
         }
     }
@@ -156,14 +155,23 @@ fn cargo_bench(bench: &str) -> Command {
     ])
 }
 
+/// Whether the bench measures at full size: always said, so that a variable left
+/// over decides nothing.
+fn said(command: &mut Command, long: bool) {
+    command.env("KATACHI_LONG", if long { "1" } else { "0" });
+}
+
 /// Runs a bench that prints its figures, one line of JSON for each.
-fn print(bench: &'static str) -> Result<Printed> {
+fn print(bench: &'static str, long: bool) -> Result<Printed> {
     #[derive(serde::Deserialize)]
     struct Line {
         figure: String,
+        #[serde(alias = "bytes")]
         ns: f64,
     }
-    let output = cargo_bench(bench).stderr(Stdio::inherit()).output()?;
+    let mut command = cargo_bench(bench);
+    said(&mut command, long);
+    let output = command.stderr(Stdio::inherit()).output()?;
     ensure!(output.status.success(), "the bench {bench} failed");
     String::from_utf8_lossy(&output.stdout)
         .lines()
@@ -196,7 +204,7 @@ fn summarise(chosen: &[&Comparison], figures: &BTreeMap<&str, Vec<(f64, f64)>>) 
             continue;
         };
         let (ratio, bar, holds) = match row.bar {
-            Bar::TimeAtMost(bar) => {
+            Bar::TimeAtMost(bar) | Bar::BytesAtMost(bar) => {
                 let ratio = median(found.iter().map(|(ours, peer)| ours / peer));
                 (ratio, bar, ratio <= bar)
             }
@@ -209,7 +217,7 @@ fn summarise(chosen: &[&Comparison], figures: &BTreeMap<&str, Vec<(f64, f64)>>) 
             id: row.id.to_owned(),
             ours: median(found.iter().map(|(ours, _)| *ours)),
             peer: median(found.iter().map(|(_, peer)| *peer)),
-            unit: "ns",
+            unit: row.bar.unit(),
             ratio,
             bar,
             holds,
@@ -259,8 +267,8 @@ fn table(report: &Report) -> String {
             text,
             "| `{}` | {} | {} | {:.2} | {sign} {} | {} |",
             row.id,
-            human(row.ours),
-            human(row.peer),
+            human(row.ours, row.unit),
+            human(row.peer, row.unit),
             row.ratio,
             row.bar,
             if row.holds { "yes" } else { "**no**" },
@@ -272,8 +280,9 @@ fn table(report: &Report) -> String {
     text
 }
 
-fn human(nanoseconds: f64) -> String {
-    match nanoseconds {
+fn human(figure: f64, unit: &str) -> String {
+    match figure {
+        bytes if unit == "bytes" => format!("{:.1} KiB", bytes / 1024.0),
         n if n < 1e3 => format!("{n:.0} ns"),
         n if n < 1e6 => format!("{:.2} µs", n / 1e3),
         n if n < 1e9 => format!("{:.2} ms", n / 1e6),

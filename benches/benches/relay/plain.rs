@@ -18,7 +18,7 @@ use katachi_store::database::{
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use super::Failure;
+use super::server::Failure;
 
 /// As the relay keeps them.
 const MIGRATIONS: &[Migration] = &[Migration::sql(

@@ -5,8 +5,20 @@
 pub(super) enum Bar {
     /// Our time over the peer's, at most this.
     TimeAtMost(f64),
+    /// Our bytes over the peer's, at most this.
+    BytesAtMost(f64),
     /// The peer's time over ours, that is our speed over theirs, at least this.
     SpeedAtLeast(f64),
+}
+
+impl Bar {
+    /// What the figures of the row count.
+    pub(super) fn unit(self) -> &'static str {
+        match self {
+            Self::TimeAtMost(_) | Self::SpeedAtLeast(_) => "ns",
+            Self::BytesAtMost(_) => "bytes",
+        }
+    }
 }
 
 /// Where the figures of a row come from.
@@ -228,6 +240,40 @@ pub(super) const COMPARISONS: &[Comparison] = &[
         ours: "relay",
         peer: "plain",
         bar: Bar::SpeedAtLeast(0.6),
+    },
+    // Memory for each tunnel, over the 32 KiB that one may take.
+    Comparison {
+        id: "relay-idle",
+        bench: "idle",
+        source: Source::Printed,
+        ours: "relay",
+        peer: "allowed",
+        bar: Bar::BytesAtMost(1.0),
+    },
+    Comparison {
+        id: "channel/to-agent",
+        bench: "channel",
+        source: Source::Printed,
+        ours: "relay-to-agent",
+        peer: "nginx-to-agent",
+        bar: Bar::TimeAtMost(1.5),
+    },
+    Comparison {
+        id: "channel/to-browser",
+        bench: "channel",
+        source: Source::Printed,
+        ours: "relay-to-browser",
+        peer: "nginx-to-browser",
+        bar: Bar::TimeAtMost(1.5),
+    },
+    // Both ends without their carriers: records sealed and opened.
+    Comparison {
+        id: "channel/ends",
+        bench: "channel",
+        source: Source::Printed,
+        ours: "ends",
+        peer: "aes-256-gcm",
+        bar: Bar::TimeAtMost(1.5),
     },
     Comparison {
         id: "sandbox-proxy",

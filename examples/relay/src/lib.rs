@@ -16,10 +16,10 @@
 //!
 //! # What it is not
 //!
-//! Not a reverse proxy: only the routes of `katachi-protocol` cross it. Not
-//! blind: what a browser sends to an agent is readable here while it passes.
-//! Nothing of it is kept; the database holds accounts, agents, sealed secrets
-//! and an audit log of closed words.
+//! Not a reverse proxy: only the routes of `katachi-protocol` cross it. Not a
+//! party to what is said: a browser and an agent speak through an encrypted
+//! channel of their own, of which it sees when, how much and between whom. The
+//! records hold accounts, agents, sealed secrets and an audit log of closed words.
 //!
 //! # Map
 //!

@@ -34,7 +34,7 @@ pub(super) fn prepare(spec: &Spec, who: Identities) -> Result<(), Failure> {
         return floor::prepare(spec, places, who);
     }
     process::new_session();
-    limit(spec).step("set limits")?;
+    limit(spec, who).step("set limits")?;
     caps::forbid_regaining().step("give up capabilities for ever")?;
     namespace::become_user(who.user, who.group, who.many).step("become the command's user")?;
     caps::give_up().step("drop capabilities")?;
@@ -93,7 +93,7 @@ pub(super) fn become_command(
     }))
 }
 
-pub(super) fn limit(spec: &Spec) -> io::Result<()> {
+pub(super) fn limit(spec: &Spec, who: Identities) -> io::Result<()> {
     // Zero keeps core files away, and one also the host's core handler: the
     // kernel starts no handler for a process with exactly this limit.
     process::limit(libc::RLIMIT_CORE, 1)?;
@@ -105,7 +105,7 @@ pub(super) fn limit(spec: &Spec) -> io::Result<()> {
     }
     // Without a namespace of their own, the user's other processes count too.
     if let Some(count) = spec.watched_processes()
-        && spec.floor.is_none()
+        && who.apart
     {
         // The helper and the first process count too.
         process::limit(libc::RLIMIT_NPROC, count.saturating_add(2))?;

@@ -38,31 +38,6 @@ use crate::scratch::Scratch;
 /// How long killed processes may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Who the command is: the owner of the workspace where root starts it, and
-/// else the caller.
-pub(super) fn identities(spec: &Spec) -> Identities {
-    const CAP_SETGID: u32 = 6;
-    const CAP_SETUID: u32 = 7;
-    let (user, group) = namespace::user();
-    // In a namespace with one user, as containers without root have, there is
-    // nobody else to become.
-    let groups = std::fs::read_to_string("/proc/self/setgroups");
-    let alone = groups.is_ok_and(|groups| groups.trim() == "deny");
-    if user == 0 && !alone && caps::holds(&[CAP_SETGID, CAP_SETUID]) {
-        let (user, group) = spec.owner;
-        return Identities {
-            user,
-            group,
-            many: true,
-        };
-    }
-    Identities {
-        user,
-        group,
-        many: false,
-    }
-}
-
 /// What stays possible on this machine beside what the plan knows.
 pub(super) fn gaps(who: Identities) -> Vec<(String, String)> {
     let mut gaps = Vec::new();
@@ -80,7 +55,7 @@ pub(super) fn gaps(who: Identities) -> Vec<(String, String)> {
 pub(super) fn run(spec: &Spec, status: &File, ends: init::Ends) -> Result<init::Never, Failure> {
     process::die_with_parent().step("tie the sandbox to the helper")?;
     process::adopt_orphans().step("adopt processes that lose their parent")?;
-    let who = identities(spec);
+    let who = Identities::of_owner(spec);
     init::attend(spec, who, gaps(who), status, ends, None)
 }
 
@@ -103,7 +78,7 @@ pub(super) fn end_all() {
 /// Takes away what no command of the plan may have.
 pub(super) fn prepare(spec: &Spec, places: &[Place], who: Identities) -> Result<(), Failure> {
     process::new_session();
-    confine::limit(spec).step("set limits")?;
+    confine::limit(spec, who).step("set limits")?;
     if caps::holds_any() {
         caps::forbid_regaining().step("give up capabilities for ever")?;
     }

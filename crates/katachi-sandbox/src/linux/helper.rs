@@ -67,6 +67,29 @@ pub(super) struct Identities {
     /// Whether the namespace has more than one user, so that groups can be
     /// dropped and users changed.
     pub(super) many: bool,
+    /// Whether there is a user namespace of the sandbox's own, in which limits
+    /// for each user count nobody else's processes.
+    pub(super) apart: bool,
+}
+
+impl Identities {
+    /// Who the command is without a user namespace: the owner of the workspace
+    /// where root starts it, and else the caller.
+    pub(super) fn of_owner(spec: &Spec) -> Self {
+        let (user, group) = namespace::user();
+        // In a namespace with one user, as containers without root have, there
+        // is nobody else to become.
+        let groups = std::fs::read_to_string("/proc/self/setgroups");
+        let alone = groups.is_ok_and(|groups| groups.trim() == "deny");
+        let many = user == 0 && !alone && caps::holds(&[CAP_SETGID, CAP_SETUID]);
+        let (user, group) = if many { spec.owner } else { (user, group) };
+        Self {
+            user,
+            group,
+            many,
+            apart: false,
+        }
+    }
 }
 
 enum Never {}
@@ -170,6 +193,9 @@ fn close_others(keep: &[RawFd]) -> io::Result<()> {
 /// that distributions and systemd hand out.
 const BASE: u32 = 0x7000_0000;
 const RANGE: u32 = 65536;
+const CAP_SETGID: u32 = 6;
+const CAP_SETUID: u32 = 7;
+const CAP_SYS_ADMIN: u32 = 21;
 
 /// Opened mount trees, one for each mount that comes from the host.
 pub(super) type Trees = Vec<Option<OwnedFd>>;
@@ -178,9 +204,6 @@ fn enter_namespaces(
     spec: &Spec,
     gaps: &mut Vec<(String, String)>,
 ) -> Result<(Trees, Identities), Failure> {
-    const CAP_SETGID: u32 = 6;
-    const CAP_SETUID: u32 = 7;
-    const CAP_SYS_ADMIN: u32 = 21;
     let (user, group) = namespace::user();
     if user == 0 && caps::holds(&[CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN]) {
         return enter_as_root(spec, gaps);
@@ -205,6 +228,7 @@ fn enter_namespaces(
             user,
             group,
             many: false,
+            apart: true,
         },
     ))
 }
@@ -217,7 +241,11 @@ fn enter_as_root(
     spec: &Spec,
     gaps: &mut Vec<(String, String)>,
 ) -> Result<(Trees, Identities), Failure> {
-    let mapped = user_namespace(&format!("0 {BASE} {RANGE}")).step("create a user namespace")?;
+    let mapped = match user_namespace(&format!("0 {BASE} {RANGE}")) {
+        Ok(mapped) => mapped,
+        Err(error) if is_forbidden(&error) => return enter_without_users(spec, gaps),
+        Err(error) => return Err(error).step("create a user namespace"),
+    };
     // The last of the range is nobody by convention.
     let within = |id: u32| id.min(RANGE - 2);
     if spec.owner.0 >= RANGE {
@@ -238,6 +266,7 @@ fn enter_as_root(
                     user,
                     group,
                     many: true,
+                    apart: true,
                 },
                 trees,
             )
@@ -256,6 +285,7 @@ fn enter_as_root(
                     user: 0,
                     group: 0,
                     many: true,
+                    apart: true,
                 },
                 open_trees(spec, None)?,
             )
@@ -267,6 +297,37 @@ fn enter_as_root(
     namespace::unshare(namespace::ALL_BUT_USER).step("create namespaces")?;
     mount::make_private().step("detach mounts")?;
     Ok((trees, identities))
+}
+
+/// Whether user namespaces cannot be had here, for whatever reason: a filter, a
+/// limit, a kernel without them, a container whose users end too early.
+fn is_forbidden(error: &io::Error) -> bool {
+    let codes = [libc::EPERM, libc::ENOSPC, libc::EINVAL, libc::ENOSYS];
+    error
+        .raw_os_error()
+        .is_some_and(|code| codes.contains(&code))
+}
+
+/// Root where user namespaces are forbidden: it may make all others by itself.
+/// The command then is the owner of the workspace as the machine knows them,
+/// since nothing can map owners.
+fn enter_without_users(
+    spec: &Spec,
+    gaps: &mut Vec<(String, String)>,
+) -> Result<(Trees, Identities), Failure> {
+    namespace::unshare(namespace::ALL_BUT_USER).step("create namespaces")?;
+    mount::make_private().step("detach mounts")?;
+    let trees = open_trees(spec, None)?;
+    let who = Identities::of_owner(spec);
+    let whom = match who.user {
+        0 => "root, since root owns the workspace (give it to another user and the command is that user)".to_owned(),
+        user => format!("user {user}, who owns the workspace"),
+    };
+    gaps.push((
+        "privileges".to_owned(),
+        format!("user namespaces are forbidden here, so the command is {whom}, on this machine itself, with no capabilities; files keep the owners they have"),
+    ));
+    Ok((trees, who))
 }
 
 /// A user namespace with this map for users and groups.

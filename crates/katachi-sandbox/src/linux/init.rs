@@ -21,7 +21,7 @@ use super::root;
 use super::spec::{Identity, Spec};
 use super::sys::process::{Change, Ended, Fork};
 use super::sys::trace::Stop;
-use super::sys::{fd, namespace, net, process, terminal, trace};
+use super::sys::{caps, fd, namespace, net, process, terminal, trace};
 use super::tracer::Tracer;
 use super::watchdog::{LOOK, Watchdog};
 use super::watcher::Watcher;
@@ -58,6 +58,10 @@ pub(super) fn run(
     // A caller who keeps files from others keeps them so inside.
     process::set_umask(umask | 0o022);
     drop(trees);
+    if !who.apart {
+        // They are those of the machine.
+        caps::keep_for_the_first().step("give up capabilities")?;
+    }
     let watching = Watcher::new(spec, nothing);
     let problem = match &watching {
         Ok(Some(watcher)) if watcher.is_full() => Some("there are too many directories".to_owned()),

@@ -13,7 +13,7 @@ use crate::doctor::{Capabilities, Check};
 use crate::error::SpawnError;
 use crate::plan::{Plan, PlanOptions};
 use crate::policy::Policy;
-use crate::report::{Enforced, Enforcement, Tier};
+use crate::report::{Control, Enforced, Enforcement, Tier};
 
 /// Starts `true` in a full sandbox.
 pub(crate) fn probe() -> Result<Capabilities, SpawnError> {
@@ -34,7 +34,8 @@ pub(crate) fn probe() -> Result<Capabilities, SpawnError> {
         name: "a command in the full sandbox".to_owned(),
         works: tried.is_ok(),
         detail: match &tried {
-            Ok(()) => "started and ended".to_owned(),
+            Ok(None) => "started and ended".to_owned(),
+            Ok(Some(gap)) => format!("started and ended; {gap}"),
             Err(error) => error.to_string(),
         },
     });
@@ -50,7 +51,8 @@ pub(crate) fn probe() -> Result<Capabilities, SpawnError> {
     })
 }
 
-pub(super) fn try_once(helper: Option<&Path>) -> Result<(), SpawnError> {
+/// What is missing of the privileges' control, if anything, once it started.
+pub(super) fn try_once(helper: Option<&Path>) -> Result<Option<String>, SpawnError> {
     let request = |error: crate::error::PlanError| SpawnError::Request {
         problem: error.to_string(),
         next_step: "the probe needs the program `true`".to_owned(),
@@ -64,9 +66,17 @@ pub(super) fn try_once(helper: Option<&Path>) -> Result<(), SpawnError> {
         .allow("true")
         .plan(&options)
         .map_err(request)?;
-    let outcome = plan.command(["true"]).spawn()?.wait()?;
+    let mut child = plan.command(["true"]).spawn()?;
+    let gap = match child.enforcement().control("privileges") {
+        Some(Control {
+            enforced: Enforced::Partial(gap),
+            ..
+        }) => Some(gap.clone()),
+        _ => None,
+    };
+    let outcome = child.wait()?;
     if outcome.success() {
-        Ok(())
+        Ok(gap)
     } else {
         Err(SpawnError::Helper(format!(
             "`true` ended with {:?}",

@@ -240,7 +240,7 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
         }
         "start-sandbox" => start_sandbox(),
         "start-sandbox-without-namespaces" => {
-            raw::forbid_user_namespaces()?;
+            raw::forbid_namespaces(libc::CLONE_NEWUSER | libc::CLONE_NEWNS)?;
             start_sandbox()
         }
         "loopback" => {
@@ -316,11 +316,10 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
             found(any)
         }
         "outside-root" => {
-            // As the first user of everything: what kernel files go by.
-            let map = fs::read_to_string("/proc/self/uid_map")?;
-            let mut fields = map.split_whitespace();
-            found(fields.nth(1) == Some("0"))
+            let user = raw::call(libc::SYS_geteuid, &[])?.unsigned_abs();
+            found(outside_user(user) == 0)
         }
+        "is-user-alone" => is_user_alone(number(0)),
         "survive" => survive(path(0)),
         "fork-bomb" => loop {
             if raw::call(libc::SYS_clone, &[libc::SIGCHLD as u64])? == 0 {
@@ -463,6 +462,42 @@ fn execute_flipping(program: &Path, one: &str, other: &str, times: u64) -> io::R
 }
 
 /// A program that uses this crate, where the machine may not let it.
+/// Who a user of this process's namespace is outside. Without `/proc` there is
+/// no namespace of its own.
+fn outside_user(user: u64) -> u64 {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let lines = map.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace().map(|field| field.parse::<u64>());
+        Some((
+            fields.next()?.ok()?,
+            fields.next()?.ok()?,
+            fields.next()?.ok()?,
+        ))
+    });
+    let mut found = lines.filter(|(first, _, count)| (*first..first + count).contains(&user));
+    found
+        .next()
+        .map_or(user, |(first, outside, _)| outside + user - first)
+}
+
+/// Whether the process is this user by all its names, in no other group, and
+/// nobody can make it more.
+fn is_user_alone(user: u64) -> io::Result<()> {
+    let mut ids = [0_u32; 3];
+    let [real, effective, saved] = &mut ids;
+    let places = [real, effective, saved].map(raw::address_mut);
+    raw::call(libc::SYS_getresuid, &places)?;
+    let groups = raw::call(libc::SYS_getgroups, &[0, 0])?;
+    let bound = (0..=40)
+        .map(|capability| raw::call(libc::SYS_prctl, &[libc::PR_CAPBSET_READ as u64, capability]));
+    let mut left = 0;
+    for held in bound {
+        left += held.unwrap_or(0);
+    }
+    println!("{ids:?}, {groups} groups, {left} capabilities in the bounding set");
+    found(ids.iter().all(|id| u64::from(*id) == user) && groups == 0 && left == 0)
+}
+
 fn start_sandbox() -> io::Result<()> {
     let able = katachi_sandbox::doctor::probe().map_err(io::Error::other)?;
     println!("tier {}", able.tier);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use crate::raw;
 use katachi_sandbox::policy::CommandRule;
 use katachi_sandbox::report::Tier;
 use katachi_sandbox::{Outcome, Plan, PlanOptions, Policy};
@@ -16,12 +17,60 @@ pub(crate) struct Bed {
     pub(crate) outside: PathBuf,
 }
 
-/// The weakest tier that plans of this process accept.
-static ACCEPTED: OnceLock<Tier> = OnceLock::new();
+/// What the kernel lets callers make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ground {
+    /// All namespaces.
+    All,
+    /// All but user namespaces, which is enough for root.
+    NoUsers,
+    /// None, so plans accept the lower tier.
+    Nothing,
+}
 
-/// Lets every plan of this process accept a lower tier.
-pub(crate) fn accept(tier: Tier) {
-    ACCEPTED.set(tier).expect("it is set once");
+static GROUND: OnceLock<Ground> = OnceLock::new();
+
+impl Ground {
+    const WORDS: [(Self, &str); 3] = [
+        (Self::All, "all"),
+        (Self::NoUsers, "no-users"),
+        (Self::Nothing, "nothing"),
+    ];
+
+    /// As an argument of the process that tries a case.
+    pub(crate) fn word(self) -> &'static str {
+        Self::WORDS
+            .iter()
+            .find(|(ground, _)| *ground == self)
+            .unwrap()
+            .1
+    }
+
+    pub(crate) fn from_word(word: &str) -> Self {
+        Self::WORDS
+            .iter()
+            .find(|(_, known)| *known == word)
+            .unwrap()
+            .0
+    }
+
+    /// Makes this process one for which it is so.
+    pub(crate) fn lay(self) {
+        let forbidden = match self {
+            Self::All => None,
+            Self::NoUsers => Some(libc::CLONE_NEWUSER),
+            Self::Nothing => Some(libc::CLONE_NEWUSER | libc::CLONE_NEWNS),
+        };
+        if let Some(kinds) = forbidden {
+            raw::forbid_namespaces(kinds).expect("a filter");
+        }
+        GROUND.set(self).expect("it is set once");
+    }
+
+    /// Of this process.
+    pub(crate) fn here() -> Self {
+        GROUND.get().copied().unwrap_or(Self::All)
+    }
 }
 
 pub(crate) type Verdict = Result<(), String>;
@@ -59,7 +108,10 @@ impl Bed {
 
     /// The workspace, and the tier of this process.
     pub(crate) fn options(&self) -> PlanOptions {
-        let tier = ACCEPTED.get().copied().unwrap_or(Tier::Namespaces);
+        let tier = match Ground::here() {
+            Ground::Nothing => Tier::Landlock,
+            Ground::All | Ground::NoUsers => Tier::Namespaces,
+        };
         PlanOptions::new(&self.workspace).accept(tier)
     }
 

@@ -89,8 +89,9 @@ pub(crate) fn execute_cloned(
     Ok(())
 }
 
-/// Refuses new user namespaces from now on, as containers do.
-pub(crate) fn forbid_user_namespaces() -> io::Result<()> {
+/// Refuses new namespaces of these kinds (`CLONE_NEW...`) from now on, as
+/// containers do.
+pub(crate) fn forbid_namespaces(kinds: libc::c_int) -> io::Result<()> {
     let code = |code: u32, jt, jf, k| libc::sock_filter {
         code: code as u16,
         jt,
@@ -101,14 +102,13 @@ pub(crate) fn forbid_user_namespaces() -> io::Result<()> {
     let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     let any = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
     let give = libc::BPF_RET | libc::BPF_K;
-    let namespaces = (libc::CLONE_NEWUSER | libc::CLONE_NEWNS) as u32;
     let mut program = [
         code(load, 0, 0, 0),
         code(equal, 1, 0, libc::SYS_unshare as u32),
         code(equal, 0, 2, libc::SYS_clone as u32),
         // The first argument of both.
         code(load, 0, 0, 16),
-        code(any, 1, 0, namespaces),
+        code(any, 1, 0, kinds as u32),
         code(give, 0, 0, libc::SECCOMP_RET_ALLOW),
         code(give, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
     ];

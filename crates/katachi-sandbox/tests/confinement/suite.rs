@@ -5,13 +5,23 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
+use crate::bed::{self, Ground};
 use crate::groups::{Delegated, NEED, offered};
-use crate::{attempts, bed, cases, raw, tiers};
+use crate::{attempts, cases, raw, tiers};
 use katachi_sandbox::report::Tier;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Where both users find programs.
 const SYSTEM_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// Whether root, and what the kernel grants. What needs root comes first.
+const CALLERS: [(bool, Ground); 5] = [
+    (true, Ground::All),
+    (true, Ground::NoUsers),
+    (true, Ground::Nothing),
+    (false, Ground::All),
+    (false, Ground::Nothing),
+];
 
 /// An ordinary user without a home.
 const NOBODY: u32 = 65534;
@@ -30,8 +40,7 @@ pub(crate) fn main() -> ExitCode {
             attempts::run(name, arguments);
         }
         Some((word, rest)) if word == "--case" => {
-            let tier = rest.get(1).map_or(Tier::Namespaces, |_| Tier::Landlock);
-            return run_case(&rest[0], tier);
+            return run_case(&rest[0], Ground::from_word(&rest[1]));
         }
         _ => {}
     }
@@ -39,17 +48,23 @@ pub(crate) fn main() -> ExitCode {
     let able = katachi_sandbox::doctor::probe().is_ok_and(|found| found.tier != Tier::None);
     let required = std::env::var_os("KATACHI_REQUIRE_ALL").is_some_and(|value| value == "1");
     let as_root = raw::call(libc::SYS_geteuid, &[]).is_ok_and(|user| user == 0);
-    let users: &[bool] = if as_root { &[true, false] } else { &[false] };
+    let long = std::env::var_os("KATACHI_LONG").is_some_and(|value| value == "1");
+    let callers: &[(bool, Ground)] = if as_root { &CALLERS } else { &CALLERS[3..] };
     let mut trials = Vec::new();
-    let places = users
-        .iter()
-        .flat_map(|root| [Tier::Namespaces, Tier::Landlock].map(|tier| (*root, tier)));
     for case in cases::all() {
-        for (root, tier) in places.clone() {
+        for (root, ground) in callers.iter().copied() {
+            let elsewhere = ground != Ground::All && case.needs.contains(&cases::OWN_PLACE);
+            if elsewhere || (!root && case.needs.contains(&cases::ROOT)) {
+                continue;
+            }
+            if ground == Ground::NoUsers && !long && !cases::is_of_privileges(case.name) {
+                continue;
+            }
             let user = if root { "root" } else { "user" };
-            let who = match tier {
-                Tier::Landlock => format!("{user} without namespaces"),
-                _ => user.to_owned(),
+            let who = match ground {
+                Ground::All => user.to_owned(),
+                Ground::NoUsers => format!("{user} without user namespaces"),
+                Ground::Nothing => format!("{user} without namespaces"),
             };
             let missing = case.needs.iter().find(|need| !met(need, as_root));
             let group = case.needs.iter().any(|need| need.starts_with(NEED));
@@ -67,11 +82,7 @@ pub(crate) fn main() -> ExitCode {
             let ignored = !lacking.is_empty() && (!required || elsewhere);
             let name = case.name;
             let trial = Trial::test(format!("{who}: {name}{lacking}"), move || {
-                let result = start(name, root, as_root, group, tier);
-                match tier {
-                    Tier::Landlock => tiers::judge(name, result),
-                    _ => result,
-                }
+                tiers::judge(ground, name, start(name, root, as_root, group, ground))
             });
             trials.push(trial.with_ignored_flag(ignored));
         }
@@ -87,7 +98,7 @@ pub(crate) fn main() -> ExitCode {
 fn met(need: &str, as_root: bool) -> bool {
     match need.strip_prefix(NEED) {
         Some(controller) => as_root && offered(controller),
-        None => installed(need),
+        None => [cases::ROOT, cases::OWN_PLACE].contains(&need) || installed(need),
     }
 }
 
@@ -98,12 +109,9 @@ fn installed(program: &str) -> bool {
 }
 
 /// Runs one case in a process of its own, as the wanted user.
-fn start(name: &str, root: bool, as_root: bool, group: bool, tier: Tier) -> Result<(), Failed> {
+fn start(name: &str, root: bool, as_root: bool, group: bool, ground: Ground) -> Result<(), Failed> {
     let mut case = Command::new(std::env::current_exe()?);
-    case.args(["--case", name]);
-    if tier == Tier::Landlock {
-        case.arg("landlock");
-    }
+    case.args(["--case", name, ground.word()]);
     let user = if root { 0 } else { NOBODY };
     let group = match group {
         true => Some(Delegated::to(user)?),
@@ -137,11 +145,8 @@ fn start(name: &str, root: bool, as_root: bool, group: bool, tier: Tier) -> Resu
     Err(format!("{}\n{said}", output.status).into())
 }
 
-fn run_case(name: &str, tier: Tier) -> ExitCode {
-    if tier == Tier::Landlock {
-        raw::forbid_user_namespaces().expect("a filter");
-        bed::accept(tier);
-    }
+fn run_case(name: &str, ground: Ground) -> ExitCode {
+    ground.lay();
     let case = cases::all()
         .into_iter()
         .find(|case| case.name == name)
@@ -165,7 +170,7 @@ fn documentation_is_complete() -> Result<(), Failed> {
         .collect();
     let rows: Vec<String> = tiers::rows().filter(|row| !page.contains(row)).collect();
     if !rows.is_empty() {
-        return Err(format!("not in the table without namespaces: {rows:#?}").into());
+        return Err(format!("not in the tables of other tiers: {rows:#?}").into());
     }
     if missing.is_empty() {
         Ok(())

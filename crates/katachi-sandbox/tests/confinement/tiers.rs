@@ -1,10 +1,12 @@
-//! What is different without namespaces, case by case.
+//! What is different without some namespaces, case by case.
 //!
 //! Everything that is not named here has the same verdict as with them.
 
 use libtest_mimic::Failed;
 
-/// The verdict of a case without namespaces, where it is another.
+use crate::bed::Ground;
+
+/// The verdict of a case in a lower place, where it is another.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Without {
     /// The policy is refused when it is planned.
@@ -17,7 +19,8 @@ pub(crate) enum Without {
 
 use Without::{Refused, Residual, Unavailable};
 
-const DIFFERENT: &[(&str, Without)] = &[
+/// Where no namespace can be made.
+const WITHOUT: &[(&str, Without)] = &[
     (
         "the workspace can be read and written",
         Unavailable("/tmp/private"),
@@ -88,20 +91,8 @@ const DIFFERENT: &[(&str, Without)] = &[
     ("cargo builds what it gets from an allowed host", Refused),
     ("ssh is refused cleanly", Refused),
     (
-        "where the system forbids user namespaces nothing starts",
-        Unavailable("the control shows nothing"),
-    ),
-    (
-        "where a container forbids user namespaces nothing starts",
-        Unavailable("the control shows nothing"),
-    ),
-    (
         "set-user-id programs gain nothing",
         Unavailable("no_new_privs is off"),
-    ),
-    (
-        "no namespace can be made",
-        Unavailable("the control shows nothing"),
     ),
     (
         "mounts do not spread to the host",
@@ -168,9 +159,18 @@ const DIFFERENT: &[(&str, Without)] = &[
     ),
 ];
 
-/// Holds what a case said without namespaces against the table.
-pub(crate) fn judge(name: &str, result: Result<(), Failed>) -> Result<(), Failed> {
-    let Some((_, wanted)) = DIFFERENT.iter().find(|(known, _)| *known == name) else {
+/// The differences of a place.
+fn different(ground: Ground) -> &'static [(&'static str, Without)] {
+    match ground {
+        Ground::All | Ground::NoUsers => &[],
+        Ground::Nothing => WITHOUT,
+    }
+}
+
+/// Holds what a case said in a place against its table.
+pub(crate) fn judge(ground: Ground, name: &str, result: Result<(), Failed>) -> Result<(), Failed> {
+    let known = different(ground).iter().find(|(known, _)| *known == name);
+    let Some((_, wanted)) = known else {
         return result;
     };
     let words = match wanted {
@@ -189,7 +189,7 @@ pub(crate) fn judge(name: &str, result: Result<(), Failed>) -> Result<(), Failed
 
 /// What the page has to say: a row for each difference.
 pub(crate) fn rows() -> impl Iterator<Item = String> {
-    DIFFERENT.iter().map(|(name, wanted)| {
+    different(Ground::Nothing).iter().map(|(name, wanted)| {
         let verdict = match wanted {
             Refused => "refused when planned",
             Residual(_) => "declared residual",

@@ -1,10 +1,14 @@
 //! Other processes, privileges, and the kernel's own interfaces.
 
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::process::{Command, Stdio};
 
-use super::Case;
+use katachi_sandbox::report::Enforced;
+
+use super::{Case, OWN_PLACE, ROOT};
 use crate::attempts::keep_open;
-use crate::bed::{Bed, Verdict, must};
+use crate::bed::{Bed, Ground, Verdict, must, text};
+use crate::raw;
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -15,12 +19,17 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "where the system forbids user namespaces nothing starts",
         run: forbidden_by_system,
-        needs: &["unshare", "sh"],
+        needs: &["unshare", "setpriv", "sh", OWN_PLACE],
+    },
+    Case {
+        name: "where the system forbids user namespaces root's command starts",
+        run: root_where_forbidden,
+        needs: &["unshare", "sh", OWN_PLACE],
     },
     Case {
         name: "where a container forbids user namespaces nothing starts",
         run: forbidden_by_container,
-        needs: &[],
+        needs: &[OWN_PLACE],
     },
     Case {
         name: "no capability is held",
@@ -31,6 +40,11 @@ pub(crate) const CASES: &[Case] = &[
         name: "root's command is nobody outside",
         run: outside_identity,
         needs: &[],
+    },
+    Case {
+        name: "root's command is the owner of the workspace and nobody more",
+        run: owner,
+        needs: &[ROOT],
     },
     Case {
         name: "set-user-id programs gain nothing",
@@ -105,9 +119,74 @@ fn capabilities(bed: &Bed) -> Verdict {
     bed.only_outside(&["capability"])
 }
 
+/// An ordinary user.
+const NOBODY: u32 = 65534;
+
+fn is_root() -> bool {
+    raw::call(libc::SYS_geteuid, &[]).is_ok_and(|user| user == 0)
+}
+
 fn outside_identity(bed: &Bed) -> Verdict {
+    let plan = bed.plan(&bed.policy())?;
+    if !is_root() {
+        return bed.denied(&["outside-root"]);
+    }
     bed.control(&["outside-root"])?;
+    if Ground::here() == Ground::All {
+        bed.denied(&["outside-root"])?;
+    } else {
+        // Nothing maps owners, and the workspace is root's.
+        let mut child = plan
+            .command(Bed::argv(&["outside-root"]))
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let privileges = child.enforcement().control("privileges").cloned();
+        child.wait().map_err(|error| error.to_string())?;
+        let declared = privileges.is_some_and(
+            |control| matches!(control.enforced, Enforced::Partial(gap) if gap.contains("root")),
+        );
+        must(declared, "the report does not say that the command is root")?;
+    }
+    std::os::unix::fs::chown(&bed.workspace, Some(NOBODY), Some(NOBODY)).unwrap();
     bed.denied(&["outside-root"])
+}
+
+fn owner(bed: &Bed) -> Verdict {
+    std::os::unix::fs::chown(&bed.workspace, Some(NOBODY), Some(NOBODY)).unwrap();
+    // A file that root alone may read, in a directory that is opened.
+    let private = bed.outside.join("private");
+    std::fs::write(&private, "").unwrap();
+    std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::os::unix::fs::chown(&bed.outside, Some(0), Some(0)).unwrap();
+    let plan = bed.plan(&bed.policy().read(text(&bed.outside)))?;
+    bed.control(&["read", &bed.out("private")])?;
+    bed.denied_by(&plan, &["read", &bed.out("private")])?;
+    must(
+        !bed.possible_outside(&["is-user-alone", &NOBODY.to_string()]),
+        "the control shows nothing",
+    )?;
+    bed.allowed_by(&plan, &["is-user-alone", &NOBODY.to_string()])?;
+    bed.allowed_by(&plan, &["create", &bed.inside("made")])?;
+    let made = std::fs::metadata(bed.workspace.join("made")).unwrap();
+    must(
+        (made.uid(), made.gid()) == (NOBODY, NOBODY),
+        "what it makes is not the owner's",
+    )?;
+    if Ground::here() != Ground::NoUsers {
+        return Ok(());
+    }
+    // There the first process has those of the machine.
+    let status = bed
+        .plan(&bed.policy().allow("cat"))?
+        .command(["cat", "/proc/1/status"])
+        .output()
+        .map_err(|error| error.to_string())?;
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    must(
+        status.contains("CapPrm:\t00000000002815ef")
+            && status.contains("CapEff:\t00000000002815ef"),
+        &format!("the first process keeps more than it needs: {status}"),
+    )
 }
 
 fn no_new_privileges(bed: &Bed) -> Verdict {
@@ -137,17 +216,26 @@ fn no_new_privileges(bed: &Bed) -> Verdict {
 }
 
 fn namespaces(bed: &Bed) -> Verdict {
-    let user = libc::CLONE_NEWUSER.to_string();
-    bed.only_outside(&["new-namespace", &user])?;
-    bed.only_outside(&["clone-namespace"])?;
-    for flag in [
+    let kinds = [
+        libc::CLONE_NEWUSER,
         libc::CLONE_NEWNS,
         libc::CLONE_NEWNET,
         libc::CLONE_NEWPID,
         libc::CLONE_NEWCGROUP,
-    ] {
-        bed.denied(&["new-namespace", &flag.to_string()])?;
+    ]
+    .map(|kind| kind.to_string());
+    let attempts = kinds
+        .iter()
+        .map(|kind| vec!["new-namespace", kind.as_str()])
+        .chain([vec!["clone-namespace"]]);
+    let mut possible = 0;
+    for attempt in attempts {
+        possible += u32::from(bed.possible_outside(&attempt));
+        bed.denied(&attempt)?;
     }
+    // An ordinary user may make none by itself where none of users can be made.
+    let may = is_root() || Ground::here() == Ground::All;
+    must(possible > 0 || !may, "the control shows nothing")?;
     // clone3 says that it does not exist, so that libraries fall back.
     bed.denied(&["call", &libc::SYS_clone3.to_string(), "0", "0"])
 }
@@ -282,14 +370,39 @@ fn starts_elsewhere(bed: &Bed) -> Verdict {
     Ok(())
 }
 
+/// This program as root of a user namespace in which no other can be made,
+/// and, with no `left`, without any capability there.
+fn forbidding_system(left: &str) -> Command {
+    let mut place = Command::new("unshare");
+    let forbid = format!(
+        "echo 0 > /proc/sys/user/max_user_namespaces && exec {left} \"$0\" --attempt start-sandbox"
+    );
+    place.args(["--user", "--map-root-user", "sh", "-c", &forbid]);
+    place.arg(Bed::program());
+    place
+}
+
 fn forbidden_by_system(bed: &Bed) -> Verdict {
     starts_elsewhere(bed)?;
-    let mut place = Command::new("unshare");
-    let forbid =
-        "echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" --attempt start-sandbox";
-    place.args(["--user", "--map-root-user", "sh", "-c", forbid]);
-    place.arg(Bed::program());
-    refused_with(bed, place, "max_user_namespaces")
+    let nobody = "setpriv --bounding-set=-all";
+    refused_with(bed, forbidding_system(nobody), "max_user_namespaces")
+}
+
+fn root_where_forbidden(bed: &Bed) -> Verdict {
+    starts_elsewhere(bed)?;
+    let output = forbidding_system("")
+        .current_dir(&bed.workspace)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    must(
+        said.contains("tier namespaces") && said.contains("user namespaces are forbidden here"),
+        &format!("{said}\n{}", String::from_utf8_lossy(&output.stderr)),
+    )?;
+    must(
+        bed.workspace.join("started").exists(),
+        "the command did not run",
+    )
 }
 
 fn forbidden_by_container(bed: &Bed) -> Verdict {

@@ -23,6 +23,13 @@ pub(crate) use callers::without_helper;
 
 use crate::bed::{Bed, Verdict};
 
+/// A need of cases that only root's commands can show.
+pub(crate) const ROOT: &str = "root";
+
+/// A need of cases that make the place they are about, so that they are the
+/// same in every other.
+pub(crate) const OWN_PLACE: &str = "a place of its own";
+
 /// One case. Its name is a sentence about the sandbox.
 #[derive(Clone, Copy)]
 pub(crate) struct Case {
@@ -54,4 +61,21 @@ pub(crate) fn all() -> Vec<Case> {
         agreement::CASES,
     ]
     .concat()
+}
+
+/// Whether a case is about what a user namespace of its own could change:
+/// privileges, owners of files, mounts, limits of a user. Others are tried
+/// without one at `--long`.
+pub(crate) fn is_of_privileges(name: &str) -> bool {
+    [
+        kernel::CASES,
+        files::CASES,
+        sideways::CASES,
+        execution::CASES,
+        network::CASES,
+        appeared::CASES,
+    ]
+    .concat()
+    .iter()
+    .any(|case| case.name == name)
 }

@@ -319,6 +319,13 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
             let user = raw::call(libc::SYS_geteuid, &[])?.unsigned_abs();
             found(outside_user(user) == 0)
         }
+        "unfiltered" => {
+            let mode = raw::call(libc::SYS_prctl, &[libc::PR_GET_SECCOMP as u64])?;
+            // The trial itself may be under one that refuses namespaces alone.
+            let refused = raw::call(libc::SYS_unshare, &[0]);
+            found(mode == 0 || refused.is_ok())
+        }
+        "bounded-capabilities" => found(bounding_set() > 0),
         "is-user-alone" => is_user_alone(number(0)),
         "survive" => survive(path(0)),
         "fork-bomb" => loop {
@@ -480,6 +487,14 @@ fn outside_user(user: u64) -> u64 {
         .map_or(user, |(first, outside, _)| outside + user - first)
 }
 
+/// Capabilities that a program executed by this process could get.
+fn bounding_set() -> i64 {
+    let read = libc::PR_CAPBSET_READ as u64;
+    (0..=40)
+        .map(|capability| raw::call(libc::SYS_prctl, &[read, capability]).unwrap_or(0))
+        .sum()
+}
+
 /// Whether the process is this user by all its names, in no other group, and
 /// nobody can make it more.
 fn is_user_alone(user: u64) -> io::Result<()> {
@@ -488,12 +503,7 @@ fn is_user_alone(user: u64) -> io::Result<()> {
     let places = [real, effective, saved].map(raw::address_mut);
     raw::call(libc::SYS_getresuid, &places)?;
     let groups = raw::call(libc::SYS_getgroups, &[0, 0])?;
-    let bound = (0..=40)
-        .map(|capability| raw::call(libc::SYS_prctl, &[libc::PR_CAPBSET_READ as u64, capability]));
-    let mut left = 0;
-    for held in bound {
-        left += held.unwrap_or(0);
-    }
+    let left = bounding_set();
     println!("{ids:?}, {groups} groups, {left} capabilities in the bounding set");
     found(ids.iter().all(|id| u64::from(*id) == user) && groups == 0 && left == 0)
 }

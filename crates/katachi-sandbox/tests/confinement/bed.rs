@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use crate::raw;
 use katachi_sandbox::policy::CommandRule;
@@ -15,6 +15,8 @@ pub(crate) struct Bed {
     _kept: tempfile::TempDir,
     pub(crate) workspace: PathBuf,
     pub(crate) outside: PathBuf,
+    /// What could not be tried here, though the case went on.
+    missing: Mutex<Vec<String>>,
 }
 
 /// What the kernel lets callers make.
@@ -88,6 +90,7 @@ impl Bed {
             _kept: kept,
             workspace,
             outside,
+            missing: Mutex::default(),
         }
     }
 
@@ -201,6 +204,34 @@ impl Bed {
             other => Err(format!(
                 "{attempt:?} should work inside and ended with {other}"
             )),
+        }
+    }
+
+    /// Whether there are namespaces to try this in. Where there are none, the
+    /// case goes on without it, and says so in the end.
+    pub(crate) fn has_namespaces_for(&self, what: &str) -> bool {
+        let has = Ground::here() != Ground::Nothing;
+        if !has {
+            self.missing.lock().unwrap().push(what.to_owned());
+        }
+        has
+    }
+
+    /// What was not tried for lack of namespaces.
+    pub(crate) fn verdict(&self) -> Verdict {
+        let missing = self.missing.lock().unwrap();
+        must(
+            missing.is_empty(),
+            &format!("unavailable: {}", missing.join("; ")),
+        )
+    }
+
+    /// The attempt must have its effect under `plan` where there are
+    /// namespaces, and is denied where there are none.
+    pub(crate) fn allowed_in_namespaces(&self, plan: &Plan, attempt: &[&str]) -> Verdict {
+        match self.has_namespaces_for(&attempt.join(" ")) {
+            true => self.allowed_by(plan, attempt),
+            false => self.denied_by(plan, attempt),
         }
     }
 

@@ -152,7 +152,7 @@ fn run_case(name: &str, ground: Ground) -> ExitCode {
         .find(|case| case.name == name)
         .expect("a known case");
     let bed = bed::Bed::new();
-    match (case.run)(&bed) {
+    match (case.run)(&bed).and_then(|()| bed.verdict()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             eprintln!("{problem}");

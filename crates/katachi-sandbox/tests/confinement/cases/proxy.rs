@@ -8,7 +8,7 @@ use katachi_sandbox::policy::ByteSize;
 use katachi_sandbox::{Outcome, Plan, Policy, Query};
 
 use super::Case;
-use crate::bed::{Bed, Verdict, must};
+use crate::bed::{Bed, Ground, Verdict, must};
 use crate::servers::{Files, Fixed, Recorder};
 
 pub(crate) const CASES: &[Case] = &[
@@ -586,10 +586,14 @@ fn publish(bed: &Bed) -> Verdict {
     };
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     // Without a rule it is nobody's.
-    let child = start(&bed.plan(&bed.policy())?)?;
+    let child = start(&bed.plan(&bed.policy())?);
     must(
         TcpStream::connect(loopback).is_err(),
         "it is published without a rule",
+    )?;
+    must(
+        child.is_ok() || Ground::here() == Ground::Nothing,
+        "the server does not listen",
     )?;
     drop(child);
 

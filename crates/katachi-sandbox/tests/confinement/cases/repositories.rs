@@ -68,7 +68,8 @@ fn read_mode(bed: &Bed) -> Verdict {
 fn commit_mode(bed: &Bed) -> Verdict {
     let git = bed.repository("");
     let plan = bed.plan(&bed.policy().git(GitAccess::Commit))?;
-    for file in [".git/index", ".git/objects/new", ".git/refs/heads/new"] {
+    bed.allowed_in_namespaces(&plan, &["create", &bed.inside(".git/index")])?;
+    for file in [".git/objects/new", ".git/refs/heads/new"] {
         bed.allowed_by(&plan, &["create", &bed.inside(file)])?;
     }
     bed.denied_by(&plan, &["append", &bed.inside(".git/config")])?;
@@ -76,7 +77,7 @@ fn commit_mode(bed: &Bed) -> Verdict {
         &plan,
         &[
             "rename",
-            &bed.inside(".git/index"),
+            &bed.inside(".git/objects/new"),
             &bed.inside(".git/config"),
         ],
     )?;
@@ -143,7 +144,7 @@ fn nested(bed: &Bed) -> Verdict {
         )?;
         let hook = bed.inside("vendor/deep/er/.git/hooks/post-checkout");
         bed.denied_by(&plan, &["make-directories-and-file", &hook])?;
-        bed.allowed_by(
+        bed.allowed_in_namespaces(
             &plan,
             &["create", &bed.inside(&format!("vendor/deep/er/{git:?}"))],
         )?;

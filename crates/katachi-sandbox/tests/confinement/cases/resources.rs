@@ -7,7 +7,7 @@ use katachi_sandbox::Ending;
 use katachi_sandbox::policy::{ByteSize, Limits, TimeSpan};
 
 use super::Case;
-use crate::bed::{Bed, Verdict, must};
+use crate::bed::{Bed, Ground, Verdict, must};
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -390,7 +390,9 @@ fn typed(bed: &Bed) -> Verdict {
 /// One that is ready, so that nothing starts cold.
 fn ready(plan: &katachi_sandbox::Plan) -> Result<katachi_sandbox::Pool, String> {
     let pool = katachi_sandbox::Pool::new(plan, 1).map_err(|error| error.to_string())?;
-    must(pool.ready() == 1, "nothing is ready")?;
+    // Without namespaces nothing waits, and each command starts by itself.
+    let wanted = usize::from(Ground::here() != Ground::Nothing);
+    must(pool.ready() == wanted, "nothing is ready")?;
     Ok(pool)
 }
 
@@ -478,7 +480,7 @@ fn pool(bed: &Bed) -> Verdict {
 fn pool_once(bed: &Bed) -> Verdict {
     let plan = bed.plan(&bed.policy().allow("sh"))?;
     let pool = ready(&plan)?;
-    let leave = "test -e /tmp/left && echo met; echo x > /tmp/left";
+    let leave = "l=${TMPDIR:-/tmp}/left; test -e $l && echo met; echo x > $l";
     for _ in 0..6 {
         let output = pool
             .command(["sh", "-c", leave])
@@ -488,6 +490,9 @@ fn pool_once(bed: &Bed) -> Verdict {
             output.outcome.success() && output.stdout.is_empty(),
             "it met another's file",
         )?;
+    }
+    if !bed.has_namespaces_for("waiting sandboxes") {
+        return Ok(());
     }
     let started = Instant::now();
     while pool.ready() == 0 && started.elapsed() < Duration::from_secs(10) {

@@ -10,7 +10,7 @@ use katachi_sandbox::policy::{ByteSize, CommandRule, GitAccess, Limits};
 use katachi_sandbox::report::Enforced;
 
 use super::Case;
-use crate::bed::{Bed, Verdict, must, text};
+use crate::bed::{Bed, Ground, Verdict, must, text};
 use crate::raw;
 
 pub(crate) const CASES: &[Case] = &[
@@ -183,12 +183,18 @@ fn redirected(bed: &Bed) -> Verdict {
             place.symlink_metadata().is_err(),
             &format!("{name} is left for git to act upon"),
         )?;
+        let reported = outcome
+            .violations
+            .iter()
+            .any(|violation| violation.target == text(&place));
+        // It either was made, and reported, or could not be.
         must(
-            outcome
-                .violations
-                .iter()
-                .any(|violation| violation.target == text(&place)),
+            reported || outcome.exit_code() == 1,
             &format!("{name} was not reported"),
+        )?;
+        must(
+            reported || Ground::here() == Ground::Nothing,
+            &format!("{name} could not be made, so nothing was seen"),
         )?;
     }
     // Not with a program that nobody waits for, either.

@@ -344,10 +344,9 @@ pub(crate) enum Vault {
     /// The code comes from standard input or a prompt. For a vault that was
     /// brought here from another machine, or whose machine changed too much.
     Recover,
-    /// Take the database that is in place as the current one
+    /// Take the vault and the database that are in place as the current ones
     ///
-    /// For after a backup of it was restored: an older copy is refused until
-    /// then.
+    /// For after a backup was restored: older copies are refused until then.
     AcceptRestore,
 }
 

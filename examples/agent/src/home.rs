@@ -11,7 +11,10 @@ use katachi_store::binding::{
 use katachi_store::credentials::{CredentialError, Credentials, Name};
 use katachi_store::database::{Anchor, Database, DatabaseError, DatabaseKey, Options, Profile};
 use katachi_store::keychain::{KeychainError, SystemKeychain};
-use katachi_store::vault::{Builder, Degraded, SlotFailure, Vault, VaultError};
+use katachi_store::vault::{
+    Builder, Degraded, KeychainWitness, SlotFailure, Vault, VaultError, VaultId, Witness,
+    WitnessUnavailable,
+};
 
 use crate::config::{Config, KeychainUse};
 use crate::mistake::Mistake;
@@ -52,6 +55,25 @@ impl Home {
         config.paths.create()?;
         let opened = builder(&config.paths, config.keychain).open_or_create();
         let vault = opened.map_err(|error| unopened(config, error))?;
+        Ok(Self {
+            vault: Arc::new(vault),
+            paths: config.paths.clone(),
+        })
+    }
+
+    /// Takes the vault that is in place, such as a restored backup, as the current one,
+    /// although the keychain, or the relay with `known`, remembers a newer one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Home::open`].
+    pub(crate) fn open_restored(config: &Config, known: Option<u64>) -> anyhow::Result<Self> {
+        let builder = builder(&config.paths, config.keychain).accept_restore();
+        let builder = match known {
+            None => builder,
+            Some(known) => builder.witness(Remembered(known)),
+        };
+        let vault = builder.open().map_err(|error| unopened(config, error))?;
         Ok(Self {
             vault: Arc::new(vault),
             paths: config.paths.clone(),
@@ -157,8 +179,12 @@ impl Home {
 /// Why a vault did not open, with what a person can do about it.
 fn unopened(config: &Config, error: VaultError) -> anyhow::Error {
     let place = format!("the vault {}", config.paths.vault().display());
-    let VaultError::NoUsableSlot { tried } = &error else {
-        return anyhow::Error::new(error).context(place);
+    let tried = match &error {
+        VaultError::NoUsableSlot { tried } => tried,
+        VaultError::RolledBack { .. } => {
+            return rolled_back("the keychain remembers", &error).into();
+        }
+        _ => return anyhow::Error::new(error).context(place),
     };
     let reasons: Vec<_> = tried.iter().map(ToString::to_string).collect();
     Mistake::new(
@@ -167,6 +193,31 @@ fn unopened(config: &Config, error: VaultError) -> anyhow::Error {
         "unlock the keychain, or run `katachi-agent vault recover` with a recovery code",
     )
     .into()
+}
+
+/// What to do about a vault that is older than somebody remembers.
+pub(crate) fn rolled_back(who: &str, error: &VaultError) -> Mistake {
+    Mistake::new(
+        format!("the vault, of which {who} a newer one"),
+        error.to_string(),
+        "if you restored it, run `katachi-agent vault accept-restore`; if you did not, somebody \
+         put an old copy in its place: devices and keys that were removed since are back in it",
+    )
+}
+
+/// A generation that the relay remembered.
+#[derive(Debug)]
+struct Remembered(u64);
+
+impl Witness for Remembered {
+    fn recall(&self, _: VaultId) -> Result<Option<u64>, WitnessUnavailable> {
+        Ok(Some(self.0))
+    }
+
+    /// The next heartbeat tells it.
+    fn remember(&self, _: VaultId, _: u64) -> Result<(), WitnessUnavailable> {
+        Ok(())
+    }
 }
 
 /// How the database is laid out and what it holds.
@@ -220,7 +271,9 @@ pub(crate) fn builder(paths: &Paths, keychain: KeychainUse) -> Builder {
         )))
         .file_slot_if_no_keychain(paths.vault_secret());
     match keychain {
-        KeychainUse::Auto => builder.keychain(SystemKeychain::new()),
+        KeychainUse::Auto => builder
+            .keychain(SystemKeychain::new())
+            .witness(KeychainWitness::new(SystemKeychain::new())),
         KeychainUse::Off => builder,
     }
 }

@@ -84,7 +84,7 @@ fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => commands::run::run(&config, args),
         Command::Why(args) => commands::why::why(&config, args),
         Command::Key(args) => commands::key::key(&config, args),
-        Command::Vault(args) => commands::vault::vault(&config, args),
+        Command::Vault(args) => runtime()?.block_on(commands::vault::vault(&config, args)),
         Command::Device(args) => commands::device::device(&config, args),
         Command::History(args) => commands::history::history(&config, args),
         Command::Memory(args) => commands::memory::memory(&config, args),

@@ -28,6 +28,12 @@ fn main() -> ExitCode {
             "a_vault_whose_keychain_item_is_gone_stays_shut_and_whole",
             a_vault_whose_keychain_item_is_gone_stays_shut_and_whole,
         ),
+        needing(
+            keyring,
+            present,
+            "an_older_copy_of_the_vault_is_known_by_the_keychain",
+            an_older_copy_of_the_vault_is_known_by_the_keychain,
+        ),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -97,4 +103,24 @@ fn a_vault_whose_keychain_item_is_gone_stays_shut_and_whole() {
         std::fs::read(place.home().join("agent/data/vault/vault")).unwrap(),
         vault
     );
+}
+
+fn an_older_copy_of_the_vault_is_known_by_the_keychain() {
+    let place = Place::new();
+    let script = "echo sk-1 | \"$AGENT\" key set demo || exit 1
+        cp -a \"$KATACHI_HOME\" old
+        \"$AGENT\" vault recovery-code >/dev/null || exit 1
+        rm -r \"$KATACHI_HOME\"; mv old \"$KATACHI_HOME\"
+        \"$AGENT\" key list; echo \"refused with $?\"
+        \"$AGENT\" vault accept-restore || exit 1
+        \"$AGENT\" key list";
+    let said = with_keyring(&place, script);
+    let stderr = said.stderr.clone();
+    let stdout = said.ok();
+    for text in ["the keychain remembers a newer one", "vault accept-restore"] {
+        assert!(stderr.contains(text), "{stderr}");
+    }
+    let (refused, accepted) = stdout.split_once("refused with 2").unwrap();
+    assert!(!refused.contains("demo"), "{stdout}");
+    assert!(accepted.contains("demo"), "{stdout}");
 }

@@ -36,6 +36,9 @@ pub enum AgentState {
 pub struct Heartbeat {
     /// What the agent is doing.
     pub state: AgentState,
+    /// How often the agent's vault was saved: the relay remembers the highest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vault_generation: Option<u64>,
 }
 
 /// The answer to a heartbeat.
@@ -45,6 +48,10 @@ pub struct HeartbeatAnswer {
     pub server_time: Timestamp,
     /// Seconds until the next heartbeat is expected.
     pub next_seconds: u64,
+    /// The highest that was ever said, so that an agent whose vault was replaced by an
+    /// older copy notices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vault_generation: Option<u64>,
 }
 
 /// What happened on the agent.

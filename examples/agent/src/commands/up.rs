@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use katachi_protocol::agent::AgentState;
 use tokio::sync::watch;
 
 use crate::audit::AuditLog;
@@ -79,7 +80,20 @@ async fn connected(
     };
     let registration = registered.registration();
     let audit = Arc::new(AuditLog::open(&config.paths.audit_log())?);
-    let client = RelayClient::new(registration, Some(Arc::clone(&audit)))?;
+    let mut client = RelayClient::new(registration, Some(Arc::clone(&audit)))?;
+    // One that starts here keeps its records beside the vault, and goes back with it.
+    if !embedded {
+        client = client.witnessing(Arc::clone(&home.vault));
+        let beat = tokio::select! {
+            beat = client.heartbeat(AgentState::Idle) => beat,
+            () = &mut stop => return Ok(()),
+        };
+        match beat {
+            Err(error) if error.is::<Mistake>() => return Err(error),
+            // Whatever else it is, the tunnel says it and tries again.
+            _ => {}
+        }
+    }
     let chat = Chat::open(home, &config.workspace)?;
     let service = Arc::new(Service::new(config, Arc::clone(home), chat, client, audit)?);
 

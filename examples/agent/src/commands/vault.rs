@@ -5,13 +5,15 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use katachi_crypto::SecretString;
+use katachi_protocol::agent::AgentState;
 use katachi_store::vault::{RecoveryCode, Vault, VaultError};
 
 use crate::cli;
 use crate::config::Config;
 use crate::home::{self, Home};
 use crate::mistake::Mistake;
-use crate::output::{note, print};
+use crate::output::{WEAK, note, paint, print};
+use crate::relay_client::{RegistrationFile, RelayClient};
 
 /// Longest code read from standard input, in bytes.
 const MAX_CODE: u64 = 256;
@@ -21,16 +23,42 @@ const MAX_CODE: u64 = 256;
 /// # Errors
 ///
 /// Returns an error if the vault does not open or cannot be saved.
-pub(crate) fn vault(config: &Config, command: &cli::Vault) -> anyhow::Result<ExitCode> {
+pub(crate) async fn vault(config: &Config, command: &cli::Vault) -> anyhow::Result<ExitCode> {
     match command {
         cli::Vault::RecoveryCode => recovery_code(config)?,
         cli::Vault::Recover => recover(config)?,
         cli::Vault::AcceptRestore => {
-            Home::open(config)?.accept_restored_database()?;
-            note("The database is taken as it is; what was newer is given up.");
+            // First as the keychain knows it, since the registration is sealed under it.
+            let mut home = Home::open_restored(config, None)?;
+            if let Some(known) = remembered(config, &home).await? {
+                drop(home);
+                home = Home::open_restored(config, Some(known))?;
+            }
+            home.accept_restored_database()?;
+            note("Vault and database are taken as they are; what was newer is given up.");
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the relay remembers of the vault, if it is one elsewhere.
+async fn remembered(config: &Config, home: &Home) -> anyhow::Result<Option<u64>> {
+    let registration = RegistrationFile::of(&config.paths).read(&home.vault)?;
+    let Some(registration) = registration.filter(|registration| !registration.embedded) else {
+        return Ok(None);
+    };
+    let client = RelayClient::new(&registration, None)?;
+    match client.heartbeat(AgentState::Idle).await {
+        Ok(answer) => Ok(answer.vault_generation),
+        Err(error) => {
+            note(format_args!(
+                "{} the relay was not asked ({error:#}); if it remembers a newer vault, run this \
+                 again when it can be reached",
+                paint(WEAK, "note:")
+            ));
+            Ok(None)
+        }
+    }
 }
 
 fn recovery_code(config: &Config) -> anyhow::Result<()> {

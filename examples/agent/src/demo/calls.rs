@@ -158,6 +158,7 @@ async fn refusals(story: &mut Story, client: &RelayClient) -> anyhow::Result<()>
     let body = || {
         serde_json::to_vec(&Heartbeat {
             state: AgentState::Idle,
+            vault_generation: None,
         })
     };
     let post = |body, at| client.prepare(&Method::POST, routes::HEARTBEAT, body, at);
@@ -199,6 +200,7 @@ async fn refusals(story: &mut Story, client: &RelayClient) -> anyhow::Result<()>
     let mut altered = post(body()?, client.now())?;
     altered.body = serde_json::to_vec(&Heartbeat {
         state: AgentState::Busy,
+        vault_generation: None,
     })?;
     let altered = client.send(&altered).await?;
     let mut moved = post(body()?, client.now())?;

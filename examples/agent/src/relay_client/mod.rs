@@ -24,6 +24,7 @@ use katachi_protocol::mcp::AgentMcp;
 use katachi_protocol::problem::{Problem, codes};
 use katachi_protocol::routes;
 use katachi_relay::carrier::ORIGIN_REQUEST;
+use katachi_store::vault::{Vault, VaultError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -50,6 +51,8 @@ pub(crate) struct RelayClient {
     offset: ClockOffset,
     epoch: RwLock<Epoch>,
     audit: Option<Arc<AuditLog>>,
+    /// The relay remembers how often it was saved.
+    witnessed: Option<Arc<Vault>>,
 }
 
 impl RelayClient {
@@ -81,7 +84,17 @@ impl RelayClient {
             endpoint,
             key_id,
             audit,
+            witnessed: None,
         })
+    }
+
+    /// The same, with the relay as a witness of `vault`: [`Self::heartbeat`] fails if
+    /// the relay remembers a newer one.
+    pub(crate) fn witnessing(self, vault: Arc<Vault>) -> Self {
+        Self {
+            witnessed: Some(vault),
+            ..self
+        }
     }
 
     /// The relay.
@@ -108,10 +121,24 @@ impl RelayClient {
     ///
     /// # Errors
     ///
-    /// Returns an error if the relay cannot be reached or refuses.
+    /// Returns an error if the relay cannot be reached or refuses, and a [`Mistake`] if
+    /// it remembers a newer vault.
     pub(crate) async fn heartbeat(&self, state: AgentState) -> anyhow::Result<HeartbeatAnswer> {
-        self.call(Method::POST, routes::HEARTBEAT, Some(&Heartbeat { state }))
-            .await
+        let said = self.witnessed.as_deref().map(generation);
+        let beat = Heartbeat {
+            state,
+            vault_generation: said,
+        };
+        let answer: HeartbeatAnswer = self
+            .call(Method::POST, routes::HEARTBEAT, Some(&beat))
+            .await?;
+        match (said, answer.vault_generation) {
+            (Some(found), Some(expected)) if expected > found => {
+                let error = VaultError::RolledBack { found, expected };
+                Err(crate::home::rolled_back("the relay remembers", &error).into())
+            }
+            _ => Ok(answer),
+        }
     }
 
     /// Tells the relay what happened, in closed words.
@@ -395,4 +422,10 @@ impl RelayClient {
             denial: None,
         })
     }
+}
+
+/// How often the vault was saved, by this process or another.
+fn generation(vault: &Vault) -> u64 {
+    let saved = Vault::status(vault.path()).map_or(0, |status| status.generation);
+    saved.max(vault.generation())
 }

@@ -38,13 +38,16 @@ pub(super) async fn heartbeat(
 ) -> Result<Json<HeartbeatAnswer>, Failure> {
     let now = SystemClock.now().as_unix();
     let state = state_word(heartbeat.state);
-    app.records
-        .write(move |tx| agents::seen(tx, &caller.agent_id, state, now))
+    let generation = heartbeat.vault_generation;
+    let known = app
+        .records
+        .write(move |tx| agents::seen(tx, &caller.agent_id, state, generation, now))
         .await
         .map_err(Failure::internal)?;
     Ok(Json(HeartbeatAnswer {
         server_time: now,
         next_seconds: HEARTBEAT_SECONDS,
+        vault_generation: known,
     }))
 }
 
@@ -199,7 +202,7 @@ pub(super) async fn carry(
     let seen = agent.to_owned();
     let marked = app
         .records
-        .write(move |tx| agents::seen(tx, &seen, "idle", now))
+        .write(move |tx| agents::seen(tx, &seen, "idle", None, now))
         .await;
     if let Err(error) = marked {
         warn!(%agent, %error, "could not note that an agent connected");

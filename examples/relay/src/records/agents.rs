@@ -118,12 +118,27 @@ fn read(cover: &Cover, row: &Row<'_>) -> Result<AgentRow, RecordsError> {
     })
 }
 
-pub(crate) fn seen(tx: &Tx<'_>, id: &str, state: &str, now: u64) -> Result<(), RecordsError> {
+/// The agent lives, and its vault was saved so often; the highest that it ever said.
+pub(crate) fn seen(
+    tx: &Tx<'_>,
+    id: &str,
+    state: &str,
+    vault_generation: Option<u64>,
+    now: u64,
+) -> Result<Option<u64>, RecordsError> {
+    let said = int(vault_generation.unwrap_or_default());
     tx.execute(
-        "UPDATE agents SET seen_at = ?2, state = ?3 WHERE id = ?1",
-        values![id, int(now), state],
+        "UPDATE agents SET seen_at = ?2, state = ?3,
+             vault_generation = CASE WHEN ?4 > vault_generation THEN ?4 ELSE vault_generation END
+         WHERE id = ?1",
+        values![id, int(now), state, said],
     )?;
-    Ok(())
+    let known = tx.query_one(
+        "SELECT vault_generation FROM agents WHERE id = ?1",
+        values![id],
+        |row| row.uint(0),
+    )?;
+    Ok(known.filter(|&known| known > 0))
 }
 
 /// The agent unregistered itself: nothing of it remains.

@@ -135,6 +135,10 @@ pub(super) const MIGRATIONS: &[Migration] = &[
     CREATE INDEX throttles_by_time ON throttles (full_ms);",
     ),
     Migration::sql(super::cloudflare::TABLE),
+    Migration::sql(
+        "-- How often the agent's vault was saved, as far as it said.
+    ALTER TABLE agents ADD COLUMN vault_generation INTEGER NOT NULL DEFAULT 0;",
+    ),
 ];
 
 /// The same tables in PostgreSQL. Released steps never change.
@@ -304,4 +308,6 @@ pub(super) const POSTGRES: &[&str] = &[
         since_ms    BIGINT NOT NULL
     );",
     super::cloudflare::POSTGRES_TABLE,
+    "-- How often the agent's vault was saved, as far as it said.
+    ALTER TABLE agents ADD COLUMN vault_generation BIGINT NOT NULL DEFAULT 0;",
 ];

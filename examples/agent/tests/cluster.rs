@@ -1,0 +1,128 @@
+//! A person in a real browser, an agent, and two relays between them that are one:
+//! the browser comes in at one of them, the agent at the other, and the one that the
+//! browser has is killed.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+#[path = "support/browser.rs"]
+#[allow(dead_code, reason = "each test file uses a part of this")]
+mod browser;
+#[path = "support/nodes.rs"]
+mod nodes;
+#[path = "support/page.rs"]
+#[allow(dead_code, reason = "each test file uses a part of this")]
+mod page;
+#[path = "../../../crates/katachi-store/tests/support/postgres.rs"]
+mod postgres;
+mod support;
+#[path = "support/up.rs"]
+#[allow(dead_code, reason = "each test file uses a part of this")]
+mod up;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use nodes::{Balancer, Nodes};
+use page::Person;
+use support::{Place, needing};
+use up::{PATIENCE, Up};
+
+/// An AI that counts, to five or for ever.
+const COUNTING: &str = r#"read -r said; echo "heard: $said"; i=0
+while [ "$i" -lt 5 ] || [ "$said" = "for ever" ]; do
+  i=$((i + 1)); echo "tick $i"; sleep 0.1
+done"#;
+
+fn main() -> ExitCode {
+    if let Some(code) = nodes::keys() {
+        return code;
+    }
+    let arguments = libtest_mimic::Arguments::from_args();
+    let present = support::can_confine() && page::is_possible() && postgres::binaries().is_some();
+    let trials = vec![needing(
+        "user namespaces, chromium with node and playwright-core, and PostgreSQL",
+        present,
+        "a_chat_outlives_the_relay_that_carried_it",
+        a_chat_outlives_the_relay_that_carried_it,
+    )];
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn a_chat_outlives_the_relay_that_carried_it() {
+    let mut nodes = Nodes::start();
+    let balancer = Balancer::start(&nodes);
+    let place = Place::new();
+    let counting = place.file("counting.sh", COUNTING);
+    let policy = format!(
+        "[filesystem]\nread = [\"@system\", {counting:?}]\nwrite = [\".\"]\n[commands]\nallow = [\"@system\"]\nask = [\"touch\"]\n"
+    );
+    let policy = place.file("policy.toml", &policy);
+    let counting = format!("sh {}", counting.display());
+    let mut up = Up::start(
+        &place,
+        &[
+            "--relay-url",
+            &nodes.url(),
+            "--relay-ca",
+            nodes.authority(),
+            "--ai-command",
+            &counting,
+            "--policy",
+            policy.to_str().unwrap(),
+        ],
+    );
+    let link = format!("https://{}", up.wait_for("https://"));
+    up.wait_for("code ");
+    let mut person = Person::starts("cluster.cjs", &[&link, &balancer.address()]);
+    up.wait_for("Connected.");
+    becomes("the tunnel is at the other relay", || {
+        nodes.sql("SELECT node FROM katachi_relay.tunnels") == "b"
+    });
+    person.told("connected");
+    assert_eq!(person.says("streamed"), "true", "it came in pieces");
+    assert!(person.says("approved").contains("Exit 0"));
+    assert!(place.workspace().join("approved-through-a").exists());
+    assert!(person.says("stopped").contains("Stopped"));
+    let beat = || std::fs::read(place.workspace().join("beat")).unwrap();
+    becomes("what was stopped goes on", || {
+        let before = beat();
+        std::thread::sleep(Duration::from_millis(400));
+        beat() == before
+    });
+    assert!(person.says("talking").contains("heard: for ever"));
+    // All of it went through the relay that has no tunnel.
+    assert!(balancer.passed(0) > 0);
+    assert_eq!(balancer.passed(1), 0);
+    nodes.kill_first();
+    person.told("killed");
+    let cut = person.says("cut");
+    assert!(cut.contains("tick 2") && cut.contains("cut off"), "{cut}");
+    let log = person.says("log");
+    for text in [
+        "when do plums ripen?",
+        "tick 5",
+        "approved-through-a",
+        "for ever",
+        "heard: and pears?",
+        "approved-through-b",
+    ] {
+        assert!(log.contains(text), "{text}: {log}");
+    }
+    assert_eq!(person.says("complaints"), "");
+    person.ends();
+    assert!(balancer.passed(1) > 0);
+    assert!(place.workspace().join("approved-through-b").exists());
+    up.stop();
+    // One conversation, on both sides of it.
+    let listed = place.agent(&["history", "list", "--json"]).ok();
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed}");
+}
+
+fn becomes(what: &str, mut there: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !there() {
+        assert!(began.elapsed() < PATIENCE, "{what}");
+    }
+}

@@ -58,6 +58,9 @@ pub fn probe() -> Result<Capabilities, SpawnError> {
 /// execution and connection, and returns the report with each control that
 /// refused marked as witnessed.
 ///
+/// With a plan for [`PlanOptions::only`](crate::PlanOptions::only) the tier below
+/// is tried in the same way, where the better one works too.
+///
 /// # Errors
 ///
 /// Returns [`SpawnError`] if the self-test cannot be started.

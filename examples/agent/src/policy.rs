@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use katachi_sandbox::report::Tier;
 use katachi_sandbox::{Plan, PlanError, PlanOptions, Policy};
 
 use crate::config::Config;
@@ -90,9 +91,22 @@ impl Rules {
     ///
     /// Returns an error naming the policy's source and the rule at fault.
     pub(crate) fn plan(&self, config: &Config) -> anyhow::Result<Plan> {
+        self.plan_with(config, &options(config))
+    }
+
+    /// The same for a machine where nobody can make namespaces.
+    ///
+    /// # Errors
+    ///
+    /// As [`Rules::plan`]; also if a rule cannot be held there.
+    pub(crate) fn plan_without_namespaces(&self, config: &Config) -> anyhow::Result<Plan> {
+        self.plan_with(config, &options(config).only(Tier::Landlock))
+    }
+
+    fn plan_with(&self, config: &Config, options: &PlanOptions) -> anyhow::Result<Plan> {
         let mut policy = self.policy.clone();
         shield(&mut policy, config)?;
-        policy.plan(&options(config)).map_err(|error| match error {
+        policy.plan(options).map_err(|error| match error {
             error @ PlanError::Unreadable { .. } => anyhow::Error::new(error),
             error => {
                 let text = error.to_string();

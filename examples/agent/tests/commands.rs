@@ -468,6 +468,24 @@ fn doctor_speaks_json_alone_on_standard_output() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn doctor_tries_the_tier_below_too() {
+    let place = Place::new();
+    let said = place.agent(&["doctor", "--json", "--witness"]);
+    let report: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    let files = |part: &str| {
+        let controls = report[part]["controls"].as_array().unwrap();
+        let files = controls.iter().find(|control| control["id"] == "files");
+        files.unwrap().clone()
+    };
+    assert_eq!(report["without_namespaces"]["tier"], "landlock");
+    assert_eq!(files("without_namespaces")["witnessed"], true);
+    assert!(files("without_namespaces")["enforced"]["partial"].is_string());
+    let text = place.agent(&["doctor", "--witness"]).stdout;
+    assert!(text.contains("kernel.unprivileged_userns_clone"), "{text}");
+}
+
 #[test]
 fn output_to_a_pipe_has_no_colour() {
     let place = Place::new();

@@ -40,9 +40,8 @@ pub(crate) enum Reach {
 
 /// Which tier to plan for. A policy that the lower tier cannot hold is refused.
 pub(super) fn tier(policy: &Policy, options: &PlanOptions) -> Result<Tier, PlanError> {
-    if options.accept >= Tier::Namespaces
-        || crate::platform::has_namespaces(options.helper.as_deref())
-    {
+    let works = || !options.only && crate::platform::has_namespaces(options.helper.as_deref());
+    if options.accept >= Tier::Namespaces || works() {
         return Ok(Tier::Namespaces);
     }
     let refuse = |rule: String, problem: &str, next_step: &str| {

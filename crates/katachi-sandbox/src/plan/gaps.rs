@@ -87,7 +87,7 @@ pub(super) fn enforcement(plan: &Plan) -> Enforcement {
                 .map(|system| elsewhere::mechanism(inner, system, id));
             let (requested, mechanism) = match *id {
                 _ if let Some(mechanism) = by_system => ((*requested).to_owned(), mechanism),
-                "network" => network(inner),
+                "network" if tier != Tier::Landlock => network(inner),
                 "limits" => (
                     (*requested).to_owned(),
                     limits::mechanism(&inner.policy.limits, inner.cgroup.as_ref()),

@@ -16,6 +16,7 @@ pub struct PlanOptions {
     pub(crate) helper: Option<PathBuf>,
     pub(crate) late_matches: LateMatches,
     pub(crate) accept: Tier,
+    pub(crate) only: bool,
     pub(crate) children: Children,
 }
 
@@ -81,6 +82,7 @@ impl PlanOptions {
             helper: None,
             late_matches: LateMatches::default(),
             accept: Tier::Namespaces,
+            only: false,
             children: Children::default(),
         }
     }
@@ -135,6 +137,16 @@ impl PlanOptions {
     #[must_use]
     pub fn accept(mut self, tier: Tier) -> Self {
         self.accept = tier;
+        self
+    }
+
+    /// The one tier to plan for, even where a better one works: to see what a
+    /// machine without it would lose, in the plan's answers, its report and the
+    /// [self-test](crate::doctor::witness).
+    #[must_use]
+    pub fn only(mut self, tier: Tier) -> Self {
+        self.accept = tier;
+        self.only = true;
         self
     }
 

@@ -1,7 +1,8 @@
 //! `doctor`: looks at this machine and at everything stored on it.
 //!
 //! Looking changes nothing: no vault is made, and nobody is asked for a
-//! password. With `--witness` the sandbox is tried for real.
+//! password. With `--witness` the sandbox is tried for real, and the tier below it
+//! too, so that a person sees what a machine without namespaces would lose.
 
 mod ai;
 
@@ -9,7 +10,7 @@ use std::process::ExitCode;
 
 use katachi_fingerprint::{Enrollment, Probe as _, SystemProbe};
 use katachi_sandbox::doctor::{Capabilities, probe, witness};
-use katachi_sandbox::report::Tier;
+use katachi_sandbox::report::{Control, Enforced, Tier};
 use katachi_sandbox::{Enforcement, SpawnError};
 use katachi_store::keychain::{Deadline, Keychain as _, SystemKeychain};
 use katachi_store::vault::{Vault, VaultError};
@@ -33,6 +34,9 @@ struct Report {
     /// What a self-test under the policy saw, with `--witness`.
     #[serde(skip_serializing_if = "Option::is_none")]
     witnessed: Option<Enforcement>,
+    /// What it saw without namespaces, with `--witness` on Linux.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    without_namespaces: Option<Enforcement>,
 }
 
 /// One thing that was looked at.
@@ -91,6 +95,10 @@ pub(crate) async fn doctor(config: &Config, args: &cli::Doctor) -> anyhow::Resul
         true => Some(try_sandbox(config, &mut findings)?),
         false => None,
     };
+    let without_namespaces = match args.witness && cfg!(target_os = "linux") {
+        true => try_without_namespaces(config, &mut findings)?,
+        false => None,
+    };
     findings.push(keychain(config));
     findings.push(fingerprint(config));
     let home = vault(config, &mut findings);
@@ -112,6 +120,7 @@ pub(crate) async fn doctor(config: &Config, args: &cli::Doctor) -> anyhow::Resul
         findings,
         sandbox,
         witnessed: witnessed.flatten(),
+        without_namespaces,
     };
     match args.json {
         true => print_json(&report)?,
@@ -209,6 +218,51 @@ fn try_sandbox(
         }
         Err(error @ (SpawnError::Machine { .. } | SpawnError::Unsupported(_))) => {
             findings.push(Finding::bad("self-test", error.to_string()));
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Starts the self-test under the same policy without namespaces, whether or not
+/// they work here, and says what would be lost.
+fn try_without_namespaces(
+    config: &Config,
+    findings: &mut Vec<Finding>,
+) -> anyhow::Result<Option<Enforcement>> {
+    const ABOUT: &str = "without namespaces";
+    let plan = match Rules::load(config.policy.as_deref())?.plan_without_namespaces(config) {
+        Ok(plan) => plan,
+        Err(error) => {
+            let detail = format!("this policy could not be held: {error:#}");
+            findings.push(Finding::weak(ABOUT, detail));
+            return Ok(None);
+        }
+    };
+    match witness(&plan) {
+        Ok(seen) => {
+            let names = |kept: fn(&Control) -> bool| {
+                let names: Vec<_> = seen
+                    .controls
+                    .iter()
+                    .filter(|control| kept(control))
+                    .map(|control| control.id.as_str())
+                    .collect();
+                match names.is_empty() {
+                    true => "none".to_owned(),
+                    false => names.join(", "),
+                }
+            };
+            let detail = format!(
+                "tried as on a machine that forbids them: seen to refuse {}; with gaps {} (listed below)",
+                names(|control| control.witnessed),
+                names(|control| control.enforced != Enforced::Full),
+            );
+            findings.push(Finding::good(ABOUT, detail));
+            Ok(Some(seen))
+        }
+        Err(error @ (SpawnError::Machine { .. } | SpawnError::Unsupported(_))) => {
+            findings.push(Finding::weak(ABOUT, error.to_string()));
             Ok(None)
         }
         Err(error) => Err(error.into()),
@@ -382,6 +436,14 @@ fn text(report: &Report) -> String {
     }
     if let Some(witnessed) = &report.witnessed {
         text.push_str(&format!("\n{witnessed}"));
+    }
+    if let Some(below) = &report.without_namespaces {
+        text.push_str(&format!(
+            "\nWhat would be left where nobody can make namespaces. To have them: allow user \
+             namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, \
+             kernel.apparmor_restrict_unprivileged_userns; for a container its seccomp profile), \
+             or start as root with CAP_SYS_ADMIN.\n{below}"
+        ));
     }
     text
 }

@@ -3,7 +3,8 @@
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::process::{Command, Stdio};
 
-use katachi_sandbox::report::Enforced;
+use katachi_sandbox::Policy;
+use katachi_sandbox::report::{Enforced, Tier};
 
 use super::{Case, OWN_PLACE, ROOT};
 use crate::attempts::keep_open;
@@ -30,6 +31,11 @@ pub(crate) const CASES: &[Case] = &[
         name: "where a container forbids user namespaces nothing starts",
         run: forbidden_by_container,
         needs: &[OWN_PLACE],
+    },
+    Case {
+        name: "a self-test sees the tier without namespaces hold",
+        run: tier_below,
+        needs: &[],
     },
     Case {
         name: "no capability is held",
@@ -113,6 +119,30 @@ fn processes(bed: &Bed) -> Verdict {
     bed.denied(&["read", "/proc/1/maps"])?;
     bed.denied(&["signal", "1"])?;
     bed.denied(&["trace", "1"])
+}
+
+fn tier_below(bed: &Bed) -> Verdict {
+    let options = bed.options().only(Tier::Landlock);
+    // Without this very program, which is what is executed.
+    let policy = Policy::default().read("@system").write(".").allow("cat");
+    let plan = policy.plan(&options).map_err(|error| error.to_string())?;
+    let seen = katachi_sandbox::doctor::witness(&plan).map_err(|error| error.to_string())?;
+    must(seen.tier == Tier::Landlock, &seen.to_string())?;
+    for control in ["files", "exec", "network", "unix", "kernel", "privileges"] {
+        let control = seen.control(control).ok_or("it is not in the report")?;
+        let holds = !matches!(control.enforced, Enforced::Off(_));
+        must(control.witnessed && holds, &seen.to_string())?;
+        must(
+            !control.mechanism.contains("namespace"),
+            &format!("{control:?} is not what holds it"),
+        )?;
+    }
+    // And what it cannot hold is refused, also where more could be done.
+    let refused = bed.policy().allow_host("example.com:443").plan(&options);
+    must(
+        refused.is_err_and(|error| error.to_string().contains("network.allow")),
+        "hosts were planned for without namespaces",
+    )
 }
 
 fn capabilities(bed: &Bed) -> Verdict {

@@ -80,6 +80,9 @@ fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
         _ => {}
     }
     let config = Config::load(&cli.options)?;
+    if !matches!(cli.command, Command::Doctor(_)) {
+        recover();
+    }
     match &cli.command {
         Command::Run(args) => commands::run::run(&config, args),
         Command::Why(args) => commands::why::why(&config, args),
@@ -97,6 +100,16 @@ fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Service(args) => commands::service::service(&config, &cli.options, args),
         Command::Up(args) => runtime()?.block_on(commands::up::up(&config, args)),
         Command::Demo(_) | Command::Relay(_) | Command::Tethered(_) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Sets aside what commands left whose agent was killed, before anybody uses it.
+fn recover() {
+    match katachi_sandbox::recover() {
+        Ok(found) => found
+            .iter()
+            .for_each(|violation| tracing::warn!("{violation}")),
+        Err(error) => tracing::warn!("what killed commands left cannot be looked for: {error}"),
     }
 }
 

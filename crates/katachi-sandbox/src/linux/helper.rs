@@ -34,7 +34,7 @@ pub(crate) fn run_helper_if_requested() {
     let numbers: Vec<RawFd> = words
         .filter_map(|word| word.to_str().and_then(|word| word.parse().ok()))
         .collect();
-    let [spec, status, control, channel @ ..] = numbers.as_slice() else {
+    let [spec, status, control, channel, alive] = numbers.as_slice() else {
         eprintln!(
             "{MARKER}: started without its descriptors; it is started by katachi-sandbox only"
         );
@@ -48,9 +48,9 @@ pub(crate) fn run_helper_if_requested() {
         eprintln!("{MARKER}: its descriptors are not open; it is started by katachi-sandbox only");
         process::exit(125);
     };
-    let channel = channel.first().and_then(|channel| fd::inherited(*channel));
+    let (channel, alive) = (fd::inherited(*channel), fd::inherited(*alive));
     let mut status = File::from(status);
-    let failure = match run(spec, &status, control, channel) {
+    let failure = match run(spec, &status, control, channel, alive) {
         Ok(never) => match never {},
         Err(failure) => failure,
     };
@@ -99,10 +99,12 @@ fn run(
     status: &File,
     control: OwnedFd,
     channel: Option<OwnedFd>,
+    // Held by this process and the first one to their ends, which it shows.
+    alive: Option<OwnedFd>,
 ) -> Result<Never, Failure> {
     let spec = read_spec(spec)?;
     let mut keep = vec![status.as_raw_fd(), control.as_raw_fd()];
-    keep.extend(channel.iter().map(AsRawFd::as_raw_fd));
+    keep.extend(channel.iter().chain(&alive).map(AsRawFd::as_raw_fd));
     close_others(&keep).step("close descriptors")?;
     refuse_directories().step("take over the standard descriptors")?;
     process::new_session();

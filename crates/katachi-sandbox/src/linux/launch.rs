@@ -9,10 +9,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::after::After;
 use super::cgroup::Leaf;
 use super::floor;
 use super::init::check_identity;
@@ -20,6 +18,7 @@ use super::inside::PROXY_PORT;
 use super::listen::Listener;
 use super::prepared::Prepared;
 use super::proxy::{self, Network};
+use super::record::{self, Record};
 use super::running::{Placeholder, Running, Status, Traces};
 use super::spec::{Doors, Identity, Joined, Mount, Place, Source, Spec};
 use super::sys::{c_string, fd, net};
@@ -99,18 +98,16 @@ pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {
     start(command, &spec, traces, &real)
 }
 
-/// Notes what is there before a command runs.
-pub(super) fn look_around(plan: &Arc<Inner>, traces: &mut Traces) {
-    // What exists already is the user's own.
-    traces.absent = plan
-        .absent
-        .iter()
-        .filter(|path| path.symlink_metadata().is_err())
-        .cloned()
-        .collect();
-    if !plan.watched.is_empty() {
-        traces.after = Some(After::new(plan.clone()));
+/// Notes what is there before a command runs, once what others left is set
+/// aside.
+pub(super) fn look_around(plan: &Inner, traces: &mut Traces) {
+    if plan.watched.is_empty() {
+        return;
     }
+    traces.recovered = record::recover().unwrap_or_default();
+    let (run, unrecorded) = Record::of(plan).begin();
+    traces.run = Some(run);
+    traces.unrecorded = unrecorded;
 }
 
 /// A helper at work, and the ways to talk to it.
@@ -200,7 +197,14 @@ pub(super) fn start_helper(
         status_end.as_raw_fd(),
         control_end.as_raw_fd(),
     ];
-    fds.extend(channel.iter().map(|(_, end)| end.as_raw_fd()));
+    // What is not there has no number.
+    let none = -1;
+    let alive = match inner.watched.is_empty() {
+        true => None,
+        false => Record::of(inner).alive(),
+    };
+    fds.push(channel.as_ref().map_or(none, |(_, end)| end.as_raw_fd()));
+    fds.push(alive.map_or(none, |alive| alive.as_raw_fd()));
     let mut helper = std::process::Command::new(program);
     helper
         .arg0(MARKER)
@@ -210,6 +214,7 @@ pub(super) fn start_helper(
         .stdin(stdin)
         .stdout(stdout)
         .stderr(stderr);
+    fds.retain(|fd| *fd != none);
     fd::pass_on(&mut helper, fds);
     Ok(Helper {
         process: helper.spawn()?,
@@ -248,7 +253,7 @@ pub(super) fn finish(
     mut helper: Helper,
     command: Command,
     spec: &Spec,
-    traces: Traces,
+    mut traces: Traces,
     started: Instant,
     published: Vec<(u16, TcpListener)>,
     program: &Path,
@@ -261,6 +266,10 @@ pub(super) fn finish(
         }
     };
     let feed = Feed::default();
+    traces
+        .recovered
+        .drain(..)
+        .for_each(|violation| feed.add(violation));
     let connected = connect(&mut helper, &command, spec, published, &feed);
     let (terminal, network) = match connected {
         Ok(connected) => connected,
@@ -288,6 +297,12 @@ pub(super) fn finish(
     let mut enforcement = command.plan.enforcement();
     for (control, reason) in &gaps {
         enforcement.add_gap(control, reason);
+    }
+    if let Some(problem) = traces.unrecorded.take() {
+        enforcement.add_gap(
+            "metadata",
+            &format!("if the calling process is killed, what the command made is not looked at, because that it runs could not be noted: {problem}"),
+        );
     }
     Ok(Child {
         stdin: process.stdin.take(),

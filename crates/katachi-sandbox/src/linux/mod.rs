@@ -29,6 +29,7 @@ mod observe;
 mod prepared;
 mod processor;
 mod proxy;
+mod record;
 mod root;
 mod running;
 mod spec;
@@ -44,6 +45,7 @@ pub(crate) use cgroup::find as find_cgroup;
 pub(crate) use helper::run_helper_if_requested;
 pub(crate) use launch::spawn;
 pub(crate) use prepared::Prepared;
+pub(crate) use record::{Record, recover, state_directory};
 pub(crate) use running::Running;
 pub(crate) use witness::{probe, witness};
 

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::time::Instant;
 
-use super::after::After;
 use super::cgroup::Leaf;
 use super::listen::Listener;
 use super::proxy::Network;
+use super::record::Run;
 use crate::child::{Ending, Outcome};
 use crate::feed::{Feed, ViolationStream};
 use crate::killer::Killer;
@@ -45,10 +45,12 @@ pub(super) enum Status {
 pub(super) struct Traces {
     /// Empty directories that hold a place.
     pub(super) placeholders: Vec<Placeholder>,
-    /// Files that redirect git and that were not there.
-    pub(super) absent: Vec<PathBuf>,
-    /// The look at what appeared.
-    pub(super) after: Option<After>,
+    /// The look at what appeared, and the note that it is due.
+    pub(super) run: Option<Run>,
+    /// Why there is no such note.
+    pub(super) unrecorded: Option<String>,
+    /// What others had left.
+    pub(super) recovered: Vec<Violation>,
     /// The command's control group.
     pub(super) leaf: Option<Leaf>,
     /// The directory for its temporary files, where it has no `/tmp` of its own.
@@ -81,42 +83,7 @@ impl Drop for Traces {
 impl Traces {
     /// Looks at what the command left, once nothing of it runs any more.
     fn settle(&mut self) -> Vec<Violation> {
-        let mut found = self.take_back();
-        found.extend(self.after.take().into_iter().flat_map(After::settle));
-        found
-    }
-
-    /// Removes what the command made to redirect git. The directories around
-    /// it were mounts, which it could not replace.
-    fn take_back(&mut self) -> Vec<Violation> {
-        let appeared: Vec<PathBuf> = self
-            .absent
-            .drain(..)
-            .filter(|path| path.symlink_metadata().is_ok())
-            .collect();
-        appeared
-            .into_iter()
-            .map(|path| {
-                // Kept, should somebody outside have made it meanwhile.
-                let mut aside = path.clone().into_os_string();
-                aside.push(".set-aside");
-                let moved = std::fs::rename(&path, &aside).is_ok();
-                let outcome = match (moved, std::fs::remove_file(&path)) {
-                    (true, _) => format!("it is now {}", aside.display()),
-                    (false, Ok(())) => "it was removed".to_owned(),
-                    (false, Err(error)) => format!("it could not be removed: {error}"),
-                };
-                Violation {
-                    control: "metadata".to_owned(),
-                    operation: "create".to_owned(),
-                    target: path.display().to_string(),
-                    reason: format!(
-                        "git outside would have followed it to what the command chose; {outcome}"
-                    ),
-                    allow_with: None,
-                }
-            })
-            .collect()
+        self.run.take().map_or_else(Vec::new, Run::settle)
     }
 }
 

@@ -115,8 +115,41 @@ pub(super) fn build(policy: &Policy, options: &PlanOptions) -> Result<Inner, Pla
     if tier == Tier::Landlock {
         inner.floor = Some(floor::open(&mut inner)?);
     }
+    check_state(&mut inner)?;
     inner.hash = hash(&inner);
     Ok(inner)
+}
+
+/// A record that a command can write could make the next start rename whatever
+/// it says.
+fn check_state(inner: &mut Inner) -> Result<(), PlanError> {
+    if inner.watched.is_empty() {
+        return Ok(());
+    }
+    let place = match crate::platform::state_directory() {
+        Ok(Some(place)) => place,
+        Ok(None) => return Ok(()),
+        Err(error) => {
+            inner.gaps.push((
+                "metadata",
+                format!("if the calling process is killed, what the command made is not looked at, because no record of it can be kept: {error}"),
+            ));
+            return Ok(());
+        }
+    };
+    let written = super::entry::covering(&inner.entries, &place)
+        .filter(|entry| matches!(entry.kind, super::entry::Kind::Host(_)) && entry.access.write);
+    match written {
+        None => Ok(()),
+        Some(entry) => Err(PlanError::Contradiction {
+            rule: entry.rule.clone(),
+            other: place.display().to_string(),
+            problem:
+                "the command could write what the next start acts upon if this program is killed"
+                    .to_owned(),
+            next_step: "open a narrower directory, or set XDG_STATE_HOME to one outside".to_owned(),
+        }),
+    }
 }
 
 fn workspace(options: &PlanOptions) -> Result<PathBuf, PlanError> {
@@ -230,6 +263,9 @@ fn finish(
         system: None,
         accepts_unwitnessed: draft.options.accept <= Tier::Unwitnessed,
         children: draft.options.children,
+        recovered: Vec::new(),
+        #[cfg(target_os = "linux")]
+        record: std::sync::OnceLock::new(),
         hash: String::new(),
     }
 }

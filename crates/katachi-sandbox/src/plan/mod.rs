@@ -130,6 +130,12 @@ pub(crate) struct Inner {
     #[cfg_attr(target_os = "linux", expect(dead_code))]
     pub(crate) accepts_unwitnessed: bool,
     pub(crate) children: Children,
+    /// What was left by commands whose callers were killed, and is set aside
+    /// now.
+    pub(crate) recovered: Vec<crate::report::Violation>,
+    /// What the commands of this plan have in common, made with the first.
+    #[cfg(target_os = "linux")]
+    pub(crate) record: std::sync::OnceLock<Arc<crate::platform::Record>>,
     pub(crate) hash: String,
 }
 
@@ -142,7 +148,12 @@ impl Policy {
     /// program is missing, a rule opens too much, two rules contradict each
     /// other, or a rule cannot be enforced here.
     pub fn plan(&self, options: &PlanOptions) -> Result<Plan, PlanError> {
-        build::build(self, options).map(|inner| Plan(Arc::new(inner)))
+        // Before anything is looked at: what is found is the user's own.
+        // Where records cannot be read, none is written either, and the report
+        // says so.
+        let recovered = crate::platform::recover().unwrap_or_default();
+        let inner = build::build(self, options)?;
+        Ok(Plan(Arc::new(Inner { recovered, ..inner })))
     }
 }
 
@@ -232,6 +243,13 @@ impl Plan {
     #[must_use]
     pub fn hash(&self) -> &str {
         &self.0.hash
+    }
+
+    /// What commands had left whose callers were killed, and what became of it
+    /// when this plan was made: see [`recover`](crate::recover()).
+    #[must_use]
+    pub fn recovered(&self) -> &[crate::report::Violation] {
+        &self.0.recovered
     }
 
     /// What will be enforced on a command of this plan, without having tried.

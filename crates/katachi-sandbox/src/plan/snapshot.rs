@@ -22,6 +22,24 @@ impl Moment {
         }
     }
 
+    /// Nanoseconds since 1970 by the clock of files, for whoever comes later.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn wall(self) -> u64 {
+        let since = self.wall.duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// A moment that another process noted, and how long ago it is by a clock
+    /// that nobody sets, where such a clock still runs.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn noted(wall: u64, ago: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            wall: UNIX_EPOCH + Duration::from_nanos(wall),
+            steady: now.checked_sub(ago).unwrap_or(now),
+        }
+    }
+
     /// The earliest time of change of something that changed after it. If the
     /// clock was set back since, everything may have.
     pub(crate) fn earliest(self) -> SystemTime {

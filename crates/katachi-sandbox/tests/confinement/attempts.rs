@@ -239,6 +239,7 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
             UnixStream::connect_addr(&address).map(drop)
         }
         "start-sandbox" => start_sandbox(),
+        "be-caller" => crate::cases::caller(arguments),
         "start-sandbox-without-namespaces" => {
             raw::forbid_namespaces(libc::CLONE_NEWUSER | libc::CLONE_NEWNS)?;
             start_sandbox()

@@ -91,6 +91,7 @@ impl Finding {
 pub(crate) async fn doctor(config: &Config, args: &cli::Doctor) -> anyhow::Result<ExitCode> {
     let mut findings = Vec::new();
     let sandbox = sandbox(&mut findings);
+    findings.extend(left_behind());
     let witnessed = match args.witness {
         true => Some(try_sandbox(config, &mut findings)?),
         false => None,
@@ -130,6 +131,20 @@ pub(crate) async fn doctor(config: &Config, args: &cli::Doctor) -> anyhow::Resul
         true => ExitCode::FAILURE,
         false => ExitCode::SUCCESS,
     })
+}
+
+/// What commands left whose agent was killed; it is set aside by this look.
+fn left_behind() -> Vec<Finding> {
+    match katachi_sandbox::recover() {
+        Ok(found) => found
+            .iter()
+            .map(|violation| Finding::weak("left behind", violation.to_string()))
+            .collect(),
+        Err(error) => vec![Finding::weak(
+            "left behind",
+            format!("what killed commands left cannot be looked for: {error}"),
+        )],
+    }
 }
 
 /// The sandbox of this machine, in one line.

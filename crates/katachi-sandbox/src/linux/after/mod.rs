@@ -8,6 +8,8 @@
 //! programs act upon are reported.
 
 mod config;
+mod ground;
+mod redirects;
 mod repository;
 mod scan;
 
@@ -17,10 +19,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(super) use self::ground::Ground;
 use self::repository::SetAside;
-use self::scan::{Appeared, touched};
-use crate::plan::{Inner, Moment};
-use crate::policy::GitAccess;
+use self::scan::Appeared;
+pub(super) use self::scan::touched;
+use crate::plan::Moment;
 use crate::report::Violation;
 
 /// Most findings of one kind that are told one by one.
@@ -31,31 +34,49 @@ const MOST_FILES: usize = 10_000;
 /// What is needed for the look.
 #[derive(Debug)]
 pub(super) struct After {
-    plan: Arc<Inner>,
+    ground: Arc<Ground>,
     started: Moment,
+    /// Files that redirect git and that were not there.
+    absent: Vec<PathBuf>,
 }
 
 impl After {
     /// Before the command starts.
-    pub(super) fn new(plan: Arc<Inner>) -> Self {
+    pub(super) fn new(ground: Arc<Ground>) -> Self {
+        // What exists already is the user's own.
+        let gone = |path: &&PathBuf| path.symlink_metadata().is_err();
         Self {
-            plan,
             started: Moment::now(),
+            absent: ground.absent.iter().filter(gone).cloned().collect(),
+            ground,
         }
     }
 
+    /// For a command that somebody else started, who cannot look any more.
+    pub(super) fn of_another(ground: Arc<Ground>, started: Moment) -> Self {
+        let new = |path: &&PathBuf| {
+            path.symlink_metadata()
+                .is_ok_and(|metadata| touched(&metadata, started))
+        };
+        Self {
+            started,
+            absent: ground.absent.iter().filter(new).cloned().collect(),
+            ground,
+        }
+    }
+
+    pub(super) fn started(&self) -> Moment {
+        self.started
+    }
+
     /// After all of the command is gone.
-    pub(super) fn settle(self) -> Vec<Violation> {
-        let entries = self.plan.entries.iter();
-        let protected: HashSet<&Path> = entries
-            .filter(|entry| entry.protects)
-            .map(|entry| entry.target.as_path())
-            .collect();
-        let protected = |path: &Path| protected.contains(path);
-        let appeared = scan::look(&self.plan.snapshot, &protected);
-        let mut found = self.links();
+    pub(super) fn settle(&self) -> Vec<Violation> {
+        let protected = |path: &Path| self.ground.protected.contains(path);
+        let appeared = scan::look(&self.ground.snapshot, &protected);
+        let mut found = redirects::take_back(&self.absent);
+        found.extend(self.links());
         found.extend(self.names(&appeared));
-        if self.plan.policy.filesystem.git != GitAccess::Full {
+        if !self.ground.full {
             found.extend(self.repositories(&appeared, &protected));
         }
         found.extend(appeared.closed.iter().take(MOST_TOLD).map(|directory| {
@@ -74,7 +95,7 @@ impl After {
 
     /// Links with protected names, which are no place for a mount.
     fn links(&self) -> Vec<Violation> {
-        let links = self.plan.named_links.iter();
+        let links = self.ground.named_links.iter();
         links
             .filter(|(path, target)| fs::read_link(path).ok().as_ref() != Some(target))
             .map(|(path, _)| {
@@ -87,14 +108,20 @@ impl After {
     /// Whether it is a link that was there, and leads where it led.
     fn is_as_planned(&self, pointer: &Path) -> bool {
         let target = fs::read_link(pointer).ok();
-        let mut links = self.plan.named_links.iter();
+        let mut links = self.ground.named_links.iter();
         links.any(|(link, planned)| link == pointer && target.as_ref() == Some(planned))
     }
 
     fn names(&self, appeared: &Appeared) -> Vec<Violation> {
         let named = appeared.named.iter();
         let mut new: Vec<&PathBuf> = named
-            .filter(|path| !self.plan.named_links.iter().any(|(link, _)| link == *path))
+            .filter(|path| {
+                !self
+                    .ground
+                    .named_links
+                    .iter()
+                    .any(|(link, _)| link == *path)
+            })
             .filter(|path| self.touched_within(path, &mut 0))
             .collect();
         new.sort();
@@ -189,7 +216,7 @@ impl After {
     }
 
     fn root_of(&self, place: &Path) -> Option<&PathBuf> {
-        let mut roots = self.plan.watched.iter();
+        let mut roots = self.ground.watched.iter();
         roots.find(|root| place.starts_with(root))
     }
 }
@@ -256,7 +283,7 @@ fn told_of_repository(
     })
 }
 
-fn finding(operation: &str, target: impl AsRef<Path>, reason: String) -> Violation {
+pub(super) fn finding(operation: &str, target: impl AsRef<Path>, reason: String) -> Violation {
     Violation {
         control: "metadata".to_owned(),
         operation: operation.to_owned(),

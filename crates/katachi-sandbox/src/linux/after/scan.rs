@@ -33,7 +33,7 @@ pub(super) struct Appeared {
 }
 
 /// Whether something changed after a moment.
-pub(super) fn touched(metadata: &Metadata, since: Moment) -> bool {
+pub(in crate::platform) fn touched(metadata: &Metadata, since: Moment) -> bool {
     let seconds = u64::try_from(metadata.ctime()).unwrap_or(0);
     let nanoseconds = u64::try_from(metadata.ctime_nsec()).unwrap_or(0);
     let changed = UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_nanos(nanoseconds);

@@ -81,6 +81,21 @@ fn ended(status: libc::c_int) -> Ended {
     }
 }
 
+/// Time since the machine started, sleep included.
+pub(in crate::platform) fn since_boot() -> std::time::Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` outlives the call. This clock exists on every kernel, and
+    // if it did not, `time` would stay zero.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    std::time::Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or(0),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
+}
+
 /// Kills one process.
 pub(in crate::platform) fn kill(pid: libc::pid_t) {
     // SAFETY: two integers. A process that is gone is no error here.

@@ -69,7 +69,7 @@ pub(crate) const CASES: &[Case] = &[
 /// Ways in which a repository runs a program, as a shell script that knows
 /// `$G`, its directory, and `$M`, the file that the program makes; and the
 /// call of git that would run it.
-const VECTORS: &[(&str, &str, &[&str])] = &[
+pub(super) const VECTORS: &[(&str, &str, &[&str])] = &[
     (
         "hook",
         "mkdir -p \"$G/hooks\"; printf '#!/bin/sh\\ntouch %s\\n' \"$M\" > \"$G/hooks/post-commit\"; chmod 755 \"$G/hooks/post-commit\"",
@@ -117,7 +117,7 @@ fn plan(bed: &Bed) -> Result<Plan, String> {
     bed.plan(&tools(Policy::default().read("@system").write(".")))
 }
 
-fn tools(policy: Policy) -> Policy {
+pub(super) fn tools(policy: Policy) -> Policy {
     policy
         .allow("@git")
         .allow("@system")
@@ -128,7 +128,7 @@ fn tools(policy: Policy) -> Policy {
         .set_env("GIT_CONFIG_NOSYSTEM", "1")
 }
 
-fn script(bed: &Bed, repository: &Path, script: &str) -> String {
+pub(super) fn script(bed: &Bed, repository: &Path, script: &str) -> String {
     format!(
         "set -e; G='{}'; M='{}'; {script}",
         text(repository),
@@ -156,7 +156,7 @@ fn inside(plan: &Plan, script: &str) -> Result<Vec<Violation>, String> {
 
 /// Runs git outside, as the user would, and says whether it succeeded and
 /// whether something ran that the repository chose.
-fn git(bed: &Bed, directory: &Path, words: &[&str]) -> (bool, bool) {
+pub(super) fn git(bed: &Bed, directory: &Path, words: &[&str]) -> (bool, bool) {
     let marker = marker(bed);
     let _ = fs::remove_file(&marker);
     let status = Command::new("git")
@@ -177,7 +177,7 @@ fn git(bed: &Bed, directory: &Path, words: &[&str]) -> (bool, bool) {
 }
 
 /// Git works there and runs nothing, whatever it is asked for.
-fn is_clean(bed: &Bed, directory: &Path) -> Verdict {
+pub(super) fn is_clean(bed: &Bed, directory: &Path) -> Verdict {
     for words in [&["status"][..], &["log"]] {
         let (worked, ran) = git(bed, directory, words);
         must(worked, &format!("{words:?} fails outside"))?;
@@ -202,7 +202,7 @@ fn reported(found: &[Violation], place: &Path, part: &str) -> Verdict {
     )
 }
 
-const NEW: &str = "git init -q -b main \"${G%/.git}\"; cd \"${G%/.git}\"; echo x > file; git add file; git commit -q -m first; ";
+pub(super) const NEW: &str = "git init -q -b main \"${G%/.git}\"; cd \"${G%/.git}\"; echo x > file; git add file; git commit -q -m first; ";
 
 fn clone(bed: &Bed) -> Verdict {
     let source = script(bed, &bed.outside.join("source/.git"), NEW);

@@ -4,6 +4,7 @@ mod agreement;
 mod appeared;
 mod arguments;
 mod callers;
+mod crash;
 mod execution;
 mod files;
 mod groups;
@@ -20,6 +21,7 @@ mod sideways;
 mod sums;
 
 pub(crate) use callers::without_helper;
+pub(crate) use crash::caller;
 
 use crate::bed::{Bed, Verdict};
 
@@ -44,6 +46,7 @@ pub(crate) fn all() -> Vec<Case> {
         files::CASES,
         repositories::CASES,
         appeared::CASES,
+        crash::CASES,
         later::CASES,
         execution::CASES,
         arguments::CASES,

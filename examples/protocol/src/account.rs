@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Sensitive, Timestamp};
 
-/// Opens an account.
+/// Opens an account. Where the relay sends mail, nobody is signed in by it, and a mail
+/// to the address says what came of it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SignUp {
@@ -24,6 +25,10 @@ pub struct LogIn {
     pub email: String,
     /// The account's password.
     pub password: Sensitive,
+    /// What the link in the mail ends with, for an account whose address is not
+    /// confirmed yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Sensitive>,
 }
 
 /// Who the browser is signed in as.

@@ -91,6 +91,7 @@ impl Browser {
         let body = LogIn {
             email: email.to_owned(),
             password: Sensitive::new(password),
+            token: None,
         };
         let response = self.post(routes::LOG_IN).json(&body).send().await?;
         self.keep_cookie(&response);

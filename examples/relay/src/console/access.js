@@ -20,6 +20,9 @@ export function waiting(purpose) {
   return mailed?.purpose === purpose ? mailed.token : null;
 }
 
+/** It was used. */
+export function used() { mailed = null; }
+
 /** Asks for a new password. */
 export function resetPage(then) {
   const box = problemBox();

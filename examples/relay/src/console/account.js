@@ -1,6 +1,7 @@
 // Sign up and sign in: by password, or at a provider.
 import { attempt, field, h, page, problemBox } from "./dom.js";
-import { call } from "./api.js";
+import { ApiError, call } from "./api.js";
+import { used, waiting } from "./access.js";
 
 let known;
 /** What this relay offers: providers, mail, new accounts. */
@@ -41,8 +42,13 @@ export async function signIn(then, mode = "in", note = undefined) {
     event.preventDefault();
     const data = new FormData(form);
     attempt(form, box, async () => {
-      await call("POST", isNew ? "/api/signup" : "/api/login",
-        { email: data.get("email"), password: data.get("password") });
+      const body = { email: data.get("email"), password: data.get("password") };
+      if (!isNew) {
+        await logIn(body, mail);
+      } else if (!await call("POST", "/api/signup", body)) {
+        await signIn(then, "in", `A mail is on its way to ${body.email}. Open its link, and sign in here.`);
+        return;
+      }
       await then();
     });
   });
@@ -69,6 +75,19 @@ export async function signIn(then, mode = "in", note = undefined) {
         isNew ? "Have an account? " : "New here? ",
         go(isNew ? "Sign in" : "Create an account", () => signIn(then, isNew ? "in" : "up"))) : null));
   form.querySelector("input").focus();
+}
+
+/** Signs in; a link out of mail that waits confirms the address by that. */
+async function logIn(body, mail) {
+  const token = waiting("verify");
+  try {
+    const me = await call("POST", "/api/login", token ? { ...body, token } : body);
+    if (token && me.verified) used();
+  } catch (error) {
+    if (!mail || error.code !== "wrong_credentials") throw error;
+    throw new ApiError(error.status, error.code,
+      `${error.message}. If the account is new, open the link that was sent to its address first.`);
+  }
 }
 
 function forgot(then) {

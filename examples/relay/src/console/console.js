@@ -55,7 +55,7 @@ async function enter() {
   frame(me);
   if (waiting("reset")) resetPage(afterReset);
   else if (me) await route();
-  else await signIn(enter);
+  else await signIn(enter, "in", waiting("verify") ? "Sign in with the password that you chose, and your address is confirmed." : undefined);
 }
 
 async function afterReset(note) {

@@ -49,6 +49,55 @@ impl App {
         self.post.as_ref().ok_or(none)
     }
 
+    /// Counts a mail to `address`, whoever asks for it.
+    pub(super) async fn throttle_mail_to(&self, address: &str) -> Result<(), Failure> {
+        self.throttle(TO_ADDRESS, address.to_owned()).await
+    }
+
+    /// Where the relay can tell whose an address is, a password alone opens no account
+    /// whose address nobody confirmed, and is answered as if there were none: otherwise
+    /// whoever signs up and then in would learn whether there was one. The link that
+    /// was mailed confirms it; without one another is sent.
+    pub(super) async fn confirmed(
+        &self,
+        user: User,
+        token: Option<Sensitive>,
+    ) -> Result<User, Failure> {
+        let Some(post) = self.post.as_ref().filter(|_| !user.verified) else {
+            return Ok(user);
+        };
+        let Some(token) = token else {
+            let account = user.id;
+            // It can be asked for again.
+            let _ = post.post(Job::Verify { account });
+            return Err(Failure::WrongCredentials);
+        };
+        match self.confirm(&user, token).await {
+            Ok(()) => Ok(User {
+                verified: true,
+                ..user
+            }),
+            Err(Failure::BadRequest(_)) => Err(Failure::WrongCredentials),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Uses a link up that was sent to the account's address.
+    async fn confirm(&self, user: &User, token: Sensitive) -> Result<(), Failure> {
+        let tokens = self.records.mail_tokens().of(&user.id);
+        let confirmed = redeem(tokens, Purpose::VerifyAddress, token).await?;
+        if confirmed.address.key() != user.email {
+            return Err(Failure::BadRequest(USED_UP.to_owned()));
+        }
+        let (id, now) = (user.id.clone(), SystemClock.now().as_unix());
+        self.records
+            .write(move |tx| users::set_verified(tx, &id, now))
+            .await
+            .map_err(Failure::internal)?;
+        self.audit(&user.id, None, "address_verified").await;
+        Ok(())
+    }
+
     /// Where the relay can tell whose an address is, only its owner can lend it to an
     /// agent: the agent's terminal shows it as who approved.
     pub(super) fn require_verified(&self, user: &User) -> Result<(), Failure> {
@@ -70,7 +119,7 @@ pub(super) async fn send_verification(
     let post = app.post()?;
     app.throttle(BY_CLIENT, network(address).to_string())
         .await?;
-    app.throttle(TO_ADDRESS, session.user.email.clone()).await?;
+    app.throttle_mail_to(&session.user.email).await?;
     let account = session.user.id;
     post.post(Job::Verify { account })
         .map_err(|_| Failure::Unavailable)?;
@@ -89,18 +138,7 @@ pub(super) async fn verify(
 ) -> Result<StatusCode, Failure> {
     app.post()?;
     app.throttle(TRIES, network(address).to_string()).await?;
-    let user = session.user;
-    let tokens = app.records.mail_tokens().of(&user.id);
-    let confirmed = redeem(tokens, Purpose::VerifyAddress, body.token).await?;
-    if confirmed.address.key() != user.email {
-        return Err(Failure::BadRequest(USED_UP.to_owned()));
-    }
-    let (id, now) = (user.id.clone(), SystemClock.now().as_unix());
-    app.records
-        .write(move |tx| users::set_verified(tx, &id, now))
-        .await
-        .map_err(Failure::internal)?;
-    app.audit(&user.id, None, "address_verified").await;
+    app.confirm(&session.user, body.token).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -114,7 +152,7 @@ pub(super) async fn forgot(
     app.throttle(BY_CLIENT, network(address).to_string())
         .await?;
     let email = read_email(&body.email)?;
-    app.throttle(TO_ADDRESS, email.clone()).await?;
+    app.throttle_mail_to(&email).await?;
     // The account is looked up later, on the thread that sends.
     post.post(Job::Reset { email })
         .map_err(|_| Failure::Unavailable)?;

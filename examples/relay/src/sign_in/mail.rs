@@ -17,7 +17,8 @@ use katachi_protocol::Sensitive;
 use tracing::{info, warn};
 
 use crate::config::PublicUrl;
-use crate::records::{Records, RecordsError, users};
+use crate::records::users::{self, User};
+use crate::records::{Records, RecordsError, audit, new_id};
 
 /// Who mail is from, and how it goes out.
 #[derive(Clone, Debug)]
@@ -156,6 +157,9 @@ const MOST_WAITING: usize = 256;
 /// that sends, so that nobody learns it from the time of an answer.
 #[derive(Debug)]
 pub(crate) enum Job {
+    /// Opens an account with this Argon2id record, if there is none with the address,
+    /// and tells the address.
+    Open { email: String, record: Sensitive },
     /// A link that verifies the account's address.
     Verify { account: String },
     /// A link that resets the password of whoever has this address here.
@@ -275,9 +279,14 @@ enum WriteError {
 }
 
 fn write(records: &Records, public: &PublicUrl, job: &Job) -> Result<Option<Mail>, WriteError> {
+    if let Job::Open { email, record } = job {
+        open(records, email, record)?;
+    }
     let user = records.read_now(|tx| match job {
         Job::Verify { account } | Job::Changed { account } => users::by_id(tx, account),
-        Job::Reset { email } => Ok(users::by_email(tx, email)?.map(|known| known.user)),
+        Job::Open { email, .. } | Job::Reset { email } => {
+            Ok(users::by_email(tx, email)?.map(|known| known.user))
+        }
     })?;
     let Some((user, to)) = user.and_then(|user| {
         let to = Address::parse(&user.email).ok()?;
@@ -287,7 +296,17 @@ fn write(records: &Records, public: &PublicUrl, job: &Job) -> Result<Option<Mail
     };
     let purpose = match job {
         Job::Verify { .. } if user.verified => return Ok(None),
-        Job::Verify { .. } => Purpose::VerifyAddress,
+        Job::Open { .. } if user.verified => {
+            let text = format!(
+                "Somebody wanted to open an account at {public} with this address, which has one \
+                 already.\n\nIf it was you, sign in there; the same page helps with a forgotten \
+                 password. If it was not you, do nothing: whoever it was has not been told that \
+                 there is an account.\n"
+            );
+            let subject = "You have an account already";
+            return Ok(Some(Mail::new(to, subject, SecretString::new(text))?));
+        }
+        Job::Open { .. } | Job::Verify { .. } => Purpose::VerifyAddress,
         Job::Reset { .. } => Purpose::ResetPassword,
         Job::Changed { .. } => {
             let text = format!(
@@ -306,6 +325,30 @@ fn write(records: &Records, public: &PublicUrl, job: &Job) -> Result<Option<Mail
         .transpose()
 }
 
+/// Opens an account that nobody can sign in to before its address is confirmed.
+fn open(records: &Records, email: &str, record: &Sensitive) -> Result<(), WriteError> {
+    let user = User {
+        id: new_id()?,
+        email: email.to_owned(),
+        verified: false,
+    };
+    let key = records.new_tenant_key(&user.id)?;
+    let now = SystemClock.now().as_unix();
+    let event = audit::Event {
+        at: now,
+        agent_id: None,
+        action: "account_created",
+        detail: String::new(),
+    };
+    records.write_now(|tx| {
+        if users::create(tx, &user, Some(record.expose_secret()), &key, now)? {
+            audit::append(tx, &records.audit_key(), &user.id, &event)?;
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
 /// The token stands in the fragment, which browsers send to nobody.
 fn link(
     purpose: Purpose,
@@ -319,8 +362,10 @@ fn link(
             "Confirm your address",
             format!(
                 "Somebody opened an account at {public} with this address.\n\nIf it was you, open \
-                 this link where you are signed in:\n\n{public}/#verify/{token}\n\nIt is good for \
-                 a day, once. If it was not you, do nothing, and nobody can use your address \
+                 this link and sign in with the password that you chose:\n\n\
+                 {public}/#verify/{token}\n\nIt is good for a day, once. If the password is not \
+                 taken, somebody else chose it before: set a new one by \"Forgot your \
+                 password?\". If it was not you, do nothing, and nobody can use your address \
                  there.\n"
             ),
         ),

@@ -132,19 +132,25 @@ impl TestRelay {
 
     /// A browser signed in to a new account.
     pub(crate) async fn browser_of(&self, email: &str) -> Browser {
-        self.entered("/api/signup", email).await
+        let body = json!({"email": email, "password": PASSWORD});
+        self.entered("/api/signup", body).await
     }
 
     /// Another browser, signed in to an account that exists.
     pub(crate) async fn signed_in(&self, email: &str) -> Browser {
-        self.entered("/api/login", email).await
+        let body = json!({"email": email, "password": PASSWORD});
+        self.entered("/api/login", body).await
     }
 
-    async fn entered(&self, path: &str, email: &str) -> Browser {
+    /// Another browser, signed in to an account that is new by the token of its mail.
+    pub(crate) async fn confirmed(&self, email: &str, token: &str) -> Browser {
+        let body = json!({"email": email, "password": PASSWORD, "token": token});
+        self.entered("/api/login", body).await
+    }
+
+    async fn entered(&self, path: &str, body: Value) -> Browser {
         let mut browser = self.browser();
-        let answer = browser
-            .post(path, json!({"email": email, "password": PASSWORD}))
-            .await;
+        let answer = browser.post(path, body).await;
         assert!(answer.status().is_success());
         let cookie = answer.headers()["set-cookie"].to_str().unwrap();
         browser.cookie = cookie.split(';').next().unwrap().to_owned();
@@ -193,6 +199,13 @@ impl Carried {
 }
 
 impl Browser {
+    /// The same browser where the relay was started again.
+    pub(crate) fn moved_to(mut self, relay: &TestRelay) -> Self {
+        self.url.clone_from(&relay.url);
+        self.address = relay.address;
+        self
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Response {
         self.client
             .get(format!("{}{path}", self.url))

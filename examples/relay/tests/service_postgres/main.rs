@@ -8,6 +8,10 @@
 mod accounts;
 #[path = "../service/agent.rs"]
 mod agent;
+#[path = "../service/cloudflare.rs"]
+mod cloudflare;
+#[path = "../service/cloudflare_api.rs"]
+mod cloudflare_api;
 #[path = "../service/devices.rs"]
 mod devices;
 #[path = "../service/mcp.rs"]

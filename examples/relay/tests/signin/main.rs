@@ -113,6 +113,7 @@ fn main() -> ExitCode {
         openid::beginning_is_throttled_across_restarts,
         github::a_person_of_github_is_known_by_number,
         github::l06_an_unverified_address_at_github_opens_nothing,
+        mail::a_new_account_opens_by_its_link_and_its_password,
         mail::an_address_is_verified_by_who_opened_the_account,
         mail::a_forgotten_password_is_reset_once_and_ends_every_session,
         mail::asking_tells_nobody_who_has_an_account,

@@ -105,6 +105,10 @@ impl Place {
     /// The same, which writes mail into its state directory.
     pub(crate) async fn relay_with_mail(&self) -> TestRelay {
         let state = Arc::new(tempfile::tempdir().unwrap());
+        self.relay_with_mail_in(state).await
+    }
+
+    pub(crate) async fn relay_with_mail_in(&self, state: Arc<tempfile::TempDir>) -> TestRelay {
         let folder = state.path().join("mail");
         self.relay_in(state, |config| {
             let route = MailRoute::Folder(folder);

@@ -86,6 +86,11 @@ pub(super) fn refuse(
         let next_step = "remove it and watch the file system";
         return refuse("limits.disk".to_owned(), problem, next_step);
     }
+    if let Some(cpus) = policy.limits.cpus {
+        let problem = "nothing bounds a command's share of the processors";
+        let next_step = "write limits.cpu_time, which bounds what it uses in all";
+        return refuse(format!("limits.cpus = {cpus}"), problem, next_step);
+    }
     let looked_at =
         |rule: &&CommandRule| matches!(rule, CommandRule::Argv(words) if words.len() > 1);
     let argv = policy.commands.allow.iter().find(looked_at);
@@ -263,6 +268,7 @@ mod tests {
             (text("[network]\npublish = [3000]"), true, true),
             (text("[network]\nunix = [\"/run/s\"]"), false, true),
             (text("[limits]\ndisk = \"1GiB\""), true, true),
+            (text("[limits]\ncpus = 0.5"), true, true),
             (
                 text("[commands]\nallow = [[\"git\", \"status\"]]"),
                 true,

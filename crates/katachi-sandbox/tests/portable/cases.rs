@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use katachi_sandbox::plan::Children;
 use katachi_sandbox::{PlanOptions, Policy, SpawnError};
 
 use crate::SECRET;
@@ -44,6 +45,7 @@ pub(crate) fn all() -> Vec<Case> {
         cases.push(case("nothing starts unless that is accepted", not_accepted));
         cases.push(case("the report says that nobody saw it hold", report));
         cases.push(case("hosts are refused when planned", hosts));
+        cases.push(case("what cannot be held is refused when planned", refused));
     }
     cases
 }
@@ -310,4 +312,33 @@ fn hosts(bed: &Bed) -> Verdict {
         refused.is_err_and(|error| error.contains("network.allow")),
         "it was planned",
     )
+}
+
+/// Each names the rule, and says what to write instead.
+fn refused(bed: &Bed) -> Verdict {
+    // Windows looks at the command itself and lets it start nothing else.
+    let arguments = "[commands]\nallow = [[\"git\", \"status\"]]";
+    let ask = "[commands]\nask = [\"git\"]";
+    let rules = [
+        (
+            "[network]\npublish = [3000]",
+            "network.publish",
+            Children::None,
+        ),
+        ("[limits]\ndisk = \"1GiB\"", "limits.disk", Children::None),
+        ("[limits]\ncpus = 0.5", "limits.cpus", Children::None),
+        (arguments, "commands.allow", Children::Any),
+        (ask, "commands.ask", Children::Any),
+    ];
+    for (policy, rule, children) in rules {
+        let policy = Policy::from_toml(policy, "test").map_err(|error| error.to_string())?;
+        let options = PlanOptions::new(&bed.workspace).children(children);
+        let said = match policy.plan(&options) {
+            Ok(_) => return Err(format!("{rule} was planned")),
+            Err(error) => error.to_string(),
+        };
+        must(said.contains(rule) && said.contains("; "), &said)?;
+        must(!said.contains("systemd"), &said)?;
+    }
+    Ok(())
 }

@@ -149,10 +149,7 @@ impl<'a> Tracer<'a> {
         let Some(image) = image else { return };
         let mut suggested = image.argv.clone();
         if let Some(first) = suggested.first_mut() {
-            *first = match image.program.file_name() {
-                Some(name) => name.to_owned(),
-                None => OsString::new(),
-            };
+            *first = image.name();
         }
         let refused = Message::Refused {
             program: image.program.display().to_string(),
@@ -177,6 +174,24 @@ struct Image {
 }
 
 impl Image {
+    /// What a rule would call it: as it was called, if that is a name of this
+    /// very file beside it, and else as the file is called.
+    fn name(&self) -> OsString {
+        let called = self.argv.first().map(PathBuf::from);
+        let beside = called
+            .as_deref()
+            .and_then(std::path::Path::file_name)
+            .map(|name| self.program.with_file_name(name));
+        let same = |path: &PathBuf| {
+            std::fs::metadata(path)
+                .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.file)
+        };
+        let named = beside.filter(same).unwrap_or_else(|| self.program.clone());
+        named
+            .file_name()
+            .map_or_else(OsString::new, OsStr::to_owned)
+    }
+
     fn of(pid: libc::pid_t) -> io::Result<Self> {
         let link = format!("/proc/{pid}/exe");
         let metadata = std::fs::metadata(&link)?;

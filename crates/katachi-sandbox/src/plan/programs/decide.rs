@@ -1,6 +1,6 @@
 //! Whether a command may start, decided before anything is started.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use super::{Found, search};
@@ -43,7 +43,16 @@ impl Inner {
         };
         // Asking comes first: a rule to ask about is narrower than the rule
         // that allows.
-        let named = |rule: &&super::Rule| rule.files.iter().any(|file| same(file, &found));
+        let asked = found.found.file_name();
+        let named = |rule: &&super::Rule| {
+            let mut files = rule.files.iter();
+            files.any(|file| {
+                file.real == found.real
+                    && names(&self.rules, file)
+                        .into_iter()
+                        .any(|name| Some(name) == asked)
+            })
+        };
         let by_name = self
             .rules
             .iter()
@@ -121,6 +130,19 @@ impl Inner {
             allow_with,
         })
     }
+}
+
+/// What a program that a rule names may be called: as the rule does, and as
+/// the file it leads to is called, unless that is another program to a rule of
+/// its own. `git-receive-pack` leads to `git` and is not all of it.
+pub(super) fn names<'a>(rules: &[super::Rule], file: &'a Found) -> Vec<&'a OsStr> {
+    let (named, real) = (file.found.file_name(), file.real.file_name());
+    let another = || {
+        let mut files = rules.iter().flat_map(|rule| &rule.files);
+        files.any(|other| other.real == file.real && other.found.file_name() == real)
+    };
+    let real = real.filter(|_| real != named && !another());
+    named.into_iter().chain(real).collect()
 }
 
 /// Two ways to the same program. The name counts too: one file can be many

@@ -31,18 +31,18 @@ pub(in crate::plan) fn guards(
     if guarded.is_empty() || !every {
         return Ok(None);
     }
-    let guarded: Vec<_> = guarded
+    // By number: one file can have many names, as git's programs do.
+    let guarded: Vec<FileNumber> = guarded
         .into_iter()
-        .flat_map(|rule| rule.files.iter().map(|file| file.real.clone()))
-        .collect();
+        .flat_map(|rule| rule.files.iter().map(|file| number(&file.real)))
+        .collect::<Result<_, _>>()?;
     let mut guards = known(draft);
     let mut gaps = Vec::new();
     for rule in &draft.rules {
-        for file in rule
-            .files
-            .iter()
-            .filter(|file| guarded.contains(&file.real))
-        {
+        for file in &rule.files {
+            if !guarded.contains(&number(&file.real)?) {
+                continue;
+            }
             add(draft, &mut guards, rule, file, &mut gaps)?;
         }
     }
@@ -103,9 +103,9 @@ fn add(
     else {
         let executable = guards.entry(number(&file.real)?);
         executable.guarded = true;
-        let names = [&file.found, &file.real].map(|path| path.file_name());
+        let names = super::decide::names(&draft.rules, file);
         executable.forms.push(Form {
-            names: names.into_iter().flatten().map(Into::into).collect(),
+            names: names.into_iter().map(Into::into).collect(),
             ..form(&[], None)
         });
         return Ok(());

@@ -59,6 +59,11 @@ pub(crate) const CASES: &[Case] = &[
         needs: &["busybox"],
     },
     Case {
+        name: "git pushes to a local repository where its other name is allowed",
+        run: push,
+        needs: &["git"],
+    },
+    Case {
         name: "the caller is asked about every start",
         run: asked,
         needs: &[],
@@ -140,6 +145,67 @@ fn prefix(bed: &Bed) -> Verdict {
         "it was not killed",
     )?;
     reported(&seen, "touch bad")
+}
+
+fn push(bed: &Bed) -> Verdict {
+    let policy = |more: &[&str]| {
+        let policy = bed
+            .policy()
+            .allow("@git")
+            .allow("@system")
+            .ask(["git", "push"]);
+        let policy = more.iter().fold(policy, |policy, name| policy.allow(*name));
+        policy.set_env("GIT_CONFIG_NOSYSTEM", "1")
+    };
+    let make = "git init -q -b main a && git init -q --bare b && cd a && \
+                git -c user.name=a -c user.email=a@example.com commit -q --allow-empty -m x";
+    let control = std::process::Command::new("sh")
+        .args(["-c", &format!("{make} && git push -q ../b main:control")])
+        .current_dir(&bed.workspace)
+        .env("HOME", &bed.outside)
+        .status();
+    let pushed = |name: &str| exists(bed, &format!("b/refs/heads/{name}"));
+    must(
+        control.is_ok() && pushed("control"),
+        "the control shows nothing",
+    )?;
+    let push = |plan: &Plan, name: &str| {
+        plan.command(["git", "push", "-q", "../b", &format!("main:{name}")])
+            .current_dir(bed.workspace.join("a"))
+            .approved()
+            .output()
+            .map_err(|error| error.to_string())
+    };
+    // Both repositories are the user's own, for whom the push is approved.
+    let full =
+        |more: &[&str]| bed.plan(&policy(more).git(katachi_sandbox::policy::GitAccess::Full));
+    let seen = push(&full(&[])?, "refused")?;
+    must(
+        !seen.outcome.success() && !pushed("refused"),
+        "another name ran",
+    )?;
+    let line = seen.outcome.violations.iter().any(|violation| {
+        let line = violation.allow_with.as_deref().unwrap_or_default();
+        violation.target.contains("git-receive-pack") && line.contains("\"git-receive-pack\"")
+    });
+    must(line, &format!("{:?}", seen.outcome.violations))?;
+    let plan = full(&["git-receive-pack"])?;
+    let seen = push(&plan, "allowed")?;
+    must(
+        seen.outcome.success() && pushed("allowed"),
+        &format!(
+            "{:?} {}",
+            seen.outcome,
+            String::from_utf8_lossy(&seen.stderr)
+        ),
+    )?;
+    // That name is not all of git.
+    let plan = bed.plan(&policy(&[]).allow("git-receive-pack"))?;
+    let error = plan.command(["git", "push"]).spawn().err();
+    must(
+        error.is_some_and(|error| error.denial().is_some()),
+        "it needs no approval",
+    )
 }
 
 fn names(bed: &Bed) -> Verdict {

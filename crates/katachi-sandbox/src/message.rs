@@ -48,6 +48,8 @@ pub(crate) enum Message {
         path: OsString,
         program: String,
     },
+    /// From now on, nothing more of that is told: so much was.
+    NotNoted(u64),
     /// A program waits before its first instruction for an answer.
     Ask {
         number: u64,
@@ -226,6 +228,9 @@ impl Message {
                 writer.number(9).number(want.number()).text(path);
                 writer.bytes(shorten(program).as_bytes());
             }
+            Self::NotNoted(count) => {
+                writer.number(10).number(*count);
+            }
             Self::Ask {
                 number,
                 program,
@@ -293,6 +298,7 @@ impl Message {
             | Self::Refused { .. }
             | Self::Uncovered { .. }
             | Self::Missed { .. }
+            | Self::NotNoted(_)
             | Self::Ask { .. } => SpawnError::Helper("it answered out of order".to_owned()),
         }
     }
@@ -341,6 +347,7 @@ impl Message {
                 path: reader.text()?,
                 program: text(reader)?,
             },
+            10 => Self::NotNoted(reader.number()?),
             6 => Self::Ask {
                 number: reader.number()?,
                 program: reader.text()?,
@@ -392,6 +399,7 @@ mod tests {
                 path: "/a".into(),
                 program: "sh".into(),
             },
+            Message::NotNoted(9),
             Message::Ask {
                 number: 7,
                 program: "/usr/bin/git".into(),

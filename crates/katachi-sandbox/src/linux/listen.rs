@@ -46,6 +46,7 @@ impl Listener {
                             .into_iter()
                             .for_each(|violation| feed.add(violation));
                     }
+                    Message::NotNoted(count) => feed.add(not_noted(count)),
                     Message::Ask {
                         number,
                         program,
@@ -76,6 +77,18 @@ impl Listener {
         self.thread
             .join()
             .map_err(|_| io::Error::other("the listening thread panicked"))?
+    }
+}
+
+fn not_noted(count: u64) -> Violation {
+    Violation {
+        control: "learn".to_owned(),
+        operation: "look".to_owned(),
+        target: "others".to_owned(),
+        reason: format!(
+            "{count} different files were looked for in vain; what was looked for later is not noted, so observe it again once these are decided"
+        ),
+        allow_with: None,
     }
 }
 

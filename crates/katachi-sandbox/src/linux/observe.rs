@@ -18,8 +18,10 @@ use std::path::{Path, PathBuf};
 use super::sys::trace::{self, Moment};
 use crate::message::{Message, Want};
 
-/// The most different notes; what comes later is dropped.
+/// The most different notes; what comes later is dropped, which is told.
 const MOST_NOTES: usize = 10_000;
+/// The most bytes of them.
+const MOST_BYTES: usize = 4 << 20;
 /// Longest path the kernel takes, with its zero byte.
 const LONGEST: usize = 4096;
 
@@ -114,6 +116,10 @@ pub(super) const OBSERVED: &[Observed] = &[
 pub(super) struct Observer {
     begun: HashMap<libc::pid_t, (Want, PathBuf)>,
     noted: HashSet<(Want, PathBuf)>,
+    /// How many bytes all of them have.
+    bytes: usize,
+    /// Whether something was dropped.
+    cut: bool,
 }
 
 impl Observer {
@@ -144,10 +150,20 @@ impl Observer {
     }
 
     fn note(&mut self, pid: libc::pid_t, want: Want, path: PathBuf, status: &File) {
-        let fits = path.as_os_str().len() <= LONGEST && self.noted.len() < MOST_NOTES;
-        if !fits || !self.noted.insert((want, path.clone())) {
+        let length = path.as_os_str().len();
+        let note = (want, path);
+        if length > LONGEST || self.noted.contains(&note) {
             return;
         }
+        if self.noted.len() == MOST_NOTES || self.bytes + length > MOST_BYTES {
+            if !std::mem::replace(&mut self.cut, true) {
+                let _ = Message::NotNoted(self.noted.len() as u64).send(&mut &*status);
+            }
+            return;
+        }
+        self.bytes += length;
+        self.noted.insert(note.clone());
+        let (want, path) = note;
         let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
         let missed = Message::Missed {
             want,

@@ -239,6 +239,14 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
             UnixStream::connect_addr(&address).map(drop)
         }
         "start-sandbox" => start_sandbox(),
+        "look-for" => {
+            // Long ones, none of which is there.
+            let long = "p/".repeat(number(1) as usize / 2);
+            for index in 0..number(0) {
+                let _ = fs::symlink_metadata(format!("/nowhere/{long}{index}"));
+            }
+            Ok(())
+        }
         "be-caller" => crate::cases::caller(arguments),
         "start-sandbox-without-namespaces" => {
             raw::forbid_namespaces(libc::CLONE_NEWUSER | libc::CLONE_NEWNS)?;

@@ -20,6 +20,11 @@ pub(crate) const CASES: &[Case] = &[
         needs: &["sh"],
     },
     Case {
+        name: "a flood of misses is cut and said to be",
+        run: flood,
+        needs: &[],
+    },
+    Case {
         name: "secrets are proposed as comments alone",
         run: secrets,
         needs: &["sh"],
@@ -152,6 +157,70 @@ fn reported(bed: &Bed) -> Verdict {
         .output()
         .map_err(|error| error.to_string())?;
     must(output.outcome.violations.is_empty(), "it is noted always")
+}
+
+fn flood(bed: &Bed) -> Verdict {
+    let long = std::env::var_os("KATACHI_LONG").is_some_and(|long| long == "1");
+    let plan = bed.plan(&bed.policy())?;
+    let look = |count: usize, length: usize| -> Result<(Outcome, u64), String> {
+        let attempt = ["look-for", &count.to_string(), &length.to_string()];
+        let mut child = plan
+            .command(Bed::argv(&attempt))
+            .observed()
+            .spawn()
+            .map_err(|error| error.to_string())?;
+        let first = first_process().ok_or("there is no first process")?;
+        let most = std::thread::spawn(move || {
+            let mut most = 0;
+            while let Some(memory) = memory(first) {
+                most = memory.max(most);
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            most
+        });
+        let outcome = child.wait().map_err(|error| error.to_string())?;
+        Ok((outcome, most.join().unwrap()))
+    };
+    let cut = |outcome: &Outcome| {
+        let told = outcome.violations.iter();
+        told.filter(|violation| violation.reason.contains("not noted"))
+            .count()
+    };
+    let (few, usual) = look(1000, 2)?;
+    must(few.success() && cut(&few) == 0, &format!("{few:?}"))?;
+    for (many, length) in [(11_000, 2), (2000, 4000)] {
+        let (outcome, most) = look(if long { 1_000_000 } else { many }, length)?;
+        must(
+            outcome.success() && cut(&outcome) == 1 && outcome.violations.len() < 100,
+            &format!("{:?}", outcome.ending),
+        )?;
+        must(
+            most < usual + (16 << 10),
+            &format!("the first process has {most} KiB, {usual} before"),
+        )?;
+        let options = bed.options();
+        let text = Proposal::new(plan.policy(), &options, &outcome.violations).to_toml();
+        must(text.contains("not noted") && text.len() < 1 << 16, &text)?;
+    }
+    Ok(())
+}
+
+/// The process of the sandbox that started last: the child of our child.
+fn first_process() -> Option<u32> {
+    let child = |of: &str| {
+        let list = std::fs::read_to_string(format!("/proc/{of}/task/{of}/children")).ok()?;
+        list.split_whitespace().last().map(str::to_owned)
+    };
+    child(&child(&std::process::id().to_string())?)?
+        .parse()
+        .ok()
+}
+
+/// What it has in memory, in KiB.
+fn memory(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// What is proposed after one run, which is kept to plan the next.

@@ -142,7 +142,7 @@ fn measure(chosen: &[&Comparison], long: bool) -> Result<Printed> {
 }
 
 fn cargo_bench(bench: &str) -> Command {
-    cargo([
+    let mut command = cargo([
         "bench",
         "--quiet",
         "--locked",
@@ -152,7 +152,20 @@ fn cargo_bench(bench: &str) -> Command {
         "target/benches",
         "--bench",
         bench,
-    ])
+    ]);
+    if let Some(area) = area(bench) {
+        command.args(["--features", area]);
+    }
+    command
+}
+
+/// The feature that a bench requires: what only its area needs to be built.
+fn area(bench: &str) -> Option<&'static str> {
+    match bench {
+        "store" | "column" => Some("store"),
+        "relay" | "idle" | "channel" => Some("relay"),
+        _ => None,
+    }
 }
 
 /// Whether the bench measures at full size: always said, so that a variable left

@@ -123,14 +123,20 @@ pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
 /// Installs everything, or says with which line the user can. What only long
 /// runs use comes with those.
 pub(crate) fn install(long: bool) -> Result<()> {
-    install_debian(long)?;
-    install_python()?;
-    install_node("node", NODE)?;
-    if long {
-        install_node("peers", HEAVY)?;
-    }
-    install_cargo_deny()?;
-    machine::install()
+    std::thread::scope(|scope| {
+        // What is compiled, beside what is fetched.
+        let compiled = scope.spawn(install_cargo_deny);
+        install_debian(long)?;
+        install_python()?;
+        install_node("node", NODE)?;
+        if long {
+            install_node("peers", HEAVY)?;
+        }
+        machine::install()?;
+        compiled
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 fn install_debian(long: bool) -> Result<()> {

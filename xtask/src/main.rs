@@ -9,6 +9,7 @@ mod foreign;
 mod fuzz;
 mod install;
 mod machine;
+mod package;
 mod readme;
 mod run;
 mod test;

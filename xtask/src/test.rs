@@ -4,7 +4,6 @@
 //! its time, every skipped test, and one line that counts them all. A stage
 //! that is not a test harness counts as one test.
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,7 +13,7 @@ use clap::Args;
 
 use crate::foreign::FOREIGN;
 use crate::run::{self, Count, Finished, cargo, root};
-use crate::{fuzz, install, machine, readme, wine};
+use crate::{fuzz, install, machine, package, readme, wine};
 
 /// Seconds that each fuzz target runs in the suite.
 const FUZZ_SECONDS: u32 = 10;
@@ -28,13 +27,17 @@ const CRATES: [&str; 5] = [
     "katachi-sandbox",
 ];
 
-/// The programs and what they share.
+/// The programs, what they share, and this one. They are built together, so that
+/// what they rest on is built once.
 const PROGRAMS: [&str; 4] = [
     "katachi-protocol",
     "katachi-relay",
     "katachi-agent",
     "xtask",
 ];
+
+/// The only feature of a program.
+const PROGRAM_FEATURES: [&str; 2] = ["--features", "katachi-relay/acme"];
 
 /// Whether tests may take long, which they read from `KATACHI_LONG`.
 static LONG: AtomicBool = AtomicBool::new(false);
@@ -174,18 +177,11 @@ fn stages(long: bool) -> Vec<Stage> {
     let mut stages = vec![
         check("format", || cargo(["fmt", "--all", "--check"])),
         check("clippy workspace", || {
-            cargo([
-                "clippy",
-                "--workspace",
-                // The only feature of a program.
-                "--features",
-                "katachi-relay/acme",
-                "--all-targets",
-                "--locked",
-                "--",
-                "-D",
-                "warnings",
-            ])
+            let mut command = cargo(["clippy", "--workspace", "--all-targets", "--locked"]);
+            command
+                .args(PROGRAM_FEATURES)
+                .args(["--", "-D", "warnings"]);
+            command
         }),
     ];
     let metadata = metadata();
@@ -209,6 +205,10 @@ fn stages(long: bool) -> Vec<Stage> {
                 move || {
                     let mut command = cargo(["test", "--no-fail-fast", "--locked", "-p", name]);
                     command.args(flag);
+                    // No feature changes what a sandbox confines: attacks run once.
+                    if name == "katachi-sandbox" && features != ALL.0 && !long {
+                        command.args(["--lib", "--test", "portable"]);
+                    }
                     command
                 },
             ));
@@ -247,18 +247,14 @@ fn stages(long: bool) -> Vec<Stage> {
             },
         ));
     }
-    for name in PROGRAMS {
-        stages.push(tests(&format!("test {name}"), move || {
-            cargo([
-                "test",
-                "--no-fail-fast",
-                "--locked",
-                "--all-features",
-                "-p",
-                name,
-            ])
-        }));
-    }
+    stages.push(tests(&format!("test {}", PROGRAMS.join(", ")), || {
+        let mut command = cargo(["test", "--no-fail-fast", "--locked"]);
+        command.args(PROGRAM_FEATURES);
+        for name in PROGRAMS {
+            command.args(["-p", name]);
+        }
+        command
+    }));
     for foreign in FOREIGN {
         stages.push(Stage {
             name: foreign.stage(),
@@ -306,24 +302,14 @@ fn stages(long: bool) -> Vec<Stage> {
         name: "fuzz".into(),
         work: Box::new(move || fuzz_all(long)),
     });
-    stages.push(check("benches compile", || {
-        cargo([
-            "bench",
-            "--no-run",
-            "--locked",
-            "--manifest-path",
-            "benches/Cargo.toml",
-            "--target-dir",
-            "target/benches",
-        ])
-    }));
+    stages.push(check("benches compile", move || benches(long)));
     stages.push(Stage {
         name: "deny".into(),
         work: Box::new(deny),
     });
     stages.push(Stage {
         name: "package".into(),
-        work: Box::new(package),
+        work: Box::new(move || package::run(long).map(Verdict::single)),
     });
     stages.push(Stage {
         name: "readme".into(),
@@ -364,49 +350,17 @@ fn feature_sets(metadata: Option<&serde_json::Value>, name: &str) -> &'static [F
     }
 }
 
-/// Packages every crate, and builds what was packaged.
-fn package() -> Result<Verdict> {
-    forget_packages()?;
-    let command = cargo([
-        "package",
-        "--workspace",
-        "--exclude",
-        "xtask",
-        "--allow-dirty",
-        "--locked",
-        "--quiet",
-    ]);
-    Ok(Verdict::single(run::observe(prepared(command))?.success))
-}
-
-/// Deletes what an earlier run packaged. Cargo takes a package by its name and
-/// version for one that never changes: it neither unpacks nor builds it again.
-fn forget_packages() -> Result<()> {
-    let home = std::env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
-    let registries = home.into_iter().flat_map(|home| {
-        // A registry in a folder has no host, so that its name begins so.
-        entries(&home.join("registry/src")).filter(|path| named(path, "-"))
-    });
-    let built = ["target/debug/.fingerprint", "target/package"].map(|path| root().join(path));
-    for path in registries.chain(built).flat_map(|folder| entries(&folder)) {
-        if named(&path, "katachi-") && path.is_dir() {
-            std::fs::remove_dir_all(&path)?;
-        }
-    }
-    Ok(())
-}
-
-/// What lies in a folder; nothing if it is not there.
-fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten();
-    entries.filter_map(|entry| Some(entry.ok()?.path()))
-}
-
-fn named(path: &Path, prefix: &str) -> bool {
-    path.file_name()
-        .is_some_and(|name| name.to_string_lossy().starts_with(prefix))
+/// The benches, type-checked; built as they run where there is time. The README's
+/// row is built and run in any case.
+fn benches(long: bool) -> Command {
+    let mut command = match long {
+        true => cargo(["bench", "--no-run", "--target-dir", "target/benches"]),
+        // Beside the workspace, with which it shares what both rest on.
+        false => cargo(["check", "--benches", "--target-dir", "target"]),
+    };
+    command.args(["--all-features", "--locked"]);
+    command.args(["--manifest-path", "benches/Cargo.toml"]);
+    command
 }
 
 /// A stage that counts as one test.

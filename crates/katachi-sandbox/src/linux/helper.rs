@@ -1,9 +1,12 @@
 //! The helper: the program's second life, with one thread.
 //!
-//! It enters new namespaces and forks the first process of the sandbox, which
-//! builds the root directory and starts the command. The helper itself stays
-//! outside only to wait for that first process, whose end the kernel gives to
-//! nobody else.
+//! It forks the first process of the sandbox, which builds the root directory
+//! and starts the command. The helper itself stays outside only to wait for that
+//! first process, whose end the kernel gives to nobody else.
+//!
+//! Where root starts it, the two share the work: the first process makes its
+//! namespaces while the helper, which has root's privileges still, says who its
+//! users are and opens the mounts for it.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -13,7 +16,7 @@ use std::os::unix::fs::FileExt as _;
 
 use super::spec::{Mount, Source, Spec};
 use super::sys::process::Fork;
-use super::sys::{c_string, caps, fd, mount, namespace, process};
+use super::sys::{c_string, caps, fd, mount, namespace, net, process};
 use super::{cgroup, floor, init};
 use crate::helper::MARKER;
 use crate::message::Message;
@@ -113,30 +116,22 @@ fn run(
         None => None,
     };
     let mut gaps = Vec::new();
-    let entered = match spec.floor {
-        None => Some(enter_namespaces(&spec, &mut gaps)?),
-        Some(_) => None,
-    };
-    match process::fork().step("fork the first process")? {
-        Fork::Child => {
+    match split(&spec, &mut gaps)? {
+        Side::First(way) => {
             let ends = init::Ends {
                 control,
                 channel,
                 processor,
             };
-            let ended = match entered {
-                Some((trees, who)) => init::run(&spec, trees, who, gaps, status, ends),
-                None => floor::run(&spec, status, ends),
-            };
-            let failure = match ended {
+            let failure = match first(&spec, way, gaps, status, ends) {
                 Ok(never) => match never {},
                 Err(failure) => failure,
             };
             let _ = failure.0.send(&mut &*status);
             process::exit(125)
         }
-        Fork::Parent(first) => {
-            drop((entered, control, channel, processor));
+        Side::Helper(first) => {
+            drop((control, channel, processor));
             if let Ok(null) = File::open("/dev/null") {
                 let _ = fd::silence(null.as_fd());
             }
@@ -144,6 +139,63 @@ fn run(
             process::exit(0)
         }
     }
+}
+
+/// The two processes after the fork.
+enum Side {
+    /// With the first process.
+    Helper(libc::pid_t),
+    First(Way),
+}
+
+/// What the first process still has to do before it builds anything.
+enum Way {
+    /// It has no namespaces.
+    Floor,
+    /// Nothing.
+    Entered(Trees, Identities),
+    /// Make its namespaces, and hear from the helper what its mounts are.
+    Joining(OwnedFd, Users),
+}
+
+/// Forks the first process.
+fn split(spec: &Spec, gaps: &mut Gaps) -> Result<Side, Failure> {
+    let way = match spec.floor {
+        Some(_) => Way::Floor,
+        None if namespace::user().0 == 0
+            && caps::holds(&[CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN]) =>
+        {
+            return split_as_root(spec, gaps);
+        }
+        None => {
+            let (trees, who) = enter_namespaces(spec, gaps)?;
+            Way::Entered(trees, who)
+        }
+    };
+    fork(way)
+}
+
+fn fork(way: Way) -> Result<Side, Failure> {
+    Ok(match process::fork().step("fork the first process")? {
+        Fork::Child => Side::First(way),
+        Fork::Parent(first) => Side::Helper(first),
+    })
+}
+
+/// The life of the first process.
+fn first(
+    spec: &Spec,
+    way: Way,
+    mut gaps: Gaps,
+    status: &File,
+    ends: init::Ends,
+) -> Result<init::Never, Failure> {
+    let (trees, who) = match way {
+        Way::Floor => return floor::run(spec, status, ends),
+        Way::Entered(trees, who) => (trees, who),
+        Way::Joining(helper, users) => join(spec, &helper, users, &mut gaps)?,
+    };
+    init::run(spec, trees, who, gaps, status, ends)
 }
 
 /// A directory handed over as a standard descriptor would lead out of every
@@ -199,22 +251,25 @@ const CAP_SETGID: u32 = 6;
 const CAP_SETUID: u32 = 7;
 const CAP_SYS_ADMIN: u32 = 21;
 
+/// Says that descriptors come with it.
+const MORE: &[u8; 1] = b"m";
+/// Says that all have come.
+const LAST: &[u8; 1] = b"l";
+
 /// Opened mount trees, one for each mount that comes from the host.
 pub(super) type Trees = Vec<Option<OwnedFd>>;
 
-fn enter_namespaces(
-    spec: &Spec,
-    gaps: &mut Vec<(String, String)>,
-) -> Result<(Trees, Identities), Failure> {
+/// What is enforced less than planned: control and reason.
+type Gaps = Vec<(String, String)>;
+
+/// As a user, in the helper, whose children are then inside.
+fn enter_namespaces(spec: &Spec, gaps: &mut Gaps) -> Result<(Trees, Identities), Failure> {
     let (user, group) = namespace::user();
-    if user == 0 && caps::holds(&[CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN]) {
-        return enter_as_root(spec, gaps);
-    }
     namespace::unshare(libc::CLONE_NEWUSER).step("create a user namespace")?;
     std::fs::write("/proc/self/setgroups", "deny").step("give up group changes")?;
     std::fs::write("/proc/self/uid_map", format!("{user} {user} 1")).step("map the user")?;
     std::fs::write("/proc/self/gid_map", format!("{group} {group} 1")).step("map the group")?;
-    namespace::unshare(namespace::ALL_BUT_USER).step("create namespaces")?;
+    namespace::unshare(namespace::OTHERS | libc::CLONE_NEWPID).step("create namespaces")?;
     mount::make_private().step("detach mounts")?;
     let trees = open_trees(spec, None)?;
     if user == 0 {
@@ -235,70 +290,70 @@ fn enter_namespaces(
     ))
 }
 
+/// Who the users of a sandbox started by root are outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Users {
+    /// A range in which nobody owns anything.
+    Apart,
+    /// Root is root.
+    Root,
+}
+
 /// Root can do better than a user: the command gets a user of its own that
 /// owns nothing outside, and sees the workspace through a mount that maps
 /// owners. Where a file system cannot be mapped it stays root, without
 /// capabilities.
-fn enter_as_root(
-    spec: &Spec,
-    gaps: &mut Vec<(String, String)>,
-) -> Result<(Trees, Identities), Failure> {
-    let mapped = match user_namespace(&format!("0 {BASE} {RANGE}")) {
-        Ok(mapped) => mapped,
-        Err(error) if is_forbidden(&error) => return enter_without_users(spec, gaps),
-        Err(error) => return Err(error).step("create a user namespace"),
-    };
-    // The last of the range is nobody by convention.
-    let within = |id: u32| id.min(RANGE - 2);
-    if spec.owner.0 >= RANGE {
+fn split_as_root(spec: &Spec, gaps: &mut Gaps) -> Result<Side, Failure> {
+    let mut users = Users::Apart;
+    loop {
+        let forbids = |error: &io::Error| users == Users::Apart && is_forbidden(error);
+        let (to_first, to_helper) = net::pair().step("create a pair of sockets")?;
+        let first = match namespace::fork_apart() {
+            Ok(Fork::Child) => return Ok(Side::First(Way::Joining(to_helper, users))),
+            Ok(Fork::Parent(first)) => first,
+            Err(error) if forbids(&error) => return split_without_users(spec, gaps),
+            Err(error) => return Err(error).step("create a user namespace"),
+        };
+        drop(to_helper);
+        let mapped = map_users(first, users);
+        let forbidden = mapped.as_ref().is_err_and(forbids);
+        let opened = mapped
+            .step("create a user namespace")
+            .and_then(|namespace| open_for(spec, users, &namespace))
+            .and_then(|trees| match trees {
+                Some(trees) => hand_over(&trees, &to_first).map(Some),
+                None => Ok(None),
+            });
+        if let Ok(Some(())) = opened {
+            return Ok(Side::Helper(first));
+        }
+        process::kill(first);
+        let _ = process::wait(first);
+        if forbidden {
+            return split_without_users(spec, gaps);
+        }
+        opened?;
         gaps.push((
             "privileges".to_owned(),
-            format!(
-                "the owner of the workspace, user {}, does not exist inside, so the command is nobody and writes only what everybody may",
-                spec.owner.0
-            ),
+            "a file system here cannot map owners, so the command keeps the caller's user outside, with no capabilities".to_owned(),
         ));
+        users = Users::Root;
     }
-    let (namespace_fd, identities, trees) = match open_trees(spec, Some(mapped.as_fd())) {
-        Ok(trees) => {
-            let (user, group) = (within(spec.owner.0), within(spec.owner.1));
-            (
-                mapped,
-                Identities {
-                    user,
-                    group,
-                    many: true,
-                    apart: true,
-                },
-                trees,
-            )
-        }
+}
+
+/// Opens the mounts. `None` where a file system cannot map owners.
+fn open_for(spec: &Spec, users: Users, namespace: &OwnedFd) -> Result<Option<Trees>, Failure> {
+    if users == Users::Root {
+        return open_trees(spec, None).map(Some);
+    }
+    match open_trees(spec, Some(namespace.as_fd())) {
         Err(Failure(Message::Failed { code, .. }))
             if code == libc::EINVAL || code == libc::EPERM =>
         {
-            gaps.push((
-                "privileges".to_owned(),
-                "a file system here cannot map owners, so the command keeps the caller's user outside, with no capabilities".to_owned(),
-            ));
-            let plain = user_namespace("0 0 1").step("create a user namespace")?;
-            (
-                plain,
-                Identities {
-                    user: 0,
-                    group: 0,
-                    many: true,
-                    apart: true,
-                },
-                open_trees(spec, None)?,
-            )
+            Ok(None)
         }
-        Err(failure) => return Err(failure),
-    };
-    namespace::enter_user(namespace_fd.as_fd()).step("enter the user namespace")?;
-    namespace::become_user(0, 0, true).step("become the namespace's user")?;
-    namespace::unshare(namespace::ALL_BUT_USER).step("create namespaces")?;
-    mount::make_private().step("detach mounts")?;
-    Ok((trees, identities))
+        opened => opened.map(Some),
+    }
 }
 
 /// Whether user namespaces cannot be had here, for whatever reason: a filter, a
@@ -313,11 +368,8 @@ fn is_forbidden(error: &io::Error) -> bool {
 /// Root where user namespaces are forbidden: it may make all others by itself.
 /// The command then is the owner of the workspace as the machine knows them,
 /// since nothing can map owners.
-fn enter_without_users(
-    spec: &Spec,
-    gaps: &mut Vec<(String, String)>,
-) -> Result<(Trees, Identities), Failure> {
-    namespace::unshare(namespace::ALL_BUT_USER).step("create namespaces")?;
+fn split_without_users(spec: &Spec, gaps: &mut Gaps) -> Result<Side, Failure> {
+    namespace::unshare(namespace::OTHERS | libc::CLONE_NEWPID).step("create namespaces")?;
     mount::make_private().step("detach mounts")?;
     let trees = open_trees(spec, None)?;
     let who = Identities::of_owner(spec);
@@ -329,21 +381,89 @@ fn enter_without_users(
         "privileges".to_owned(),
         format!("user namespaces are forbidden here, so the command is {whom}, on this machine itself, with no capabilities; files keep the owners they have"),
     ));
-    Ok((trees, who))
+    fork(Way::Entered(trees, who))
 }
 
-/// A user namespace with this map for users and groups.
-fn user_namespace(map: &str) -> io::Result<OwnedFd> {
-    let parked = namespace::park_in_user_namespace()?;
-    let opened = (|| {
-        let directory = format!("/proc/{parked}");
-        std::fs::write(format!("{directory}/uid_map"), map)?;
-        std::fs::write(format!("{directory}/gid_map"), map)?;
-        File::open(format!("{directory}/ns/user"))
-    })();
-    process::kill(parked);
-    let _ = process::wait(parked);
-    opened.map(OwnedFd::from)
+/// Says who the users of the first process's namespace are, and opens it.
+fn map_users(first: libc::pid_t, users: Users) -> io::Result<OwnedFd> {
+    let map = match users {
+        Users::Apart => format!("0 {BASE} {RANGE}"),
+        Users::Root => "0 0 1".to_owned(),
+    };
+    let directory = format!("/proc/{first}");
+    std::fs::write(format!("{directory}/uid_map"), &map)?;
+    std::fs::write(format!("{directory}/gid_map"), &map)?;
+    File::open(format!("{directory}/ns/user")).map(OwnedFd::from)
+}
+
+/// Gives the first process its mounts.
+fn hand_over(trees: &Trees, to_first: &OwnedFd) -> Result<(), Failure> {
+    let opened: Vec<BorrowedFd<'_>> = trees.iter().flatten().map(OwnedFd::as_fd).collect();
+    let send = || -> io::Result<()> {
+        for part in opened.chunks(net::MOST_DESCRIPTORS) {
+            net::send(to_first.as_fd(), MORE, part)?;
+        }
+        net::send(to_first.as_fd(), LAST, &[])
+    };
+    send().step("hand over the mounts")
+}
+
+/// In the first process: makes its namespaces and becomes their root.
+fn join(
+    spec: &Spec,
+    helper: &OwnedFd,
+    users: Users,
+    gaps: &mut Gaps,
+) -> Result<(Trees, Identities), Failure> {
+    namespace::unshare(namespace::OTHERS).step("create namespaces")?;
+    mount::make_private().step("detach mounts")?;
+    let mut opened = Vec::with_capacity(spec.mounts.len());
+    loop {
+        let mut what = [0];
+        let (count, fds) = net::receive(helper.as_fd(), &mut what).step("receive the mounts")?;
+        if count == 0 {
+            // The helper said why, or is gone.
+            process::exit(125);
+        }
+        opened.extend(fds);
+        if what == *LAST {
+            break;
+        }
+    }
+    namespace::become_user(0, 0, true).step("become the namespace's user")?;
+    let mut opened = opened.into_iter();
+    let trees = spec
+        .mounts
+        .iter()
+        .map(|mount| match mount.source {
+            Source::Host(_) => opened.next(),
+            _ => None,
+        })
+        .collect();
+    // The last of the range is nobody by convention.
+    let within = |id: u32| id.min(RANGE - 2);
+    let (user, group) = match users {
+        Users::Apart => (within(spec.owner.0), within(spec.owner.1)),
+        Users::Root => (0, 0),
+    };
+    if users == Users::Apart && spec.owner.0 >= RANGE {
+        gaps.push((
+            "privileges".to_owned(),
+            format!(
+                "the owner of the workspace, user {}, does not exist inside, so the command is nobody and writes only what everybody may",
+                spec.owner.0
+            ),
+        ));
+    }
+    Ok((
+        trees,
+        Identities {
+            user,
+            group,
+            many: true,
+            apart: true,
+        },
+    ))
 }
 
 /// Opens every host path again, compares it with what the plan pinned, and

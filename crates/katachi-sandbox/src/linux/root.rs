@@ -56,6 +56,14 @@ const PRIVATE_SIZE: u64 = 1 << 30;
 /// And hold at most as many files.
 const MOST_FILES: u64 = 200_000;
 
+/// A place for a mount.
+struct Spot {
+    fd: OwnedFd,
+    /// Whether it lies in the root's own file system, which this process alone
+    /// changes.
+    ours: bool,
+}
+
 struct Root<'a> {
     fd: OwnedFd,
     /// An empty file.
@@ -187,42 +195,52 @@ impl Root<'_> {
 
     /// Opens a directory inside the new root, making it and its parents.
     fn directory(&self, path: &Path) -> Result<OwnedFd, Failure> {
-        let step = || format!("create {}", path.display());
-        match self.open(path)? {
-            Ok(fd) => return Ok(fd),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error).step(&step()),
-        }
-        self.make(path, |name| {
-            fd::make_directory(self.fd.as_fd(), name, 0o755)
-        })?
-        .step(&step())?;
-        self.open(path)?.step(&step())
+        Ok(self.target(path, true)?.fd)
     }
 
-    /// Opens the place a mount goes to.
-    fn target(&self, path: &Path, directory: bool) -> Result<OwnedFd, Failure> {
-        if directory {
-            return self.directory(path);
-        }
-        match self.open(path)? {
-            Ok(fd) => return Ok(fd),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error).step(&format!("open {}", path.display())),
-        }
+    /// Opens the place a mount goes to, making it and what leads to it.
+    ///
+    /// Most are missing, so making comes first.
+    fn target(&self, path: &Path, directory: bool) -> Result<Spot, Failure> {
         let step = format!("create {}", path.display());
-        self.make(path, |name| fd::make_file(self.fd.as_fd(), name, 0o644))?
-            .step(&step)?;
-        self.open(path)?.step(&step)
+        let here = |name: &CStr| match directory {
+            true => {
+                match fd::make_directory(self.fd.as_fd(), name, 0o755) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
+                    // It is there, or cannot be made where a mount is.
+                    _ => {}
+                }
+                fd::open_here(self.fd.as_fd(), name)
+            }
+            false => fd::make_here(self.fd.as_fd(), name, 0o644),
+        };
+        match self.make(path, here)? {
+            Ok(fd) => return Ok(Spot { fd, ours: true }),
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EXDEV | libc::EEXIST | libc::EROFS)
+                ) => {}
+            Err(error) => return Err(error).step(&step),
+        }
+        if let Err(error) = self.open(path)?
+            && error.kind() == io::ErrorKind::NotFound
+            && !directory
+        {
+            self.make(path, |name| fd::make_file(self.fd.as_fd(), name, 0o644))?
+                .step(&step)?;
+        }
+        let fd = self.open(path)?.step(&step)?;
+        Ok(Spot { fd, ours: false })
     }
 
     /// Makes something, and the directories that lead to it where they are
     /// missing.
-    fn make(
+    fn make<T>(
         &self,
         path: &Path,
-        make: impl Fn(&CStr) -> io::Result<()>,
-    ) -> Result<io::Result<()>, Failure> {
+        make: impl Fn(&CStr) -> io::Result<T>,
+    ) -> Result<io::Result<T>, Failure> {
         let name = name(path)?;
         match (make(&name), path.parent()) {
             (Err(error), Some(parent)) if error.kind() == io::ErrorKind::NotFound => {
@@ -242,9 +260,13 @@ impl Root<'_> {
         match (mount.source, tree) {
             (Source::Host(pinned), Some(tree)) => {
                 let place = self.target(path, pinned.directory)?;
-                self.attach(tree.as_fd(), &place, path)?;
-                // What is there now must be what was pinned, whatever was
-                // swapped in between.
+                self.attach(tree.as_fd(), &place.fd, path)?;
+                // The tree is of what was pinned.
+                if place.ours {
+                    return Ok(());
+                }
+                // What is there now must be that, whatever was swapped in
+                // between.
                 let seen = self.open(path)?.step(&format!("open {}", path.display()))?;
                 check_identity(seen, &pinned, path).map(drop)
             }
@@ -253,10 +275,10 @@ impl Root<'_> {
             (Source::Private, _) => self.private(path),
             (Source::HiddenDirectory, _) => {
                 let tree = empty_directory().step("create an empty directory")?;
-                let place = self.target(path, true)?;
+                let place = self.directory(path)?;
                 self.attach(tree.as_fd(), &place, path)
             }
-            (Source::HiddenFile, _) => self.hide_file(&self.target(path, false)?, path),
+            (Source::HiddenFile, _) => self.hide_file(&self.target(path, false)?.fd, path),
         }
     }
 
@@ -281,7 +303,7 @@ impl Root<'_> {
         ];
         let tree = memory(&options, NOSUID | NODEV | NOEXEC)
             .step(&format!("create {}", path.display()))?;
-        let place = self.target(path, true)?;
+        let place = self.directory(path)?;
         self.attach(tree.as_fd(), &place, path)
     }
 
@@ -366,7 +388,7 @@ impl Root<'_> {
             mount::restrict(tree.as_fd(), RDONLY | NOSUID | NOEXEC, None, true)
                 .step("restrict a device")?;
             let place = self.target(&path, false)?;
-            self.attach(tree.as_fd(), &place, &path)?;
+            self.attach(tree.as_fd(), &place.fd, &path)?;
         }
         for (name, target) in [
             ("fd", "/proc/self/fd"),

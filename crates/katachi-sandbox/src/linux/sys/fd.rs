@@ -8,10 +8,36 @@ use super::check;
 
 /// Opens `path` below `root` as a mere reference, following no link at all.
 pub(in crate::platform) fn open_path(root: BorrowedFd<'_>, path: &CStr) -> io::Result<OwnedFd> {
+    open_how(root, path, libc::O_PATH, 0, 0)
+}
+
+/// The same, in the file system of `root` alone: nothing mounted is entered.
+pub(in crate::platform) fn open_here(root: BorrowedFd<'_>, path: &CStr) -> io::Result<OwnedFd> {
+    open_how(root, path, libc::O_PATH, 0, libc::RESOLVE_NO_XDEV)
+}
+
+/// Makes and opens an empty file, in the file system of `root` alone.
+pub(in crate::platform) fn make_here(
+    root: BorrowedFd<'_>,
+    path: &CStr,
+    mode: libc::mode_t,
+) -> io::Result<OwnedFd> {
+    let flags = libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY;
+    open_how(root, path, flags, mode, libc::RESOLVE_NO_XDEV)
+}
+
+fn open_how(
+    root: BorrowedFd<'_>,
+    path: &CStr,
+    flags: libc::c_int,
+    mode: libc::mode_t,
+    resolve: u64,
+) -> io::Result<OwnedFd> {
     // SAFETY: `open_how` is plain integers, for which all zeroes is a value.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
-    how.flags = (libc::O_PATH | libc::O_CLOEXEC | libc::O_NOFOLLOW) as u64;
-    how.resolve = libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS;
+    how.flags = (flags | libc::O_CLOEXEC | libc::O_NOFOLLOW) as u64;
+    how.mode = mode.into();
+    how.resolve = libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS | resolve;
     // SAFETY: `path` ends with a zero byte, `how` outlives the call and its
     // true size is passed.
     let fd = check(unsafe {

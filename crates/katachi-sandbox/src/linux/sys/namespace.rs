@@ -1,13 +1,13 @@
 //! Namespaces, and who the process is in them.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 
 use super::check;
+use super::process::Fork;
 
-/// Every namespace but the user's.
-pub(in crate::platform) const ALL_BUT_USER: libc::c_int = libc::CLONE_NEWNS
-    | libc::CLONE_NEWPID
+/// Every namespace but those of users and of processes.
+pub(in crate::platform) const OTHERS: libc::c_int = libc::CLONE_NEWNS
     | libc::CLONE_NEWNET
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS
@@ -21,34 +21,17 @@ pub(in crate::platform) fn unshare(flags: libc::c_int) -> io::Result<()> {
     Ok(())
 }
 
-/// Enters a user namespace.
-pub(in crate::platform) fn enter_user(namespace: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: two integers.
-    check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWUSER) }.into())?;
-    Ok(())
-}
-
-/// Starts a process in a user namespace of its own that only waits to be
-/// killed.
-///
-/// It shares the caller's memory: a copy costs more than the namespace does.
-pub(in crate::platform) fn park_in_user_namespace() -> io::Result<libc::pid_t> {
-    #[repr(align(16))]
-    struct Stack([u8; 4096]);
-    extern "C" fn wait(_: *mut libc::c_void) -> libc::c_int {
-        loop {
-            // SAFETY: no arguments; ends with the process.
-            unsafe { libc::pause() };
-        }
+/// Splits the process in two, of which the second is the first process of new
+/// namespaces of users and of processes.
+pub(in crate::platform) fn fork_apart() -> io::Result<Fork> {
+    let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::SIGCHLD;
+    // SAFETY: without shared memory and with no stack given this is a fork, and
+    // only the helper calls it, which has one thread: the child finds no lock
+    // held by a thread that no longer exists.
+    match check(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })? {
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(pid as libc::pid_t)),
     }
-    // Never given back, so that it is there for as long as the process is.
-    let stack = Box::leak(Box::new(Stack([0; 4096])));
-    let top = stack.0.as_mut_ptr_range().end;
-    let flags = libc::CLONE_NEWUSER | libc::CLONE_VM | libc::SIGCHLD;
-    // SAFETY: the new process runs `wait` alone, on a stack that is aligned by
-    // its type, large enough for it and nobody else's.
-    let pid = check(unsafe { libc::clone(wait, top.cast(), flags, std::ptr::null_mut()) }.into())?;
-    Ok(pid as libc::pid_t)
 }
 
 /// Becomes this user and group, with no other groups.

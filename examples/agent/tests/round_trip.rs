@@ -47,6 +47,10 @@ fn main() -> ExitCode {
             "a_machine_reconnects_and_is_forgotten",
             a_machine_reconnects_and_is_forgotten,
         ),
+        plain(
+            "a_relay_that_stops_tells_its_agent",
+            a_relay_that_stops_tells_its_agent,
+        ),
         plain("only_one_up_runs_in_a_home", only_one_up_runs_in_a_home),
         plain(
             "the_relay_ends_with_an_agent_that_is_killed",
@@ -135,6 +139,23 @@ fn a_machine_reconnects_and_is_forgotten() {
 
     place.agent(&["unregister", "--everything", "--yes"]).ok();
     assert!(place.stored().is_empty(), "{:?}", place.stored());
+}
+
+fn a_relay_that_stops_tells_its_agent() {
+    let told = |name: &str| {
+        let place = Place::new();
+        let mut up = Up::start(&place, &[]);
+        block_on(up.approved());
+        let relay = up.relay().to_string();
+        let mut kill = std::process::Command::new("kill");
+        assert!(kill.args([name, &relay]).status().unwrap().success());
+        up.ends();
+        let log = place.agent(&["audit", "--json"]).ok();
+        log.contains("POST /v1/reconnect")
+    };
+    assert!(told("-TERM"));
+    // One that is killed says nothing.
+    assert!(!told("-KILL"));
 }
 
 fn only_one_up_runs_in_a_home() {

@@ -165,6 +165,19 @@ pub struct AgentSummary {
     pub approved_at: Timestamp,
 }
 
+/// `POST /v1/reconnect` on the tunnel, by a relay that stops.
+///
+/// The agent dials again at a moment of its own choice within the spread, and never
+/// later than it would by itself; requests that run keep the old connection.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reconnect {
+    /// Milliseconds before the first agent may come back.
+    pub after_ms: u64,
+    /// Milliseconds from then over which all of them spread.
+    pub spread_ms: u64,
+}
+
 /// `GET /v1/status` on the tunnel.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct AgentStatus {

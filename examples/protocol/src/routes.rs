@@ -101,8 +101,9 @@ pub const TLS_EXPORTER_LEN: usize = 32;
 /// The cookie that holds a browser's session.
 pub const SESSION_COOKIE: &str = "__Host-katachi";
 
-/// What the agent serves: to the relay [`CHANNEL`](tunnel::CHANNEL) alone, and
-/// the rest to paired devices, inside of a channel.
+/// What the agent serves: to the relay [`CHANNEL`](tunnel::CHANNEL) and
+/// [`RECONNECT`](tunnel::RECONNECT) alone, and the rest to paired devices, inside of
+/// a channel.
 pub mod tunnel {
     /// `POST` [`RunRequest`](crate::run::RunRequest), answered by a stream of events.
     pub const RUN: &str = "/v1/run";
@@ -117,6 +118,9 @@ pub mod tunnel {
     /// `POST` with [`ChannelQuery`](crate::channel::ChannelQuery): the bytes of an
     /// end-to-end channel, both ways at once.
     pub const CHANNEL: &str = "/v1/channel";
+    /// `POST` [`Reconnect`](crate::agent::Reconnect): the relay stops, and says when to
+    /// dial again.
+    pub const RECONNECT: &str = "/v1/reconnect";
     /// `GET` [`Devices`](crate::channel::Devices).
     pub const DEVICES: &str = "/v1/devices";
     /// `DELETE`: forgets a device.

@@ -13,9 +13,10 @@ pub use crate::cloudflare::args::Cloudflare;
 pub use crate::cluster::cli::Key;
 use crate::cluster::keyset::ClusterId;
 use crate::config::{
-    ClusterConfig, Config, DEFAULT_SECURITY_CONTACT, DatabaseSource, KeychainUse, Limits,
-    PostgresUrl, PublicUrl, SignUpPolicy, TlsSource,
+    ClusterConfig, Config, DEFAULT_SECURITY_CONTACT, DatabaseSource, KeychainUse, PostgresUrl,
+    PublicUrl, SignUpPolicy, TlsSource,
 };
+pub use crate::limits::LimitOptions;
 use crate::records::postgres;
 use crate::service::{Relay, ServeError};
 pub use crate::sign_in::args::SignIn;
@@ -130,6 +131,10 @@ pub struct Serve {
         requires = "cluster"
     )]
     pub node_address: Option<String>,
+
+    /// What peers can make it hold
+    #[command(flatten)]
+    pub limits: LimitOptions,
 
     /// Print one line of JSON on standard output once the relay listens
     #[arg(long)]
@@ -266,7 +271,7 @@ impl Serve {
                 }),
                 _ => None,
             },
-            limits: Limits::default(),
+            limits: self.limits.to_limits(),
         })
     }
 

@@ -5,13 +5,13 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
 
 use http::Uri;
 use http::uri::Scheme;
 
 use crate::cloudflare::CloudflareConfig;
 use crate::cluster::keyset::ClusterId;
+use crate::limits::Limits;
 use crate::sign_in::{MailConfig, ProviderConfig};
 
 /// Everything a relay has to be told.
@@ -44,7 +44,7 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// The cluster that this relay is a node of, on PostgreSQL.
     pub cluster: Option<ClusterConfig>,
-    /// Bounds on what a peer can make the relay hold.
+    /// Bounds on what a peer can make the relay hold, and for how long.
     pub limits: Limits,
 }
 
@@ -187,54 +187,12 @@ pub enum SignUpPolicy {
     Closed,
 }
 
-/// Bounds on what a peer can make the relay hold.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Connections at once; more wait in the kernel's queue.
-    pub connections: usize,
-    /// Connections at once from one address (IPv6: one /64).
-    pub connections_per_address: usize,
-    /// Time for a TLS handshake.
-    pub handshake: Duration,
-    /// Time for the headers of a request, and for the first request to arrive.
-    pub headers: Duration,
-    /// Time for the body of a request.
-    pub body: Duration,
-    /// Bytes of a request body.
-    pub body_bytes: usize,
-    /// Tunnels open at once.
-    pub tunnels: usize,
-    /// Streams at once through the tunnel of one agent.
-    pub streams_per_agent: usize,
-    /// Time for an agent to begin its answer.
-    pub answer: Duration,
-    /// Time for running requests to end once a shutdown was asked for.
-    pub drain: Duration,
-}
-
 impl fmt::Display for SignUpPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Open => "open",
             Self::Closed => "closed",
         })
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections: 4096,
-            connections_per_address: 1024,
-            handshake: Duration::from_secs(10),
-            headers: Duration::from_secs(10),
-            body: Duration::from_secs(10),
-            body_bytes: 256 * 1024,
-            tunnels: 16_384,
-            streams_per_agent: 128,
-            answer: Duration::from_secs(30),
-            drain: Duration::from_secs(5),
-        }
     }
 }
 

@@ -32,7 +32,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 use tracing::{debug, warn};
 
-use crate::config::Limits;
+use crate::limits::Limits;
 
 /// What a handler may know of the connection a request came on.
 #[derive(Clone, Debug)]
@@ -157,13 +157,13 @@ async fn serve_one(
     if is_http2 {
         let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(10))
-            .max_concurrent_streams(128)
-            .max_header_list_size(16 * 1024)
-            .initial_stream_window_size(256 * 1024)
-            .initial_connection_window_size(1024 * 1024)
-            .max_send_buf_size(256 * 1024)
+            .keep_alive_interval(limits.keep_alive)
+            .keep_alive_timeout(limits.keep_alive_timeout)
+            .max_concurrent_streams(u32::try_from(limits.streams_per_agent).unwrap_or(u32::MAX))
+            .max_header_list_size(limits.header_bytes)
+            .initial_stream_window_size(limits.stream_window)
+            .initial_connection_window_size(limits.browser_window)
+            .max_send_buf_size(limits.stream_window as usize)
             .serve_connection(io, service);
         let mut connection = std::pin::pin!(connection);
         drive(&mut connection, &started, limits.headers, &shutdown, |c| {

@@ -53,6 +53,7 @@ mod connection;
 mod edge;
 mod failure;
 mod http;
+mod limits;
 mod machine;
 mod metrics;
 mod records;
@@ -69,9 +70,9 @@ pub use cloudflare::{CLOUDFLARE_API, CloudflareConfig};
 pub use cluster::keyset::{ClusterId, NodeKey, NodeName, ParseNameError};
 pub use config::{
     ClusterConfig, Config, DEFAULT_SECURITY_CONTACT, DatabaseSource, KeychainUse, LOCAL_HOST,
-    Limits, ParsePostgresUrlError, ParsePublicUrlError, PostgresUrl, PublicUrl, SignUpPolicy,
-    TlsSource,
+    ParsePostgresUrlError, ParsePublicUrlError, PostgresUrl, PublicUrl, SignUpPolicy, TlsSource,
 };
+pub use limits::{LimitOptions, Limits};
 pub use service::{Ready, Relay, ServeError, serve};
 pub use sign_in::{MailConfig, MailRoute, ParseProviderError, ProviderConfig};
 pub use tls::TlsError;

@@ -18,10 +18,11 @@ use tracing::{error, info, warn};
 
 use crate::cloudflare::{Cloudflare, work};
 use crate::cluster::{self, Cluster};
-use crate::config::{Config, DatabaseSource, Limits, PublicUrl, TlsSource};
+use crate::config::{Config, DatabaseSource, PublicUrl, TlsSource};
 use crate::connection;
 use crate::edge::Hosts;
 use crate::http::{self, App, Parts};
+use crate::limits::Limits;
 use crate::machine;
 use crate::metrics;
 use crate::records::{Records, RecordsError, postgres};
@@ -275,13 +276,10 @@ impl Relay {
             };
             info!("stopping");
             stop.cancel();
-            match &self.app.cluster {
-                None => self.app.tunnels.close_all(),
-                Some(cluster) => {
-                    cluster.leave().await;
-                    self.app.tunnels.drain(limits.drain).await;
-                }
+            if let Some(cluster) = &self.app.cluster {
+                cluster.leave().await;
             }
+            self.app.tunnels.drain().await;
             ended
         };
         let (_, _, _, _, _, ended) =

@@ -18,19 +18,29 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
+use futures_util::future::join_all;
+use http::header::CONTENT_TYPE;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper::rt::{Read, Write};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use katachi_protocol::agent::Reconnect;
+use katachi_protocol::routes::tunnel::RECONNECT;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
-use crate::config::Limits;
 use crate::failure::Failure;
+use crate::limits::Limits;
 use crate::records::tunnels::Claim;
+
+/// Time to tell the agents of a relay that stops when to come back.
+const TELLING: Duration = Duration::from_secs(1);
+/// However few there are, they do not come back in one instant.
+const SHORTEST_SPREAD: Duration = Duration::from_millis(200);
 
 /// The open tunnels by agent.
 #[derive(Debug)]
@@ -59,6 +69,24 @@ struct Tunnel {
     sender: SendRequest<Body>,
     streams: Arc<Semaphore>,
     close: CancellationToken,
+}
+
+impl Tunnel {
+    /// Tells the agent when to come back.
+    async fn tell(&self, when: Reconnect) {
+        let Ok(body) = serde_json::to_vec(&when) else {
+            return;
+        };
+        let request = Request::post(format!("https://agent{RECONNECT}"))
+            .header(CONTENT_TYPE, "application/json")
+            .body(Body::from(body));
+        let mut sender = self.sender.clone();
+        if let (Ok(request), Ok(())) = (request, sender.ready().await)
+            && let Err(error) = sender.send_request(request).await
+        {
+            debug!(%error, "an agent was not told when to come back");
+        }
+    }
 }
 
 impl Tunnels {
@@ -103,14 +131,14 @@ impl Tunnels {
     ) -> Option<u64> {
         let handshake = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .keep_alive_interval(Duration::from_secs(15))
-            .keep_alive_timeout(Duration::from_secs(10))
+            .keep_alive_interval(self.limits.keep_alive)
+            .keep_alive_timeout(self.limits.keep_alive_timeout)
             .keep_alive_while_idle(true)
-            .initial_stream_window_size(256 * 1024)
-            .initial_connection_window_size(4 * 1024 * 1024)
-            .max_header_list_size(16 * 1024)
-            .max_concurrent_reset_streams(128)
-            .max_send_buf_size(256 * 1024)
+            .initial_stream_window_size(self.limits.stream_window)
+            .initial_connection_window_size(self.limits.tunnel_window)
+            .max_header_list_size(self.limits.header_bytes)
+            .max_concurrent_reset_streams(self.limits.streams_per_agent)
+            .max_send_buf_size(self.limits.stream_window as usize)
             .handshake(stream)
             .await;
         let (sender, connection) = match handshake {
@@ -189,28 +217,47 @@ impl Tunnels {
         }
     }
 
-    /// Lets every tunnel go, for its agent to connect elsewhere: those without a
-    /// request at once, the others when their requests have ended, at the latest
-    /// after `patience`.
-    pub(crate) async fn drain(&self, patience: Duration) {
+    /// Lets every tunnel go, for its agent to connect elsewhere, and tells each when
+    /// to: those without a request at once, the others when their requests have
+    /// ended, at the latest after [`Limits::drain`].
+    pub(crate) async fn drain(&self) {
         let left: Vec<_> = {
             let mut open = self.lock();
             self.draining.store(true, Ordering::SeqCst);
-            // Without anybody who could ask, a connection ends with its last stream.
-            open.drain().map(|(_, tunnel)| tunnel.close).collect()
+            open.drain().map(|(_, tunnel)| tunnel).collect()
         };
         self.carriers.close();
-        if tokio::time::timeout(patience, self.carriers.wait())
-            .await
-            .is_ok()
-        {
-            return;
-        }
-        for close in left {
+        let ending = Instant::now() + self.limits.drain;
+        self.send_away(&left).await;
+        // Without anybody who could ask, a connection ends with its last stream.
+        let left = left
+            .into_iter()
+            .map(|tunnel| (tunnel.streams, tunnel.close));
+        let left: Vec<_> = left.collect();
+        let all = u32::try_from(self.limits.streams_per_agent).unwrap_or(u32::MAX);
+        // What carries a tunnel may end before its streams do; each of those holds a
+        // place until its answer was passed on.
+        let idle = left.iter().map(|(streams, _)| streams.acquire_many(all));
+        let _ = tokio::time::timeout_at(ending, join_all(idle)).await;
+        for (_, close) in left {
             close.cancel();
         }
         // They still give their rows up.
-        let _ = tokio::time::timeout(Duration::from_secs(1), self.carriers.wait()).await;
+        let _ = tokio::time::timeout(TELLING, self.carriers.wait()).await;
+    }
+
+    /// Tells the agents of `left` when to come back.
+    async fn send_away(&self, left: &[Tunnel]) {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let count = u32::try_from(left.len()).unwrap_or(u32::MAX);
+        let spread = Duration::from_secs(1) * count / self.limits.returns_per_second.max(1);
+        let when = Reconnect {
+            after_ms: millis(self.limits.restart),
+            spread_ms: millis(spread.max(SHORTEST_SPREAD)),
+        };
+        let telling = left.iter().map(|tunnel| tunnel.tell(when));
+        // One that does not listen comes back by its own judgement.
+        let _ = tokio::time::timeout(TELLING.min(self.limits.drain), join_all(telling)).await;
     }
 
     /// How many are open.

@@ -34,6 +34,9 @@ pub(super) struct Tunnel {
     pub(super) carrier: Option<CarrierKind>,
     pub(super) cloudflared: Option<PathBuf>,
     pub(super) cloudflared_sha256: Option<String>,
+    pub(super) keep_alive: Option<f64>,
+    pub(super) keep_alive_timeout: Option<f64>,
+    pub(super) longest_wait: Option<f64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

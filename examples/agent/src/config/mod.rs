@@ -3,6 +3,7 @@
 
 mod ai;
 mod file;
+mod limits;
 mod tunnel;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,8 @@ use serde::Deserialize;
 use crate::cli::Options;
 use crate::mistake::Mistake;
 use crate::paths::Paths;
+
+pub(crate) use limits::Limits;
 
 /// Where the embedded relay listens if nobody says otherwise.
 pub(crate) const DEFAULT_LISTEN: &str = "127.0.0.1:7443";
@@ -72,6 +75,8 @@ pub(crate) struct Config {
     pub(crate) file: PathBuf,
     pub(crate) relay: RelayChoice,
     pub(crate) carrier: Carrier,
+    /// Limits of the tunnel.
+    pub(crate) limits: Limits,
     pub(crate) workspace: PathBuf,
     /// The policy file, or `None` for the default policy.
     pub(crate) policy: Option<PathBuf>,
@@ -172,12 +177,14 @@ impl Config {
         let file = file::File::read(&path, options.config.is_some())?;
 
         let relay = relay(options, &file.relay, &path)?;
+        let limits = limits::settle(&file.tunnel, &path)?;
         let carrier = tunnel::settle(options, file.tunnel, &path)?;
         let workspace = workspace(options, file.sandbox.workspace, &path)?;
         let ai = ai::settle(options, file.ai, &path)?;
         Ok(Self {
             relay,
             carrier,
+            limits,
             workspace,
             ai,
             mcp: Mcp {

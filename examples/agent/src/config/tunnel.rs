@@ -68,6 +68,7 @@ mod tests {
             carrier,
             cloudflared: None,
             cloudflared_sha256: sha256.map(str::to_owned),
+            ..file::Tunnel::default()
         };
         settle(&Options::default(), file, Path::new("config.toml"))
     }

@@ -159,6 +159,7 @@ impl Story {
                 file: paths.config_file(),
                 relay: RelayChoice::Embedded(([127, 0, 0, 1], 0).into()),
                 carrier: crate::config::Carrier::Embedded,
+                limits: crate::config::Limits::default(),
                 workspace: workspace.canonicalize()?,
                 policy: None,
                 accept_tier: crate::config::AcceptTier::default(),

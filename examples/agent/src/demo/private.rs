@@ -4,6 +4,7 @@
 use anyhow::Context as _;
 use axum::body::Body;
 use http::{Request, StatusCode};
+use katachi_protocol::routes::tunnel as routes;
 use katachi_protocol::run::{OutputStream, RunEvent};
 use tower::ServiceExt as _;
 
@@ -80,7 +81,7 @@ pub(super) async fn talk(story: &mut Story) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Asks for every route as a relay would that means no good: on the tunnel, and
+/// Asks for every route but its own two as a relay would that means no good: on the tunnel, and
 /// not in a channel. No device was paired yet.
 async fn unpaired(story: &mut Story) -> anyhow::Result<()> {
     let service = story.service.clone();
@@ -88,7 +89,7 @@ async fn unpaired(story: &mut Story) -> anyhow::Result<()> {
     let mut asked = 0;
     let mut refused = 0;
     for (method, path) in ROUTES {
-        if path == katachi_protocol::routes::tunnel::CHANNEL {
+        if [routes::CHANNEL, routes::RECONNECT].contains(&path) {
             continue;
         }
         let request = Request::builder()
@@ -96,7 +97,9 @@ async fn unpaired(story: &mut Story) -> anyhow::Result<()> {
             .uri(path.replace("{id}", "x"))
             .header("content-type", "application/json")
             .body(Body::from(r#"{"argv":["touch","obeyed"],"text":"obey"}"#))?;
-        let answer = tunnel::outside(service.clone()).oneshot(request).await?;
+        let (leave, _) = tokio::sync::watch::channel(None);
+        let outside = tunnel::outside(service.clone(), leave);
+        let answer = outside.oneshot(request).await?;
         asked += 1;
         refused += usize::from(answer.status() == StatusCode::FORBIDDEN);
     }

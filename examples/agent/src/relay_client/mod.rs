@@ -10,6 +10,7 @@ mod registration;
 mod tls;
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use http::Method;
@@ -33,6 +34,10 @@ use crate::audit::{AuditLog, Call, Direction};
 pub(crate) use call::{Answer, Prepared};
 pub(crate) use registration::{Registration, RegistrationFile};
 pub(crate) use tls::{Endpoint, public_http};
+
+/// A connection that was idle for longer is not used again: it may be gone without
+/// either end knowing, and a call on it would wait for its deadline.
+const IDLE: Duration = Duration::from_secs(2);
 
 /// A registered machine's client.
 #[derive(Debug)]
@@ -71,7 +76,7 @@ impl RelayClient {
         let signer = |profile: Profile| Signer::new(profile, key_id.clone(), key(profile));
         let endpoint = registration.endpoint();
         Ok(Self {
-            http: endpoint.http()?.build()?,
+            http: endpoint.http()?.pool_idle_timeout(IDLE).build()?,
             api: signer(Profile::AGENT_REQUEST),
             tunnel: signer(Profile::TUNNEL_REQUEST),
             response_key: key(Profile::RELAY_RESPONSE).into(),

@@ -21,10 +21,9 @@ use katachi_protocol::routes;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::config::Limits;
 use crate::relay_client::{Answer as RelayAnswer, RelayClient};
 
-/// Time for each stage of the dialogue.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest refusal that is read.
 const MAX_REFUSAL: usize = 16 * 1024;
 
@@ -33,10 +32,10 @@ const MAX_REFUSAL: usize = 16 * 1024;
 /// # Errors
 ///
 /// Returns an error if the relay cannot be reached or believed, or refuses.
-pub(super) async fn dial(client: &RelayClient) -> anyhow::Result<Upgraded> {
+pub(super) async fn dial(client: &RelayClient, limits: &Limits) -> anyhow::Result<Upgraded> {
     // A restarted relay has a new epoch and says so once.
     for _ in 0..2 {
-        match attempt(client, |exporter| exporter).await? {
+        match attempt(client, limits.dial, |exporter| exporter).await? {
             Answer::Open(connection) => return Ok(connection),
             Answer::Refused {
                 answer,
@@ -59,10 +58,12 @@ pub(crate) async fn relayed(client: &RelayClient) -> anyhow::Result<StatusCode> 
         exporter[0] ^= 1;
         exporter
     };
-    Ok(match attempt(client, other).await? {
-        Answer::Open(_) => StatusCode::SWITCHING_PROTOCOLS,
-        Answer::Refused { answer, .. } => answer.status,
-    })
+    Ok(
+        match attempt(client, Limits::default().dial, other).await? {
+            Answer::Open(_) => StatusCode::SWITCHING_PROTOCOLS,
+            Answer::Refused { answer, .. } => answer.status,
+        },
+    )
 }
 
 /// What only the two ends of one TLS connection know.
@@ -79,15 +80,16 @@ enum Answer {
 
 async fn attempt(
     client: &RelayClient,
+    patience: Duration,
     signed_for: impl FnOnce(Exporter) -> Exporter,
 ) -> anyhow::Result<Answer> {
     let endpoint = client.endpoint();
     let mut config = endpoint.tls()?;
     // The upgrade is a matter of HTTP/1.1; HTTP/2 comes after it, reversed.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let tcp = connect(&endpoint.addresses().await?).await?;
+    let tcp = connect(&endpoint.addresses().await?, patience).await?;
     let tls = tokio::time::timeout(
-        PATIENCE,
+        patience,
         TlsConnector::from(Arc::new(config)).connect(endpoint.server_name()?, tcp),
     )
     .await
@@ -109,7 +111,7 @@ async fn attempt(
 
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
     tokio::spawn(connection.with_upgrades());
-    let mut response = tokio::time::timeout(PATIENCE, sender.send_request(request))
+    let mut response = tokio::time::timeout(patience, sender.send_request(request))
         .await
         .context("the relay does not answer the tunnel request")??;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -129,16 +131,19 @@ async fn attempt(
     })
 }
 
-async fn connect(addresses: &[std::net::SocketAddr]) -> anyhow::Result<TcpStream> {
+async fn connect(
+    addresses: &[std::net::SocketAddr],
+    patience: Duration,
+) -> anyhow::Result<TcpStream> {
     let mut last = None;
     for address in addresses {
-        match tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await {
+        match tokio::time::timeout(patience, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 stream.set_nodelay(true)?;
                 return Ok(stream);
             }
             Ok(Err(error)) => last = Some(format!("{address}: {error}")),
-            Err(_) => last = Some(format!("{address}: no answer within {PATIENCE:?}")),
+            Err(_) => last = Some(format!("{address}: no answer within {patience:?}")),
         }
     }
     bail!("cannot connect to the relay: {}", last.unwrap_or_default())

@@ -17,7 +17,7 @@ use anyhow::Context as _;
 use hyper::rt::{Read, Write};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use katachi_protocol::agent::{Activity, ActivityKind, AgentState};
+use katachi_protocol::agent::{Activity, ActivityKind, AgentState, Reconnect};
 use tokio::sync::watch;
 
 use crate::config::Carrier;
@@ -27,13 +27,6 @@ pub(crate) use ask::{Question, approve, ask};
 pub(crate) use dial::relayed;
 pub(crate) use service::{ROUTES, Refusal, Service, inside, outside};
 pub(crate) use work::{check_run, confined};
-
-/// Streams that the relay may have open at once.
-const MAX_STREAMS: u32 = 128;
-/// Time for running requests to end once we were asked to stop.
-const DRAIN: Duration = Duration::from_secs(5);
-/// A connection that held this long was a good one.
-const HELD: Duration = Duration::from_secs(30);
 
 /// What the connection is doing, for whoever watches.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -98,7 +91,7 @@ impl Way {
 
     async fn open(&mut self, service: &Arc<Service>) -> anyhow::Result<Box<dyn Bytes>> {
         Ok(match self {
-            Self::Dial => Box::new(dial::dial(service.client()).await?),
+            Self::Dial => Box::new(dial::dial(service.client(), &service.config.limits).await?),
             #[cfg(unix)]
             Self::Cloudflared(carrier) => Box::new(carrier.open(service).await?),
         })
@@ -120,7 +113,8 @@ async fn keep_open_by(
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
     let mut stop = pin!(stop);
-    let mut backoff = Backoff::new();
+    let limits = service.config.limits;
+    let mut backoff = Backoff::new(&limits);
     loop {
         // Nobody has to watch.
         let _ = link.send(Link::Dialling);
@@ -128,22 +122,26 @@ async fn keep_open_by(
             dialled = way.open(service) => dialled,
             () = &mut stop => return Ok(()),
         };
-        let why = match dialled {
+        let ended = match dialled {
             Ok(connection) => {
                 let _ = link.send(Link::Open);
                 let began = tokio::time::Instant::now();
                 let ended = serve(service, connection, &mut stop).await;
-                if began.elapsed() > HELD {
+                if began.elapsed() > limits.held {
                     backoff.reset();
                 }
-                match ended {
-                    Ended::Stopped => return Ok(()),
-                    Ended::Closed(why) => why,
-                }
+                ended
             }
-            Err(error) => format!("{error:#}"),
+            Err(error) => Ended::Closed(format!("{error:#}")),
         };
-        let wait = backoff.next(random_fraction());
+        let (why, wait) = match ended {
+            Ended::Stopped => return Ok(()),
+            Ended::Closed(why) => (why, backoff.next(random_fraction())),
+            Ended::SentAway(when) => {
+                let wait = backoff.told(when, random_fraction());
+                ("the relay stops".to_owned(), wait)
+            }
+        };
         let _ = link.send(Link::Waiting { why, wait });
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
@@ -155,38 +153,59 @@ async fn keep_open_by(
 enum Ended {
     Stopped,
     Closed(String),
+    /// The relay stops, and says when to come back.
+    SentAway(Reconnect),
 }
 
 async fn serve(
     service: &Arc<Service>,
-    connection: impl Read + Write + Send + Unpin,
+    connection: Box<dyn Bytes>,
     mut stop: impl Future<Output = ()> + Unpin,
 ) -> Ended {
+    let limits = service.config.limits;
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
-        .keep_alive_interval(Duration::from_secs(15))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .max_concurrent_streams(MAX_STREAMS)
-        .initial_stream_window_size(256 << 10)
-        .initial_connection_window_size(4 << 20)
-        .max_header_list_size(16 << 10);
-    let router = TowerToHyperService::new(service::outside(Arc::clone(service)));
-    let mut connection = pin!(builder.serve_connection(connection, router));
+        .keep_alive_interval(limits.keep_alive)
+        .keep_alive_timeout(limits.keep_alive_timeout)
+        .max_concurrent_streams(limits.streams)
+        .initial_stream_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.tunnel_window)
+        .max_header_list_size(limits.header_bytes);
+    let (leave, mut sent_away) = watch::channel(None);
+    let router = TowerToHyperService::new(service::outside(Arc::clone(service), leave));
+    let mut connection = Box::pin(builder.serve_connection(connection, router));
     let mut beating = pin!(heartbeats(service));
-    tokio::select! {
-        result = connection.as_mut() => Ended::Closed(match result {
+    let when = tokio::select! {
+        // The relay closes an idle tunnel as soon as it has said why.
+        biased;
+        when = told(&mut sent_away) => when,
+        result = connection.as_mut() => return Ended::Closed(match result {
             Ok(()) => "the relay closed the tunnel".to_owned(),
             Err(error) => format!("the tunnel broke: {error}"),
         }),
-        error = beating.as_mut() => Ended::Closed(format!("{error:#}")),
+        error = beating.as_mut() => return Ended::Closed(format!("{error:#}")),
         () = &mut stop => {
             say_goodbye(service).await;
             connection.as_mut().graceful_shutdown();
             // What is still running is killed when the connection is dropped.
-            let _ = tokio::time::timeout(DRAIN, connection).await;
-            Ended::Stopped
+            let _ = tokio::time::timeout(limits.drain, connection).await;
+            return Ended::Stopped;
         }
+    };
+    // What runs ends where it began, while the next tunnel is dialled.
+    tokio::spawn(tokio::time::timeout(limits.longest_wait, connection));
+    Ended::SentAway(when)
+}
+
+/// Completes when the relay has said that it stops.
+async fn told(sent_away: &mut watch::Receiver<Option<Reconnect>>) -> Reconnect {
+    let said = sent_away.wait_for(Option::is_some).await;
+    let said = said.ok().and_then(|said| *said);
+    match said {
+        Some(when) => when,
+        // Nobody is left who could say it.
+        None => std::future::pending().await,
     }
 }
 
@@ -222,7 +241,7 @@ async fn say_goodbye(service: &Arc<Service>) {
         service.client().activity(&goodbye).await?;
         anyhow::Ok(())
     };
-    let result = tokio::time::timeout(DRAIN, said)
+    let result = tokio::time::timeout(service.config.limits.drain, said)
         .await
         .context("no answer in time");
     if let Err(error) | Ok(Err(error)) = result {

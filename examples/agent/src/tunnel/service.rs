@@ -4,9 +4,9 @@
 //! vector that runs in the sandbox under the person's policy; every request is
 //! written to the audit log before anything happens.
 //!
-//! The relay itself reaches one route only, which carries the channels of paired
-//! devices. Everything else is served inside of those, where the relay neither
-//! reads nor speaks.
+//! The relay itself reaches two routes only: one carries the channels of paired
+//! devices, and by the other it says that it stops. Everything else is served inside
+//! of channels, where the relay neither reads nor speaks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,14 +18,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use katachi_protocol::SCHEMA_VERSION;
-use katachi_protocol::agent::{AgentState, AgentStatus};
+use katachi_protocol::agent::{AgentState, AgentStatus, Reconnect};
 use katachi_protocol::approval::{ApprovalAnswer, Approvals as Waiting};
 use katachi_protocol::channel::Devices as DeviceList;
 use katachi_protocol::problem::{Problem, codes};
 use katachi_protocol::record::{Denial, Denials, History};
 use katachi_protocol::routes::tunnel as routes;
 use serde::Deserialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::{mcp, work};
 use crate::approvals::Approvals;
@@ -168,14 +168,32 @@ impl Service {
     }
 }
 
-/// The routes as the relay reaches them: the carrier of channels. Whether a
-/// device was ever paired makes no difference.
-pub(crate) fn outside(service: Arc<Service>) -> Router {
+/// The routes as the relay reaches them: the carrier of channels, and what it says
+/// when it stops. Whether a device was ever paired makes no difference.
+pub(crate) fn outside(service: Arc<Service>, leave: Leave) -> Router {
     Router::new()
         .route(routes::CHANNEL, post(channel::serve))
+        .route(routes::RECONNECT, post(reconnect))
+        .layer(Extension(leave))
         .fallback(refuse)
         .method_not_allowed_fallback(refuse)
         .with_state(service)
+}
+
+/// Where the serving end of one tunnel hears that the relay stops.
+pub(crate) type Leave = watch::Sender<Option<Reconnect>>;
+
+async fn reconnect(
+    State(service): State<Arc<Service>>,
+    Extension(leave): Extension<Leave>,
+    body: Result<Json<Reconnect>, JsonRejection>,
+) -> Result<StatusCode, Refusal> {
+    let Json(when) = body?;
+    let said = format!("after {} ms, within {} ms", when.after_ms, when.spread_ms);
+    service.record("POST /v1/reconnect", said, "received")?;
+    // Nobody listens where the tunnel ends anyway.
+    let _ = leave.send(Some(when));
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// The routes as a device reaches them, inside of a channel.
@@ -215,7 +233,7 @@ async fn refuse(State(service): State<Arc<Service>>, method: Method, uri: Uri) -
 }
 
 /// Every route there is, by method and path.
-pub(crate) const ROUTES: [(&str, &str); 13] = [
+pub(crate) const ROUTES: [(&str, &str); 14] = [
     ("POST", routes::RUN),
     ("POST", routes::MESSAGE),
     ("GET", routes::STATUS),
@@ -223,6 +241,7 @@ pub(crate) const ROUTES: [(&str, &str); 13] = [
     ("GET", routes::DENIALS),
     ("GET", routes::SCHEMA),
     ("POST", routes::CHANNEL),
+    ("POST", routes::RECONNECT),
     ("GET", routes::APPROVALS),
     ("POST", routes::APPROVALS),
     ("GET", routes::MCP),
@@ -395,6 +414,7 @@ async fn schema(State(service): State<Arc<Service>>) -> Result<Json<serde_json::
             { "method": "GET", "path": routes::HISTORY, "takes": { "q": "words" }, "answers": "messages that match" },
             { "method": "GET", "path": routes::DENIALS, "answers": "actions that the sandbox refused" },
             { "method": "POST", "path": routes::CHANNEL, "takes": "a Noise channel with one of the other requests inside", "answers": "the same channel" },
+            { "method": "POST", "path": routes::RECONNECT, "takes": { "after_ms": "number", "spread_ms": "number" }, "answers": "nothing; outside a channel only" },
             { "method": "GET", "path": routes::APPROVALS, "answers": "starts that wait for a person" },
             { "method": "POST", "path": routes::APPROVALS, "takes": "a start, a decision, and the device's signature of both", "answers": "nothing" },
             { "method": "GET", "path": routes::MCP, "answers": "the account's MCP servers, and why one is not started here" },

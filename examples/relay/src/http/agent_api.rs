@@ -1,7 +1,6 @@
 //! What a signed agent may call.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -27,9 +26,6 @@ use crate::records::store::ReadTx;
 use crate::records::{Records, RecordsError, agents, audit, mcp};
 use crate::tunnel::Opened;
 
-/// Seconds between heartbeats.
-const HEARTBEAT_SECONDS: u64 = 30;
-
 /// `POST /v1/agent/heartbeat`.
 pub(super) async fn heartbeat(
     State(app): State<App>,
@@ -46,7 +42,7 @@ pub(super) async fn heartbeat(
         .map_err(Failure::internal)?;
     Ok(Json(HeartbeatAnswer {
         server_time: now,
-        next_seconds: HEARTBEAT_SECONDS,
+        next_seconds: app.limits.heartbeat.as_secs(),
         vault_generation: known,
     }))
 }
@@ -173,7 +169,7 @@ pub(super) async fn tunnel(State(app): State<App>, mut request: Request) -> Resp
     );
     let carrier = app.clone();
     app.tunnels.spawn(async move {
-        let upgraded = match tokio::time::timeout(Duration::from_secs(10), upgrade).await {
+        let upgraded = match tokio::time::timeout(carrier.limits.headers, upgrade).await {
             Ok(Ok(upgraded)) => upgraded,
             Ok(Err(error)) => return warn!(%agent, %error, "a tunnel was not upgraded"),
             Err(_) => return warn!(%agent, "a tunnel was not upgraded in time"),

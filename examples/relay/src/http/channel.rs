@@ -27,12 +27,15 @@ use katachi_protocol::channel::ChannelQuery;
 use katachi_protocol::problem::Problem;
 use katachi_protocol::routes::tunnel;
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
+use tracing::debug;
 
 use super::App;
 use super::accounts::Session;
 use super::extract::QueryOf;
 use crate::failure::Failure;
+use crate::limits::Limits;
 use crate::metrics::Open;
 use crate::records::agents;
 
@@ -40,14 +43,8 @@ use crate::records::agents;
 const MAX_FRAME: usize = 64 * 1024;
 /// Frames on their way to the agent; a browser that sends more has to wait.
 const QUEUE: usize = 4;
-/// How often a silent browser is asked whether it is there.
-const PING: Duration = Duration::from_secs(20);
-/// How often an open channel looks whether its session has become too old.
-const AGE: Duration = Duration::from_secs(60);
 /// Largest refusal of an agent that is read, in bytes.
 const MAX_REFUSAL: usize = 16 * 1024;
-/// Silence after which it is gone.
-const GONE: Duration = Duration::from_secs(60);
 
 /// `GET /api/agents/{id}/channel`.
 pub(super) async fn open(
@@ -91,7 +88,7 @@ pub(super) async fn open(
             let _open = Open::count(&app);
             tokio::select! {
                 () = over(&app, session.digest, ended) => {}
-                () = carry(socket, to_agent, from_agent) => {}
+                () = carry(socket, to_agent, from_agent, &app.limits) => {}
             }
         }))
 }
@@ -99,7 +96,7 @@ pub(super) async fn open(
 /// Completes when the session is over: signed out, pushed out or too old. The
 /// channel then passes no further byte either way.
 async fn over(app: &App, digest: TokenDigest, mut ended: watch::Receiver<()>) {
-    let mut age = tokio::time::interval(AGE);
+    let mut age = tokio::time::interval(app.limits.session_check);
     loop {
         tokio::select! {
             // The other end lives as long as the records do.
@@ -128,7 +125,7 @@ async fn require_owner(app: &App, session: &Session, id: &str) -> Result<(), Fai
 async fn refused(app: &App, answer: Response) -> Result<Response, Failure> {
     let status = answer.status();
     let body = Limited::new(answer.into_body(), MAX_REFUSAL).collect();
-    let body = tokio::time::timeout(app.limits.answer, body).await;
+    let body = timeout(app.limits.answer, body).await;
     let body = body
         .map_err(|_| Failure::AnswerLate)?
         .map_err(|_| Failure::TunnelBroken)?;
@@ -143,46 +140,49 @@ async fn carry(
     socket: WebSocket,
     to_agent: mpsc::Sender<io::Result<Bytes>>,
     mut from_agent: BodyDataStream,
+    limits: &Limits,
 ) {
     let (mut to_browser, from_browser) = socket.split();
-    let mut inbound = std::pin::pin!(upward(from_browser, to_agent));
-    let mut ping = tokio::time::interval(PING);
+    let silence = limits.channel_silence;
+    let mut inbound = std::pin::pin!(upward(from_browser, to_agent, silence));
+    let mut ping = tokio::time::interval(limits.channel_ping);
     loop {
+        let message = tokio::select! {
+            () = &mut inbound => return,
+            piece = from_agent.next() => match piece {
+                Some(Ok(piece)) => Message::Binary(piece),
+                _ => break,
+            },
+            _ = ping.tick() => Message::Ping(Bytes::new()),
+        };
+        // A browser may speak and not read.
+        let sending = timeout(silence, to_browser.send(message));
         tokio::select! {
             () = &mut inbound => return,
-            piece = from_agent.next() => {
-                let Some(Ok(piece)) = piece else { break };
-                // A browser that does not read ends by its silence in `upward`,
-                // which is polled while this waits.
-                let sending = to_browser.send(Message::Binary(piece));
-                tokio::select! {
-                    () = &mut inbound => return,
-                    sent = sending => if sent.is_err() { return },
-                }
-            }
-            _ = ping.tick() => {
-                if to_browser.send(Message::Ping(Bytes::new())).await.is_err() {
-                    return;
-                }
-            }
+            sent = sending => match sent {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return,
+                Err(_) => return debug!("a browser did not read in time"),
+            },
         }
     }
-    let _ = to_browser.close().await;
+    let _ = timeout(silence, to_browser.close()).await;
 }
 
 /// Hands on what the browser sends; ends when it closes, breaks a rule or is
-/// silent for too long.
+/// silent for too long, and when the agent does not take it for as long.
 async fn upward(
     mut from_browser: SplitStream<WebSocket>,
     to_agent: mpsc::Sender<io::Result<Bytes>>,
+    silence: Duration,
 ) {
-    while let Ok(Some(Ok(message))) = tokio::time::timeout(GONE, from_browser.next()).await {
+    while let Ok(Some(Ok(message))) = timeout(silence, from_browser.next()).await {
         match message {
-            Message::Binary(bytes) => {
-                if to_agent.send(Ok(bytes)).await.is_err() {
-                    return;
-                }
-            }
+            Message::Binary(bytes) => match timeout(silence, to_agent.send(Ok(bytes))).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return,
+                Err(_) => return debug!("an agent did not read in time"),
+            },
             Message::Ping(_) | Message::Pong(_) => {}
             Message::Text(_) | Message::Close(_) => return,
         }

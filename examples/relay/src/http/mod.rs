@@ -38,9 +38,10 @@ use tracing::warn;
 
 use crate::cloudflare::Cloudflare;
 use crate::cluster::Cluster;
-use crate::config::{Limits, SignUpPolicy};
+use crate::config::SignUpPolicy;
 use crate::edge::{self, Hosts};
 use crate::failure::Failure;
+use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::records::throttles::{self, Rate};
 use crate::records::tunnels::Claim;

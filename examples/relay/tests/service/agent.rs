@@ -282,7 +282,8 @@ pub(crate) async fn connect(relay: &TestRelay) -> TlsStream<TcpStream> {
 
 async fn try_connect(relay: &TestRelay) -> Option<TlsStream<TcpStream>> {
     let connector = TlsConnector::from(Arc::new(relay.tls(&[b"http/1.1"])));
-    let stream = TcpStream::connect(relay.address).await.ok()?;
+    let entrance = relay.entrance.unwrap_or(relay.address);
+    let stream = TcpStream::connect(entrance).await.ok()?;
     let name = ServerName::try_from("katachi.localhost").unwrap();
     connector.connect(name, stream).await.ok()
 }

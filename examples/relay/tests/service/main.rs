@@ -9,6 +9,7 @@ mod cloudflare_api;
 mod devices;
 mod edge;
 mod embedded;
+mod faults;
 mod mcp;
 mod relay;
 mod signed;

@@ -28,6 +28,8 @@ pub(crate) const PASSWORD: &str = "correct horse battery";
 /// A relay that serves until it is stopped or dropped.
 pub(crate) struct TestRelay {
     pub(crate) address: SocketAddr,
+    /// Where agents connect, if not there.
+    pub(crate) entrance: Option<SocketAddr>,
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) url: String,
     pub(crate) authority: PathBuf,
@@ -61,6 +63,7 @@ impl TestRelay {
         });
         Self {
             address,
+            entrance: None,
             metrics,
             url,
             authority,
@@ -75,6 +78,7 @@ impl TestRelay {
         let text = |name: &str| ready[name].as_str().unwrap().to_owned();
         Self {
             address: text("listening").parse().unwrap(),
+            entrance: None,
             metrics: None,
             url: text("public_url"),
             authority: text("ca").into(),
@@ -186,6 +190,12 @@ impl Carried {
     pub(crate) async fn send(&mut self, bytes: &str) {
         let message = Message::Binary(bytes.to_owned().into());
         self.0.send(message).await.unwrap();
+    }
+
+    /// Whether the other end still takes what is said.
+    pub(crate) async fn try_send(&mut self, bytes: &str) -> bool {
+        let message = Message::Binary(bytes.to_owned().into());
+        self.0.send(message).await.is_ok()
     }
 
     /// All that is still to come.

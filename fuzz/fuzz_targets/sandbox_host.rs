@@ -24,6 +24,16 @@ fuzz_target!(|text: &str| {
         assert!(printed.bytes().all(letters));
         assert_eq!(printed, printed.to_ascii_lowercase());
     }
+    // What a person writes in other letters gets one spelling, which resolvers
+    // know; in ASCII, both readers agree.
+    let read = Host::read(text);
+    match &read {
+        Ok(host) => assert_eq!(Host::parse(&host.to_string()).as_ref(), Ok(host), "{text}"),
+        Err(_) => assert!(parsed.is_err(), "{text}"),
+    }
+    if text.is_ascii() {
+        assert_eq!(read, parsed);
+    }
     let ours = match &parsed {
         Ok(Host::Address(IpAddr::V4(address))) if !text.contains(':') => Some(address.octets()),
         _ => None,

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use katachi_sandbox::plan::LateMatches;
 use katachi_sandbox::report::Tier;
 use katachi_sandbox::{Plan, PlanError, PlanOptions, Policy};
 
@@ -117,9 +118,12 @@ impl Rules {
     }
 }
 
-/// The workspace, and how little of a sandbox is accepted.
+/// The workspace, how little of a sandbox is accepted, and that denied names which
+/// appear later are watched for: a person's `.env` is denied wherever it is made.
 pub(crate) fn options(config: &Config) -> PlanOptions {
-    PlanOptions::new(&config.workspace).accept(config.accept_tier.into())
+    PlanOptions::new(&config.workspace)
+        .accept(config.accept_tier.into())
+        .late_matches(LateMatches::Watch)
 }
 
 /// Whether the search path has a program of this name.

@@ -427,6 +427,11 @@ fn hide(draft: &mut Draft<'_>, place: PathBuf, rule: &str) -> Result<(), PlanErr
         }
         Ok(_) => draft.protect(place, Kind::HiddenFile, Access::READ, rule),
         Err(_) => {
+            admit_late(
+                draft,
+                rule,
+                "make it before the plan, deny the directory that it will lie in",
+            )?;
             draft.gaps.push((
                 "files",
                 format!("{rule}: {} does not exist; {LATE}", place.display()),
@@ -514,19 +519,32 @@ fn deny_matches(draft: &mut Draft<'_>, text: &str, rule: &str) -> Result<(), Pla
     if roots.is_empty() {
         return Ok(());
     }
-    if draft.options.late_matches == LateMatches::Refuse {
-        return Err(PlanError::NotEnforceable {
-            rule: rule.to_owned(),
-            problem: "a file that appears later under a matching name could be read for a moment, and the plan is to refuse that".to_owned(),
-            next_step: "deny the directory that the files lie in, which hides all that appears in it, or plan with LateMatches::Watch".to_owned(),
-        });
-    }
+    admit_late(
+        draft,
+        rule,
+        "deny the directory that the files lie in, which hides all that appears in it",
+    )?;
     draft.gaps.push(("files", format!("{rule}: {LATE}")));
     draft.late.push(Late {
         pattern: pattern.to_owned(),
         roots,
     });
     Ok(())
+}
+
+/// Refuses a rule for names that may appear later, unless the plan accepts that
+/// those can be read for a moment. On macOS the profile holds for all names,
+/// whenever they appear.
+fn admit_late(draft: &Draft<'_>, rule: &str, instead: &str) -> Result<(), PlanError> {
+    if cfg!(target_os = "macos") || draft.options.late_matches == LateMatches::Watch {
+        return Ok(());
+    }
+    Err(PlanError::NotEnforceable {
+        rule: rule.to_owned(),
+        problem: "a file that appears later under such a name could be read for a moment"
+            .to_owned(),
+        next_step: format!("{instead}, or accept that moment with LateMatches::Watch"),
+    })
 }
 
 pub(super) fn sorted(entries: &[Entry]) -> Vec<Entry> {

@@ -34,20 +34,21 @@ pub enum Children {
     Any,
 }
 
-/// What to do about files that appear, while a command runs, under a name
-/// that a pattern of `filesystem.deny` matches.
+/// What to do about files that appear, while a command runs, under a name that
+/// `filesystem.deny` has a pattern for, or names although nothing is there.
 ///
 /// Whatever matched before the command starts is hidden by the kernel and
 /// needs no such choice, and a denied directory hides all that appears in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LateMatches {
+    /// Refuse such rules when the plan is made, but on macOS, where a profile
+    /// holds for all names.
+    #[default]
+    Refuse,
     /// Hide each as soon as the kernel tells of it, report that it appeared,
     /// and report the control as partial: until then, for milliseconds, and
     /// longer on a busy machine, the command can read it.
-    #[default]
     Watch,
-    /// Refuse patterns when the plan is made.
-    Refuse,
 }
 
 /// What to do with rules that restrict arguments, such as

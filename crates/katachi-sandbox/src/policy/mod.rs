@@ -73,9 +73,9 @@ pub struct Filesystem {
     pub write: Vec<String>,
     /// Paths and globs hidden although something above them is allowed.
     ///
-    /// A glob hides what matches when the plan is made. What the command
-    /// itself creates later is its own; what the host adds later under a
-    /// matching name is not hidden, and the report says so.
+    /// What matches when a command starts is hidden, and so is all that
+    /// appears in a denied directory. For what may appear elsewhere under a
+    /// matching name, see [`LateMatches`](crate::plan::LateMatches).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub deny: Vec<String>,
     /// Directories inside `read` or `write` whose files may be executed and

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 
 use crate::raw;
+use katachi_sandbox::plan::LateMatches;
 use katachi_sandbox::policy::CommandRule;
 use katachi_sandbox::report::Tier;
 use katachi_sandbox::{Outcome, Plan, PlanOptions, Policy};
@@ -109,13 +110,15 @@ impl Bed {
         policy
     }
 
-    /// The workspace, and the tier of this process.
+    /// The workspace, the tier of this process, and late names watched.
     pub(crate) fn options(&self) -> PlanOptions {
         let tier = match Ground::here() {
             Ground::Nothing => Tier::Landlock,
             Ground::All | Ground::NoUsers => Tier::Namespaces,
         };
-        PlanOptions::new(&self.workspace).accept(tier)
+        PlanOptions::new(&self.workspace)
+            .accept(tier)
+            .late_matches(LateMatches::Watch)
     }
 
     /// A plan whose names are found by `resolver`.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 
 use super::*;
+use crate::plan::LateMatches;
 use crate::{PlanOptions, Policy, Query};
 
 /// An expression of the language: a word, a string or a list.
@@ -111,7 +112,9 @@ fn workspace() -> tempfile::TempDir {
 }
 
 fn options(place: &Path) -> PlanOptions {
-    PlanOptions::new(place).home(place.join("no home"))
+    PlanOptions::new(place)
+        .home(place.join("no home"))
+        .late_matches(LateMatches::Watch)
 }
 
 fn profile_of(policy: &Policy, place: &Path) -> Result<String, PlanError> {

@@ -215,6 +215,7 @@ fn changes(entry: &Entry, above: Option<Access>, known: bool) -> Vec<Change> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::LateMatches;
     use crate::policy::GitAccess;
     use crate::{PlanOptions, Policy, Query};
 
@@ -287,9 +288,10 @@ mod tests {
                 .deny("**/.env")
                 .exec_from("target")
                 .git(access);
-            let plan = policy
-                .plan(&PlanOptions::new(&workspace).home(base.join("none")))
-                .unwrap();
+            let options = PlanOptions::new(&workspace)
+                .home(base.join("none"))
+                .late_matches(LateMatches::Watch);
+            let plan = policy.plan(&options).unwrap();
             let scratch = base.join("scratch");
             let edits = super::edits(&plan.0, &[], &scratch);
             let files = [

@@ -44,7 +44,7 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[],
     },
     Case {
-        name: "patterns for what appears later can be refused",
+        name: "names that appear later are refused unless watched",
         run: refused,
         needs: &[],
     },
@@ -228,19 +228,24 @@ fn made_inside(bed: &Bed) -> Verdict {
 }
 
 fn refused(bed: &Bed) -> Verdict {
-    let options = bed.options().late_matches(LateMatches::Refuse);
-    let policy = bed.policy().deny("**/.env");
-    let error = policy
-        .plan(&options)
-        .err()
-        .ok_or("it was planned")?
-        .to_string();
-    must(
-        error.contains("filesystem.deny") && error.contains("deny the directory"),
-        &error,
-    )?;
-    let told = bed.plan(&policy)?.enforcement().to_string();
-    must(told.contains("appears later"), "the report does not say it")?;
+    let options = bed.options().late_matches(LateMatches::default());
+    for (name, instead) in [
+        ("**/.env", "deny the directory"),
+        ("not/yet/there", "make it before"),
+    ] {
+        let policy = bed.policy().deny(name);
+        let error = policy
+            .plan(&options)
+            .err()
+            .ok_or("it was planned")?
+            .to_string();
+        must(
+            error.contains("filesystem.deny") && error.contains(instead),
+            &error,
+        )?;
+        let told = bed.plan(&policy)?.enforcement().to_string();
+        must(told.contains("appears later"), "the report does not say it")?;
+    }
     // A denied directory hides what appears in it.
     let directory = bed.workspace.join("secrets");
     fs::create_dir(&directory).unwrap();

@@ -255,6 +255,7 @@ fn finish(
         watched: draft.watched,
         snapshot: draft.snapshot,
         late: draft.late,
+        new_configuration: draft.options.new_configuration,
         named_links: draft.named_links,
         absent: draft.absent,
         floor: None,

@@ -32,7 +32,7 @@ mod show;
 mod snapshot;
 
 pub use explain::{Answer, Query};
-pub use options::{ArgvRules, Children, LateMatches, PlanOptions};
+pub use options::{ArgvRules, Children, LateMatches, NewConfiguration, PlanOptions};
 
 pub(crate) use elsewhere::System;
 #[cfg(target_os = "linux")]
@@ -114,6 +114,9 @@ pub(crate) struct Inner {
     pub(crate) snapshot: Snapshot,
     /// What is hidden if it appears while a command runs.
     pub(crate) late: Vec<entry::Late>,
+    /// What becomes of tool configuration that a command makes.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code))]
+    pub(crate) new_configuration: NewConfiguration,
     /// Links with protected names, and where they lead.
     pub(crate) named_links: Vec<(PathBuf, PathBuf)>,
     /// Files that git would act upon and that did not exist.

@@ -15,6 +15,7 @@ pub struct PlanOptions {
     pub(crate) resolver: Resolver,
     pub(crate) helper: Option<PathBuf>,
     pub(crate) late_matches: LateMatches,
+    pub(crate) new_configuration: NewConfiguration,
     pub(crate) accept: Tier,
     pub(crate) only: bool,
     pub(crate) children: Children,
@@ -51,6 +52,24 @@ pub enum LateMatches {
     Watch,
 }
 
+/// What becomes of tool configuration that a command makes where there was none,
+/// such as `.envrc` or `.vscode`, once it ended. What was there before it started is
+/// read-only to it.
+///
+/// What comes with a repository in a new directory, as a clone brings it, is
+/// reported alone: it belongs to the repository, and what is new there is opened
+/// with the care that a clone deserves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NewConfiguration {
+    /// Rename it to a name that no program acts upon (`.envrc.set-aside`), and
+    /// report it with what moves it back. The same happens to what somebody else
+    /// made during the run.
+    #[default]
+    SetAside,
+    /// Report it.
+    Report,
+}
+
 /// What to do with rules that restrict arguments, such as
 /// `["git", "status"]`.
 ///
@@ -82,6 +101,7 @@ impl PlanOptions {
             resolver: Resolver::default(),
             helper: None,
             late_matches: LateMatches::default(),
+            new_configuration: NewConfiguration::default(),
             accept: Tier::Namespaces,
             only: false,
             children: Children::default(),
@@ -162,6 +182,13 @@ impl PlanOptions {
     #[must_use]
     pub fn children(mut self, children: Children) -> Self {
         self.children = children;
+        self
+    }
+
+    /// What becomes of tool configuration that a command makes.
+    #[must_use]
+    pub fn new_configuration(mut self, new: NewConfiguration) -> Self {
+        self.new_configuration = new;
         self
     }
 

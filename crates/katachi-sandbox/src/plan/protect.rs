@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use super::build::Draft;
 use super::entry::{Access, Kind, covering};
 use super::files::{pin, sorted};
+use super::options::NewConfiguration;
 use super::resolve;
 use super::snapshot::Snapshot;
 use crate::error::PlanError;
@@ -228,9 +229,15 @@ pub(super) fn protect(draft: &mut Draft<'_>) -> Result<(), PlanError> {
         hide_closed(draft, directory)?;
     }
     if !writable.is_empty() {
+        let new = match draft.options.new_configuration {
+            NewConfiguration::SetAside => {
+                "new names are set aside, or reported where they came with a new repository"
+            }
+            NewConfiguration::Report => "new names are reported",
+        };
         draft.gaps.push((
             "metadata",
-            "a protected name or a repository that does not exist at the start can be created by the command; when it ends, new names are reported, and what would run programs is taken out of new repositories; programs outside meet both until then".to_owned(),
+            format!("a protected name or a repository that does not exist at the start can be created by the command; when it ends, {new}, and what would run programs is taken out of new repositories; programs outside meet both until then"),
         ));
     }
     draft.watched = writable;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use crate::codec::{Reader, Writer};
-use crate::plan::{Inner, Kind, Moment, Snapshot};
+use crate::plan::{Inner, Kind, Moment, NewConfiguration, Snapshot};
 use crate::policy::GitAccess;
 
 /// Everything of a plan that the look afterwards asks.
@@ -24,6 +24,8 @@ pub(in crate::platform) struct Ground {
     pub(in crate::platform) placeholders: Vec<PathBuf>,
     /// Whether repositories may become what they want.
     pub(super) full: bool,
+    /// What becomes of new tool configuration.
+    pub(super) configuration: NewConfiguration,
 }
 
 impl Ground {
@@ -44,6 +46,7 @@ impl Ground {
                 .map(|entry| entry.target.clone())
                 .collect(),
             full: plan.policy.filesystem.git == GitAccess::Full,
+            configuration: plan.new_configuration,
         }
     }
 
@@ -52,7 +55,9 @@ impl Ground {
     }
 
     pub(in crate::platform) fn write(&self, writer: &mut Writer) {
-        writer.flag(self.full);
+        writer
+            .flag(self.full)
+            .flag(self.configuration == NewConfiguration::SetAside);
         for paths in [&self.watched, &self.absent, &self.placeholders] {
             writer.list(paths.iter(), |writer, path| {
                 writer.path(path);
@@ -76,6 +81,10 @@ impl Ground {
     pub(in crate::platform) fn read(reader: &mut Reader<'_>, since: Moment) -> Option<Self> {
         Some(Self {
             full: reader.flag()?,
+            configuration: match reader.flag()? {
+                true => NewConfiguration::SetAside,
+                false => NewConfiguration::Report,
+            },
             watched: reader.list(Reader::path)?,
             absent: reader.list(Reader::path)?,
             placeholders: reader.list(Reader::path)?,

@@ -4,8 +4,8 @@
 //! command itself makes cannot be held while it runs without breaking `git
 //! clone`, so it is looked at once nothing of the command runs any more and
 //! before its end is told: in new repositories, at any depth and under any
-//! name, everything that would run programs is set aside; new names that other
-//! programs act upon are reported.
+//! name, everything that would run programs is set aside, and so is new
+//! configuration that other programs act upon.
 
 mod config;
 mod ground;
@@ -23,7 +23,7 @@ pub(super) use self::ground::Ground;
 use self::repository::SetAside;
 use self::scan::Appeared;
 pub(super) use self::scan::touched;
-use crate::plan::Moment;
+use crate::plan::{Moment, NewConfiguration};
 use crate::report::Violation;
 
 /// Most findings of one kind that are told one by one.
@@ -75,10 +75,11 @@ impl After {
         let appeared = scan::look(&self.ground.snapshot, &protected);
         let mut found = redirects::take_back(&self.absent);
         found.extend(self.links());
-        found.extend(self.names(&appeared));
         if !self.ground.full {
             found.extend(self.repositories(&appeared, &protected));
         }
+        // Last, since it moves directories that repositories may lie in.
+        found.extend(self.names(&appeared));
         found.extend(appeared.closed.iter().take(MOST_TOLD).map(|directory| {
             let reason = "what is in it was not looked at, because it cannot be listed; do so before you use it";
             finding("look", directory, reason.to_owned())
@@ -125,18 +126,22 @@ impl After {
             .filter(|path| self.touched_within(path, &mut 0))
             .collect();
         new.sort();
+        // What lies in another of them goes with it; sorted, it comes after it.
+        new.dedup_by(|path, above| path.starts_with(above));
         let more = new.len().saturating_sub(MOST_TOLD);
         let mut found: Vec<Violation> = new
             .into_iter()
-            .take(MOST_TOLD)
             .map(|path| {
-                let mut reason = "the command created or changed a name that programs outside act upon; look at it before you use the directory".to_owned();
-                if path.ends_with(".gitmodules") && names_programs(path) {
-                    reason = format!("it names programs that git outside would run; {}", told(repository::rename_aside(path)));
-                }
+                let reason = match self.becomes(path, appeared) {
+                    Becomes::Aside(why) => {
+                        format!("{why}; {}", told(repository::rename_aside(path)))
+                    }
+                    Becomes::Told => "the command created or changed a name that programs outside act upon; look at it before you use the directory".to_owned(),
+                };
                 finding("create", path, reason)
             })
             .collect();
+        found.truncate(MOST_TOLD);
         if more > 0 {
             found.push(finding(
                 "create",
@@ -145,6 +150,30 @@ impl After {
             ));
         }
         found
+    }
+
+    fn becomes(&self, path: &Path, appeared: &Appeared) -> Becomes {
+        // A list of submodules is git's, and harmless if it only says where they are.
+        if path.ends_with(".gitmodules") {
+            return match names_programs(path) {
+                true => Becomes::Aside("it names programs that git outside would run"),
+                false => Becomes::Told,
+            };
+        }
+        match self.ground.configuration {
+            NewConfiguration::SetAside if !self.comes_with_a_clone(path, appeared) => {
+                Becomes::Aside("the command made what programs outside act upon")
+            }
+            _ => Becomes::Told,
+        }
+    }
+
+    /// Whether it lies in a new directory that is a repository's working tree.
+    fn comes_with_a_clone(&self, path: &Path, appeared: &Appeared) -> bool {
+        path.ancestors().skip(1).any(|place| {
+            !self.ground.snapshot.directories.contains_key(place)
+                && appeared.repositories.contains(&place.join(".git"))
+        })
     }
 
     /// Whether it or, up to a number of files, anything in it changed.
@@ -219,6 +248,13 @@ impl After {
         let mut roots = self.ground.watched.iter();
         roots.find(|root| place.starts_with(root))
     }
+}
+
+/// What becomes of a new name that programs outside act upon.
+enum Becomes {
+    /// Set aside, and why.
+    Aside(&'static str),
+    Told,
 }
 
 /// Where a file named `.git` points. A link is never made by git.

@@ -60,7 +60,7 @@ pub(crate) const CASES: &[Case] = &[
         needs: &["git"],
     },
     Case {
-        name: "new tool configuration is reported at any depth",
+        name: "new tool configuration is set aside at any depth",
         run: deep_names,
         needs: &[],
     },
@@ -205,7 +205,13 @@ fn reported(found: &[Violation], place: &Path, part: &str) -> Verdict {
 pub(super) const NEW: &str = "git init -q -b main \"${G%/.git}\"; cd \"${G%/.git}\"; echo x > file; git add file; git commit -q -m first; ";
 
 fn clone(bed: &Bed) -> Verdict {
-    let source = script(bed, &bed.outside.join("source/.git"), NEW);
+    let editor =
+        "mkdir .vscode; echo '{}' > .vscode/tasks.json; git add .vscode; git commit -q -m editor; ";
+    let source = script(
+        bed,
+        &bed.outside.join("source/.git"),
+        &format!("{NEW}{editor}"),
+    );
     let set_up = plan_nothing(bed, &source)?;
     must(set_up, "no repository to clone")?;
     outside(bed, &["git", "clone", "--bare", "source", "repo.git"])?;
@@ -216,9 +222,10 @@ fn clone(bed: &Bed) -> Verdict {
     let repository = place.join(".git");
     let steps = format!("mkdir -p a/b/c/d; git clone --quiet {url} a/b/c/d/clone");
     let found = inside(&plan, &steps)?;
+    // Of a plain clone stays everything; what editors act upon is told.
     must(
-        found.is_empty(),
-        &format!("a plain clone was reported: {found:?}"),
+        found.len() == 1 && found[0].target == text(&place.join(".vscode")),
+        &format!("more or less than its configuration was reported: {found:?}"),
     )?;
     let config = fs::read_to_string(repository.join("config")).unwrap();
     must(config.contains(&url), "the remote is gone")?;
@@ -497,6 +504,10 @@ fn deep_names(bed: &Bed) -> Verdict {
         must(
             outcome.violations.len() == 1 && outcome.violations[0].target == place,
             &format!("{name}: {:?}", outcome.violations),
+        )?;
+        must(
+            !Path::new(&place).exists() && Path::new(&format!("{place}.set-aside")).exists(),
+            &format!("{name} was not set aside"),
         )?;
     }
     // What was reported once and did not change is not reported again.

@@ -1,7 +1,9 @@
 //! What programs outside act upon: repositories and tool configuration.
 
 use super::Case;
-use crate::bed::{Bed, Verdict, must};
+use crate::bed::{Bed, Verdict, must, text};
+use katachi_sandbox::Plan;
+use katachi_sandbox::plan::NewConfiguration;
 use katachi_sandbox::policy::GitAccess;
 
 pub(crate) const CASES: &[Case] = &[
@@ -41,7 +43,7 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[],
     },
     Case {
-        name: "new tool configuration is reported and leaves no ghost",
+        name: "new tool configuration is set aside and leaves no ghost",
         run: new_configuration,
         needs: &[],
     },
@@ -184,10 +186,30 @@ fn new_configuration(bed: &Bed) -> Verdict {
         left.len() == 1,
         "something was left behind in the workspace",
     )?;
-    let outcome = bed.run(&plan, &["create", &bed.inside(".envrc")])?;
-    must(outcome.violations.len() == 1, "nothing was reported")?;
-    must(
-        outcome.violations[0].target == bed.inside(".envrc"),
-        "something else was reported",
-    )
+    // Whoever asks for the report alone has it stay.
+    let kept = bed
+        .policy()
+        .plan(&bed.options().new_configuration(NewConfiguration::Report))
+        .map_err(|error| error.to_string())?;
+    let envrc = bed.workspace.join(".envrc");
+    let made = |plan: &Plan| -> Verdict {
+        let outcome = bed.run(plan, &["create", &text(&envrc)])?;
+        must(outcome.violations.len() == 1, "nothing was reported")?;
+        must(
+            outcome.violations[0].target == text(&envrc),
+            "something else was reported",
+        )
+    };
+    made(&kept)?;
+    must(envrc.exists(), "it was to be reported alone")?;
+    std::fs::remove_file(&envrc).unwrap();
+    for aside in [".envrc.set-aside", ".envrc.set-aside-2"] {
+        made(&plan)?;
+        must(!envrc.exists(), "programs outside would meet it")?;
+        must(
+            bed.workspace.join(aside).exists(),
+            &format!("{aside} is not there"),
+        )?;
+    }
+    Ok(())
 }

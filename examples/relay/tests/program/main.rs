@@ -7,11 +7,37 @@
 
 #[path = "../service/agent.rs"]
 mod agent;
+#[cfg(target_os = "linux")]
+#[path = "../../../agent/src/tunnel/backoff.rs"]
+mod backoff;
 mod backup;
 #[path = "../service/embedded.rs"]
 mod embedded;
 #[path = "../service/relay.rs"]
 mod relay;
+#[cfg(target_os = "linux")]
+mod storm;
+
+/// What the waits of the agent are made of.
+#[cfg(target_os = "linux")]
+mod config {
+    use std::time::Duration;
+
+    pub(crate) struct Limits {
+        pub(crate) first_wait: Duration,
+        pub(crate) longest_wait: Duration,
+    }
+
+    impl Default for Limits {
+        /// As the agent has them.
+        fn default() -> Self {
+            Self {
+                first_wait: Duration::from_millis(500),
+                longest_wait: Duration::from_secs(60),
+            }
+        }
+    }
+}
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpStream;

@@ -216,7 +216,19 @@ impl TestAgent {
         router: Router,
         exporter: Option<[u8; 32]>,
     ) -> Result<JoinHandle<()>, StatusCode> {
-        let stream = connect(relay).await;
+        let opened = self.try_open_tunnel(relay, router, exporter).await;
+        opened.map_err(|refused| refused.expect("the relay answers").0)
+    }
+
+    /// As [`open_tunnel`](Self::open_tunnel), at a relay that may be gone; the status
+    /// and the body of a refusal.
+    pub(crate) async fn try_open_tunnel(
+        &self,
+        relay: &TestRelay,
+        router: Router,
+        exporter: Option<[u8; 32]>,
+    ) -> Result<JoinHandle<()>, Option<(StatusCode, Value)>> {
+        let stream = try_connect(relay).await.ok_or(None)?;
         let own = stream
             .get_ref()
             .1
@@ -237,13 +249,17 @@ impl TestAgent {
             .insert(UPGRADE, TUNNEL_PROTOCOL.parse().unwrap());
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .unwrap();
+            .map_err(|_| None)?;
         tokio::spawn(connection.with_upgrades());
-        let answer = sender.send_request(request.map(Full::new)).await.unwrap();
-        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(answer.status());
+        let answer = sender.send_request(request.map(Full::new)).await;
+        let answer = answer.map_err(|_| None)?;
+        let status = answer.status();
+        if status != StatusCode::SWITCHING_PROTOCOLS {
+            let body = answer.into_body().collect().await.map_err(|_| None)?;
+            let body = serde_json::from_slice(&body.to_bytes()).unwrap_or(Value::Null);
+            return Err(Some((status, body)));
         }
-        let upgraded = hyper::upgrade::on(answer).await.unwrap();
+        let upgraded = hyper::upgrade::on(answer).await.map_err(|_| None)?;
         Ok(tokio::spawn(async move {
             let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())

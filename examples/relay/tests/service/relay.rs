@@ -1,6 +1,6 @@
 //! A relay on a free port with a state directory of its own, and browsers.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -30,6 +30,8 @@ pub(crate) struct TestRelay {
     pub(crate) address: SocketAddr,
     /// Where agents connect, if not there.
     pub(crate) entrance: Option<SocketAddr>,
+    /// Where clients come from, if it matters.
+    pub(crate) source: Option<IpAddr>,
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) url: String,
     pub(crate) authority: PathBuf,
@@ -64,6 +66,7 @@ impl TestRelay {
         Self {
             address,
             entrance: None,
+            source: None,
             metrics,
             url,
             authority,
@@ -79,6 +82,7 @@ impl TestRelay {
         Self {
             address: text("listening").parse().unwrap(),
             entrance: None,
+            source: None,
             metrics: None,
             url: text("public_url"),
             authority: text("ca").into(),
@@ -119,6 +123,7 @@ impl TestRelay {
             .resolve("attacker.example", self.address)
             .redirect(reqwest::redirect::Policy::none())
             .cookie_store(true)
+            .local_address(self.source)
             .build()
             .unwrap()
     }
@@ -174,6 +179,14 @@ pub(crate) struct Browser {
 
 /// The browser's end of a channel, as bytes; the relay knows no more of them.
 pub(crate) struct Carried(WebSocketStream<TlsStream<TcpStream>>);
+
+/// Why a WebSocket was not opened.
+#[derive(Debug)]
+pub(crate) enum NotOpened {
+    Refused(StatusCode, Value),
+    /// Nobody answered.
+    Broken(String),
+}
 
 impl Carried {
     /// The next bytes of the agent; `None` once the channel has ended.
@@ -237,25 +250,30 @@ impl Browser {
         agent: &str,
         first: &str,
     ) -> Result<Carried, (StatusCode, Value)> {
-        let query = format!(
-            "mode=resume&device={}&stream={}",
-            "A".repeat(43),
-            "B".repeat(22)
-        );
-        let path = format!("/api/agents/{agent}/channel?{query}");
-        let mut carried = self.open(&path).await?;
+        let mut carried = self.open(&channel_with(agent)).await?;
         carried.send(first).await;
         Ok(carried)
     }
 
     /// Opens a WebSocket.
     pub(crate) async fn open(&self, path: &str) -> Result<Carried, (StatusCode, Value)> {
-        let tcp = TcpStream::connect(self.address).await.unwrap();
+        self.try_open(path).await.map_err(|refused| match refused {
+            NotOpened::Refused(status, body) => (status, body),
+            NotOpened::Broken(error) => panic!("{error}"),
+        })
+    }
+
+    /// As [`open`](Self::open), at a relay that may be gone.
+    pub(crate) async fn try_open(&self, path: &str) -> Result<Carried, NotOpened> {
+        let broken = |error: &dyn std::fmt::Display| NotOpened::Broken(error.to_string());
+        let tcp = TcpStream::connect(self.address)
+            .await
+            .map_err(|error| broken(&error))?;
         let name = ServerName::try_from("katachi.localhost").unwrap();
         let stream = TlsConnector::from(Arc::clone(&self.tls))
             .connect(name, tcp)
             .await
-            .unwrap();
+            .map_err(|error| broken(&error))?;
         let target = format!("{}{path}", self.url.replace("https:", "wss:"));
         let mut request = target.into_client_request().unwrap();
         let headers = request.headers_mut();
@@ -266,9 +284,9 @@ impl Browser {
             Err(tungstenite::Error::Http(answer)) => {
                 let body = answer.body().as_deref().unwrap_or_default();
                 let body = serde_json::from_slice(body).unwrap_or(Value::Null);
-                Err((answer.status(), body))
+                Err(NotOpened::Refused(answer.status(), body))
             }
-            Err(error) => panic!("{error}"),
+            Err(error) => Err(broken(&error)),
         }
     }
 
@@ -298,6 +316,12 @@ impl Browser {
         let request = self.client.request(method, format!("{}{path}", self.url));
         request.headers(headers).body(body).send().await.unwrap()
     }
+}
+
+/// Where a channel with `agent` is opened.
+pub(crate) fn channel_with(agent: &str) -> String {
+    let (device, stream) = ("A".repeat(43), "B".repeat(22));
+    format!("/api/agents/{agent}/channel?mode=resume&device={device}&stream={stream}")
 }
 
 /// Header names and values.

@@ -1,0 +1,381 @@
+//! Hundreds of agents and a relay that is stopped, or killed, and started again.
+//!
+//! The agents wait as the real one does, by its own code. `KATACHI_LONG=1` brings
+//! more of them.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::Json;
+use axum::response::Response;
+use axum::routing::post;
+use axum::{Router, http::StatusCode};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use katachi_protocol::agent::Reconnect;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+use crate::agent::TestAgent;
+use crate::backoff::Backoff;
+use crate::config::Limits;
+use crate::program;
+use crate::relay::{Browser, NotOpened, TestRelay, channel_with};
+
+/// When the relay tells its agents to come back, and how many of them in a second.
+const RESTART: Duration = Duration::from_millis(500);
+const RETURNS_PER_SECOND: u32 = 25;
+/// Time for an answer while everybody comes back at once.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Agents that one address may connect at once, and one account may have.
+const PER_ADDRESS: usize = 8;
+const PER_ACCOUNT: usize = 200;
+/// What the relay, as it is built for tests, may hold for each agent at its worst
+/// moment, in bytes.
+const MOST_MEMORY: u64 = 400 * 1024;
+
+/// A relay that is a process, always on the same port.
+struct Node {
+    child: Child,
+    ready: Value,
+    relay: Arc<TestRelay>,
+}
+
+impl Node {
+    fn start(state: Arc<TempDir>, port: u16) -> Self {
+        let mut child = program()
+            .args(["serve", "--no-keychain", "--ready-json"])
+            .args(["--listen", &format!("127.0.0.1:{port}")])
+            .args(["--restart", &RESTART.as_secs_f64().to_string()])
+            .args(["--returns-per-second", &RETURNS_PER_SECOND.to_string()])
+            .arg("--state-dir")
+            .arg(state.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut said = BufReader::new(child.stdout.take().unwrap());
+        said.read_line(&mut line).unwrap();
+        let ready: Value = serde_json::from_str(&line).unwrap();
+        let relay = Arc::new(TestRelay::of_process(&ready, state));
+        Self {
+            child,
+            ready,
+            relay,
+        }
+    }
+
+    /// The same relay for clients of the address `source`.
+    fn seen_from(&self, source: [u8; 4]) -> TestRelay {
+        let mut relay = TestRelay::of_process(&self.ready, Arc::clone(&self.relay.state));
+        relay.source = Some(source.into());
+        relay
+    }
+
+    /// Ends it by a signal and starts it again.
+    fn again(mut self, signal: &str) -> Self {
+        let pid = self.child.id().to_string();
+        let mut kill = std::process::Command::new("kill");
+        assert!(kill.args([signal, &pid]).status().unwrap().success());
+        let status = self.child.wait().unwrap();
+        assert_eq!(status.success(), signal == "-TERM", "{status}");
+        let state = Arc::clone(&self.relay.state);
+        Self::start(state, self.relay.address.port())
+    }
+
+    /// Memory of its own that lies in RAM, in bytes.
+    fn memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"));
+        let kilobytes = line.unwrap().trim().trim_end_matches(" kB");
+        kilobytes.parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What all agents know together.
+#[derive(Default)]
+struct Known {
+    /// How often each call came.
+    calls: Mutex<HashMap<String, usize>>,
+    /// When an agent that was sent away, or cut off, began to dial again.
+    dialled: Mutex<Vec<Instant>>,
+    /// Those that have a tunnel.
+    open: AtomicUsize,
+}
+
+/// Counts the call that is named in the first piece, and answers a moment later.
+async fn count(known: Arc<Known>, body: Body) -> Response {
+    let answer = async move {
+        let first = body.into_data_stream().next().await;
+        let id = String::from_utf8(first.unwrap().unwrap().to_vec()).unwrap();
+        *known.calls.lock().unwrap().entry(id.clone()).or_default() += 1;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        Ok::<_, Infallible>(Bytes::from(format!("done {id}")))
+    };
+    Response::new(Body::from_stream(futures_util::stream::once(answer)))
+}
+
+/// An agent for as long as the test runs: it waits and dials as the real one.
+async fn come_back(mut agent: TestAgent, relay: Arc<TestRelay>, known: Arc<Known>) {
+    let mut backoff = Backoff::new(&Limits::default());
+    let mut was_open = false;
+    loop {
+        if std::mem::take(&mut was_open) {
+            known.dialled.lock().unwrap().push(Instant::now());
+        }
+        let (tell, mut told) = watch::channel(None);
+        let counted = Arc::clone(&known);
+        let router = Router::new()
+            .route(
+                "/v1/channel",
+                post(move |body| count(Arc::clone(&counted), body)),
+            )
+            .route(
+                "/v1/reconnect",
+                post(async move |Json(when): Json<Reconnect>| {
+                    let _ = tell.send(Some(when));
+                    StatusCode::NO_CONTENT
+                }),
+            );
+        let opened = agent.try_open_tunnel(&relay, router.clone(), None).await;
+        let opened = match opened {
+            Err(Some((StatusCode::UNAUTHORIZED, problem))) => {
+                agent.set_epoch(problem["epoch"].as_str().unwrap());
+                agent.try_open_tunnel(&relay, router, None).await
+            }
+            opened => opened,
+        };
+        let when = match opened {
+            Err(_) => None,
+            Ok(mut serving) => {
+                was_open = true;
+                known.open.fetch_add(1, Ordering::SeqCst);
+                let when = tokio::select! {
+                    biased;
+                    when = told.wait_for(Option::is_some) => when.ok().and_then(|when| *when),
+                    _ = &mut serving => None,
+                };
+                known.open.fetch_sub(1, Ordering::SeqCst);
+                when
+            }
+        };
+        let wait = match when {
+            Some(when) => backoff.told(when, fraction()),
+            None => backoff.next(fraction()),
+        };
+        tokio::time::sleep(wait).await;
+    }
+}
+
+fn fraction() -> f64 {
+    let [byte, other] = katachi_crypto::random::bytes::<2>().unwrap();
+    f64::from(u16::from_le_bytes([byte, other])) / f64::from(u16::MAX)
+}
+
+/// What became of a call.
+#[derive(Debug, Eq, PartialEq)]
+enum Called {
+    Answered,
+    /// Before it was said.
+    NotBegun,
+    /// It was said, and its end did not come.
+    Cut,
+}
+
+/// Calls agents in turn until it is told to end; what became of each call.
+async fn call(
+    browser: Arc<Browser>,
+    agents: Arc<Vec<String>>,
+    caller: String,
+    ends: Arc<AtomicBool>,
+) -> Vec<(String, Called)> {
+    let mut calls = Vec::new();
+    while !ends.load(Ordering::SeqCst) {
+        let id = format!("{caller}-{}", calls.len());
+        let agent = &agents[(calls.len() * 7) % agents.len()];
+        let became = tokio::time::timeout(PATIENCE, call_one(&browser, agent, &id)).await;
+        let became = became.unwrap_or_else(|_| panic!("nobody tells what became of {id}"));
+        if became == Called::NotBegun {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        calls.push((id, became));
+    }
+    calls
+}
+
+async fn call_one(browser: &Browser, agent: &str, id: &str) -> Called {
+    let mut carried = match browser.try_open(&channel_with(agent)).await {
+        Ok(carried) => carried,
+        Err(NotOpened::Broken(_)) => return Called::NotBegun,
+        Err(NotOpened::Refused(status, problem)) => {
+            assert!(status.is_server_error(), "{status}: {problem}");
+            return Called::NotBegun;
+        }
+    };
+    match carried.try_send(id).await && carried.whole().await == format!("done {id}") {
+        true => Called::Answered,
+        false => Called::Cut,
+    }
+}
+
+/// The slowest of the answers that other routes gave until `ends`.
+async fn slowest_of_others(relay: Arc<TestRelay>, ends: Arc<AtomicBool>) -> Duration {
+    let client = relay.client();
+    let mut slowest = Duration::ZERO;
+    while !ends.load(Ordering::SeqCst) {
+        for path in ["/healthz", "/readyz", "/v1/epoch"] {
+            let began = Instant::now();
+            let answer = client.get(format!("{}{path}", relay.url)).send();
+            let answer = tokio::time::timeout(PATIENCE, answer).await;
+            let answer = answer.unwrap_or_else(|_| panic!("{path} hangs")).unwrap();
+            assert_eq!(answer.status(), StatusCode::OK, "{path}");
+            slowest = slowest.max(began.elapsed());
+        }
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    slowest
+}
+
+/// The most of `times` that lie within `window`.
+fn busiest(mut times: Vec<Instant>, window: Duration) -> usize {
+    times.sort();
+    let within =
+        |(at, first): (usize, &Instant)| times.partition_point(|time| *time < *first + window) - at;
+    times
+        .iter()
+        .enumerate()
+        .map(within)
+        .max()
+        .unwrap_or_default()
+}
+
+/// Agents that were approved, those of the first account before the others.
+async fn approved(node: &Node, count: usize) -> Vec<TestAgent> {
+    let mut agents = Vec::new();
+    while agents.len() < count {
+        let email = format!("ana{}@example.org", agents.len());
+        let browser = node.relay.browser_of(&email).await;
+        let places = agents.len()..count.min(agents.len() + PER_ACCOUNT);
+        let new = places.map(|place| {
+            let [high, low] = u16::try_from(place / PER_ADDRESS).unwrap().to_be_bytes();
+            let relay = node.seen_from([127, 1 + high, low, 1]);
+            let browser = &browser;
+            async move { TestAgent::approved(&relay, browser).await }
+        });
+        let new = futures_util::stream::iter(new).buffer_unordered(8);
+        agents.extend(new.collect::<Vec<_>>().await);
+    }
+    agents
+}
+
+/// Waits until `there`, and gives the most memory that `node` had meanwhile.
+async fn most_memory_until(node: &Node, there: impl Fn() -> bool) -> u64 {
+    let began = Instant::now();
+    let mut most = node.memory();
+    while !there() {
+        assert!(began.elapsed() < 6 * PATIENCE, "they do not come back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        most = most.max(node.memory());
+    }
+    most
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_come_back_to_a_relay_that_stops_or_dies_and_no_call_is_lost_or_doubled() {
+    let is_long = std::env::var_os("KATACHI_LONG").is_some_and(|long| long == "1");
+    let count = if is_long { 400 } else { 48 };
+    let mut node = Node::start(Arc::new(tempfile::tempdir().unwrap()), 0);
+    let agents = approved(&node, count).await;
+    let called = agents.iter().take(PER_ACCOUNT);
+    let called: Vec<_> = called.map(|agent| agent.id.clone()).collect();
+    let called = Arc::new(called);
+    let browser = Arc::new(node.relay.signed_in("ana0@example.org").await);
+    let known = Arc::new(Known::default());
+    for agent in agents {
+        tokio::spawn(come_back(
+            agent,
+            Arc::clone(&node.relay),
+            Arc::clone(&known),
+        ));
+    }
+    let is_open = |known: &Known| known.open.load(Ordering::SeqCst) == count;
+    most_memory_until(&node, || is_open(&known)).await;
+
+    // A relay that stops says how far they are to spread; after one that is killed
+    // they spread over the second of their waits.
+    let told = Duration::from_secs(1) * u32::try_from(count).unwrap() / RETURNS_PER_SECOND;
+    for (signal, spread) in [("-TERM", told), ("-KILL", Duration::from_millis(900))] {
+        known.dialled.lock().unwrap().clear();
+        let ends = Arc::new(AtomicBool::new(false));
+        let callers = (0..4).map(|caller| {
+            let (browser, called) = (Arc::clone(&browser), Arc::clone(&called));
+            let caller = format!("{signal}-{caller}");
+            tokio::spawn(call(browser, called, caller, Arc::clone(&ends)))
+        });
+        let callers: Vec<_> = callers.collect();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let stopped = Instant::now();
+        node = tokio::task::spawn_blocking(move || node.again(signal))
+            .await
+            .unwrap();
+        let alone = node.memory();
+        let relay = Arc::clone(&node.relay);
+        let others = tokio::spawn(slowest_of_others(relay, Arc::clone(&ends)));
+        let all_dialled = || known.dialled.lock().unwrap().len() >= count;
+        let most = most_memory_until(&node, || all_dialled() && is_open(&known)).await;
+        let returned = stopped.elapsed();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        ends.store(true, Ordering::SeqCst);
+
+        let times = known.dialled.lock().unwrap().clone();
+        let busiest = busiest(times, spread / 4);
+        let slowest = others.await.unwrap();
+        let mut became = HashMap::new();
+        for caller in callers {
+            became.extend(caller.await.unwrap());
+        }
+        let counted = known.calls.lock().unwrap().clone();
+        let mut answered = 0;
+        for (id, became) in &became {
+            let came = counted.get(id).copied().unwrap_or_default();
+            match became {
+                Called::Answered => assert_eq!(came, 1, "{id} was answered"),
+                Called::NotBegun => assert_eq!(came, 0, "{id} was not begun"),
+                // Its caller knows, and a relay that stops lets it end.
+                Called::Cut => assert!(came <= 1 && signal == "-KILL", "{id} came {came} times"),
+            }
+            answered += usize::from(*became == Called::Answered);
+        }
+        eprintln!(
+            "{signal}: {count} agents in {returned:?}, {busiest} of them in {:?}; others waited \
+             {slowest:?} at most; {answered} of {} calls; {} KiB for each agent",
+            spread / 4,
+            became.len(),
+            most.saturating_sub(alone) / 1024 / count as u64,
+        );
+        assert!(busiest * 5 < count * 3, "{busiest} of {count} at once");
+        assert!(most < alone + MOST_MEMORY * count as u64, "{most} bytes");
+        assert!(answered > 0);
+        let list = browser.json("/api/agents").await;
+        let list = list["agents"].as_array().unwrap();
+        assert!(list.iter().all(|agent| agent["online"] == true), "{list:?}");
+    }
+}

@@ -1,5 +1,6 @@
 //! A browser's side of the relay, for tests.
 
+use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock};
 
 use katachi_protocol::account::SignUp;
@@ -25,6 +26,8 @@ pub(crate) const PASSWORD: &str = "a long enough password";
 pub(crate) struct Browser {
     http: Client,
     origin: String,
+    /// Where the relay is.
+    address: Ipv4Addr,
     ca_pem: String,
     /// For the one request that the client cannot send.
     cookie: OnceLock<String>,
@@ -33,6 +36,11 @@ pub(crate) struct Browser {
 impl Browser {
     /// Opens a browser that trusts the authority in `ca_pem`.
     pub(crate) fn new(origin: &str, ca_pem: &str) -> Self {
+        Self::at(Ipv4Addr::LOCALHOST, origin, ca_pem)
+    }
+
+    /// The same where the relay is at this address.
+    pub(crate) fn at(address: Ipv4Addr, origin: &str, ca_pem: &str) -> Self {
         // A second test in this process finds it installed.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let host = origin
@@ -44,7 +52,7 @@ impl Browser {
         let authority = reqwest::Certificate::from_pem(ca_pem.as_bytes()).unwrap();
         let http = Client::builder()
             .tls_certs_only([authority])
-            .resolve(host, ([127, 0, 0, 1], 0).into())
+            .resolve(host, (address, 0).into())
             .no_proxy()
             .cookie_store(true)
             .build()
@@ -52,6 +60,7 @@ impl Browser {
         Self {
             http,
             origin: origin.to_owned(),
+            address,
             ca_pem: ca_pem.to_owned(),
             cookie: OnceLock::new(),
         }
@@ -126,7 +135,7 @@ impl Browser {
             .with_no_client_auth();
         let authority = self.origin.strip_prefix("https://").unwrap();
         let (host, port) = authority.split_once(':').unwrap();
-        let tcp = TcpStream::connect(("127.0.0.1", port.parse().unwrap()))
+        let tcp = TcpStream::connect((self.address, port.parse().unwrap()))
             .await
             .unwrap();
         let name = ServerName::try_from(host.to_owned()).unwrap();

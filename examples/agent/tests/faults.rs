@@ -1,0 +1,172 @@
+//! The agent's own end of a connection that dies without a word.
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+#[path = "support/browser.rs"]
+#[allow(dead_code, reason = "each test file uses a part of this")]
+mod browser;
+#[path = "../src/demo/device.rs"]
+#[allow(dead_code, reason = "each test file uses a part of this")]
+mod device;
+#[path = "support/far.rs"]
+mod far;
+#[path = "support/meeting.rs"]
+#[allow(dead_code, reason = "each test file uses a part of this")]
+mod meeting;
+mod support;
+#[path = "support/up.rs"]
+#[allow(dead_code, reason = "each test file uses a part of this")]
+mod up;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use browser::{Browser, EMAIL};
+use device::{Answer, Device};
+use far::Far;
+use katachi_protocol::channel::{ChannelRequest, PairingFragment};
+use meeting::{Meeting, get, run};
+use support::{Place, needing};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+use up::{PATIENCE, Up, block_on};
+
+fn main() -> ExitCode {
+    let arguments = libtest_mimic::Arguments::from_args();
+    let confine = support::can_confine();
+    let trials = vec![needing(
+        "user namespaces",
+        confine,
+        "the_agent_notices_a_connection_that_died_and_its_request_ends",
+        the_agent_notices_a_connection_that_died_and_its_request_ends,
+    )];
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// An agent that reaches its relay through a router, and somebody who is paired with it.
+struct Pair {
+    place: Place,
+    far: Far,
+    up: Up,
+    meeting: Meeting,
+    device: Device,
+}
+
+impl Pair {
+    /// `keep_alive` in seconds is when the agent asks a silent relay whether it is there.
+    async fn meets(keep_alive: f64, options: &[&str]) -> Self {
+        let far = Far::start();
+        let place = Place::new();
+        let config = format!("[tunnel]\nkeep_alive = {keep_alive}\nkeep_alive_timeout = 0.5\n");
+        let config = place.file("config.toml", &config);
+        let mut command = place.command();
+        command.env("KATACHI_CONFIG", config);
+        let relay = ["--relay-url", &far.url, "--relay-ca", &far.authority];
+        let mut up = Up::start_by(command, &[&relay, options].concat());
+        let link = up.wait_for("https://");
+        let code = up.wait_for("code ");
+        let (_, fragment) = link.split_once('#').unwrap();
+        up.fragment = PairingFragment::parse(fragment);
+        let ca = std::fs::read_to_string(&far.authority).unwrap();
+        let browser = Browser::at(far::ADDRESS, &far.url, &ca);
+        browser.sign_up(EMAIL).await;
+        browser.approve(&code).await;
+        up.wait_for("Connected.");
+        let agents = browser.agents().await.agents;
+        let agent = agents[0].id.clone();
+        let meeting = Meeting { browser, agent };
+        meeting.is_online().await;
+        let device = meeting.paired(&up).await;
+        Self {
+            place,
+            far,
+            up,
+            meeting,
+            device,
+        }
+    }
+
+    /// Starts a command that says and writes down something ten times a second.
+    async fn beating(&self) -> Answer<TlsStream<TcpStream>> {
+        let mut answer = self.meeting.ask(&self.device, beat()).await.unwrap();
+        while !self.place.workspace().join("beat").exists() {
+            answer.piece().await.unwrap().unwrap();
+        }
+        answer
+    }
+}
+
+impl Meeting {
+    /// Waits until the relay can ask the agent.
+    async fn is_online(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.browser.agents().await.agents[0].online {
+            assert!(Instant::now() < deadline, "the agent does not come");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+fn beat() -> ChannelRequest {
+    let beat = "while true; do date +%s%N > beat; echo beat; sleep 0.1; done";
+    run(&["sh", "-c", beat])
+}
+
+/// Reads until the answer ends, in whatever way; what came.
+async fn whole(answer: &mut Answer<TlsStream<TcpStream>>) -> String {
+    let mut whole = String::new();
+    while let Ok(Some(piece)) = answer.piece().await {
+        whole += std::str::from_utf8(&piece).unwrap();
+    }
+    whole
+}
+
+async fn goes_on(beat: &Path) -> bool {
+    let before = std::fs::read(beat).unwrap();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    std::fs::read(beat).unwrap() != before
+}
+
+fn the_agent_notices_a_connection_that_died_and_its_request_ends() {
+    block_on(async {
+        let (noticing, control) = tokio::join!(Pair::meets(0.5, &[]), Pair::meets(600.0, &[]));
+        tokio::join!(notices(noticing), hangs(control));
+    });
+}
+
+async fn notices(mut pair: Pair) {
+    let mut answer = pair.beating().await;
+    let began = Instant::now();
+    pair.far.forget();
+    let said = tokio::time::timeout(PATIENCE, whole(&mut answer)).await;
+    let said = said.expect("the browser is told nothing");
+    // It sees that the end is missing.
+    assert!(!said.contains("\"event\":\"exit\""), "{said}");
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+    let why = pair.up.wait_for("Not connected:");
+    assert!(why.contains("the tunnel broke"), "{why}");
+    pair.up.wait_for("Connected.");
+    pair.meeting.is_online().await;
+    // By the new connection all is as it was, and what ran on the old one was ended.
+    let answer = pair.meeting.ask(&pair.device, get("/v1/status")).await;
+    assert_eq!(answer.unwrap().status, 200);
+    assert!(!goes_on(&pair.place.workspace().join("beat")).await);
+    let log = pair.place.agent(&["audit"]).ok();
+    assert!(log.contains("cancelled"), "{log}");
+    pair.up.stop();
+}
+
+/// Without being asked, a relay that is gone is one that has nothing to say.
+async fn hangs(pair: Pair) {
+    let mut answer = pair.beating().await;
+    pair.far.forget();
+    let said = tokio::time::timeout(Duration::from_secs(3), whole(&mut answer)).await;
+    assert!(said.is_err(), "{said:?}");
+    assert!(goes_on(&pair.place.workspace().join("beat")).await);
+}

@@ -1,0 +1,114 @@
+//! A relay that the agent reaches through a router, and people directly.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Where it listens. The agent takes `katachi.localhost` to be the router.
+pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+/// The relay, inside of the agent's own program, and the router.
+pub(crate) struct Far {
+    relay: Child,
+    pub(crate) url: String,
+    /// File of the authority to trust.
+    pub(crate) authority: String,
+    router: Router,
+    _state: TempDir,
+}
+
+impl Far {
+    pub(crate) fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let router = Router::start(listener, port);
+        let state = tempfile::tempdir().unwrap();
+        let mut relay = Command::new(env!("CARGO_BIN_EXE_katachi-agent"))
+            .args(["relay", "serve", "--no-keychain", "--ready-json"])
+            .args(["--listen", &format!("{ADDRESS}:{port}")])
+            .arg("--state-dir")
+            .arg(state.path())
+            // It is not to notice anything by itself.
+            .env("KATACHI_RELAY_KEEP_ALIVE", "600")
+            // Its end is the end of the relay.
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut said = BufReader::new(relay.stdout.take().unwrap());
+        said.read_line(&mut line).unwrap();
+        let ready: Value = serde_json::from_str(&line).unwrap();
+        let text = |name: &str| ready[name].as_str().unwrap().to_owned();
+        Self {
+            relay,
+            url: text("public_url"),
+            authority: text("ca"),
+            router,
+            _state: state,
+        }
+    }
+
+    /// The router forgets the connections that are open: what is sent on them is
+    /// swallowed, without a word to either end.
+    pub(crate) fn forget(&self) {
+        let mut forgotten = self.router.forgotten.lock().unwrap();
+        std::mem::take(&mut *forgotten).store(true, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Far {
+    fn drop(&mut self) {
+        let _ = self.relay.kill();
+        let _ = self.relay.wait();
+    }
+}
+
+struct Router {
+    /// Whether the connections of now were forgotten.
+    forgotten: Arc<Mutex<Arc<AtomicBool>>>,
+}
+
+impl Router {
+    fn start(listener: TcpListener, port: u16) -> Self {
+        let forgotten: Arc<Mutex<Arc<AtomicBool>>> = Arc::default();
+        let now = Arc::clone(&forgotten);
+        std::thread::spawn(move || {
+            for here in listener.incoming().map_while(Result::ok) {
+                let Ok(there) = TcpStream::connect((ADDRESS, port)) else {
+                    continue;
+                };
+                let forgotten = Arc::clone(&now.lock().unwrap());
+                let (back, forth) = (here.try_clone().unwrap(), there.try_clone().unwrap());
+                let flag = Arc::clone(&forgotten);
+                std::thread::spawn(move || pass(here, forth, &flag));
+                std::thread::spawn(move || pass(there, back, &forgotten));
+            }
+        });
+        Self { forgotten }
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, forgotten: &AtomicBool) {
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        let read = from.read(&mut buffer).unwrap_or(0);
+        match (forgotten.load(Ordering::SeqCst), read) {
+            // The other end is not told.
+            (true, 0) => return,
+            (true, _) => {}
+            (false, 0) => break,
+            (false, _) if to.write_all(&buffer[..read]).is_err() => break,
+            (false, _) => {}
+        }
+    }
+    for end in [from, to] {
+        let _ = end.shutdown(Shutdown::Both);
+    }
+}

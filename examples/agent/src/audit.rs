@@ -6,6 +6,7 @@
 //! it. The hashes have no key: whoever can write the file can also write a new
 //! chain. Commands cannot, since the sandbox hides this directory from them.
 
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -140,14 +141,15 @@ impl AuditLog {
     /// Returns an error if the log cannot be read.
     pub(crate) fn denials(&self, limit: usize) -> anyhow::Result<Vec<Denial>> {
         let _alone = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        let log = read(&self.path)?;
-        Ok(log
-            .entries
-            .into_iter()
-            .rev()
-            .filter_map(|entry| entry.denial)
-            .take(limit)
-            .collect())
+        // The log may be long, and nobody wants the rest of it in memory.
+        let mut latest = VecDeque::new();
+        walk(&self.path, |entry| {
+            latest.extend(entry.denial);
+            if latest.len() > limit {
+                latest.pop_front();
+            }
+        })?;
+        Ok(latest.into_iter().rev().collect())
     }
 }
 
@@ -166,18 +168,23 @@ pub(crate) struct Log {
 ///
 /// Returns an error if the file cannot be read.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Log> {
+    let mut entries = Vec::new();
+    let broken_at = walk(path, |entry| entries.push(entry))?;
+    Ok(Log { entries, broken_at })
+}
+
+/// Gives each entry of the log at `path` to `each`, oldest first; the first that does
+/// not follow from the one before it.
+fn walk(path: &Path, mut each: impl FnMut(Entry)) -> anyhow::Result<Option<u64>> {
     let file = File::open(path)
         .with_context(|| format!("cannot read the audit log {}", path.display()))?;
-    let mut log = Log {
-        entries: Vec::new(),
-        broken_at: None,
-    };
+    let mut broken_at = None;
     // A log whose beginning moved aside goes on after the end of that one.
     let mut before = last_hash(&path.with_extension(OLD))?.filter(|_| !is_old(path));
     for (number, line) in BufReader::new(file).lines().enumerate() {
         let Ok(entry) = serde_json::from_str::<Entry>(&line?) else {
             // A line torn by a crash; the entry after it will not follow.
-            log.broken_at.get_or_insert(number as u64 + 1);
+            broken_at.get_or_insert(number as u64 + 1);
             continue;
         };
         let follows = match &before {
@@ -187,12 +194,12 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Log> {
             None => is_old(path),
         };
         if !follows {
-            log.broken_at.get_or_insert(entry.sequence);
+            broken_at.get_or_insert(entry.sequence);
         }
         before = Some(entry.hash.clone());
-        log.entries.push(entry);
+        each(entry);
     }
-    Ok(log)
+    Ok(broken_at)
 }
 
 /// Extension of a log that moved aside.
@@ -287,6 +294,30 @@ mod tests {
         assert_eq!(log.broken_at, None);
         let numbers: Vec<_> = log.entries.iter().map(|entry| entry.sequence).collect();
         assert_eq!(numbers, [1, 2, 3]);
+    }
+
+    #[test]
+    fn of_the_denials_the_newest_come_first_and_no_more_than_were_asked_for() {
+        let (_dir, path) = log_of_three();
+        let log = AuditLog::open(&path).unwrap();
+        for target in ["a", "b", "c", "d"] {
+            let denial = Denial {
+                target: target.to_owned(),
+                ..Denial::default()
+            };
+            let denied = Call {
+                denial: Some(denial),
+                ..call(target)
+            };
+            log.record(denied).unwrap();
+            log.record(call("between")).unwrap();
+        }
+        let targets = |limit| {
+            let denials = log.denials(limit).unwrap().into_iter();
+            denials.map(|denial| denial.target).collect::<Vec<_>>()
+        };
+        assert_eq!(targets(3), ["d", "c", "b"]);
+        assert_eq!(targets(9), ["d", "c", "b", "a"]);
     }
 
     #[test]

@@ -1,4 +1,6 @@
-//! The agent's own end of a connection that dies without a word.
+//! The agent's own end of a connection that dies without a word, and what agent and
+//! relay hold after a long time of calls, cuts and returns (`KATACHI_LONG=1`, for
+//! `KATACHI_SOAK_SECONDS` or 20 minutes).
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
@@ -14,6 +16,8 @@ mod far;
 #[path = "support/meeting.rs"]
 #[allow(dead_code, reason = "each test file uses a part of this")]
 mod meeting;
+#[path = "support/soak.rs"]
+mod soak;
 mod support;
 #[path = "support/up.rs"]
 #[allow(dead_code, reason = "each test file uses a part of this")]
@@ -36,12 +40,20 @@ use up::{PATIENCE, Up, block_on};
 fn main() -> ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
     let confine = support::can_confine();
-    let trials = vec![needing(
+    let mut trials = vec![needing(
         "user namespaces",
         confine,
         "the_agent_notices_a_connection_that_died_and_its_request_ends",
         the_agent_notices_a_connection_that_died_and_its_request_ends,
     )];
+    if std::env::var_os("KATACHI_LONG").is_some_and(|value| value == "1") {
+        trials.push(needing(
+            "user namespaces",
+            confine,
+            "neither_end_grows_with_time",
+            soak::neither_end_grows_with_time,
+        ));
+    }
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
@@ -56,15 +68,15 @@ struct Pair {
 
 impl Pair {
     /// `keep_alive` in seconds is when the agent asks a silent relay whether it is there.
-    async fn meets(keep_alive: f64, options: &[&str]) -> Self {
+    async fn meets(keep_alive: f64) -> Self {
         let far = Far::start();
         let place = Place::new();
-        let config = format!("[tunnel]\nkeep_alive = {keep_alive}\nkeep_alive_timeout = 0.5\n");
+        let config = format!("[tunnel]\nkeep_alive = {keep_alive}\nkeep_alive_timeout = 2\n");
         let config = place.file("config.toml", &config);
         let mut command = place.command();
         command.env("KATACHI_CONFIG", config);
         let relay = ["--relay-url", &far.url, "--relay-ca", &far.authority];
-        let mut up = Up::start_by(command, &[&relay, options].concat());
+        let mut up = Up::start_by(command, &relay);
         let link = up.wait_for("https://");
         let code = up.wait_for("code ");
         let (_, fragment) = link.split_once('#').unwrap();
@@ -131,7 +143,7 @@ async fn goes_on(beat: &Path) -> bool {
 
 fn the_agent_notices_a_connection_that_died_and_its_request_ends() {
     block_on(async {
-        let (noticing, control) = tokio::join!(Pair::meets(0.5, &[]), Pair::meets(600.0, &[]));
+        let (noticing, control) = tokio::join!(Pair::meets(0.5), Pair::meets(600.0));
         tokio::join!(notices(noticing), hangs(control));
     });
 }

@@ -14,7 +14,7 @@ pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 /// The relay, inside of the agent's own program, and the router.
 pub(crate) struct Far {
-    relay: Child,
+    pub(crate) relay: Child,
     pub(crate) url: String,
     /// File of the authority to trust.
     pub(crate) authority: String,

@@ -373,7 +373,8 @@ fn a_recovery_code_opens_the_vault_where_nothing_else_does() {
     let shut = place.agent(&["key", "list"]).refused(2);
     assert!(shut.contains("vault recover"), "{shut}");
     let before = place.stored();
-    let mistyped = code.replacen(code.chars().next().unwrap(), "Q", 1);
+    let (first, rest) = code.split_at(1);
+    let mistyped = format!("{}{rest}", if first == "Q" { "R" } else { "Q" });
     assert_ne!(
         place.agent_reading(&mistyped, &["vault", "recover"]).code,
         Some(0)

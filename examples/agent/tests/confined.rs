@@ -226,7 +226,7 @@ fn where_namespaces_are_forbidden_less_must_be_accepted() {
     let run = |more: &[&str], argv: &[&str]| {
         let mut forbidden = Command::new("unshare");
         forbidden.args(["--user", "--map-root-user", "sh", "-c"]);
-        forbidden.arg("echo 0 > /proc/sys/user/max_user_namespaces && exec \"$0\" \"$@\"");
+        forbidden.arg("cd /proc/sys/user && echo 0 > max_user_namespaces && echo 0 > max_mnt_namespaces && cd \"$OLDPWD\" && exec \"$0\" \"$@\"");
         forbidden.arg(agent.get_program()).arg("run").args(more);
         forbidden.arg("--").args(argv);
         for (name, value) in agent.get_envs() {

@@ -37,8 +37,9 @@ use crate::failure::Failure;
 use crate::limits::Limits;
 use crate::records::tunnels::Claim;
 
-/// Time to tell the agents of a relay that stops when to come back.
-const TELLING: Duration = Duration::from_secs(1);
+/// Time to tell the agents of a relay that stops when to come back: busy machines
+/// take more than a second to hear it.
+const TELLING: Duration = Duration::from_secs(3);
 /// However few there are, they do not come back in one instant.
 const SHORTEST_SPREAD: Duration = Duration::from_millis(200);
 

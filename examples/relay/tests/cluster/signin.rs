@@ -64,14 +64,18 @@ async fn a_link_in_mail_of_one_node_is_good_once_at_any() {
     let github = GitHub::start().await;
     let folder = tempfile::tempdir().unwrap();
     let cluster = start(&github, folder.path());
-    let ana = cluster.node(0).browser_of("ana@example.com").await;
+    let new = json!({"email": "ana@example.com", "password": PASSWORD});
+    let new = cluster.node(1).browser().post("/api/signup", new).await;
+    assert_eq!(new.status(), StatusCode::ACCEPTED);
+    let link = token(folder.path(), "verify").await;
+    let ana = cluster.node(0).confirmed("ana@example.com", &link).await;
     let forgot = async |at: usize| {
         let browser = cluster.node(at).browser();
         let asked = json!({"email": "ana@example.com"});
         browser.post("/api/password/forgot", asked).await.status()
     };
     assert_eq!(forgot(0).await, StatusCode::ACCEPTED);
-    let token = token(folder.path()).await;
+    let token = token(folder.path(), "reset").await;
     let body = json!({"token": token, "password": "a new battery staple"});
     let (there, here) = (cluster.node(1).browser(), cluster.node(0).browser());
     let (one, two) = tokio::join!(
@@ -93,8 +97,8 @@ async fn a_link_in_mail_of_one_node_is_good_once_at_any() {
     assert!(refusals >= 4, "{refusals}");
 }
 
-/// The token of the one link that resets a password.
-async fn token(folder: &Path) -> String {
+/// The token of the one link of this kind.
+async fn token(folder: &Path, kind: &str) -> String {
     for _ in 0..200 {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -102,7 +106,7 @@ async fn token(folder: &Path) -> String {
                 continue;
             }
             let mail = std::fs::read_to_string(path).unwrap().replace("=\r\n", "");
-            if let Some((_, token)) = mail.split_once("/#reset/") {
+            if let Some((_, token)) = mail.split_once(&format!("/#{kind}/")) {
                 return token.chars().take(43).collect();
             }
         }

@@ -126,7 +126,8 @@ impl RelayClient {
     ///
     /// # Errors
     ///
-    /// Returns an error if the relay cannot be reached or refuses, and a [`Mistake`] if
+    /// Returns an error if the relay cannot be reached or refuses, and a
+    /// [`Mistake`](crate::mistake::Mistake) if
     /// it remembers a newer vault.
     pub(crate) async fn heartbeat(&self, state: AgentState) -> anyhow::Result<HeartbeatAnswer> {
         let said = self.witnessed.as_deref().map(generation);

@@ -14,6 +14,13 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(length <= bytes.len() && length <= http::LONGEST);
         let again = http::parse(&bytes[..length], &Reader::Proxy);
         assert_eq!(again, Ok(Some((request.clone(), length))));
+        // Of the head alone, whatever follows it.
+        let credentials = http::proxy_authorization(&bytes[..length]);
+        assert_eq!(credentials, http::proxy_authorization(bytes));
+        if let Some(credentials) = credentials {
+            let within = bytes[..length].as_ptr_range();
+            assert!(credentials.is_empty() || within.contains(&credentials.as_ptr()));
+        }
         if let Request::Forward {
             host,
             port,
@@ -24,6 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
             let origin = Reader::Origin(&host, port);
             let text = String::from_utf8_lossy(&head).to_ascii_lowercase();
             assert_eq!(text.matches("\r\nhost: ").count(), 1);
+            assert_eq!(http::proxy_authorization(&head), None);
             let framed = text.matches("\r\ncontent-length: ").count()
                 + text.matches("\r\ntransfer-encoding: ").count();
             assert!(framed <= 1);
@@ -64,6 +72,13 @@ fuzz_target!(|bytes: &[u8]| {
         );
         for shorter in 0..length {
             assert_eq!(socks::request(&bytes[..shorter]), Ok(None));
+        }
+    }
+    if let Ok(Some(said)) = socks::password(bytes) {
+        assert_eq!(said.length, 3 + said.user.len() + said.password.len());
+        assert!(said.length <= bytes.len() && said.length <= 513);
+        for shorter in 0..said.length {
+            assert!(matches!(socks::password(&bytes[..shorter]), Ok(None)));
         }
     }
     if let Some((length, _)) = socks::greeting(bytes) {

@@ -7,13 +7,20 @@ use std::path::Path;
 use crate::error::SpawnError;
 use crate::plan::Inner;
 
+/// Addresses of the proxy.
+pub(crate) struct Proxies {
+    pub(crate) http: String,
+    /// For whatever is not HTTP.
+    pub(crate) all: String,
+}
+
 /// Built from nothing: what every command has, what the policy passes and sets,
-/// and what the caller adds. `proxy` is where programs find the proxy, if there
-/// is one.
+/// and what the caller adds. `proxies` is where programs find the proxy, if
+/// there is one.
 pub(crate) fn environment(
     plan: &Inner,
     extra: &BTreeMap<OsString, OsString>,
-    proxy: Option<&str>,
+    proxies: Option<&Proxies>,
 ) -> Result<Vec<OsString>, SpawnError> {
     let path = if plan.search_path.is_empty() {
         OsString::from(match cfg!(windows) {
@@ -34,7 +41,7 @@ pub(crate) fn environment(
     ]);
     #[cfg(windows)]
     variables.extend(of_windows());
-    variables.extend(proxy.into_iter().flat_map(proxy_variables));
+    variables.extend(proxies.into_iter().flat_map(proxy_variables));
     for name in &plan.policy.env.pass {
         if let Some(value) = std::env::var_os(name) {
             variables.insert(name.into(), value);
@@ -102,26 +109,26 @@ pub(crate) fn stay_in(scratch: &Path, home: &Path, environment: &mut [OsString])
     }
 }
 
-/// What programs that know proxies look for. Others need nothing of it: names
-/// resolve to addresses that lead to the proxy too.
-fn proxy_variables(proxy: &str) -> impl Iterator<Item = (OsString, OsString)> {
-    const PROXIED: &[&str] = &[
+/// What programs that know proxies look for. Others need nothing of it on Linux:
+/// names resolve to addresses that lead to the proxy too.
+pub(crate) fn proxy_variables(proxies: &Proxies) -> impl Iterator<Item = (OsString, OsString)> {
+    const HTTP: &[&str] = &[
         "http_proxy",
         "https_proxy",
-        "all_proxy",
         "HTTP_PROXY",
         "HTTPS_PROXY",
-        "ALL_PROXY",
         "CARGO_HTTP_PROXY",
         "npm_config_proxy",
         "npm_config_https_proxy",
     ];
+    const ALL: &[&str] = &["all_proxy", "ALL_PROXY"];
     const OWN: &[&str] = &["no_proxy", "NO_PROXY", "npm_config_noproxy"];
-    let proxied = PROXIED.iter().map(|name| (*name, proxy.to_owned()));
+    let http = HTTP.iter().map(|name| (*name, proxies.http.clone()));
+    let all = ALL.iter().map(|name| (*name, proxies.all.clone()));
     let own = OWN
         .iter()
         .map(|name| (*name, "localhost,127.0.0.1,::1".to_owned()));
-    proxied
+    http.chain(all)
         .chain(own)
         .chain([("NODE_USE_ENV_PROXY", "1".to_owned())])
         .map(|(name, value)| (name.into(), value.into()))

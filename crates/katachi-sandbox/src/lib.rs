@@ -84,6 +84,8 @@ pub mod nonblocking;
 pub mod plan;
 pub mod policy;
 mod pool;
+#[cfg(unix)]
+mod proxy;
 mod recover;
 pub mod report;
 mod resolver;

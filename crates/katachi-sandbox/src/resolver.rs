@@ -69,7 +69,7 @@ impl Resolver {
         Self(Arc::new(resolver))
     }
 
-    #[cfg(target_os = "linux")]
+    #[cfg(unix)]
     pub(crate) fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
         self.0.resolve(host)
     }

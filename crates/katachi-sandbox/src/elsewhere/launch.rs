@@ -2,13 +2,15 @@
 
 use std::io::{PipeReader, PipeWriter};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
+use super::Network;
 use super::running::Running;
 use crate::admit::admit;
 use crate::child::Child;
 use crate::command::Command;
-use crate::environment::{environment, stay_in};
+use crate::environment::{Proxies, environment, stay_in};
 use crate::error::SpawnError;
 use crate::feed::Feed;
 use crate::helper::MARKER;
@@ -41,7 +43,12 @@ pub(crate) fn spawn(mut command: Command) -> Result<Child, SpawnError> {
     check_places(&inner)?;
     let started = Instant::now();
     let scratch = Scratch::make()?;
-    let mut environment = environment(&inner, &command.env, None)?;
+    let feed = Feed::default();
+    let (network, port, proxies) = match listen(&inner, &feed)? {
+        Some((network, port, proxies)) => (Some(network), Some(port), Some(proxies)),
+        None => (None, None, None),
+    };
+    let mut environment = environment(&inner, &command.env, proxies.as_ref())?;
     stay_in(scratch.path(), &inner.home, &mut environment);
     let limits = &inner.policy.limits;
     let spec = Spec {
@@ -52,7 +59,7 @@ pub(crate) fn spawn(mut command: Command) -> Result<Child, SpawnError> {
         cpu_time_ms: limits.cpu_time.map(TimeSpan::milliseconds),
         memory: limits.memory.map(ByteSize::bytes),
         processes: limits.processes.map(u64::from),
-        confinement: confinement(&inner, system, scratch.path())?,
+        confinement: confinement(&inner, scratch.path(), port)?,
         program: match system {
             // As it was found, so that links and multi-call names keep working.
             System::MacOs => admitted.program,
@@ -81,7 +88,8 @@ pub(crate) fn spawn(mut command: Command) -> Result<Child, SpawnError> {
         killer: Killer::new(control),
         started,
         scratch: Some(scratch),
-        feed: Feed::default(),
+        network,
+        feed,
         outcome: None,
     };
     match Message::receive(&mut running.status)? {
@@ -124,10 +132,30 @@ fn check_places(plan: &Inner) -> Result<(), SpawnError> {
     Ok(())
 }
 
+/// Starts the proxy of a command that may reach hosts: it with its port, and how
+/// the command finds it.
+#[cfg(unix)]
+fn listen(plan: &Arc<Inner>, feed: &Feed) -> Result<Option<(Network, u16, Proxies)>, SpawnError> {
+    match plan.network.rules.allow.is_empty() {
+        true => Ok(None),
+        false => Ok(Some(Network::on_loopback(plan.clone(), feed.clone())?)),
+    }
+}
+
+/// Hosts were refused when planned.
+#[cfg(not(unix))]
+fn listen(_: &Arc<Inner>, _: &Feed) -> Result<Option<(Network, u16, Proxies)>, SpawnError> {
+    Ok(None)
+}
+
 #[cfg(not(windows))]
-fn confinement(plan: &Inner, _: System, scratch: &Path) -> Result<Confinement, SpawnError> {
-    let profile = crate::plan::seatbelt::profile(plan, Some(scratch));
-    match profile {
+fn confinement(
+    plan: &Inner,
+    scratch: &Path,
+    proxy: Option<u16>,
+) -> Result<Confinement, SpawnError> {
+    let start = crate::plan::seatbelt::Start { scratch, proxy };
+    match crate::plan::seatbelt::profile(plan, Some(start)) {
         Ok(text) => Ok(Confinement::Profile(text)),
         Err(error) => Err(SpawnError::Request {
             problem: error.to_string(),
@@ -137,7 +165,7 @@ fn confinement(plan: &Inner, _: System, scratch: &Path) -> Result<Confinement, S
 }
 
 #[cfg(windows)]
-fn confinement(plan: &Inner, _: System, scratch: &Path) -> Result<Confinement, SpawnError> {
+fn confinement(plan: &Inner, scratch: &Path, _: Option<u16>) -> Result<Confinement, SpawnError> {
     use crate::plan::{Children, system_directories};
     use crate::supervise::windows::acl::edits;
 

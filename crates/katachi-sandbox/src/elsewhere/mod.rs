@@ -18,6 +18,12 @@ use crate::plan::{Inner, Plan, System};
 use crate::report::{Enforcement, Tier};
 use crate::terminal::TerminalSize;
 
+#[cfg(unix)]
+use crate::proxy::Network;
+/// Nobody can make one: nothing could connect to it.
+#[cfg(not(unix))]
+pub(crate) enum Network {}
+
 /// Nobody can make one: nothing is built before its command here.
 pub(crate) enum Prepared {}
 

@@ -4,6 +4,7 @@ use std::io::{self, PipeReader};
 use std::process::Child;
 use std::time::Instant;
 
+use super::Network;
 use crate::child::{Ending, Outcome};
 use crate::feed::{Feed, ViolationStream};
 use crate::killer::Killer;
@@ -19,6 +20,8 @@ pub(crate) struct Running {
     pub(super) started: Instant,
     /// Gone with the command.
     pub(super) scratch: Option<Scratch>,
+    /// Its proxy, gone with the command too.
+    pub(super) network: Option<Network>,
     pub(super) feed: Feed,
     pub(super) outcome: Option<Outcome>,
 }
@@ -51,6 +54,7 @@ impl Running {
         }
         self.helper.wait()?;
         self.scratch = None;
+        self.network = None;
         let ending = match end {
             Some(End::Code(code)) => Ending::Code(code),
             Some(End::Signal(signal)) => Ending::Signal(signal),

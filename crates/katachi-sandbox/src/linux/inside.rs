@@ -18,8 +18,8 @@ use crate::network::names;
 /// Where the proxy listens inside, at the first address of the pool.
 pub(super) const PROXY_PORT: u16 = 3128;
 /// Asks for a socket for IPv4 or IPv6.
-pub(super) const WANT_V4: u8 = 4;
-pub(super) const WANT_V6: u8 = 6;
+pub(crate) const WANT_V4: u8 = 4;
+pub(crate) const WANT_V6: u8 = 6;
 
 /// The channel to the caller, once its listeners are handed out.
 pub(super) struct Inside(OwnedFd);

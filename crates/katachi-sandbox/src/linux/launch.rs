@@ -17,7 +17,6 @@ use super::init::check_identity;
 use super::inside::PROXY_PORT;
 use super::listen::Listener;
 use super::prepared::Prepared;
-use super::proxy::{self, Network};
 use super::record::{self, Record};
 use super::running::{Placeholder, Running, Status, Traces};
 use super::spec::{Doors, Identity, Joined, Mount, Place, Source, Spec};
@@ -26,7 +25,7 @@ use super::{confine, landlock_version};
 use crate::admit::{Admitted, admit};
 use crate::child::Child;
 use crate::command::Command;
-use crate::environment::{environment, stay_in};
+use crate::environment::{Proxies, environment, stay_in};
 use crate::error::SpawnError;
 use crate::feed::Feed;
 use crate::helper::MARKER;
@@ -36,6 +35,7 @@ use crate::network::host::Host;
 use crate::network::names::GATEWAY;
 use crate::plan::{Cgroup, Gate, Inner, Kind, Opened, Pin};
 use crate::policy::Limits;
+use crate::proxy::{self, Network};
 use crate::terminal::Terminal;
 
 /// Addresses that exist inside so that programs without a proxy reach them;
@@ -53,7 +53,7 @@ pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {
         rule,
         approved,
     } = admit(&command)?;
-    let environment = environment(&inner, &command.env, proxy(&inner).as_deref())?;
+    let environment = environment(&inner, &command.env, proxies(&inner).as_ref())?;
     let prepared = match &command.pool {
         Some(pool) if command.can_use_pool() && Prepared::fits(&inner) => pool.take(),
         _ => None,
@@ -361,9 +361,13 @@ pub(super) fn check_machine() -> Result<(), SpawnError> {
 }
 
 /// Where programs inside find the proxy, if the policy allows hosts.
-fn proxy(plan: &Inner) -> Option<String> {
+fn proxies(plan: &Inner) -> Option<Proxies> {
+    let address = || format!("http://{GATEWAY}:{PROXY_PORT}");
     let allowed = !plan.network.rules.allow.is_empty();
-    allowed.then(|| format!("http://{GATEWAY}:{PROXY_PORT}"))
+    allowed.then(|| Proxies {
+        http: address(),
+        all: address(),
+    })
 }
 
 fn identity(pin: &Pin) -> Identity {

@@ -8,12 +8,12 @@ use std::time::Instant;
 
 use super::cgroup::Leaf;
 use super::listen::Listener;
-use super::proxy::Network;
 use super::record::Run;
 use crate::child::{Ending, Outcome};
 use crate::feed::{Feed, ViolationStream};
 use crate::killer::Killer;
 use crate::message::{End, Message};
+use crate::proxy::Network;
 use crate::report::Violation;
 use crate::scratch::Scratch;
 

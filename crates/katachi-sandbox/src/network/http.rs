@@ -74,6 +74,22 @@ pub(crate) fn parse(
     Ok(Some((request, length)))
 }
 
+/// The value of `Proxy-Authorization` in a head; `None` unless there is exactly
+/// one.
+pub(crate) fn proxy_authorization(head: &[u8]) -> Option<&[u8]> {
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS];
+    let mut parsed = httparse::Request::new(&mut fields);
+    parsed.parse(head).ok()?;
+    let mut named = parsed
+        .headers
+        .iter()
+        .filter(|field| is(field, "proxy-authorization"));
+    match (named.next(), named.next()) {
+        (Some(field), None) => Some(field.value),
+        _ => None,
+    }
+}
+
 fn tunnel(target: &str, fields: &[httparse::Header<'_>]) -> Result<Request, &'static str> {
     let (host, port) = host::authority(target)?;
     // Nothing follows but the tunnel, so a body would be read as a part of it.
@@ -263,6 +279,24 @@ mod tests {
         assert_eq!(proxy(text), Ok(Some((wanted, text.len()))));
         for length in 0..text.len() {
             assert_eq!(proxy(&text[..length]), Ok(None));
+        }
+    }
+
+    #[test]
+    fn authorization_is_one_field_and_never_sent_on() {
+        let with = |fields: &str| format!("GET http://a.test/ HTTP/1.1\r\n{fields}\r\n");
+        let one = with("proxy-AUTHORIZATION:  Basic YTpi \r\n");
+        assert_eq!(
+            proxy_authorization(one.as_bytes()),
+            Some(&b"Basic YTpi"[..])
+        );
+        assert!(!head(&one).contains("YTpi"));
+        for fields in [
+            "",
+            "Authorization: Basic YTpi\r\n",
+            "Proxy-Authorization: Basic YTpi\r\nProxy-Authorization: Basic YTpi\r\n",
+        ] {
+            assert_eq!(proxy_authorization(with(fields).as_bytes()), None);
         }
     }
 

@@ -1,5 +1,5 @@
-//! The requests of SOCKS 5 (RFC 1928), without authentication and for
-//! connections alone.
+//! The requests of SOCKS 5 (RFC 1928) for connections alone, without
+//! authentication or by user and password (RFC 1929).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -9,8 +9,31 @@ use super::host::Host;
 pub(crate) const VERSION: u8 = 5;
 /// The greeting is answered with this: no authentication.
 pub(crate) const NO_AUTHENTICATION: [u8; 2] = [VERSION, 0];
-/// And with this where a client wants it.
+/// With this: user and password.
+pub(crate) const WITH_PASSWORD: [u8; 2] = [VERSION, 2];
+/// And with this where a client cannot do what is wanted.
 pub(crate) const NO_METHOD: [u8; 2] = [VERSION, 0xff];
+
+/// Answers to user and password.
+pub(crate) const RIGHT_PASSWORD: [u8; 2] = [1, 0];
+pub(crate) const WRONG_PASSWORD: [u8; 2] = [1, 1];
+
+/// Ways in which a client can say who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Methods {
+    /// Not at all.
+    pub(crate) nothing: bool,
+    pub(crate) password: bool,
+}
+
+/// User and password, as a client said them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Password<'a> {
+    /// Of the message.
+    pub(crate) length: usize,
+    pub(crate) user: &'a [u8],
+    pub(crate) password: &'a [u8],
+}
 
 /// What the proxy says to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +59,40 @@ pub(crate) struct Bad {
     pub(crate) problem: &'static str,
 }
 
-/// Reads the greeting: its length, and whether the client can do without
-/// authentication. `None` until all of it is there.
-pub(crate) fn greeting(bytes: &[u8]) -> Option<(usize, bool)> {
+/// Reads the greeting: its length, and what the client can do. `None` until all
+/// of it is there.
+pub(crate) fn greeting(bytes: &[u8]) -> Option<(usize, Methods)> {
     let count = usize::from(*bytes.get(1)?);
     let methods = bytes.get(2..2 + count)?;
-    Some((2 + count, methods.contains(&0)))
+    let can = Methods {
+        nothing: methods.contains(&0),
+        password: methods.contains(&2),
+    };
+    Some((2 + count, can))
+}
+
+/// Reads user and password. `None` until all of it is there; at most 513 bytes.
+pub(crate) fn password(bytes: &[u8]) -> Result<Option<Password<'_>>, &'static str> {
+    let [version, rest @ ..] = bytes else {
+        return Ok(None);
+    };
+    if *version != 1 {
+        return Err("it is no user and password");
+    }
+    let Some((user, rest)) = counted(rest) else {
+        return Ok(None);
+    };
+    Ok(counted(rest).map(|(password, _)| Password {
+        length: 3 + user.len() + password.len(),
+        user,
+        password,
+    }))
+}
+
+/// As many bytes as the first says, and the rest.
+fn counted(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (count, rest) = bytes.split_first()?;
+    rest.split_at_checked(usize::from(*count))
 }
 
 /// Reads the request: its length, host and port. `None` until all of it is
@@ -122,9 +173,23 @@ mod tests {
             request(&v4),
             Ok(Some((10, Host::Address([127, 0, 0, 1].into()), 80)))
         );
-        assert_eq!(greeting(&[5, 2, 0, 2]), Some((4, true)));
-        assert_eq!(greeting(&[5, 1, 2]), Some((3, false)));
+    }
+
+    #[test]
+    fn reads_who_a_client_is() {
+        let can = |nothing, password| Methods { nothing, password };
+        assert_eq!(greeting(&[5, 2, 0, 2]), Some((4, can(true, true))));
+        assert_eq!(greeting(&[5, 1, 2]), Some((3, can(false, true))));
+        assert_eq!(greeting(&[5, 0]), Some((2, can(false, false))));
         assert_eq!(greeting(&[5, 2, 0]), None);
+        let whole = b"\x01\x02me\x03abcrest";
+        let said = password(whole).ok().flatten().unwrap();
+        assert_eq!((said.length, said.user), (8, &b"me"[..]));
+        assert_eq!(said.password, b"abc");
+        for length in 0..8 {
+            assert!(matches!(password(&whole[..length]), Ok(None)));
+        }
+        assert!(password(&[5, 1, 0]).is_err());
     }
 
     #[test]

@@ -54,18 +54,13 @@ pub(super) fn refuse(
         })
     };
     let network = &policy.network;
-    if let Some(host) = network.allow.first() {
-        let problem = match system {
-            System::MacOs => {
-                "a profile knows no host names, and this version has no proxy beside it"
-            }
-            System::Windows => {
-                "an AppContainer reaches no proxy on its own computer: the exemption for \
-                 loopback needs an administrator"
-            }
-        };
-        let next_step = "remove the hosts and let the caller fetch what is needed";
-        return refuse(format!("network.allow = {host:?}"), problem, next_step);
+    if let (System::Windows, Some(host)) = (system, network.allow.first()) {
+        return refuse(
+            format!("network.allow = {host:?}"),
+            "an AppContainer reaches no proxy on its own computer: the exemption for loopback \
+             needs an administrator",
+            "remove the hosts and let the caller fetch what is needed",
+        );
     }
     if let Some(port) = network.publish.first() {
         let problem = match system {
@@ -121,6 +116,9 @@ pub(super) fn mechanism(inner: &Inner, system: System, control: &str) -> String 
     let text = match (system, control) {
         (System::MacOs, "files" | "metadata") => "Seatbelt profile",
         (System::MacOs, "exec" | "argv") => "Seatbelt list of executable files",
+        (System::MacOs, "network") if !inner.network.rules.allow.is_empty() => {
+            "Seatbelt: one port of loopback; a proxy there, for whoever has its credentials, that decides, then resolves, then checks address and TLS name"
+        }
         (System::MacOs, "network" | "unix") => "Seatbelt: no rule opens a socket",
         (System::MacOs, "processes") => "Seatbelt: signals within the sandbox alone",
         (System::MacOs, "kernel") => "Seatbelt: devices and services of the system are closed",
@@ -156,6 +154,7 @@ fn limits(system: System, limits: &Limits) -> String {
         limits.memory.map(|_| format!("memory: {}", by[0])),
         limits.processes.map(|_| format!("processes: {}", by[0])),
         limits.cpu_time.map(|_| format!("cpu_time: {}", by[1])),
+        limits.network.map(|_| "network: the proxy".to_owned()),
         limits.wall_time.map(|_| "wall_time: a timer".to_owned()),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
@@ -201,6 +200,12 @@ pub(super) fn gaps(inner: &Inner, system: System) -> Vec<(&'static str, String)>
                 "lifetime",
                 "a program that makes a session of its own is not killed with the others; it stays confined",
             );
+            if !inner.network.rules.allow.is_empty() {
+                add(
+                    "network",
+                    "other programs of the same user can read the proxy's credentials out of the command's variables, and reach by it what the command may; programs that know no proxy reach nothing",
+                );
+            }
             if limits.memory.is_some() || limits.processes.is_some() {
                 add(
                     "limits",
@@ -264,7 +269,7 @@ mod tests {
     fn what_cannot_be_held_is_refused_with_rule_and_next_step() {
         let text = |limits: &str| Policy::from_toml(limits, "test").unwrap();
         let cases = [
-            (text("[network]\nallow = [\"a.example:443\"]"), true, true),
+            (text("[network]\nallow = [\"a.example:443\"]"), false, true),
             (text("[network]\npublish = [3000]"), true, true),
             (text("[network]\nunix = [\"/run/s\"]"), false, true),
             (text("[limits]\ndisk = \"1GiB\""), true, true),

@@ -86,6 +86,7 @@ pub(super) fn enforcement(plan: &Plan) -> Enforcement {
                 .system
                 .map(|system| elsewhere::mechanism(inner, system, id));
             let (requested, mechanism) = match *id {
+                "network" if let Some(mechanism) = by_system => (network(inner).0, mechanism),
                 _ if let Some(mechanism) = by_system => ((*requested).to_owned(), mechanism),
                 "network" if tier != Tier::Landlock => network(inner),
                 "limits" => (

@@ -214,7 +214,8 @@ impl Plan {
     /// The plan as a profile for `sandbox-exec` of macOS, to be read and tried.
     ///
     /// No Mac has been seen to enforce it. A command that is started there has
-    /// one more rule, for its own directory of temporary files. It is stricter than the plan where Seatbelt has nothing alike: the
+    /// one more rule, for its own directory of temporary files, and where hosts are
+    /// allowed another, for the port of its proxy. It is stricter than the plan where Seatbelt has nothing alike: the
     /// private `/tmp` and home are closed, directories that only lead to
     /// allowed ones cannot be listed. Limits and variables are not in it. A
     /// directory that a later match of `filesystem.deny` lies in can be moved
@@ -222,11 +223,11 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// Returns [`PlanError::NotEnforceable`] for allowed hosts, published
-    /// ports, rules about arguments and `commands.ask`, and for names that the
+    /// Returns [`PlanError::NotEnforceable`] for allowed hosts, which need the
+    /// proxy that a start has beside it, for published ports, rules about arguments and `commands.ask`, and for names that the
     /// profile's language cannot hold.
     pub fn seatbelt_profile(&self) -> Result<String, PlanError> {
-        seatbelt::profile(&self.0, None)
+        seatbelt::shown(&self.0)
     }
 
     /// The policy this plan was made from.

@@ -46,10 +46,33 @@ const DEVICES: &[&str] = &[
 /// Directories that are links into `/private`.
 const LINKED: &[&str] = &["/etc", "/tmp", "/var"];
 
-/// Writes the profile.
-///
-/// `scratch` is the command's own directory for temporary files.
-pub(crate) fn profile(plan: &Inner, scratch: Option<&Path>) -> Result<String, PlanError> {
+/// What a command has that its plan has not.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start<'a> {
+    /// Its own directory for temporary files.
+    pub(crate) scratch: &'a Path,
+    /// The port of the host's loopback on which its proxy listens.
+    pub(crate) proxy: Option<u16>,
+}
+
+/// Writes the profile as it is shown; there is no proxy beside it.
+pub(crate) fn shown(plan: &Inner) -> Result<String, PlanError> {
+    if let Some(host) = plan.policy.network.allow.first() {
+        return Err(PlanError::NotEnforceable {
+            rule: format!("network.allow = {host:?}"),
+            problem: "a Seatbelt profile knows no host names, and by itself has no proxy \
+                      beside it"
+                .to_owned(),
+            next_step: "start the command on macOS, which starts its proxy, or leave \
+                        network.allow empty"
+                .to_owned(),
+        });
+    }
+    profile(plan, None)
+}
+
+/// Writes the profile, for a start or to see whether it can be written.
+pub(crate) fn profile(plan: &Inner, start: Option<Start<'_>>) -> Result<String, PlanError> {
     refuse_what_it_cannot_hold(plan)?;
     let mut profile = Profile(ALWAYS.to_owned());
     for device in DEVICES {
@@ -71,7 +94,11 @@ pub(crate) fn profile(plan: &Inner, scratch: Option<&Path>) -> Result<String, Pl
     for socket in &plan.sockets {
         profile.rule("allow", "network-outbound", "literal", text(socket)?)?;
     }
-    if let Some(scratch) = scratch {
+    // Whatever else is tried fails, questions to the system's resolver too.
+    if let Some(port) = start.and_then(|start| start.proxy) {
+        profile.0 += &format!("(allow network-outbound (remote tcp \"localhost:{port}\"))\n");
+    }
+    if let Some(Start { scratch, .. }) = start {
         profile.rule("allow", "file-read* file-write*", "subpath", text(scratch)?)?;
         for directory in scratch.ancestors().skip(1) {
             profile.rule("allow", "file-read-metadata", "literal", text(directory)?)?;
@@ -103,12 +130,11 @@ fn refuse_what_it_cannot_hold(plan: &Inner) -> Result<(), PlanError> {
             next_step: next_step.to_owned(),
         })
     };
-    let network = &plan.policy.network;
-    if !network.allow.is_empty() || !network.publish.is_empty() {
+    if !plan.policy.network.publish.is_empty() {
         return refuse(
-            "network",
-            "a Seatbelt profile knows no host names and has no proxy beside it",
-            "leave network.allow and network.publish empty",
+            "network.publish",
+            "a command has no loopback of its own under Seatbelt",
+            "leave network.publish empty",
         );
     }
     let gated = plan

@@ -44,8 +44,14 @@ pub(crate) fn all() -> Vec<Case> {
     if !cfg!(target_os = "linux") {
         cases.push(case("nothing starts unless that is accepted", not_accepted));
         cases.push(case("the report says that nobody saw it hold", report));
-        cases.push(case("hosts are refused when planned", hosts));
         cases.push(case("what cannot be held is refused when planned", refused));
+    }
+    if cfg!(windows) {
+        cases.push(case("hosts are refused when planned", hosts));
+    }
+    if cfg!(target_os = "macos") {
+        let name = "programs that know no proxy do not reach an allowed host";
+        cases.push(case(name, without_proxy));
     }
     cases
 }
@@ -304,6 +310,14 @@ fn report(bed: &Bed) -> Verdict {
         found.to_string().contains("unwitnessed"),
         &format!("it says nothing of that: {found}"),
     )
+}
+
+fn without_proxy(bed: &Bed) -> Verdict {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    bed.control(&["connect", &address])?;
+    let plan = bed.plan(&Bed::policy().allow_host(&address))?;
+    Bed::denied_by(&plan, &["connect", &address])
 }
 
 fn hosts(bed: &Bed) -> Verdict {

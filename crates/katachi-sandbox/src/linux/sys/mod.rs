@@ -9,7 +9,7 @@ pub(super) mod caps;
 pub(super) mod fd;
 pub(super) mod mount;
 pub(super) mod namespace;
-pub(super) mod net;
+pub(crate) mod net;
 pub(super) mod notify;
 pub(super) mod process;
 pub(super) mod seccomp;

@@ -18,7 +18,7 @@ fn owned(result: libc::c_int) -> io::Result<OwnedFd> {
 }
 
 /// Two connected unix sockets that keep messages apart.
-pub(in crate::platform) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut fds = [-1; 2];
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
     // SAFETY: `fds` has room for the two descriptors that are written to it.
@@ -32,11 +32,7 @@ pub(in crate::platform) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 struct Ancillary([u8; 2048]);
 
 /// Sends `bytes` with copies of `fds` as one message.
-pub(in crate::platform) fn send(
-    socket: BorrowedFd<'_>,
-    bytes: &[u8],
-    fds: &[BorrowedFd<'_>],
-) -> io::Result<()> {
+pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     if fds.len() > MOST_DESCRIPTORS {
         return Err(io::Error::other("too many descriptors for one message"));
     }
@@ -79,7 +75,7 @@ pub(in crate::platform) fn send(
 
 /// Receives one message: how many bytes went into `bytes`, zero at the end,
 /// and the descriptors with it, which no program executed later inherits.
-pub(in crate::platform) fn receive(
+pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],
 ) -> io::Result<(usize, Vec<OwnedFd>)> {
@@ -128,7 +124,7 @@ pub(in crate::platform) fn receive(
 
 /// A socket for one connection, of the network namespace of this process for
 /// ever, wherever it is handed to.
-pub(in crate::platform) fn stream_socket(v6: bool) -> io::Result<OwnedFd> {
+pub(crate) fn stream_socket(v6: bool) -> io::Result<OwnedFd> {
     let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC;
     // SAFETY: three integers.
@@ -136,7 +132,7 @@ pub(in crate::platform) fn stream_socket(v6: bool) -> io::Result<OwnedFd> {
 }
 
 /// Starts connecting a socket; one that does not block gives `EINPROGRESS`.
-pub(in crate::platform) fn connect(socket: BorrowedFd<'_>, to: SocketAddr) -> io::Result<()> {
+pub(crate) fn connect(socket: BorrowedFd<'_>, to: SocketAddr) -> io::Result<()> {
     let result = match to {
         SocketAddr::V4(to) => {
             let address = socket_address(*to.ip(), to.port());
@@ -176,7 +172,7 @@ fn socket_address(address: Ipv4Addr, port: u16) -> libc::sockaddr_in {
 
 /// Gives the loopback device the address, and with it the whole network of
 /// the mask, as its alias number `index`.
-pub(in crate::platform) fn add_loopback_address(
+pub(crate) fn add_loopback_address(
     index: usize,
     address: Ipv4Addr,
     mask: Ipv4Addr,
@@ -207,11 +203,7 @@ pub(in crate::platform) fn add_loopback_address(
 
 /// Moves up to `most` bytes from one descriptor to another, of which one is a
 /// pipe, without copying them. Never waits for the pipe.
-pub(in crate::platform) fn splice(
-    from: BorrowedFd<'_>,
-    to: BorrowedFd<'_>,
-    most: usize,
-) -> io::Result<usize> {
+pub(crate) fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
     let nowhere = std::ptr::null_mut::<libc::loff_t>();
     let flags = libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK;
     // SAFETY: descriptors, null offsets, which streams want, and numbers.
@@ -229,7 +221,7 @@ pub(in crate::platform) fn splice(
 }
 
 /// Asks for a pipe to hold `bytes`, and says what it holds.
-pub(in crate::platform) fn pipe_size(pipe: BorrowedFd<'_>, bytes: i32) -> io::Result<usize> {
+pub(crate) fn pipe_size(pipe: BorrowedFd<'_>, bytes: i32) -> io::Result<usize> {
     // SAFETY: F_SETPIPE_SZ takes one integer and F_GETPIPE_SZ none. A refused
     // wish leaves the pipe as it is.
     let size = unsafe {
@@ -237,84 +229,6 @@ pub(in crate::platform) fn pipe_size(pipe: BorrowedFd<'_>, bytes: i32) -> io::Re
         libc::fcntl(pipe.as_raw_fd(), libc::F_GETPIPE_SZ)
     };
     check(size.into()).map(|size| size as usize)
-}
-
-/// What to wait for on a descriptor.
-#[derive(Clone, Copy, Debug, Default)]
-pub(in crate::platform) struct Interest {
-    pub(in crate::platform) read: bool,
-    pub(in crate::platform) write: bool,
-}
-
-impl Interest {
-    pub(in crate::platform) const READ: Self = Self {
-        read: true,
-        write: false,
-    };
-    pub(in crate::platform) const WRITE: Self = Self {
-        read: false,
-        write: true,
-    };
-}
-
-/// What was found; a descriptor that failed or was closed at its other end is
-/// ready for whatever was waited for, and the next call on it says why.
-#[derive(Clone, Copy, Debug, Default)]
-pub(in crate::platform) struct Found {
-    pub(in crate::platform) read: bool,
-    pub(in crate::platform) write: bool,
-}
-
-impl Found {
-    pub(in crate::platform) fn any(self) -> bool {
-        self.read || self.write
-    }
-}
-
-/// Waits until one of the descriptors is ready, for at most `timeout`
-/// milliseconds, for ever if negative. One without interest is left out.
-pub(in crate::platform) fn wait<'a>(
-    interests: impl IntoIterator<Item = (BorrowedFd<'a>, Interest)>,
-    timeout: i32,
-    found: &mut Vec<Found>,
-) -> io::Result<()> {
-    let mut polled: Vec<libc::pollfd> = interests
-        .into_iter()
-        .map(|(fd, interest)| {
-            let mut events = 0;
-            if interest.read {
-                events |= libc::POLLIN;
-            }
-            if interest.write {
-                events |= libc::POLLOUT;
-            }
-            // The kernel skips negative numbers.
-            let fd = if events == 0 { -1 } else { fd.as_raw_fd() };
-            libc::pollfd {
-                fd,
-                events,
-                revents: 0,
-            }
-        })
-        .collect();
-    // SAFETY: `polled` outlives the call and its true length is passed.
-    let result = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, timeout) };
-    match check(result.into()) {
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-        Err(error) => return Err(error),
-    }
-    const BROKEN: libc::c_short = libc::POLLHUP | libc::POLLERR | libc::POLLNVAL;
-    found.clear();
-    found.extend(polled.iter().map(|fd| {
-        let is =
-            |event: libc::c_short| fd.events & event != 0 && fd.revents & (event | BROKEN) != 0;
-        Found {
-            read: is(libc::POLLIN),
-            write: is(libc::POLLOUT),
-        }
-    }));
-    Ok(())
 }
 
 #[cfg(test)]

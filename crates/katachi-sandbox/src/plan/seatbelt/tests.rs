@@ -214,7 +214,11 @@ fn a_start_has_a_directory_of_its_own_and_cannot_redirect_git() {
         .plan(&options(place.path()))
         .unwrap();
     let scratch = Path::new("/private/scratch");
-    let starts = read(&profile(&plan.0, Some(scratch)).unwrap());
+    let start = Start {
+        scratch,
+        proxy: None,
+    };
+    let starts = read(&profile(&plan.0, Some(start)).unwrap());
     let shown = read(&plan.seatbelt_profile().unwrap());
     let file = scratch.join("file");
     assert!(allows(&starts, "file-write-data", &file));
@@ -224,6 +228,30 @@ fn a_start_has_a_directory_of_its_own_and_cannot_redirect_git() {
     let absent = git.join("commondir");
     assert!(plan.0.absent.contains(&absent), "{:?}", plan.0.absent);
     assert!(!allows(&starts, "file-write-create", &absent));
+}
+
+#[test]
+fn a_start_with_hosts_reaches_the_port_of_its_proxy_and_nothing_else() {
+    let place = workspace();
+    let plan = Policy::default()
+        .read("@system")
+        .allow_host("example.org:443")
+        .plan(&options(place.path()))
+        .unwrap();
+    let with = |proxy| {
+        let scratch = Path::new("/private/scratch");
+        profile(&plan.0, Some(Start { scratch, proxy })).unwrap()
+    };
+    let network = |profile: &str| -> Vec<String> {
+        let about = |line: &&str| line.contains("network") || line.contains("mDNSResponder");
+        profile.lines().filter(about).map(str::to_owned).collect()
+    };
+    assert_eq!(
+        network(&with(Some(49152))),
+        ["(allow network-outbound (remote tcp \"localhost:49152\"))"]
+    );
+    assert!(network(&with(None)).is_empty());
+    read(&with(Some(49152)));
 }
 
 #[test]

@@ -15,12 +15,24 @@
 //!  program -> 127.0.0.1:53/udp --+--> 198.18.x.y       /
 //!  server on 127.0.0.1:3000   <--+--- 127.0.0.1:3000 of the host, if published
 //! ```
+//!
+//! Where a command has no network of its own, the proxy listens on a port of
+//! the host's loopback, the only one that its sandbox lets it reach. Any other
+//! process can connect there too, so each connection has to say what the
+//! command alone was told: see [`credentials`].
 
+mod credentials;
 mod log;
+#[cfg(any(test, not(target_os = "linux")))]
+mod loopback;
 mod open;
+#[cfg(target_os = "linux")]
 mod publish;
 mod relay;
 mod serve;
+mod sys;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::io::{self, PipeReader, PipeWriter};
@@ -30,14 +42,18 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use super::sys::net::{self, Found, Interest};
 use crate::feed::Feed;
 use crate::network::dns::{self, Kind, Reply};
 use crate::network::host::Host;
 use crate::network::names::Names;
 use crate::plan::Inner;
+#[cfg(target_os = "linux")]
+use crate::platform::sys::net;
+use credentials::Credentials;
 use log::Log;
-pub(super) use publish::bind;
+#[cfg(target_os = "linux")]
+pub(crate) use publish::bind;
+use sys::{Found, Interest};
 
 /// Connections of one command at one time.
 const MOST: usize = 128;
@@ -46,7 +62,7 @@ const STACK: usize = 256 * 1024;
 
 /// The network of one running command. Dropping it closes everything.
 #[derive(Debug)]
-pub(super) struct Network {
+pub(crate) struct Network {
     /// Closing it stops every thread.
     stop: Option<PipeWriter>,
     thread: Option<JoinHandle<()>>,
@@ -64,8 +80,10 @@ struct Shared {
     open: AtomicUsize,
     /// Bytes that may still pass.
     left: AtomicU64,
-    /// Where sockets of the namespace come from.
-    channel: Mutex<OwnedFd>,
+    /// Where sockets of the namespace come from, if there is one.
+    channel: Option<Mutex<OwnedFd>>,
+    /// What a connection has to say, where others can connect too.
+    credentials: Option<Credentials>,
 }
 
 /// How a connection came in.
@@ -76,12 +94,14 @@ enum Door {
     /// By an address that stands for a name.
     Direct,
     /// From the host, for this port inside.
+    #[cfg(target_os = "linux")]
     Published(u16),
 }
 
 impl Network {
     /// Takes over the listeners that the first process made, and starts.
-    pub(super) fn start(
+    #[cfg(target_os = "linux")]
+    pub(crate) fn start(
         plan: Arc<Inner>,
         channel: OwnedFd,
         published: Vec<(u16, TcpListener)>,
@@ -99,6 +119,17 @@ impl Network {
             .into_iter()
             .map(|(port, listener)| (Door::Published(port), listener));
         doors.extend(published);
+        Self::run(plan, doors, resolver, Some(channel), None, feed)
+    }
+
+    fn run(
+        plan: Arc<Inner>,
+        doors: Vec<(Door, TcpListener)>,
+        resolver: Option<UdpSocket>,
+        channel: Option<OwnedFd>,
+        credentials: Option<Credentials>,
+        feed: Feed,
+    ) -> io::Result<Self> {
         for (_, listener) in &doors {
             listener.set_nonblocking(true)?;
         }
@@ -118,7 +149,8 @@ impl Network {
             stop: stopped,
             open: AtomicUsize::new(0),
             left: AtomicU64::new(left),
-            channel: Mutex::new(channel),
+            channel: channel.map(Mutex::new),
+            credentials,
         });
         let thread = std::thread::Builder::new()
             .name("katachi-network".to_owned())
@@ -130,7 +162,7 @@ impl Network {
     }
 
     /// Closes every listener and connection.
-    pub(super) fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.stop.take();
         if let Some(thread) = self.thread.take() {
             // It only panics if we have a bug, and is gone then too.
@@ -156,7 +188,7 @@ fn wait_at_doors(
             .chain(doors.iter().map(|(_, listener)| listener.as_fd()))
             .chain(resolver.map(|resolver| resolver.as_fd()))
             .map(|fd| (fd, Interest::READ));
-        if net::wait(fds, -1, &mut found).is_err() || found[0].read {
+        if sys::wait(fds, -1, &mut found).is_err() || found[0].read {
             return;
         }
         for ((door, listener), found) in doors.iter().zip(&found[1..]) {
@@ -205,6 +237,7 @@ fn begin(shared: &Arc<Shared>, door: Door, client: TcpStream) {
             match door {
                 Door::Proxy => serve::proxy(&threads, client),
                 Door::Direct => serve::direct(&threads, client),
+                #[cfg(target_os = "linux")]
                 Door::Published(port) => publish::serve(&threads, client, port),
             }
         });

@@ -6,17 +6,19 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use super::super::inside::{WANT_V4, WANT_V6};
+use super::sys::{self, Interest};
 use super::wire::{Wire, milliseconds};
-use super::{Shared, net, relay};
+use super::{Shared, relay};
 use crate::error::SpawnError;
+use crate::platform::inside::{WANT_V4, WANT_V6};
+use crate::platform::sys::net;
 
 /// For a socket and for its connection; nothing on the way leaves the machine.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Takes the ports on the host's loopback, and nowhere else, before the
 /// command starts.
-pub(in super::super) fn bind(ports: &[u16]) -> Result<Vec<(u16, TcpListener)>, SpawnError> {
+pub(crate) fn bind(ports: &[u16]) -> Result<Vec<(u16, TcpListener)>, SpawnError> {
     let mut listeners = Vec::new();
     for port in ports {
         let refused = |error: io::Error| SpawnError::Request {
@@ -73,10 +75,10 @@ fn connect(shared: &Shared, wish: u8, to: SocketAddr) -> io::Result<TcpStream> {
     }
     let mut found = Vec::new();
     let fds = [
-        (stream.as_fd(), net::Interest::WRITE),
-        (shared.stop.as_fd(), net::Interest::READ),
+        (stream.as_fd(), Interest::WRITE),
+        (shared.stop.as_fd(), Interest::READ),
     ];
-    net::wait(fds, milliseconds(deadline), &mut found)?;
+    sys::wait(fds, milliseconds(deadline), &mut found)?;
     if !found[0].write {
         return Err(io::ErrorKind::TimedOut.into());
     }
@@ -87,17 +89,17 @@ fn connect(shared: &Shared, wish: u8, to: SocketAddr) -> io::Result<TcpStream> {
 }
 
 fn socket(shared: &Shared, wish: u8, deadline: Instant) -> io::Result<OwnedFd> {
-    let channel = shared
-        .channel
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    let Some(channel) = &shared.channel else {
+        return Err(io::ErrorKind::NotConnected.into());
+    };
+    let channel = channel.lock().unwrap_or_else(PoisonError::into_inner);
     net::send(channel.as_fd(), &[wish], &[])?;
     let mut found = Vec::new();
     let fds = [
-        (channel.as_fd(), net::Interest::READ),
-        (shared.stop.as_fd(), net::Interest::READ),
+        (channel.as_fd(), Interest::READ),
+        (shared.stop.as_fd(), Interest::READ),
     ];
-    net::wait(fds, milliseconds(deadline), &mut found)?;
+    sys::wait(fds, milliseconds(deadline), &mut found)?;
     if !found[0].read {
         return Err(io::ErrorKind::TimedOut.into());
     }

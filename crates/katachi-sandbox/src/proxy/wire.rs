@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
-use super::super::sys::net::{self, Interest};
+use super::sys::{self, Interest};
 
 /// A socket that never blocks by itself.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl<'a> Wire<'a> {
             (self.stream.as_fd(), interest),
             (self.stop.as_fd(), Interest::READ),
         ];
-        net::wait(fds, milliseconds(deadline), &mut found)?;
+        sys::wait(fds, milliseconds(deadline), &mut found)?;
         if found[1].read {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }

@@ -6,10 +6,11 @@ use std::os::fd::AsFd as _;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use super::Shared;
 use super::open::{HTTPS, Refusal, open};
 use super::relay::{self, IDLE};
+use super::sys::{self, Interest};
 use super::wire::Wire;
-use super::{Shared, net};
 use crate::network::body::Body;
 use crate::network::hello::{self, Hello};
 use crate::network::host::Host;
@@ -20,6 +21,12 @@ use crate::network::socks;
 const HEAD: Duration = Duration::from_secs(10);
 /// The TLS alert "access denied" (RFC 8446, section 6.2).
 const TLS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
+
+/// Of whoever does not say what the command alone was told.
+pub(super) const STRANGER: &str = "it came without the credentials of this command";
+/// The status for it, with the field that it needs (RFC 9110, section 15.5.8).
+const UNKNOWN: &str =
+    "407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"katachi-sandbox\"";
 
 /// A connection to the proxy's own port.
 pub(super) fn proxy(shared: &Shared, client: TcpStream) {
@@ -52,19 +59,40 @@ fn socks(
     mut bytes: Vec<u8>,
     deadline: Instant,
 ) -> io::Result<()> {
-    /// Longest greeting and request together.
-    const LONGEST: usize = 2 + 255 + 262;
-    let (greeting, plain) = loop {
+    /// Longest greeting, password and request together.
+    const LONGEST: usize = 2 + 255 + 513 + 262;
+    let (greeting, methods) = loop {
         if let Some(greeting) = socks::greeting(&bytes) {
             break greeting;
         }
         more(client, &mut bytes, LONGEST, deadline)?;
     };
-    if !plain {
-        return client.write(&socks::NO_METHOD, deadline);
-    }
-    client.write(&socks::NO_AUTHENTICATION, deadline)?;
     bytes.drain(..greeting);
+    match &shared.credentials {
+        None if methods.nothing => client.write(&socks::NO_AUTHENTICATION, deadline)?,
+        Some(credentials) if methods.password => {
+            client.write(&socks::WITH_PASSWORD, deadline)?;
+            let (length, known) = loop {
+                match socks::password(&bytes) {
+                    Ok(Some(said)) => break (said.length, credentials.fit(&said)),
+                    Ok(None) => more(client, &mut bytes, LONGEST, deadline)?,
+                    Err(_) => break (0, false),
+                }
+            };
+            if !known {
+                shared.log.add("the proxy", STRANGER.to_owned(), None);
+                return client.write(&socks::WRONG_PASSWORD, deadline);
+            }
+            bytes.drain(..length);
+            client.write(&socks::RIGHT_PASSWORD, deadline)?;
+        }
+        wanted => {
+            if wanted.is_some() {
+                shared.log.add("the proxy", STRANGER.to_owned(), None);
+            }
+            return client.write(&socks::NO_METHOD, deadline);
+        }
+    }
     let (length, host, port) = loop {
         match socks::request(&bytes) {
             Ok(Some(request)) => break request,
@@ -114,6 +142,12 @@ fn http(
             }
         }
     };
+    if let (Some(credentials), Reader::Proxy) = (&shared.credentials, reader)
+        && !credentials.fit_basic(http::proxy_authorization(&bytes[..length]))
+    {
+        shared.log.add("the proxy", STRANGER.to_owned(), None);
+        return say(client, UNKNOWN, STRANGER);
+    }
     bytes.drain(..length);
     let (host, port) = match &request {
         Request::Tunnel { host, port } | Request::Forward { host, port, .. } => (host, *port),
@@ -200,16 +234,16 @@ fn forward(
             bytes.clear();
         }
         let deadline = Instant::now() + IDLE;
-        let client_interest = net::Interest {
+        let client_interest = Interest {
             read: open,
             write: false,
         };
         let fds = [
             (client.stream.as_fd(), client_interest),
-            (upstream.stream.as_fd(), net::Interest::READ),
-            (client.stop().as_fd(), net::Interest::READ),
+            (upstream.stream.as_fd(), Interest::READ),
+            (client.stop().as_fd(), Interest::READ),
         ];
-        net::wait(fds, super::wire::milliseconds(deadline), &mut found)?;
+        sys::wait(fds, super::wire::milliseconds(deadline), &mut found)?;
         if found[2].read || !found.iter().any(|found| found.any()) {
             return Ok(());
         }
@@ -287,11 +321,11 @@ fn tunnel(
         let patience = if hurry { HEAD } else { IDLE };
         let deadline = begun + patience;
         let fds = [
-            (client.stream.as_fd(), net::Interest::READ),
-            (upstream.stream.as_fd(), net::Interest::READ),
-            (client.stop().as_fd(), net::Interest::READ),
+            (client.stream.as_fd(), Interest::READ),
+            (upstream.stream.as_fd(), Interest::READ),
+            (client.stop().as_fd(), Interest::READ),
         ];
-        net::wait(fds, super::wire::milliseconds(deadline), &mut found)?;
+        sys::wait(fds, super::wire::milliseconds(deadline), &mut found)?;
         // What the command said before it ended is still passed on.
         let over = found[2].read && !found[0].read;
         if over || Instant::now() >= deadline {

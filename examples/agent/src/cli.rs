@@ -144,6 +144,24 @@ pub(crate) struct Options {
         hide_env_values = true
     )]
     pub(crate) ai_keys: Vec<String>,
+    /// Seconds for an AI that speaks ACP to be ready [default: 60]
+    #[arg(
+        long,
+        global = true,
+        env = "KATACHI_AI_START_TIME",
+        value_name = "SECONDS",
+        hide_env_values = true
+    )]
+    pub(crate) ai_start_time: Option<f64>,
+    /// Seconds for one whole answer, of an AI that speaks ACP or a model [default: 1800]
+    #[arg(
+        long,
+        global = true,
+        env = "KATACHI_AI_ANSWER_TIME",
+        value_name = "SECONDS",
+        hide_env_values = true
+    )]
+    pub(crate) ai_answer_time: Option<f64>,
     /// Whether to use the system's keychain
     #[arg(
         long,

@@ -57,6 +57,8 @@ pub(super) struct Ai {
     pub(super) command: Option<Vec<String>>,
     pub(super) policy: Option<PathBuf>,
     pub(super) keys: BTreeMap<String, String>,
+    pub(super) start_time: Option<f64>,
+    pub(super) answer_time: Option<f64>,
 }
 
 /// What the AI is.

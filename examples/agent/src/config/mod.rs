@@ -9,6 +9,7 @@ mod tunnel;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -126,6 +127,27 @@ pub(crate) struct Ai {
     pub(crate) policy: Option<PathBuf>,
     /// Environment variable to the name of a stored API key.
     pub(crate) keys: BTreeMap<String, String>,
+    pub(crate) times: AiTimes,
+}
+
+/// How long an AI may take. A program that is no more than started has the time of
+/// its policy instead.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct AiTimes {
+    /// From the start of a program that speaks the Agent Client Protocol until it has
+    /// a session.
+    pub(crate) start: Duration,
+    /// For one message, from what it is told to the end of the answer.
+    pub(crate) answer: Duration,
+}
+
+impl Default for AiTimes {
+    fn default() -> Self {
+        Self {
+            start: Duration::from_secs(60),
+            answer: Duration::from_secs(30 * 60),
+        }
+    }
 }
 
 /// What answers.

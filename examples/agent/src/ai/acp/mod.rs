@@ -17,7 +17,7 @@ mod terminal;
 mod wire;
 
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail};
 use katachi_protocol::run::{MessageRequest, OutputStream, RunEvent};
@@ -27,6 +27,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 
 use super::tools::Tools;
+use crate::config::Ai;
 use crate::partner::Partner;
 use crate::policy::Rules;
 use crate::runner::{self, Finished, Job};
@@ -50,7 +51,7 @@ const ENDING: Duration = Duration::from_secs(2);
 /// that it was done.
 pub(super) fn answer(
     service: &Service,
-    rules: &Rules,
+    (ai, rules): (&Ai, &Rules),
     (job, request): (Job, &MessageRequest),
     events: &Sender<RunEvent>,
     finished: &mut Finished,
@@ -63,6 +64,7 @@ pub(super) fn answer(
     let name = format!("the program {}", job.argv[0]);
     tell_of_servers(service, events);
     let (partner, pipes) = Partner::start((service, rules), name.clone(), job, events, finished)?;
+    let until = Instant::now() + ai.times.start;
     partner.tell_started(&name, Some(&session), events);
 
     let tools = Tools {
@@ -70,13 +72,15 @@ pub(super) fn answer(
         rules,
         memory: &memory,
         events,
+        until,
     };
     let denials = Mutex::new(Vec::new());
     // Commands of its terminals, and questions to a person, have threads of their
     // own; none outlives this.
     let talked = std::thread::scope(|scope| {
         let peer = Peer::new(pipes);
-        let terminals = Terminals::new(scope, &tools, peer.outbox.clone(), &denials);
+        let outbox = peer.outbox.clone();
+        let terminals = Terminals::new(scope, &tools, outbox.clone(), &denials);
         let mut talk = Talk {
             scope,
             tools: &tools,
@@ -90,34 +94,42 @@ pub(super) fn answer(
             said: 0,
             is_loading: false,
             questions: std::sync::Arc::default(),
-            over: tokio::sync::watch::Sender::new(()),
+            times: ai.times,
+            until,
+            over: tokio::sync::watch::Sender::new(false),
+            stopping: None,
         };
-        talk.answer(&sessions, &request.text)
+        let talked = talk.answer(&sessions, &request.text);
+        // Questions and commands end now, and nobody waits for the program to read of it.
+        outbox.close_at(Instant::now());
+        talked
     });
     finished.denials.extend(lock(&denials).drain(..));
     // Its output ends a moment before it does.
-    let is_ending = talked
-        .as_ref()
-        .is_err_and(|error| error.downcast_ref() == Some(&Fault::Ended));
+    let is_ending = talked.as_ref().is_err_and(|error| {
+        let fault = error.downcast_ref();
+        matches!(fault, Some(Fault::Ended | Fault::CutOff))
+    });
     let time = match is_ending {
         true => ENDING,
         false => Duration::ZERO,
     };
     let ending = partner.end(time, events, finished);
     talked.map_err(|error| match error.downcast_ref::<Fault>() {
-        Some(Fault::Ended) => ended(&name, ending.as_ref()),
+        Some(Fault::Ended) => ended(&name, "before its answer did", ending.as_ref()),
+        Some(Fault::CutOff) => ended(&name, "in the middle of a message", ending.as_ref()),
         Some(fault) => anyhow!("{name} was ended: {fault}"),
         None => error,
     })
 }
 
-fn ended(name: &str, ending: Option<&Ending>) -> anyhow::Error {
+fn ended(name: &str, when: &str, ending: Option<&Ending>) -> anyhow::Error {
     let how = match ending {
         // It closed its output and lived on.
         None | Some(Ending::Killed) => "it closed its output".to_owned(),
         Some(ending) => runner::words(ending),
     };
-    anyhow!("{name} ended before its answer did ({how}); what it was doing is interrupted")
+    anyhow!("{name} ended {when} ({how}); what it was doing is interrupted")
 }
 
 /// Says that configured MCP servers do not reach this program.
@@ -129,24 +141,19 @@ fn tell_of_servers(service: &Service, events: &Sender<RunEvent>) {
         Err(error) => return tracing::warn!("MCP servers are not known: {error:#}"),
     };
     let names: Vec<_> = configs.iter().map(|config| config.name.as_str()).collect();
-    note(
-        events,
-        &format!(
-            "MCP servers of the account ({}) are not passed to programs that speak ACP",
-            names.join(", ")
-        ),
+    let text = format!(
+        "MCP servers of the account ({}) are not passed to programs that speak ACP",
+        names.join(", ")
     );
+    runner::tell(events, remark(&text));
 }
 
-/// Tells the person something about the conversation that is not of the answer.
-fn note(events: &Sender<RunEvent>, text: &str) {
-    runner::tell(
-        events,
-        RunEvent::Output {
-            stream: OutputStream::Stderr,
-            data: format!("{text}\n"),
-        },
-    );
+/// Something about the conversation that is not of the answer.
+fn remark(text: &str) -> RunEvent {
+    RunEvent::Output {
+        stream: OutputStream::Stderr,
+        data: format!("{text}\n"),
+    }
 }
 
 /// Why a program stopped, where that is not the end of its answer.

@@ -12,8 +12,9 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use landlock::{
-    ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd,
-    Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath,
+    PathFd, Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetStatus,
+    Scope,
 };
 
 use super::floor;
@@ -214,16 +215,7 @@ fn confine_files(spec: &Spec) -> Result<(), Failure> {
     rules.extend(devices.iter().map(|path| (path.as_path(), all & of_a_file)));
 
     let build = || -> io::Result<()> {
-        let mut ruleset = Ruleset::default()
-            .set_compatibility(CompatLevel::HardRequirement)
-            .handle_access(all)
-            .map_err(landlock_error)?;
-        if abi >= ABI::V6 {
-            ruleset = ruleset
-                .scope(Scope::from_all(abi))
-                .map_err(landlock_error)?;
-        }
-        let mut ruleset = ruleset.create().map_err(landlock_error)?;
+        let mut ruleset = opening_nothing(abi, all, BitFlags::EMPTY)?;
         for (path, access) in rules {
             let Ok(place) = PathFd::new(path) else {
                 continue;
@@ -235,6 +227,28 @@ fn confine_files(spec: &Spec) -> Result<(), Failure> {
         enforce(ruleset)
     };
     build().step("confine files with Landlock")
+}
+
+/// A layer without a rule: for files, for TCP, and for what Landlock keeps in
+/// scope.
+pub(super) fn opening_nothing(
+    abi: ABI,
+    files: BitFlags<AccessFs>,
+    sockets: BitFlags<AccessNet>,
+) -> io::Result<RulesetCreated> {
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(files)
+        .map_err(landlock_error)?;
+    if !sockets.is_empty() {
+        ruleset = ruleset.handle_access(sockets).map_err(landlock_error)?;
+    }
+    if abi >= ABI::V6 {
+        ruleset = ruleset
+            .scope(Scope::from_all(abi))
+            .map_err(landlock_error)?;
+    }
+    ruleset.create().map_err(landlock_error)
 }
 
 /// Second layer: what may be executed.
@@ -265,7 +279,7 @@ pub(super) fn confine_execution(spec: &Spec) -> Result<(), Failure> {
     build().step("confine execution with Landlock")
 }
 
-pub(super) fn enforce(ruleset: landlock::RulesetCreated) -> io::Result<()> {
+pub(super) fn enforce(ruleset: RulesetCreated) -> io::Result<()> {
     let status = ruleset.restrict_self().map_err(landlock_error)?;
     if status.ruleset == RulesetStatus::FullyEnforced {
         Ok(())

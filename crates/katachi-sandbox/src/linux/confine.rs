@@ -268,7 +268,8 @@ pub(super) fn confine_execution(spec: &Spec) -> Result<(), Failure> {
             ))
             .map_err(landlock_error)?;
         let files = spec.programs.iter().map(|(path, _)| path);
-        for path in files.chain(&spec.exec_trees) {
+        let trees = spec.exec_trees.iter().map(|tree| &tree.path);
+        for path in files.chain(trees) {
             let place = PathFd::new(path).map_err(landlock_error)?;
             ruleset = ruleset
                 .add_rule(PathBeneath::new(place, AccessFs::Execute))

@@ -461,7 +461,10 @@ pub(super) fn plan_spec(
         exec_trees: plan
             .exec_trees
             .iter()
-            .map(|(tree, _)| tree.clone())
+            .map(|(tree, _)| ExecTree {
+                path: tree.clone(),
+                fixed: plan.is_fixed(tree),
+            })
             .collect(),
         home: plan.home.clone(),
         owner: owner(plan),

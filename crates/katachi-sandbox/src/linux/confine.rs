@@ -85,7 +85,7 @@ pub(super) fn become_command(
         seccomp::install(&mut seccomp::observing(&calls)).step("observe system calls")?;
     }
     if let Some(attempts) = &spec.attempts {
-        attempts.run();
+        attempts.run(&spec.environment);
         process::exit(0);
     }
     let error = process::execute(&program, &argv, &environment);

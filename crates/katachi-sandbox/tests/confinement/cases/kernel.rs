@@ -38,6 +38,11 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[],
     },
     Case {
+        name: "a self-test sees each control hold",
+        run: each_control,
+        needs: &["cat", "touch"],
+    },
+    Case {
         name: "no capability is held",
         run: capabilities,
         needs: &[],
@@ -147,6 +152,23 @@ fn tier_below(bed: &Bed) -> Verdict {
 
 fn capabilities(bed: &Bed) -> Verdict {
     bed.only_outside(&["capability"])
+fn each_control(bed: &Bed) -> Verdict {
+    bed.repository("");
+    raw::set_variable("KATACHI_SECRET", "x");
+    // Without this very program, which is what is executed.
+    let policy = Policy::default().read("@system").write(".").allow("cat");
+    let policy = policy.allow(["touch", "good"]);
+    let plan = bed.plan(&policy)?;
+    let seen = katachi_sandbox::doctor::witness(&plan).map_err(|error| error.to_string())?;
+    for control in &seen.controls {
+        must(
+            control.witnessed || control.id == "limits",
+            &format!("{} was not seen to hold: {seen}", control.id),
+        )?;
+    }
+    Ok(())
+}
+
 }
 
 /// An ordinary user.

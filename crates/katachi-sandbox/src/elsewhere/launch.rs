@@ -14,7 +14,6 @@ use crate::environment::{Proxies, environment, stay_in};
 use crate::error::SpawnError;
 use crate::feed::Feed;
 use crate::helper::MARKER;
-use crate::hold::Hold;
 use crate::killer::Killer;
 use crate::message::Message;
 use crate::plan::{Inner, Kind, System};
@@ -84,10 +83,14 @@ pub(crate) fn spawn(mut command: Command) -> Result<Child, SpawnError> {
     // One that is gone already says why, or how it ended.
     let _ = spec.send(&mut control);
     let mut running = Running {
-        hold: Hold::new(helper, Killer::new(control), feed, started),
+        helper,
         status,
+        killer: Killer::new(control),
+        started,
         scratch: Some(scratch),
         network,
+        feed,
+        outcome: None,
     };
     match Message::receive(&mut running.status)? {
         Some(Message::Started(_)) => {}

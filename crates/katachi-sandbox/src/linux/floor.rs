@@ -21,7 +21,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, RulesetCreatedAttr as _,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath,
+    PathFd, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, Scope,
 };
 
 use super::confine::{self, enforce, landlock_error};
@@ -126,8 +127,21 @@ fn confine_files(places: &[Place]) -> Result<(), Failure> {
         opened.push((file, directory, access));
     }
     let build = || -> io::Result<()> {
-        // Before ABI 4 there are none for sockets.
-        let mut ruleset = confine::opening_nothing(abi, all, AccessNet::from_all(abi))?;
+        let mut ruleset = Ruleset::default()
+            .set_compatibility(CompatLevel::HardRequirement)
+            .handle_access(all)
+            .map_err(landlock_error)?;
+        if abi >= ABI::V4 {
+            ruleset = ruleset
+                .handle_access(AccessNet::from_all(abi))
+                .map_err(landlock_error)?;
+        }
+        if abi >= ABI::V6 {
+            ruleset = ruleset
+                .scope(Scope::from_all(abi))
+                .map_err(landlock_error)?;
+        }
+        let mut ruleset = ruleset.create().map_err(landlock_error)?;
         for (file, directory, access) in opened {
             let access = match directory {
                 true => access,

@@ -4,10 +4,15 @@
 
 mod acp;
 mod http;
+#[cfg(unix)]
+mod lend;
+#[cfg(not(unix))]
+#[path = "lend/none.rs"]
+mod lend;
 mod model;
 mod tools;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use katachi_protocol::run::{MessageRequest, RunEvent};
 use katachi_store::history::Stream;
@@ -17,8 +22,8 @@ use crate::config::{Ai, Mind};
 use crate::runner::{Finished, Job};
 use crate::tunnel::{Service, confined};
 
-/// What is kept of how an answer failed, in characters.
-const MAX_NOTE: usize = 1000;
+/// Time for one message, approvals included.
+const MAX_TIME: Duration = Duration::from_secs(30 * 60);
 
 /// Has the AI answer a message and keeps both in the history. Blocks, on a thread
 /// of a tokio runtime.
@@ -55,20 +60,19 @@ pub(crate) fn answer(
             kept = None;
         }
     };
-    let (finished, last) = match &ai.mind {
+    let finished = match &ai.mind {
         Mind::Command(argv) => match job(service, ai, argv, request, &session) {
-            Ok(job) => (confined(service, rules, job, events, &mut keep), None),
-            Err(error) => (fail(format!("{error:#}")), None),
+            Ok(job) => confined(service, rules, job, events, &mut keep),
+            Err(error) => fail(format!("{error:#}")),
         },
         Mind::Acp(argv) => told(events, |finished| {
             let job = job(service, ai, argv, request, &session)?;
-            let ai = (ai, rules);
-            acp::answer(service, ai, (job, request), events, finished, &mut keep)
+            acp::answer(service, rules, (job, request), events, finished, &mut keep)
         }),
         Mind::Http(model) => told(events, |finished| {
             http::answer(
                 service,
-                (model, rules, ai.times.answer),
+                (model, rules),
                 &session,
                 events,
                 finished,
@@ -78,18 +82,6 @@ pub(crate) fn answer(
     };
     if let Some(Err(error)) = kept.map(Stream::finish) {
         tracing::error!("the answer is kept only in part: {error}");
-    }
-    if !finished.success {
-        let how = finished.outcome.trim_start_matches("failed: ");
-        let how: String = how.chars().take(MAX_NOTE).collect();
-        let note = format!("Not answered to its end: {how}");
-        if let Err(error) = service.chat.note(&session, &note) {
-            tracing::error!("how the answer ended is not kept: {error:#}");
-        }
-    }
-    if let Some(last) = last {
-        // The receiver may be gone; then there is nobody to tell.
-        let _ = events.blocking_send(last);
     }
     finished
 }
@@ -126,11 +118,11 @@ fn tool(name: &str, detail: &str) -> RunEvent {
     }
 }
 
-/// Does `work`; returns how it ended, and what to tell of that.
+/// Does `work` and tells how it ended.
 fn told(
     events: &Sender<RunEvent>,
     work: impl FnOnce(&mut Finished) -> anyhow::Result<()>,
-) -> (Finished, Option<RunEvent>) {
+) -> Finished {
     let began = Instant::now();
     let mut finished = Finished::failed(String::new());
     let last = match work(&mut finished) {
@@ -152,5 +144,7 @@ fn told(
     };
     finished.cancelled = events.is_closed();
     finished.milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    (finished, Some(last))
+    // The receiver may be gone; then there is nobody to tell.
+    let _ = events.blocking_send(last);
+    finished
 }

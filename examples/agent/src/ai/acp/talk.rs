@@ -1,7 +1,6 @@
 //! One answer of an ACP program, from the handshake to its stop: what it says is
 //! told, what it asks is done, within bounds.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::Scope;
@@ -12,9 +11,9 @@ use agent_client_protocol_schema::v1::{
     AGENT_METHOD_NAMES, CLIENT_METHOD_NAMES, CancelNotification, ClientCapabilities, ContentBlock,
     ContentChunk, CreateTerminalResponse, Error, FileSystemCapabilities, Implementation,
     InitializeRequest, InitializeResponse, KillTerminalRequest, KillTerminalResponse,
-    LoadSessionRequest, NewSessionRequest, NewSessionResponse, PlanEntryStatus, PromptRequest,
-    PromptResponse, ReadTextFileRequest, ReadTextFileResponse, ReleaseTerminalRequest,
-    ReleaseTerminalResponse, RequestId, RequestPermissionOutcome, RequestPermissionRequest,
+    LoadSessionRequest, McpServer, NewSessionRequest, NewSessionResponse, PlanEntryStatus,
+    PromptRequest, PromptResponse, ReadTextFileRequest, ReadTextFileResponse,
+    ReleaseTerminalRequest, ReleaseTerminalResponse, RequestId, RequestPermissionRequest,
     RequestPermissionResponse, SessionNotification, SessionUpdate, TerminalOutputRequest,
     TextContent, ToolCallStatus, WaitForTerminalExitRequest, WriteTextFileRequest,
     WriteTextFileResponse,
@@ -27,15 +26,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
+use super::super::MAX_TIME;
 use super::super::tools::{self, Tools};
 use super::session::Sessions;
 use super::terminal::{Terminals, lock, wrong};
 use super::wire::{Fault, Message, Peer};
-use super::{permission, remark, stopped};
-use crate::config::AiTimes;
-use crate::runner::Finished;
-use crate::time::span;
+use super::{note, permission, stopped};
+use crate::runner::{self, Finished};
 
+/// Time for the program to say what it is, and to make or load a session.
+const STARTING: Duration = Duration::from_secs(60);
 /// Time for it to stop once it is told to.
 const CANCELLING: Duration = Duration::from_secs(3);
 /// How often it is looked whether anybody still listens.
@@ -44,23 +44,8 @@ const GLANCE: Duration = Duration::from_millis(100);
 const MAX_TEXT: usize = 4 * 1024 * 1024;
 /// Largest file that it can have through us, in bytes.
 const MAX_FILE: usize = 1024 * 1024;
-/// Longest name of a file that it can ask for, in bytes.
-const MAX_PATH: usize = 4096;
 /// Permissions that it waits for at once.
 const MAX_QUESTIONS: usize = 8;
-/// Things that may be refused to it in one answer; each is kept.
-const MAX_DENIALS: usize = 1000;
-/// What is shown of its own words in an error, in characters.
-const SHOWN: usize = 300;
-
-/// Why the program was told to stop before its answer ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Stop {
-    /// Whoever asked went away.
-    Left,
-    /// The time is over.
-    Late,
-}
 
 pub(super) struct Talk<'scope, 'env> {
     pub(super) scope: &'scope Scope<'scope, 'env>,
@@ -69,6 +54,8 @@ pub(super) struct Talk<'scope, 'env> {
     pub(super) denials: &'env Mutex<Vec<Denial>>,
     pub(super) terminals: Terminals<'scope, 'env>,
     pub(super) peer: Peer,
+    /// How it reaches MCP servers.
+    pub(super) servers: Vec<McpServer>,
     pub(super) keep: &'env mut dyn FnMut(&str),
     pub(super) finished: &'env mut Finished,
     /// Requests so far; the last one's number.
@@ -79,38 +66,13 @@ pub(super) struct Talk<'scope, 'env> {
     pub(super) is_loading: bool,
     /// Permissions that it waits for.
     pub(super) questions: Arc<AtomicUsize>,
-    pub(super) times: AiTimes,
-    /// When what goes on has to be done.
-    pub(super) until: Instant,
-    /// Becomes true once nobody waits for an answer any more: with the end of this at
-    /// the latest.
-    pub(super) over: tokio::sync::watch::Sender<bool>,
-    pub(super) stopping: Option<Stop>,
+    /// Dropped with this: nobody waits for an answer then.
+    pub(super) over: tokio::sync::watch::Sender<()>,
 }
 
-impl<'env> Talk<'_, 'env> {
+impl Talk<'_, '_> {
     /// Has `text` answered in the session that goes on, or a new one.
     pub(super) fn answer(&mut self, sessions: &Sessions<'_>, text: &str) -> anyhow::Result<()> {
-        self.peer.outbox.close_at(self.until);
-        let session = self.start(sessions)?;
-        sessions.keep(&session, true)?;
-        self.until = Instant::now() + self.times.answer;
-        self.peer.outbox.close_at(self.until);
-        let prompt = vec![ContentBlock::Text(TextContent::new(text))];
-        let prompt = PromptRequest::new(session.clone(), prompt);
-        let method = AGENT_METHOD_NAMES.session_prompt;
-        let done = self.call::<PromptResponse>(method, &prompt, Some(&session));
-        if done.is_ok() {
-            sessions.keep(&session, false)?;
-        }
-        match self.stopping {
-            None => stopped(done?.stop_reason),
-            Some(why) => Err(self.given_up(why, &done)),
-        }
-    }
-
-    /// Brings the program to the session that goes on, or a new one.
-    fn start(&mut self, sessions: &Sessions<'_>) -> anyhow::Result<String> {
         let files = FileSystemCapabilities::new()
             .read_text_file(true)
             .write_text_file(true);
@@ -121,7 +83,8 @@ impl<'env> Talk<'_, 'env> {
                 "katachi-agent",
                 env!("CARGO_PKG_VERSION"),
             ));
-        let program: InitializeResponse = self.call(AGENT_METHOD_NAMES.initialize, &hello, None)?;
+        let program: InitializeResponse =
+            self.call(AGENT_METHOD_NAMES.initialize, &hello, STARTING, None)?;
         if program.protocol_version != ProtocolVersion::V1 {
             bail!(
                 "the program speaks version {} of the Agent Client Protocol, and this agent \
@@ -129,7 +92,14 @@ impl<'env> Talk<'_, 'env> {
                 program.protocol_version
             );
         }
-        self.session(sessions, &program)
+        let session = self.session(sessions, &program)?;
+        sessions.keep(&session, true)?;
+        let prompt = vec![ContentBlock::Text(TextContent::new(text))];
+        let prompt = PromptRequest::new(session.clone(), prompt);
+        let method = AGENT_METHOD_NAMES.session_prompt;
+        let stop: PromptResponse = self.call(method, &prompt, MAX_TIME, Some(&session))?;
+        sessions.keep(&session, false)?;
+        stopped(stop.stop_reason)
     }
 
     /// The session that goes on; what becomes of an earlier one is told.
@@ -139,78 +109,83 @@ impl<'env> Talk<'_, 'env> {
         program: &InitializeResponse,
     ) -> anyhow::Result<String> {
         let workspace = self.plan.workspace();
+        let events = self.tools.events;
         if let Some(last) = sessions.last()? {
             let was = match last.is_interrupted {
                 true => "Its last answer was interrupted. ",
                 false => "",
             };
             if program.agent_capabilities.load_session {
-                let load = LoadSessionRequest::new(last.id.clone(), workspace);
+                let load = LoadSessionRequest::new(last.id.clone(), workspace)
+                    .mcp_servers(self.servers.clone());
                 self.is_loading = true;
                 let method = AGENT_METHOD_NAMES.session_load;
-                let loaded = self.call::<serde::de::IgnoredAny>(method, &load, None);
+                let loaded = self.call::<serde::de::IgnoredAny>(method, &load, STARTING, None);
                 self.is_loading = false;
                 match loaded {
                     Ok(_) => {
                         if last.is_interrupted {
-                            self.note(&format!("{was}The program goes on from there."));
+                            note(events, &format!("{was}The program goes on from there."));
                         }
                         return Ok(last.id);
                     }
-                    Err(error) if self.stopping == Some(Stop::Left) => return Err(error),
-                    Err(error) if error.is::<Fault>() || self.stopping.is_some() => {
-                        // It might do so each time.
-                        sessions.forget()?;
-                        self.note(&format!(
-                            "{was}The program did not load the conversation; the next message \
-                             begins anew."
-                        ));
-                        return Err(error);
-                    }
-                    Err(error) => self.note(&format!(
-                        "{was}The program could not load the conversation, and begins anew: {error:#}"
-                    )),
+                    Err(error) if error.is::<Fault>() || events.is_closed() => return Err(error),
+                    Err(error) => note(
+                        events,
+                        &format!(
+                            "{was}The program could not load the conversation, and begins anew: {error:#}"
+                        ),
+                    ),
                 }
             } else {
-                self.note(&format!(
-                    "{was}The program cannot load conversations, and begins anew."
-                ));
+                note(
+                    events,
+                    &format!("{was}The program cannot load conversations, and begins anew."),
+                );
             }
         }
         let method = AGENT_METHOD_NAMES.session_new;
-        let made: NewSessionResponse =
-            self.call(method, &NewSessionRequest::new(workspace), None)?;
+        let new = NewSessionRequest::new(workspace).mcp_servers(self.servers.clone());
+        let made: NewSessionResponse = self.call(method, &new, STARTING, None)?;
         Ok(made.session_id.to_string())
     }
 
     /// Asks for one thing, and serves the program until its answer is there. With
-    /// `session`, that is told to stop once nobody listens any more or the time is over.
+    /// `session`, that is told to stop once nobody listens any more.
     fn call<T: DeserializeOwned>(
         &mut self,
         method: &str,
         params: &impl Serialize,
+        time: Duration,
         session: Option<&str>,
     ) -> anyhow::Result<T> {
         self.sent += 1;
         let asked = RequestId::Number(self.sent);
         self.peer.outbox.call(Some(asked.clone()), method, params)?;
+        let mut deadline = Instant::now() + time;
+        let mut is_cancelled = false;
         loop {
-            let is_late = Instant::now() >= self.until;
-            match self.stopping {
-                None if self.tools.events.is_closed() => self.stop(Stop::Left, method, session)?,
-                None if is_late => self.stop(Stop::Late, method, session)?,
-                Some(_) if is_late => bail!("the program did not stop"),
-                None | Some(_) => {}
+            if self.tools.events.is_closed() && !is_cancelled {
+                let Some(session) = session else {
+                    bail!("whoever asked went away");
+                };
+                let cancel = CancelNotification::new(session.to_owned());
+                let method = AGENT_METHOD_NAMES.session_cancel;
+                self.peer.outbox.call(None, method, &cancel)?;
+                deadline = deadline.min(Instant::now() + CANCELLING);
+                is_cancelled = true;
             }
-            if self.finished.denials.len() + lock(self.denials).len() > MAX_DENIALS {
-                bail!("the program was ended: more than {MAX_DENIALS} things were refused to it");
+            if Instant::now() >= deadline {
+                bail!(
+                    "the program did not answer {method} within {} seconds",
+                    time.as_secs()
+                );
             }
             match self.peer.next(GLANCE)? {
                 None => {}
                 Some(Message::Answer { id, result }) if id == asked => {
                     let result = result.map_err(|error| refused(method, &error))?;
                     return serde_json::from_str(result.get()).map_err(|error| {
-                        let error = shown(&error.to_string());
                         anyhow::anyhow!("the program's answer to {method} is not one: {error}")
                     });
                 }
@@ -222,48 +197,6 @@ impl<'env> Talk<'_, 'env> {
                     self.serve(id, &method, &params)?
                 }
             }
-        }
-    }
-
-    /// Ends everything that was begun for the program, and has it cancel what it does in
-    /// `session`; without one there is nothing to cancel.
-    fn stop(&mut self, why: Stop, method: &str, session: Option<&str>) -> anyhow::Result<()> {
-        self.stopping = Some(why);
-        self.over.send_replace(true);
-        self.terminals.stop();
-        let Some(session) = session else {
-            match why {
-                Stop::Left => bail!("whoever asked went away"),
-                Stop::Late => bail!(
-                    "the program was not ready within {} (ai.start_time): it did not answer \
-                     {method}, and was ended; start it in a terminal to see what it waits for, or \
-                     set a longer ai.start_time",
-                    span(self.times.start)
-                ),
-            }
-        };
-        self.until = Instant::now() + CANCELLING;
-        self.peer.outbox.close_at(self.until);
-        let cancel = CancelNotification::new(session.to_owned());
-        let method = AGENT_METHOD_NAMES.session_cancel;
-        Ok(self.peer.outbox.call(None, method, &cancel)?)
-    }
-
-    /// What to say of an answer that was stopped, and of what the program did then.
-    fn given_up<T>(&self, why: Stop, done: &anyhow::Result<T>) -> anyhow::Error {
-        let ended = [Some(&Fault::Ended), Some(&Fault::CutOff)];
-        let how = match done {
-            Ok(_) => "was told to cancel, and did",
-            Err(error) if ended.contains(&error.downcast_ref()) => "ended when told to cancel",
-            Err(_) => "was told to cancel, did not, and was ended",
-        };
-        match why {
-            Stop::Left => anyhow::anyhow!("whoever asked went away; the program {how}"),
-            Stop::Late => anyhow::anyhow!(
-                "the answer took more than {} (ai.answer_time); the program {how}; send another \
-                 message to go on, or set a longer ai.answer_time",
-                span(self.times.answer)
-            ),
         }
     }
 
@@ -329,32 +262,13 @@ impl<'env> Talk<'_, 'env> {
     }
 
     fn tell(&self, event: RunEvent) {
-        // Somebody who reads slowly does not keep the program beyond its time, and who
-        // is gone is noticed where the next message is waited for.
-        let sent = self.tools.events.send(event);
-        let sent = tokio::time::timeout_at(self.until.into(), sent);
-        let _ = tokio::runtime::Handle::current().block_on(sent);
-    }
-
-    fn note(&self, text: &str) {
-        self.tell(remark(text));
+        runner::tell(self.tools.events, event);
     }
 
     /// Does what the program asks of us.
     fn serve(&mut self, id: RequestId, method: &str, params: &RawValue) -> Result<(), Fault> {
         let names = CLIENT_METHOD_NAMES;
-        let begins = [
-            names.fs_read_text_file,
-            names.fs_write_text_file,
-            names.terminal_create,
-        ];
-        let is_stopping = self.stopping.is_some();
-        let done = if is_stopping && begins.contains(&method) {
-            Err(wrong("the answer is over"))
-        } else if is_stopping && method == names.session_request_permission {
-            let cancelled = RequestPermissionOutcome::Cancelled;
-            value(&RequestPermissionResponse::new(cancelled))
-        } else if method == names.fs_read_text_file {
+        let done = if method == names.fs_read_text_file {
             read(params).and_then(|asked| self.read_file(&asked))
         } else if method == names.fs_write_text_file {
             read(params).and_then(|asked| self.write_file(asked))
@@ -400,9 +314,12 @@ impl<'env> Talk<'_, 'env> {
     }
 
     fn read_file(&mut self, asked: &ReadTextFileRequest) -> Result<serde_json::Value, Error> {
-        let path = name(&asked.path)?;
+        let path = asked
+            .path
+            .to_str()
+            .ok_or_else(|| wrong("path is no text"))?;
         self.tell(super::super::tool("read", path));
-        let used = self.tools().read(path, MAX_FILE + 1, self.finished);
+        let used = self.tools.read(path, MAX_FILE + 1, self.finished);
         let used = used.map_err(wrong)?;
         if !used.done {
             return Err(wrong(used.told));
@@ -417,21 +334,16 @@ impl<'env> Talk<'_, 'env> {
     }
 
     fn write_file(&mut self, asked: WriteTextFileRequest) -> Result<serde_json::Value, Error> {
-        let path = name(&asked.path)?;
+        let path = asked
+            .path
+            .to_str()
+            .ok_or_else(|| wrong("path is no text"))?;
         self.tell(super::super::tool("write", path));
-        let used = self.tools().write(path, asked.content, self.finished);
+        let used = self.tools.write(path, asked.content, self.finished);
         let used = used.map_err(wrong)?;
         match used.done {
             true => value(&WriteTextFileResponse::new()),
             false => Err(wrong(used.told)),
-        }
-    }
-
-    /// The tools, for as long as there is time.
-    fn tools(&self) -> Tools<'env> {
-        Tools {
-            until: self.until,
-            ..*self.tools
         }
     }
 
@@ -450,8 +362,7 @@ impl<'env> Talk<'_, 'env> {
             let forward = tools.events.clone();
             let telling = runtime.spawn(async move {
                 let stop = async {
-                    // What is dropped is over too.
-                    let _ = over.wait_for(|over| *over).await;
+                    let _ = over.changed().await;
                 };
                 tools::gather(seen, &forward, stop, |_| {}).await;
             });
@@ -470,15 +381,6 @@ impl<'env> Talk<'_, 'env> {
     }
 }
 
-/// A path that a program names.
-fn name(path: &Path) -> Result<&str, Error> {
-    match path.to_str() {
-        None => Err(wrong("path is no text")),
-        Some(path) if path.len() > MAX_PATH => Err(wrong("path is too long")),
-        Some(path) => Ok(path),
-    }
-}
-
 fn read<T: DeserializeOwned>(params: &RawValue) -> Result<T, Error> {
     serde_json::from_str(params.get()).map_err(|error| wrong(error.to_string()))
 }
@@ -487,15 +389,10 @@ fn value(response: &impl Serialize) -> Result<serde_json::Value, Error> {
     serde_json::to_value(response).map_err(Error::into_internal_error)
 }
 
-/// The beginning of what a program wrote, on one line.
-fn shown(text: &str) -> String {
-    let line = crate::output::one_line(text);
-    line.chars().take(SHOWN).collect()
-}
-
 /// The program's refusal, in words.
 fn refused(method: &str, error: &Error) -> anyhow::Error {
-    let said = shown(&error.message);
+    let said = crate::output::one_line(&error.message);
+    let said: String = said.chars().take(300).collect();
     let next = match error.code == Error::auth_required().code {
         true => {
             "; it wants to be signed in: give it a key with ai.keys, or sign in once where its policy lets it keep that"

@@ -1,8 +1,8 @@
 //! A table of argument rules is read as it was written, and decides about a
 //! start as the obvious decision does.
 //!
-//! The first line is a start: the number of a file, `tree` or `-`, and its
-//! words. Each further line is about a file: `free 1`, `guarded 1`, or
+//! The first line is a start: the number of a file, `tree` or `-` or `=` and
+//! the name that it has in a tree, and its words. Each further line is about a file: `free 1`, `guarded 1`, or
 //! `form 1 ask names | words`, where `script` in place of `form` makes the
 //! first word a script and `-` in place of `ask` allows without asking.
 #![no_main]
@@ -21,7 +21,7 @@ mod codec;
 #[path = "../../crates/katachi-sandbox/src/guard.rs"]
 mod guard;
 // The twin names the types beside it.
-use guard::{Executable, FileNumber};
+use guard::{Executable, FileNumber, Place};
 #[path = "../../crates/katachi-sandbox/src/guard/naive.rs"]
 mod naive;
 
@@ -36,7 +36,13 @@ fuzz_target!(|bytes: &[u8]| {
     let (start, lines) = text.split_once('\n').unwrap_or((text, ""));
     let mut start = start.split(' ');
     let file = number(start.next());
-    let in_tree = start.next() == Some("tree");
+    let place = match start.next().unwrap_or("") {
+        "tree" => Place::Tree,
+        word => match word.strip_prefix('=') {
+            Some(name) => Place::Named(name.as_ref()),
+            None => Place::Elsewhere,
+        },
+    };
     let argv: Vec<OsString> = start.map(Into::into).collect();
     let mut table = Guards::default();
     lines
@@ -48,12 +54,12 @@ fuzz_target!(|bytes: &[u8]| {
     let reader = &mut Reader::new(&bytes);
     assert_eq!(Guards::read(reader).as_ref(), Some(&table));
     assert!(reader.at_end());
-    let ours = match table.rule_on(file, &argv, in_tree) {
+    let ours = match table.rule_on(file, &argv, place) {
         Ruling::Allow => Verdict::Allow,
         Ruling::Ask(_) => Verdict::Ask,
         Ruling::Deny(_) => Verdict::Deny,
     };
-    assert_eq!(ours, naive::verdict(&table, file, &argv, in_tree));
+    assert_eq!(ours, naive::verdict(&table, file, &argv, place));
 });
 
 fn written(table: &Guards) -> Vec<u8> {

@@ -124,20 +124,20 @@ impl Child {
     /// [`Child::wait`].
     #[must_use]
     pub fn violations(&self) -> Vec<Violation> {
-        self.running.violations()
+        self.running.hold.violations()
     }
 
     /// The refusals, each as it happens; see [`ViolationStream`].
     #[must_use]
     pub fn violation_stream(&self) -> ViolationStream {
-        self.running.stream()
+        self.running.hold.stream()
     }
 
     /// A handle that ends this command from another thread or task while one
     /// waits for it.
     #[must_use]
     pub fn killer(&self) -> Killer {
-        Killer(self.running.killer())
+        Killer(self.running.hold.killer.clone())
     }
 
     /// Kills the command and everything it started.

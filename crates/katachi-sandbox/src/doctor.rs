@@ -54,9 +54,13 @@ pub fn probe() -> Result<Capabilities, SpawnError> {
     crate::platform::probe()
 }
 
-/// Starts a self-test under `plan` that attempts a forbidden read, write,
-/// execution and connection, and returns the report with each control that
-/// refused marked as witnessed.
+/// Starts a self-test under `plan` that attempts what each control forbids: reads,
+/// writes, executions, connections, calls, what the caller has open and in its
+/// variables, arguments that a rule refuses, a process that stays. Returns the report
+/// with each control that refused marked as witnessed.
+///
+/// Limits are not tried, since that takes what they bound; a control for which the
+/// policy has no rule (`argv`) has nothing to show.
 ///
 /// With a plan for [`PlanOptions::only`](crate::PlanOptions::only) the tier below
 /// is tried in the same way, where the better one works too.

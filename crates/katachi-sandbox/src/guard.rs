@@ -48,6 +48,17 @@ pub(crate) struct Form {
     pub(crate) rule: String,
 }
 
+/// Where an image lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place<'a> {
+    /// Where a file is executed because a rule names it.
+    Elsewhere,
+    /// Where everything can be executed and the command may write.
+    Tree,
+    /// Where everything can be executed under the name that it has.
+    Named(&'a OsStr),
+}
+
 /// The answer for one image.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ruling<'a> {
@@ -62,11 +73,31 @@ impl Form {
         let Some((name, words)) = argv.split_first() else {
             return false;
         };
-        let named = self.names.is_empty()
+        self.is_called(name) && words.starts_with(&self.words)
+    }
+
+    /// Whether the words are among those of `argv`, in their order: options in
+    /// front of a subcommand do not make it another.
+    fn is_among(&self, argv: &[OsString]) -> bool {
+        let Some((name, words)) = argv.split_first() else {
+            return false;
+        };
+        // What the kernel puts in front of a script's arguments is not moved.
+        let (fixed, wanted) = self
+            .words
+            .split_at_checked(self.script.map_or(0, |index| index + 1))
+            .unwrap_or((&self.words, &[]));
+        self.is_called(name)
+            && words
+                .strip_prefix(fixed)
+                .is_some_and(|words| in_order(wanted, words))
+    }
+
+    fn is_called(&self, name: &OsStr) -> bool {
+        self.names.is_empty()
             || Path::new(name)
                 .file_name()
-                .is_some_and(|name| self.names.iter().any(|known| known == name));
-        named && words.starts_with(&self.words)
+                .is_some_and(|name| self.names.iter().any(|known| known == name))
     }
 
     /// Whether it is this form's script, with whatever arguments.
@@ -77,11 +108,20 @@ impl Form {
 }
 
 impl Guards {
-    /// Decides about an image. `in_tree` is whether it lies where
-    /// everything can be executed.
-    pub(crate) fn rule_on(&self, file: FileNumber, argv: &[OsString], in_tree: bool) -> Ruling<'_> {
+    /// Decides about an image.
+    pub(crate) fn rule_on(
+        &self,
+        file: FileNumber,
+        argv: &[OsString],
+        place: Place<'_>,
+    ) -> Ruling<'_> {
         let known = self.0.iter().find(|executable| executable.file == file);
-        let Some(known) = known else {
+        let namesake = match place {
+            Place::Named(name) => self.namesake(name),
+            Place::Tree | Place::Elsewhere => None,
+        };
+        let in_tree = place != Place::Elsewhere;
+        let Some(known) = known.or(namesake) else {
             return match in_tree {
                 true => Ruling::Allow,
                 false => Ruling::Deny("no rule of commands.allow names it".to_owned()),
@@ -93,7 +133,11 @@ impl Guards {
             return Ruling::Ask(form);
         }
         if fitting().next().is_some() {
-            return Ruling::Allow;
+            let mut asking = known.forms.iter().filter(|form| form.ask);
+            return match asking.find(|form| form.is_among(argv)) {
+                Some(form) => Ruling::Ask(form),
+                None => Ruling::Allow,
+            };
         }
         let is_script = known.forms.iter().any(|form| form.is_script(argv));
         if (known.free && !known.guarded && !is_script) || (in_tree && !known.guarded) {
@@ -113,6 +157,15 @@ impl Guards {
                 near.dedup();
                 format!("its name and arguments do not start as {} wants", near.join(" or "))
             }
+        })
+    }
+
+    /// What a rule about arguments says of a program with this name: a toolchain
+    /// can have a copy of it among its own.
+    fn namesake(&self, name: &OsStr) -> Option<&Executable> {
+        self.0.iter().find(|known| {
+            let mut names = known.forms.iter().flat_map(|form| &form.names);
+            known.guarded && names.any(|known| known == name)
         })
     }
 
@@ -169,6 +222,14 @@ impl Guards {
         };
         reader.list(executable).map(Self)
     }
+}
+
+/// Whether `wanted` is among `words`, in its order.
+pub(crate) fn in_order<A: AsRef<OsStr>, B: AsRef<OsStr>>(wanted: &[A], words: &[B]) -> bool {
+    let mut rest = words.iter();
+    wanted
+        .iter()
+        .all(|wanted| rest.any(|word| word.as_ref() == wanted.as_ref()))
 }
 
 /// The words of an argv as one line for people.
@@ -228,7 +289,7 @@ mod tests {
     #[test]
     fn a_guarded_file_runs_in_its_forms_alone() {
         let guards = guards();
-        let on = |argv: &str| guards.rule_on((1, 1), &words(argv), false);
+        let on = |argv: &str| guards.rule_on((1, 1), &words(argv), Place::Elsewhere);
         assert_eq!(on("/usr/bin/git status -s"), Ruling::Allow);
         assert!(matches!(on("git push"), Ruling::Ask(_)));
         for argv in [
@@ -242,7 +303,7 @@ mod tests {
         }
         // Not even where everything else may run.
         assert!(matches!(
-            guards.rule_on((1, 1), &words("git pull"), true),
+            guards.rule_on((1, 1), &words("git pull"), Place::Tree),
             Ruling::Deny(_)
         ));
     }
@@ -250,7 +311,7 @@ mod tests {
     #[test]
     fn an_interpreter_runs_its_script_alone() {
         let guards = guards();
-        let on = |argv: &str| guards.rule_on((1, 4), &words(argv), false);
+        let on = |argv: &str| guards.rule_on((1, 4), &words(argv), Place::Elsewhere);
         assert_eq!(on("/usr/bin/node /usr/bin/npm install x"), Ruling::Allow);
         for argv in [
             "node",
@@ -266,16 +327,60 @@ mod tests {
     fn what_is_not_known_is_refused() {
         let guards = guards();
         assert_eq!(
-            guards.rule_on((1, 2), &words("any thing"), false),
+            guards.rule_on((1, 2), &words("any thing"), Place::Elsewhere),
             Ruling::Allow
         );
         for file in [(1, 3), (1, 9), (2, 1)] {
             assert!(matches!(
-                guards.rule_on(file, &words("git status"), false),
+                guards.rule_on(file, &words("git status"), Place::Elsewhere),
                 Ruling::Deny(_)
             ));
         }
-        assert_eq!(guards.rule_on((1, 9), &words("x"), true), Ruling::Allow);
+        assert_eq!(
+            guards.rule_on((1, 9), &words("x"), Place::Tree),
+            Ruling::Allow
+        );
+    }
+
+    #[test]
+    fn what_is_asked_about_is_found_wherever_it_stands() {
+        let mut guards = guards();
+        let on = |guards: &Guards, argv: &str| match guards.rule_on(
+            (1, 1),
+            &words(argv),
+            Place::Elsewhere,
+        ) {
+            Ruling::Allow => "allow",
+            Ruling::Ask(_) => "ask",
+            Ruling::Deny(_) => "deny",
+        };
+        // Asking narrows, and opens nothing that no rule allows.
+        assert_eq!(on(&guards, "git -C . push"), "deny");
+        guards.entry((1, 1)).forms.push(form("git", "", false));
+        for argv in [
+            "git push",
+            "git -C . push",
+            "git --no-pager push",
+            "git x push y",
+        ] {
+            assert_eq!(on(&guards, argv), "ask", "{argv}");
+        }
+        assert_eq!(on(&guards, "git pushed"), "allow");
+        guards.entry((1, 1)).forms.push(form("git", "a b", true));
+        assert_eq!(on(&guards, "git x a x b"), "ask");
+        assert_eq!(on(&guards, "git b a"), "allow");
+    }
+
+    #[test]
+    fn a_toolchains_own_copy_has_the_rules_of_its_name() {
+        let guards = guards();
+        let on = |name: &str, argv: &str| {
+            guards.rule_on((9, 9), &words(argv), Place::Named(name.as_ref()))
+        };
+        assert_eq!(on("git", "/lib/git status"), Ruling::Allow);
+        assert!(matches!(on("git", "/lib/git push"), Ruling::Ask(_)));
+        assert!(matches!(on("git", "git-push"), Ruling::Deny(_)));
+        assert_eq!(on("git-remote-https", "x"), Ruling::Allow);
     }
 
     #[test]
@@ -300,7 +405,8 @@ mod tests {
             free in any::<bool>(),
             guarded in any::<bool>(),
             known in any::<bool>(),
-            in_tree in any::<bool>(),
+            place in 0..3_usize,
+            named in "[ab.]",
         ) {
             let argv: Vec<OsString> = argv.into_iter().map(Into::into).collect();
             let words = |words: Vec<String>| words.into_iter().map(OsString::from).collect::<Vec<_>>();
@@ -318,12 +424,13 @@ mod tests {
                 })
                 .collect();
             let file = if known { (1, 1) } else { (1, 2) };
-            let ours = match guards.rule_on(file, &argv, in_tree) {
+            let place = [Place::Elsewhere, Place::Tree, Place::Named(named.as_ref())][place];
+            let ours = match guards.rule_on(file, &argv, place) {
                 Ruling::Allow => Verdict::Allow,
                 Ruling::Ask(_) => Verdict::Ask,
                 Ruling::Deny(_) => Verdict::Deny,
             };
-            prop_assert_eq!(ours, verdict(&guards, file, &argv, in_tree));
+            prop_assert_eq!(ours, verdict(&guards, file, &argv, place));
         }
 
         /// Against a rule spelled out word by word.

@@ -75,6 +75,7 @@ mod feed;
 pub mod glob;
 mod guard;
 pub mod helper;
+mod hold;
 mod killer;
 pub mod learn;
 mod message;

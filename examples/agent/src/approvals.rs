@@ -2,7 +2,8 @@
 //!
 //! Each waits under a nonce of its own for the signed answer of a paired device.
 //! An answer counts once, for exactly the argument vector, directory and plan
-//! that were asked about, and not after its time.
+//! that were asked about, and neither after its time nor after what asked is over:
+//! whoever asks withdraws the question before anybody is told of that end.
 
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -17,7 +18,7 @@ use ring::signature::{ED25519, UnparsedPublicKey};
 
 /// How long a request waits, in seconds.
 pub(crate) const LIFETIME: u64 = 120;
-/// Requests that are remembered at once, answered ones among them.
+/// Requests that are remembered at once. Those that wait are never given up for others.
 const MAX_REQUESTS: usize = 64;
 
 /// Why an answer does not count.
@@ -27,6 +28,8 @@ pub(crate) enum Refused {
     Unknown,
     #[error("this request was answered before")]
     Spent,
+    #[error("this request was withdrawn, since what asked for it is over; nothing was started")]
+    Withdrawn,
     #[error("this request is too old; run the command again")]
     Expired,
     #[error("the answer is to another {0} than was asked about")]
@@ -44,8 +47,15 @@ pub(crate) struct Approvals(Mutex<HashMap<String, Entry>>);
 #[derive(Debug)]
 struct Entry {
     request: ApprovalRequest,
-    /// Whom to tell; `None` once the nonce is spent.
-    waiting: Option<SyncSender<Decision>>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Whom to tell.
+    Waits(SyncSender<Decision>),
+    Answered,
+    Withdrawn,
 }
 
 impl Approvals {
@@ -60,12 +70,17 @@ impl Approvals {
         let mut entries = self.lock();
         entries.retain(|_, entry| entry.request.expires_at > now);
         if entries.len() >= MAX_REQUESTS {
-            return None;
+            // Who asks and gives up over and over keeps nobody else from asking. An
+            // answer to what is forgotten is refused as well, in other words.
+            let over = entries.values().filter(|entry| !entry.waits());
+            let oldest = over.min_by_key(|entry| entry.request.expires_at)?;
+            let oldest = oldest.request.nonce.clone();
+            entries.remove(&oldest);
         }
         let (waiting, answer) = sync_channel(1);
         let entry = Entry {
             request: request.clone(),
-            waiting: Some(waiting),
+            state: State::Waits(waiting),
         };
         entries.insert(request.nonce, entry);
         Some(answer)
@@ -76,14 +91,14 @@ impl Approvals {
         let entries = self.lock();
         let open = entries
             .values()
-            .filter(|entry| entry.waiting.is_some() && entry.request.expires_at > now);
+            .filter(|entry| entry.waits() && entry.request.expires_at > now);
         open.map(|entry| entry.request.clone()).collect()
     }
 
     /// Ends a request that nobody waits for any more.
     pub(crate) fn withdraw(&self, nonce: &str) {
-        if let Some(entry) = self.lock().get_mut(nonce) {
-            entry.waiting = None;
+        if let Some(entry) = self.lock().get_mut(nonce).filter(|entry| entry.waits()) {
+            entry.state = State::Withdrawn;
         }
     }
 
@@ -105,8 +120,10 @@ impl Approvals {
         if entry.request.expires_at <= now {
             return Err(Refused::Expired);
         }
-        if entry.waiting.is_none() {
-            return Err(Refused::Spent);
+        match entry.state {
+            State::Waits(_) => {}
+            State::Answered => return Err(Refused::Spent),
+            State::Withdrawn => return Err(Refused::Withdrawn),
         }
         same(&entry.request, &answer.request)?;
         let key = device.signing_key.as_deref().ok_or(Refused::NoKey)?;
@@ -115,8 +132,8 @@ impl Approvals {
         if !is_signed(key, &signed, &answer.signature) {
             return Err(Refused::Signature);
         }
-        if let Some(waiting) = entry.waiting.take() {
-            // A start that was given up meanwhile needs no answer.
+        if let State::Waits(waiting) = std::mem::replace(&mut entry.state, State::Answered) {
+            // There is room for the one answer; who waits withdraws before leaving.
             let _ = waiting.send(answer.decision);
         }
         Ok(())
@@ -124,6 +141,12 @@ impl Approvals {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Entry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn waits(&self) -> bool {
+        matches!(self.state, State::Waits(_))
     }
 }
 
@@ -224,6 +247,30 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_to_what_was_withdrawn_is_called_that() {
+        let (approvals, pair) = (Approvals::default(), key(1));
+        let answer = approvals.ask(request(), NOW).unwrap();
+        approvals.withdraw(&request().nonce);
+        assert!(approvals.waiting(NOW).is_empty());
+        let approve = signed(request(), Decision::Approve, &pair);
+        let late = approvals.answer(&device(Some(&pair)), &approve, NOW);
+        assert_eq!(late, Err(Refused::Withdrawn));
+        assert!(answer.try_recv().is_err());
+    }
+
+    #[test]
+    fn what_was_answered_cannot_be_withdrawn() {
+        let (approvals, pair) = (Approvals::default(), key(1));
+        let answer = approvals.ask(request(), NOW).unwrap();
+        let deny = signed(request(), Decision::Deny, &pair);
+        approvals.answer(&device(Some(&pair)), &deny, NOW).unwrap();
+        approvals.withdraw(&request().nonce);
+        assert_eq!(answer.try_recv(), Ok(Decision::Deny));
+        let again = approvals.answer(&device(Some(&pair)), &deny, NOW);
+        assert_eq!(again, Err(Refused::Spent));
+    }
+
+    #[test]
     fn an_answer_to_anything_else_is_refused_by_name() {
         let (approvals, pair) = (Approvals::default(), key(1));
         let answer = approvals.ask(request(), NOW).unwrap();
@@ -287,6 +334,13 @@ mod tests {
             kept.push(approvals.ask(one, NOW).unwrap());
         }
         assert!(approvals.ask(request(), NOW).is_none());
-        assert!(approvals.ask(request(), NOW + LIFETIME).is_some());
+        // What is over makes room, what waits does not.
+        approvals.withdraw("7");
+        assert!(approvals.ask(request(), NOW).is_some());
+        assert_eq!(approvals.waiting(NOW).len(), MAX_REQUESTS);
+        let mut another = request();
+        another.nonce = "another".to_owned();
+        assert!(approvals.ask(another.clone(), NOW).is_none());
+        assert!(approvals.ask(another, NOW + LIFETIME).is_some());
     }
 }

@@ -60,6 +60,18 @@ impl Chat {
         Ok(self.history.begin(session_id(session)?, Role::Assistant)?)
     }
 
+    /// Keeps what became of an answer, where that is not its end. It is no part of what
+    /// an AI is told of the conversation.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there is no such conversation or it cannot be written.
+    pub(crate) fn note(&self, session: &str, text: &str) -> anyhow::Result<()> {
+        let note = NewMessage::new(Role::System, text);
+        self.history.append(session_id(session)?, &note)?;
+        Ok(())
+    }
+
     /// The last `limit` messages of a conversation, oldest first.
     ///
     /// # Errors

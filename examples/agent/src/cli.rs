@@ -144,6 +144,24 @@ pub(crate) struct Options {
         hide_env_values = true
     )]
     pub(crate) ai_keys: Vec<String>,
+    /// Seconds for an AI that speaks ACP to be ready [default: 60]
+    #[arg(
+        long,
+        global = true,
+        env = "KATACHI_AI_START_TIME",
+        value_name = "SECONDS",
+        hide_env_values = true
+    )]
+    pub(crate) ai_start_time: Option<f64>,
+    /// Seconds for one whole answer, of an AI that speaks ACP or a model [default: 1800]
+    #[arg(
+        long,
+        global = true,
+        env = "KATACHI_AI_ANSWER_TIME",
+        value_name = "SECONDS",
+        hide_env_values = true
+    )]
+    pub(crate) ai_answer_time: Option<f64>,
     /// Whether to use the system's keychain
     #[arg(
         long,
@@ -217,9 +235,6 @@ Exit code: 0 for allowed, 1 for denied.")]
     /// Become a program that ends with another process
     #[command(hide = true)]
     Tethered(Tethered),
-    /// Carry standard input and output to a socket, for a program in the sandbox
-    #[command(hide = true)]
-    McpBridge(McpBridge),
     /// The relay, inside this program
     #[command(subcommand, hide = true)]
     Relay(Relay),
@@ -496,12 +511,6 @@ pub(crate) struct Tethered {
     pub(crate) parent: u32,
     #[arg(trailing_var_arg = true, required = true)]
     pub(crate) argv: Vec<OsString>,
-}
-
-/// A socket at which an MCP server is used.
-#[derive(Debug, Args)]
-pub(crate) struct McpBridge {
-    pub(crate) socket: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,6 +1,6 @@
 //! Moments, for people.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use time::OffsetDateTime;
 use time::macros::format_description;
@@ -22,8 +22,37 @@ pub(crate) fn show(seconds: u64) -> String {
         .unwrap_or_else(|| format!("{seconds} s"))
 }
 
+/// `30 minutes`, `90 seconds` or `2.5 seconds` for a length of time.
+pub(crate) fn span(time: Duration) -> String {
+    let seconds = time.as_secs_f64();
+    let (count, unit) = match time.subsec_nanos() == 0 && time.as_secs().is_multiple_of(60) {
+        true if time.as_secs() > 60 => (seconds / 60.0, "minutes"),
+        _ => (seconds, "seconds"),
+    };
+    match seconds == 1.0 {
+        true => "1 second".to_owned(),
+        false => format!("{count} {unit}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    #[test]
+    fn a_length_of_time_reads_as_one_says_it() {
+        for (milliseconds, words) in [
+            (500, "0.5 seconds"),
+            (1000, "1 second"),
+            (60_000, "60 seconds"),
+            (90_000, "90 seconds"),
+            (120_000, "2 minutes"),
+            (1_800_000, "30 minutes"),
+        ] {
+            assert_eq!(super::span(Duration::from_millis(milliseconds)), words);
+        }
+    }
+
     #[test]
     fn a_moment_reads_like_a_date() {
         assert_eq!(super::show(1_700_000_000), "2023-11-14 22:13 UTC");

@@ -67,6 +67,10 @@ fn main() -> ExitCode {
             a_model_that_never_ends_is_ended,
         ),
         confined(
+            "an_answer_that_takes_too_long_is_ended_with_its_tools",
+            an_answer_that_takes_too_long_is_ended_with_its_tools,
+        ),
+        confined(
             "a_provider_that_refuses_is_told_of",
             a_provider_that_refuses_is_told_of,
         ),
@@ -403,6 +407,42 @@ fn a_conversation_and_what_was_kept_are_there_again() {
     assert_eq!(place.agent(&["memory", "get", "plums"]).ok().trim(), "two");
     assert!(seen.len() > 1000, "the log is silent: {seen}");
     assert!(!seen.contains(KEY), "the key is in the log");
+}
+
+fn an_answer_that_takes_too_long_is_ended_with_its_tools() {
+    let place = Place::new();
+    let provider = Provider::start(vec![
+        uses("I wait. ", "run", json!({ "argv": ["sleep", "600"] })),
+        says("There are two."),
+    ]);
+    let mut up = up_with(&place, &provider, POLICY, "answer_time = 5\n");
+    block_on(async {
+        let meeting = Meeting::of(&mut up).await;
+        let device = meeting.paired(&up).await;
+        let answer = meeting.message(&device, None, QUESTION);
+        let events = tokio::time::timeout(2 * up::PATIENCE, answer).await;
+        let events = events.expect("nobody ends it");
+        let Some(RunEvent::Error { message }) = events.last() else {
+            panic!("{events:#?}");
+        };
+        assert!(
+            message.contains("more than 5 seconds (ai.answer_time)"),
+            "{message}"
+        );
+        assert_eq!(provider.asked().len(), 1, "the model was asked on");
+        // It is in the history, and no part of what the model is told.
+        let session = session_of(&events);
+        let kept = place.agent(&["history", "show", &session]).ok();
+        assert!(
+            kept.contains("I wait.") && kept.contains("ai.answer_time"),
+            "{kept}"
+        );
+        let events = meeting.message(&device, Some(&session), QUESTION).await;
+        assert_eq!(text_of(&events), "There are two.");
+        let told = provider.asked()[1].body.to_string();
+        assert!(!told.contains("answer_time"), "{told}");
+    });
+    up.stop();
 }
 
 fn a_model_that_never_ends_is_ended() {

@@ -412,6 +412,12 @@ fn a_person_in_a_browser_approves_and_sees_the_output() {
     );
     assert!(shown("decided elsewhere").contains("Exit 0"), "{said:#?}");
     assert!(place.workspace().join("approved-elsewhere").exists());
+    let withdrawn = shown("withdrawn");
+    assert!(
+        withdrawn.contains("Stopped") && withdrawn.contains("0 buttons"),
+        "{said:#?}"
+    );
+    assert!(!place.workspace().join("never-approved").exists());
     let log = shown("log");
     for text in [
         "two plums",

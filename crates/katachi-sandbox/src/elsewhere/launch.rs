@@ -14,6 +14,7 @@ use crate::environment::{Proxies, environment, stay_in};
 use crate::error::SpawnError;
 use crate::feed::Feed;
 use crate::helper::MARKER;
+use crate::hold::Hold;
 use crate::killer::Killer;
 use crate::message::Message;
 use crate::plan::{Inner, Kind, System};
@@ -83,14 +84,10 @@ pub(crate) fn spawn(mut command: Command) -> Result<Child, SpawnError> {
     // One that is gone already says why, or how it ended.
     let _ = spec.send(&mut control);
     let mut running = Running {
-        helper,
+        hold: Hold::new(helper, Killer::new(control), feed, started),
         status,
-        killer: Killer::new(control),
-        started,
         scratch: Some(scratch),
         network,
-        feed,
-        outcome: None,
     };
     match Message::receive(&mut running.status)? {
         Some(Message::Started(_)) => {}

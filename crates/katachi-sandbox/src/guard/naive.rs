@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use super::{Executable, FileNumber, Form, Guards};
+use super::{Executable, FileNumber, Form, Guards, Place};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -15,15 +15,29 @@ pub(crate) fn verdict(
     guards: &Guards,
     file: FileNumber,
     argv: &[OsString],
-    in_tree: bool,
+    place: Place<'_>,
 ) -> Verdict {
+    let in_tree = match place {
+        Place::Elsewhere => false,
+        Place::Tree | Place::Named(_) => true,
+    };
     let mut asked = false;
     let mut allowed = false;
+    let mut hidden = false;
     let mut is_script = false;
     let mut known: Option<&Executable> = None;
     for executable in &guards.0 {
         if known.is_none() && executable.file == file {
             known = Some(executable);
+        }
+    }
+    if let (None, Place::Named(name)) = (known, place) {
+        for executable in guards.0.iter().rev() {
+            for form in &executable.forms {
+                if executable.guarded && form.names.contains(&name.to_owned()) {
+                    known = Some(executable);
+                }
+            }
         }
     }
     let Some(known) = known else {
@@ -38,6 +52,9 @@ pub(crate) fn verdict(
             asked = asked || form.ask;
             allowed = allowed || !form.ask;
         }
+        if form.ask && name_fits(form, argv) {
+            hidden = hidden || words_hide(form, argv);
+        }
         if let Some(index) = form.script
             && argv.len() > index + 1
             && argv[index + 1] == form.words[index]
@@ -47,6 +64,7 @@ pub(crate) fn verdict(
     }
     match (asked, allowed) {
         (true, _) => Verdict::Ask,
+        (false, true) if hidden => Verdict::Ask,
         (false, true) => Verdict::Allow,
         // A rule about its arguments leaves nothing else.
         (false, false) if known.guarded => Verdict::Deny,
@@ -88,6 +106,22 @@ fn words_fit(form: &Form, argv: &[OsString]) -> bool {
         if argv.get(index + 1) != Some(wanted) {
             return false;
         }
+    }
+    true
+}
+
+/// Whether the words can be struck out of the arguments one after the other.
+fn words_hide(form: &Form, argv: &[OsString]) -> bool {
+    let mut next = 1;
+    for (index, wanted) in form.words.iter().enumerate() {
+        let fixed = form.script.is_some_and(|script| index <= script);
+        while argv.get(next).is_some_and(|word| word != wanted) && !fixed {
+            next += 1;
+        }
+        if argv.get(next) != Some(wanted) {
+            return false;
+        }
+        next += 1;
     }
     true
 }

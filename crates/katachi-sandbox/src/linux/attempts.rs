@@ -1,6 +1,7 @@
 //! The self-test: what the command would try if it were hostile, tried from
 //! its very place, after the last step and instead of a program.
 
+use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpStream, UdpSocket};
 use std::os::unix::net::UnixListener;
@@ -8,7 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::inside::PROXY_PORT;
-use super::sys::{c_string, namespace, process};
+use super::sys::process::{Ended, Fork};
+use super::sys::{c_string, fd, namespace, process};
 use crate::codec::{Reader, Writer};
 use crate::network::names::GATEWAY;
 
@@ -31,6 +33,14 @@ pub(super) struct Attempts {
     pub(super) unix_sockets: bool,
     /// Whether there is a proxy, which must not lead there either.
     pub(super) proxy: bool,
+    /// The caller, whose variables can be read outside, and the names of those
+    /// that no rule passes.
+    pub(super) caller: u32,
+    pub(super) variables: Vec<OsString>,
+    /// A descriptor of the caller's that every program inherits outside.
+    pub(super) descriptor: u32,
+    /// A start that a rule about arguments refuses.
+    pub(super) refused: Option<(PathBuf, Vec<OsString>)>,
 }
 
 impl Attempts {
@@ -46,7 +56,17 @@ impl Attempts {
         writer
             .number(self.port.into())
             .flag(self.unix_sockets)
-            .flag(self.proxy);
+            .flag(self.proxy)
+            .number(self.caller.into())
+            .number(self.descriptor.into());
+        writer.list(self.variables.iter(), |writer, name| {
+            writer.text(name);
+        });
+        writer.list(self.refused.iter(), |writer, (program, argv)| {
+            writer.path(program).list(argv.iter(), |writer, word| {
+                writer.text(word);
+            });
+        });
     }
 
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
@@ -59,15 +79,28 @@ impl Attempts {
             port: reader.number()?.try_into().ok()?,
             unix_sockets: reader.flag()?,
             proxy: reader.flag()?,
+            caller: reader.number()?.try_into().ok()?,
+            descriptor: reader.number()?.try_into().ok()?,
+            variables: reader.list(Reader::text)?,
+            refused: reader
+                .list(|reader| Some((reader.path()?, reader.list(Reader::text)?)))?
+                .pop(),
         })
     }
 
     /// Tries everything and prints `control refused` or `control possible`
-    /// for each attempt.
-    pub(super) fn run(&self) {
+    /// for each attempt. The program would get these variables.
+    pub(super) fn run(&self, environment: &[OsString]) {
+        self.inherited(environment);
+        // As executing does, which the first process waits for.
+        if fd::close_range(3, u32::MAX, false).is_err() {
+            return;
+        }
         self.files();
         self.network();
         self.kernel();
+        self.arguments();
+        self.lifetime();
         // Last, because an execution that works ends this process.
         self.execution();
     }
@@ -127,6 +160,8 @@ impl Attempts {
         say("kernel", namespace::unshare(libc::CLONE_NEWUSER).is_ok());
         say("privileges", namespace::set_host_name("witness").is_ok());
         say("privileges", super::sys::caps::holds_any());
+        let variables = format!("/proc/{}/environ", self.caller);
+        say("processes", std::fs::read(variables).is_ok());
         if let Ok(list) = std::fs::read_dir("/proc") {
             let processes = list
                 .flatten()
@@ -138,6 +173,56 @@ impl Attempts {
                 })
                 .count();
             say("processes", processes > 2);
+        }
+    }
+
+    /// What a program would have of the caller's.
+    fn inherited(&self, environment: &[OsString]) {
+        let passed = |name: &OsString| {
+            environment.iter().any(|variable| {
+                let rest = variable
+                    .as_encoded_bytes()
+                    .strip_prefix(name.as_encoded_bytes());
+                rest.is_some_and(|rest| rest.first() == Some(&b'='))
+            })
+        };
+        say("environment", self.variables.iter().any(passed));
+        say("descriptors", fd::stays_open(self.descriptor));
+    }
+
+    fn arguments(&self) {
+        let Some((program, argv)) = &self.refused else {
+            return;
+        };
+        let argv: std::io::Result<Vec<_>> = argv.iter().map(c_string).collect();
+        let (Ok(program), Ok(argv)) = (c_string(program), argv) else {
+            return;
+        };
+        match process::fork() {
+            Ok(Fork::Child) => {
+                process::execute(&program, &argv, &[]);
+                process::exit(0)
+            }
+            Ok(Fork::Parent(pid)) => {
+                let killed =
+                    process::wait(pid).is_ok_and(|ended| ended == Ended::Signal(libc::SIGKILL));
+                say("argv", !killed);
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Leaves a process behind, which would speak up.
+    fn lifetime(&self) {
+        match process::fork() {
+            Ok(Fork::Child) => {
+                process::new_session();
+                std::thread::sleep(Duration::from_secs(2));
+                say("lifetime", true);
+                process::exit(0)
+            }
+            Ok(Fork::Parent(_)) => say("lifetime", false),
+            Err(_) => {}
         }
     }
 

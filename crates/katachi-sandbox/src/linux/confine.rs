@@ -12,8 +12,9 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use landlock::{
-    ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd,
-    Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath,
+    PathFd, Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetStatus,
+    Scope,
 };
 
 use super::floor;
@@ -84,7 +85,7 @@ pub(super) fn become_command(
         seccomp::install(&mut seccomp::observing(&calls)).step("observe system calls")?;
     }
     if let Some(attempts) = &spec.attempts {
-        attempts.run();
+        attempts.run(&spec.environment);
         process::exit(0);
     }
     let error = process::execute(&program, &argv, &environment);
@@ -214,16 +215,7 @@ fn confine_files(spec: &Spec) -> Result<(), Failure> {
     rules.extend(devices.iter().map(|path| (path.as_path(), all & of_a_file)));
 
     let build = || -> io::Result<()> {
-        let mut ruleset = Ruleset::default()
-            .set_compatibility(CompatLevel::HardRequirement)
-            .handle_access(all)
-            .map_err(landlock_error)?;
-        if abi >= ABI::V6 {
-            ruleset = ruleset
-                .scope(Scope::from_all(abi))
-                .map_err(landlock_error)?;
-        }
-        let mut ruleset = ruleset.create().map_err(landlock_error)?;
+        let mut ruleset = opening_nothing(abi, all, BitFlags::EMPTY)?;
         for (path, access) in rules {
             let Ok(place) = PathFd::new(path) else {
                 continue;
@@ -235,6 +227,28 @@ fn confine_files(spec: &Spec) -> Result<(), Failure> {
         enforce(ruleset)
     };
     build().step("confine files with Landlock")
+}
+
+/// A layer without a rule: for files, for TCP, and for what Landlock keeps in
+/// scope.
+pub(super) fn opening_nothing(
+    abi: ABI,
+    files: BitFlags<AccessFs>,
+    sockets: BitFlags<AccessNet>,
+) -> io::Result<RulesetCreated> {
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(files)
+        .map_err(landlock_error)?;
+    if !sockets.is_empty() {
+        ruleset = ruleset.handle_access(sockets).map_err(landlock_error)?;
+    }
+    if abi >= ABI::V6 {
+        ruleset = ruleset
+            .scope(Scope::from_all(abi))
+            .map_err(landlock_error)?;
+    }
+    ruleset.create().map_err(landlock_error)
 }
 
 /// Second layer: what may be executed.
@@ -254,7 +268,8 @@ pub(super) fn confine_execution(spec: &Spec) -> Result<(), Failure> {
             ))
             .map_err(landlock_error)?;
         let files = spec.programs.iter().map(|(path, _)| path);
-        for path in files.chain(&spec.exec_trees) {
+        let trees = spec.exec_trees.iter().map(|tree| &tree.path);
+        for path in files.chain(trees) {
             let place = PathFd::new(path).map_err(landlock_error)?;
             ruleset = ruleset
                 .add_rule(PathBeneath::new(place, AccessFs::Execute))
@@ -265,7 +280,7 @@ pub(super) fn confine_execution(spec: &Spec) -> Result<(), Failure> {
     build().step("confine execution with Landlock")
 }
 
-pub(super) fn enforce(ruleset: landlock::RulesetCreated) -> io::Result<()> {
+pub(super) fn enforce(ruleset: RulesetCreated) -> io::Result<()> {
     let status = ruleset.restrict_self().map_err(landlock_error)?;
     if status.ruleset == RulesetStatus::FullyEnforced {
         Ok(())

@@ -21,8 +21,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath,
-    PathFd, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, Scope,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, RulesetCreatedAttr as _,
 };
 
 use super::confine::{self, enforce, landlock_error};
@@ -127,21 +126,8 @@ fn confine_files(places: &[Place]) -> Result<(), Failure> {
         opened.push((file, directory, access));
     }
     let build = || -> io::Result<()> {
-        let mut ruleset = Ruleset::default()
-            .set_compatibility(CompatLevel::HardRequirement)
-            .handle_access(all)
-            .map_err(landlock_error)?;
-        if abi >= ABI::V4 {
-            ruleset = ruleset
-                .handle_access(AccessNet::from_all(abi))
-                .map_err(landlock_error)?;
-        }
-        if abi >= ABI::V6 {
-            ruleset = ruleset
-                .scope(Scope::from_all(abi))
-                .map_err(landlock_error)?;
-        }
-        let mut ruleset = ruleset.create().map_err(landlock_error)?;
+        // Before ABI 4 there are none for sockets.
+        let mut ruleset = confine::opening_nothing(abi, all, AccessNet::from_all(abi))?;
         for (file, directory, access) in opened {
             let access = match directory {
                 true => access,

@@ -166,6 +166,7 @@ pub(super) fn attend(
     if spec.observes {
         pass_first_call(command).step("let the command begin")?;
     }
+    wait_for_start(&running, &control).step("wait for the command")?;
     // The pipe closes when the command is executed, and has a byte in it when
     // that failed, in which case the reason is already on its way.
     if running.read(&mut [0; 1]).step("wait for the command")? > 0 {
@@ -223,6 +224,16 @@ fn command(
     fd::take_standard(&streams).step("take over the standard descriptors")?;
     drop(streams);
     confine::become_command(&spec, None, None)
+}
+
+/// Waits until the command is executed or has failed to be, and not for a caller
+/// that is gone.
+fn wait_for_start(running: &io::PipeReader, control: &OwnedFd) -> io::Result<()> {
+    let [command, caller] = fd::poll([running.as_fd(), control.as_fd()], -1)?;
+    if caller.closed && !command.readable && !command.closed {
+        process::exit(0);
+    }
+    Ok(())
 }
 
 /// What has been going on since before the command.

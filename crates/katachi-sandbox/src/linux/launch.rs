@@ -19,7 +19,7 @@ use super::listen::Listener;
 use super::prepared::Prepared;
 use super::record::{self, Record};
 use super::running::{Placeholder, Running, Status, Traces};
-use super::spec::{Doors, Identity, Joined, Mount, Place, Source, Spec};
+use super::spec::{Doors, ExecTree, Identity, Joined, Mount, Place, Source, Spec};
 use super::sys::{c_string, fd, net};
 use super::{confine, landlock_version};
 use crate::admit::{Admitted, admit};
@@ -29,6 +29,7 @@ use crate::environment::{Proxies, environment, stay_in};
 use crate::error::SpawnError;
 use crate::feed::Feed;
 use crate::helper::MARKER;
+use crate::hold::Hold;
 use crate::killer::Killer;
 use crate::message::Message;
 use crate::network::host::Host;
@@ -310,7 +311,12 @@ pub(super) fn finish(
         stderr: process.stderr.take(),
         terminal,
         enforcement,
-        running: Running::new(process, messages, killer, started, traces, network, feed),
+        running: Running {
+            hold: Hold::new(process, killer, feed, started),
+            status: messages,
+            traces,
+            network,
+        },
     })
 }
 
@@ -455,7 +461,10 @@ pub(super) fn plan_spec(
         exec_trees: plan
             .exec_trees
             .iter()
-            .map(|(tree, _)| tree.clone())
+            .map(|(tree, _)| ExecTree {
+                path: tree.clone(),
+                fixed: plan.is_fixed(tree),
+            })
             .collect(),
         home: plan.home.clone(),
         owner: owner(plan),

@@ -3,15 +3,12 @@
 use std::fs::File;
 use std::io::{self, PipeReader};
 use std::path::PathBuf;
-use std::process::Child;
-use std::time::Instant;
 
 use super::cgroup::Leaf;
 use super::listen::Listener;
 use super::record::Run;
 use crate::child::{Ending, Outcome};
-use crate::feed::{Feed, ViolationStream};
-use crate::killer::Killer;
+use crate::hold::Hold;
 use crate::message::{End, Message};
 use crate::proxy::Network;
 use crate::report::Violation;
@@ -19,14 +16,10 @@ use crate::scratch::Scratch;
 
 /// Everything that has to be let go in the right order.
 pub(crate) struct Running {
-    helper: Child,
-    status: Status,
-    killer: Killer,
-    started: Instant,
-    traces: Traces,
-    network: Option<Network>,
-    feed: Feed,
-    outcome: Option<Outcome>,
+    pub(crate) hold: Hold,
+    pub(super) status: Status,
+    pub(super) traces: Traces,
+    pub(super) network: Option<Network>,
 }
 
 /// Where the helper's messages arrive.
@@ -88,45 +81,9 @@ impl Traces {
 }
 
 impl Running {
-    pub(super) fn new(
-        helper: Child,
-        status: Status,
-        killer: Killer,
-        started: Instant,
-        traces: Traces,
-        network: Option<Network>,
-        feed: Feed,
-    ) -> Self {
-        Self {
-            helper,
-            status,
-            killer,
-            started,
-            traces,
-            network,
-            feed,
-            outcome: None,
-        }
-    }
-
-    pub(crate) fn killer(&self) -> Killer {
-        self.killer.clone()
-    }
-
-    pub(crate) fn violations(&self) -> Vec<Violation> {
-        match &self.outcome {
-            Some(outcome) => outcome.violations.clone(),
-            None => self.feed.list(),
-        }
-    }
-
-    pub(crate) fn stream(&self) -> ViolationStream {
-        self.feed.stream()
-    }
-
     pub(crate) fn wait(&mut self) -> io::Result<Outcome> {
-        if let Some(outcome) = &self.outcome {
-            return Ok(outcome.clone());
+        if let Some(outcome) = self.hold.outcome() {
+            return Ok(outcome);
         }
         // The pipe closes when helper and first process are gone, which the
         // kernel lets happen only after everything in the namespace is.
@@ -137,7 +94,7 @@ impl Running {
                     if let Message::Ended(seen) = message {
                         end = Some(seen);
                     } else if let Some(violation) = uncovered(message) {
-                        self.feed.add(violation);
+                        self.hold.feed.add(violation);
                     }
                 }
                 end
@@ -145,7 +102,7 @@ impl Running {
             Status::Listener(listener) => listener.finish()?,
             Status::Read => None,
         };
-        self.helper.wait()?;
+        self.hold.helper.wait()?;
         let leaf = self.traces.leaf.take();
         let out_of_memory = leaf.as_ref().is_some_and(Leaf::ran_out_of_memory);
         let ending = match end {
@@ -154,29 +111,17 @@ impl Running {
             None | Some(End::Signal(libc::SIGKILL)) if out_of_memory => {
                 Ending::LimitExceeded("memory".to_owned())
             }
-            Some(End::Code(code)) => Ending::Code(code),
-            Some(End::Signal(signal)) => Ending::Signal(signal),
-            Some(End::TimedOut) => Ending::TimedOut,
-            Some(End::Limit(name)) => Ending::LimitExceeded(name),
-            None if self.killer.was_used() => Ending::Killed,
-            None => return Err(io::Error::other("the sandbox ended without saying how")),
+            end => self.hold.ending(end)?,
         };
         self.network = None;
         let found = self.traces.settle().into_iter();
         found
             .chain(violation_of(&ending))
             .chain(leaf.as_ref().and_then(refused_processes))
-            .for_each(|violation| self.feed.add(violation));
-        self.feed.end();
+            .for_each(|violation| self.hold.feed.add(violation));
         drop(leaf);
         std::mem::take(&mut self.traces);
-        let outcome = Outcome {
-            ending,
-            violations: self.feed.list(),
-            time: self.started.elapsed(),
-        };
-        self.outcome = Some(outcome.clone());
-        Ok(outcome)
+        Ok(self.hold.finish(ending))
     }
 }
 
@@ -252,9 +197,9 @@ fn violation_of(ending: &Ending) -> Option<Violation> {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.killer.kill();
+        self.hold.killer.kill();
         // An error here means that the helper is gone already.
         let _ = self.wait();
-        self.feed.end();
+        self.hold.feed.end();
     }
 }

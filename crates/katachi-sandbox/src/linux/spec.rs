@@ -26,7 +26,7 @@ pub(super) struct Spec {
     /// Files that can be executed.
     pub(super) programs: Vec<(PathBuf, Identity)>,
     /// Directories whose files can be executed.
-    pub(super) exec_trees: Vec<PathBuf>,
+    pub(super) exec_trees: Vec<ExecTree>,
     /// The program to start, as found, and where it really lies.
     pub(super) program: PathBuf,
     pub(super) real_program: PathBuf,
@@ -63,6 +63,14 @@ pub(super) struct Spec {
     pub(super) cgroup: Option<Joined>,
     /// Instead of a program.
     pub(super) attempts: Option<Attempts>,
+}
+
+/// A directory whose files can be executed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ExecTree {
+    pub(super) path: PathBuf,
+    /// Whether nothing in it can be written, so that names are what they are.
+    pub(super) fixed: bool,
 }
 
 /// A place that Landlock opens.
@@ -266,8 +274,8 @@ impl Spec {
         writer.list(self.programs.iter(), |writer, (path, identity)| {
             identity.write(writer.path(path));
         });
-        writer.list(self.exec_trees.iter(), |writer, path| {
-            writer.path(path);
+        writer.list(self.exec_trees.iter(), |writer, tree| {
+            writer.path(&tree.path).flag(tree.fixed);
         });
         writer.path(&self.program).path(&self.real_program);
         writer.list(self.argv.iter(), |writer, word| {
@@ -373,7 +381,12 @@ impl Spec {
             })?,
             links: reader.list(|reader| Some((reader.path()?, reader.path()?)))?,
             programs: reader.list(|reader| Some((reader.path()?, Identity::read(reader)?)))?,
-            exec_trees: reader.list(Reader::path)?,
+            exec_trees: reader.list(|reader| {
+                Some(ExecTree {
+                    path: reader.path()?,
+                    fixed: reader.flag()?,
+                })
+            })?,
             program: reader.path()?,
             real_program: reader.path()?,
             argv: reader.list(Reader::text)?,
@@ -455,7 +468,10 @@ mod tests {
             }],
             links: vec![("/bin".into(), "usr/bin".into())],
             programs: vec![("/usr/bin/ls".into(), identity)],
-            exec_trees: vec!["/t".into()],
+            exec_trees: vec![ExecTree {
+                path: "/t".into(),
+                fixed: true,
+            }],
             program: "/bin/ls".into(),
             real_program: "/usr/bin/ls".into(),
             argv: vec!["ls".into()],

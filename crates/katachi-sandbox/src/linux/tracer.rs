@@ -16,7 +16,7 @@ use super::observe::Observer;
 use super::spec::Spec;
 use super::sys::process;
 use super::sys::trace::{self, Stop};
-use crate::guard::{Guards, Ruling, allow_with, command_line};
+use crate::guard::{Guards, Place, Ruling, allow_with, command_line};
 use crate::message::{LONGEST_QUESTION, Message};
 
 /// The most programs that wait for an answer at one time.
@@ -94,13 +94,7 @@ impl<'a> Tracer<'a> {
                 return self.refuse(pid, &format!("it cannot be looked at: {error}"), status);
             }
         };
-        let in_tree = !image.deleted
-            && self
-                .spec
-                .exec_trees
-                .iter()
-                .any(|tree| image.program.starts_with(tree));
-        match guards.rule_on(image.file, &image.argv, in_tree) {
+        match guards.rule_on(image.file, &image.argv, self.place(&image)) {
             Ruling::Allow => trace::resume(pid, 0),
             Ruling::Deny(reason) => self.refuse(pid, &reason, status),
             Ruling::Ask(form) => {
@@ -111,6 +105,17 @@ impl<'a> Tracer<'a> {
                 }
                 self.ask(pid, image, rule, status);
             }
+        }
+    }
+
+    fn place<'i>(&self, image: &'i Image) -> Place<'i> {
+        let mut trees = self.spec.exec_trees.iter();
+        let tree = trees.find(|tree| image.program.starts_with(&tree.path));
+        match (tree, image.program.file_name()) {
+            (Some(_), _) if image.deleted => Place::Elsewhere,
+            (Some(tree), Some(name)) if tree.fixed => Place::Named(name),
+            (Some(_), _) => Place::Tree,
+            (None, _) => Place::Elsewhere,
         }
     }
 

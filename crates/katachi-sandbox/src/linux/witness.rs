@@ -1,17 +1,23 @@
 //! Finds out by trying.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::File;
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use super::attempts::{Attempts, WITNESS};
 use super::launch::plan_spec;
 use super::running::Traces;
+use super::sys::fd;
 use super::{kernel, landlock_version};
 use crate::doctor::{Capabilities, Check};
+use crate::environment::environment;
 use crate::error::SpawnError;
-use crate::plan::{Plan, PlanOptions};
+use crate::guard::{Place, Ruling};
+use crate::plan::{Inner, Plan, PlanOptions};
 use crate::policy::Policy;
 use crate::report::{Control, Enforced, Enforcement, Tier};
 
@@ -109,7 +115,13 @@ pub(crate) fn witness(plan: &Plan) -> Result<Enforcement, SpawnError> {
         port: outside.listener.local_addr()?.port(),
         unix_sockets: spec.unix_sockets,
         proxy: spec.doors.as_ref().is_some_and(|doors| doors.proxy),
+        caller: std::process::id(),
+        variables: unpassed(&plan.0),
+        descriptor: outside.inherited.as_raw_fd().cast_unsigned(),
+        refused: refused(&plan.0),
     });
+    spec.environment = environment(&plan.0, &BTreeMap::new(), None)?;
+    spec.guards = plan.0.guards.clone();
     spec.directory = "/".into();
     let command = plan
         .command(["witness"])
@@ -141,12 +153,44 @@ pub(crate) fn witness(plan: &Plan) -> Result<Enforcement, SpawnError> {
     Ok(enforcement)
 }
 
+/// Variables of this process that a command has no business to know.
+fn unpassed(plan: &Inner) -> Vec<OsString> {
+    let env = &plan.policy.env;
+    let known = |name: &OsString| {
+        let mut known = env.pass.iter().chain(env.set.keys());
+        ["PATH", "HOME", "TMPDIR", "LANG"]
+            .iter()
+            .any(|own| name == own)
+            || known.any(|known| name == known.as_str())
+    };
+    let names = std::env::vars_os().map(|(name, _)| name);
+    names.filter(|name| !known(name)).collect()
+}
+
+/// A program with arguments that a rule about them does not allow.
+fn refused(plan: &Inner) -> Option<(PathBuf, Vec<OsString>)> {
+    let guards = plan.guards.as_ref()?;
+    plan.programs.iter().find_map(|program| {
+        let number = (program.pin.device, program.pin.inode);
+        let mut known = guards.0.iter();
+        known.find(|known| known.file == number && known.guarded)?;
+        let argv = vec![program.path.file_name()?.to_owned(), WITNESS.into()];
+        match guards.rule_on(number, &argv, Place::Elsewhere) {
+            Ruling::Allow => None,
+            // There is nobody to ask.
+            Ruling::Ask(_) | Ruling::Deny(_) => Some((program.path.clone(), argv)),
+        }
+    })
+}
+
 /// What the self-test tries to reach, shown to work from here.
 struct Outside {
     directory: PathBuf,
     secret: PathBuf,
     program: PathBuf,
     listener: TcpListener,
+    /// Of the secret.
+    inherited: File,
 }
 
 impl Outside {
@@ -164,11 +208,14 @@ impl Outside {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         TcpStream::connect(listener.local_addr()?)?;
         let program = std::env::current_exe()?;
+        let inherited = File::open(&secret)?;
+        fd::let_inherit(inherited.as_fd())?;
         Ok(Self {
             directory,
             secret,
             program,
             listener,
+            inherited,
         })
     }
 }

@@ -17,6 +17,7 @@ use crate::report::Tier;
 pub(super) struct Draft<'a> {
     pub(super) policy: &'a Policy,
     pub(super) options: &'a PlanOptions,
+    pub(super) tier: Tier,
     pub(super) workspace: PathBuf,
     /// The caller's home, if it has a usable one.
     pub(super) home: Option<PathBuf>,
@@ -63,6 +64,7 @@ pub(super) fn build(policy: &Policy, options: &PlanOptions) -> Result<Inner, Pla
     let mut draft = Draft {
         policy,
         options,
+        tier,
         workspace,
         home,
         entries: Vec::new(),

@@ -178,7 +178,7 @@ fn without_namespaces(control: &str) -> &'static str {
 /// What is not as with namespaces, beside what the plan itself found.
 fn gaps_without_namespaces(inner: &super::Inner, landlock_abi: u32) -> Vec<(&'static str, String)> {
     let mut gaps = vec![
-        ("files", "names, sizes and times of the host's files can be seen, not their content; owners and attributes of no file can be changed, modes and times of the command's own alone; other calls of one file system (ioctl) on what can be read are not closed".to_owned()),
+        ("files", "names, sizes and times of the host's files can be seen, not their content; owners and attributes of no file can be changed, modes and times of the command's own alone; other calls of one file system (ioctl) on what can be read are not closed; a device that lies in a directory of filesystem.read, or is made during the run, can be used as its mode says".to_owned()),
         ("exec", "a library in a writable directory can be loaded into an allowed program".to_owned()),
     ];
     if !inner.late.is_empty() {

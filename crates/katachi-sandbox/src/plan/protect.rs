@@ -15,6 +15,7 @@ use super::resolve;
 use super::snapshot::Snapshot;
 use crate::error::PlanError;
 use crate::policy::GitAccess;
+use crate::report::Tier;
 
 /// Most entries looked at in all writable directories together.
 pub(super) const WALK_LIMIT: usize = 1_000_000;
@@ -162,6 +163,7 @@ struct Found {
     named: Vec<PathBuf>,
     /// Links with the name of either.
     links: Vec<PathBuf>,
+    devices: Vec<PathBuf>,
     /// By device and inode: how many names the file has, and those seen.
     linked: HashMap<(u64, u64), (u64, Vec<PathBuf>)>,
 }
@@ -225,6 +227,17 @@ pub(super) fn protect(draft: &mut Draft<'_>) -> Result<(), PlanError> {
         pin_parents(draft, &root)?;
     }
     linked_files(draft, &found)?;
+    // Elsewhere no mount opens devices.
+    if draft.tier == Tier::Landlock {
+        for device in found.devices {
+            draft.protect(
+                device,
+                Kind::HiddenFile,
+                Access::READ,
+                "always, because a device leads out of its directory",
+            );
+        }
+    }
     for directory in walk.closed {
         hide_closed(draft, directory)?;
     }
@@ -274,8 +287,22 @@ fn look(root: &Path, walk: &mut Walk, git: GitAccess, writable: bool, found: &mu
         if kind.is_file() {
             note_links(path, found);
         }
+        if is_device(kind) {
+            found.devices.push(path.to_owned());
+        }
         true
     })
+}
+
+#[cfg(unix)]
+fn is_device(kind: FileType) -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    kind.is_block_device() || kind.is_char_device()
+}
+
+#[cfg(not(unix))]
+fn is_device(_kind: FileType) -> bool {
+    false
 }
 
 /// Whether git takes a directory for a repository although it is not named

@@ -8,6 +8,8 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::guard::in_order;
+
 /// Names one program, or some of its uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -49,6 +51,14 @@ impl CommandRule {
                         .zip(arguments)
                         .all(|(word, argument)| argument.as_ref() == word.as_str())
             }
+            Self::Name(_) | Self::File { .. } => true,
+        }
+    }
+
+    /// Whether the rule's words are among the arguments, in their order.
+    pub(crate) fn is_among<S: AsRef<std::ffi::OsStr>>(&self, arguments: &[S]) -> bool {
+        match self {
+            Self::Argv(words) => in_order(words.get(1..).unwrap_or(&[]), arguments),
             Self::Name(_) | Self::File { .. } => true,
         }
     }

@@ -113,6 +113,10 @@ pub struct Commands {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<CommandRule>,
     /// Programs that run only after the caller's approval for this one start.
+    ///
+    /// Of what `allow` allows, a start is asked about if the rule's words are
+    /// among its own, in their order: `["git", "push"]` is about
+    /// `git -C . push` as well.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ask: Vec<CommandRule>,
 }

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::{burden, raw};
+use crate::{burden, interfaces, raw};
 
 /// Runs the named attempt and ends the process.
 pub(crate) fn run(name: &str, arguments: &[String]) -> ! {
@@ -84,6 +84,7 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
             .append(true)
             .open(path(0))?
             .write_all(b"+"),
+        "write-text" => fs::write(path(0), text(1)),
         "create" => fs::File::create_new(path(0)).map(drop),
         "open-write" => fs::File::options().write(true).open(path(0)).map(drop),
         "make-directory" => fs::create_dir(path(0)),
@@ -151,14 +152,19 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
             fs::write(path(1).join("new"), "x")
         }
         "device" => {
+            // A harmless one where it is to be opened.
+            let (kind, number) = match text(1) {
+                "null" => (libc::S_IFCHR | 0o666, 0x0103),
+                _ => (libc::S_IFBLK | 0o600, 0xfd00),
+            };
             let file = c_string(path(0));
             raw::call(
                 libc::SYS_mknodat,
                 &[
                     libc::AT_FDCWD as u64,
                     raw::address(file.as_bytes()),
-                    u64::from(libc::S_IFBLK | 0o600),
-                    0xfd00,
+                    u64::from(kind),
+                    number,
                 ],
             )
             .map(drop)
@@ -187,7 +193,20 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
             fs::set_permissions(path(0), fs::Permissions::from_mode(0o755))?;
             execute(path(0), &[])
         }
-        "execute-memory" => execute_memory(path(0)),
+        "execute-memory" => {
+            interfaces::execute_memory(path(0), number(1), text(2) == "by-descriptor")
+        }
+        "execute-nameless" => interfaces::execute_nameless(path(0), path(1)),
+        "reach-call" => {
+            let words: Vec<u64> = (1..arguments.len()).map(number).collect();
+            interfaces::reach(number(0), &words)
+        }
+        "read-memory-of" => interfaces::read_memory_of(number(0)),
+        "take-descriptor-of" => interfaces::take_descriptor_of(number(0)),
+        "is-open" => interfaces::is_open(number(0)),
+        "open-many" => interfaces::open_many(number(0)),
+        "leads-session" => interfaces::leads_session(),
+        "tcp-fast-open-connect" => interfaces::fast_open_connect(text(0)),
         "tcp" => {
             let address = text(0).parse().map_err(io::Error::other)?;
             TcpStream::connect_timeout(&address, Duration::from_secs(2)).map(drop)
@@ -436,7 +455,7 @@ fn c_string(path: &Path) -> CString {
 }
 
 /// Executes in a child, so that a program that starts counts whatever it says.
-fn execute(program: &Path, arguments: &[String]) -> io::Result<()> {
+pub(crate) fn execute(program: &Path, arguments: &[String]) -> io::Result<()> {
     let status = Command::new(program)
         .args(arguments)
         .env("KATACHI_ATTEMPT_RAN", "1")
@@ -541,17 +560,6 @@ fn start_sandbox() -> io::Result<()> {
     }
 }
 
-fn execute_memory(program: &Path) -> io::Result<()> {
-    let name = c"program";
-    let fd = raw::call(libc::SYS_memfd_create, &[raw::address(name.to_bytes()), 0])?;
-    let place = format!("/proc/self/fd/{fd}");
-    fs::write(&place, fs::read(program)?)?;
-    let error = Command::new(&place)
-        .stdout(std::process::Stdio::null())
-        .status();
-    found(error?.success())
-}
-
 /// Binds one end of a connected pair to a path.
 fn pair_bind(place: &Path) -> io::Result<()> {
     let (one, _other) = UnixDatagram::pair()?;
@@ -576,10 +584,7 @@ fn fast_open(target: &str, protocol: i32) -> io::Result<()> {
             protocol as u64,
         ],
     )?;
-    let mut name = [0_u8; 16];
-    name[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
-    name[2..4].copy_from_slice(&address.port().to_be_bytes());
-    name[4..8].copy_from_slice(&address.ip().octets());
+    let name = raw::socket_name(address);
     raw::call(
         libc::SYS_sendto,
         &[
@@ -626,7 +631,7 @@ fn survive(heartbeat: &Path) -> io::Result<()> {
 }
 
 /// Only to be found in this file's name space: a descriptor that stays open.
-pub(crate) fn keep_open(file: &fs::File) -> i32 {
+pub(crate) fn keep_open(file: &impl std::os::fd::AsRawFd) -> i32 {
     let fd = file.as_raw_fd();
     // Cleared, so that every program started from now on inherits it.
     raw::call(libc::SYS_fcntl, &[fd as u64, libc::F_SETFD as u64, 0]).unwrap();

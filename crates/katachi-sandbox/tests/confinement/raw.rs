@@ -35,6 +35,21 @@ pub(crate) fn call_32bit(number: u32) -> i32 {
     result
 }
 
+/// Sets a variable of this process.
+pub(crate) fn set_variable(name: &str, value: &str) {
+    // SAFETY: cases have one thread until they start their own.
+    unsafe { std::env::set_var(name, value) };
+}
+
+/// An address as the kernel reads it.
+pub(crate) fn socket_name(address: std::net::SocketAddrV4) -> [u8; 16] {
+    let mut name = [0_u8; 16];
+    name[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+    name[2..4].copy_from_slice(&address.port().to_be_bytes());
+    name[4..8].copy_from_slice(&address.ip().octets());
+    name
+}
+
 /// Ignores every signal that can be ignored.
 pub(crate) fn ignore_signals() {
     for signal in 1..=64 {

@@ -1,7 +1,7 @@
 //! A conversation with a model behind HTTP: it says something, uses tools, is
 //! told what came of it, and says more, within bounds.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use genai::chat::{ChatMessage, Tool, ToolCall, ToolResponse};
@@ -11,7 +11,6 @@ use katachi_store::memory::Memory;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 
-use super::MAX_TIME;
 use super::model::Model;
 use super::tools::{self, Tools};
 use crate::config::HttpModel;
@@ -43,12 +42,13 @@ approval.";
 /// Returns an error if the model cannot be asked, or a bound is reached.
 pub(super) fn answer(
     service: &Service,
-    (config, rules): (&HttpModel, &Rules),
+    (config, rules, time): (&HttpModel, &Rules, Duration),
     session: &str,
     events: &Sender<RunEvent>,
     finished: &mut Finished,
     keep: &mut dyn FnMut(&str),
 ) -> anyhow::Result<()> {
+    let until = Instant::now() + time;
     let key = match &config.key {
         None => None,
         Some(name) => Some(service.home.key(&service.home.credentials()?, name)?),
@@ -69,10 +69,19 @@ pub(super) fn answer(
         rules,
         memory: &memory,
         events,
+        until,
     };
     let talked = talk(&model, &mut messages, &tools, &servers, &mut told, finished);
     servers.end(events, finished);
-    talked
+    talked.map_err(|error| match Instant::now() < until || events.is_closed() {
+        true => error,
+        // Whatever it was doing, that is why it went no further.
+        false => anyhow::anyhow!(
+            "the answer took more than {} (ai.answer_time); ask again to go on, or set a longer \
+             ai.answer_time",
+            crate::time::span(time)
+        ),
+    })
 }
 
 fn talk(
@@ -85,21 +94,14 @@ fn talk(
 ) -> anyhow::Result<()> {
     let mut described = tools::described();
     described.extend(servers.offered.iter().map(|offer| offer.tool.clone()));
-    let began = Instant::now();
     for _ in 0..MAX_TURNS {
-        let Some(left) = MAX_TIME.checked_sub(began.elapsed()) else {
-            bail!(
-                "the answer took more than {} minutes",
-                MAX_TIME.as_secs() / 60
-            );
-        };
         let events = told.events.clone();
         let turn = Handle::current().block_on(async {
             let asked = model.turn(SYSTEM, messages, &described, async |text| {
                 told.say(text).await
             });
             tokio::select! {
-                turn = tokio::time::timeout(left, asked) => turn?,
+                turn = tokio::time::timeout_at(tools.until.into(), asked) => turn?,
                 () = events.closed() => bail!("whoever asked went away"),
             }
         })?;
@@ -109,10 +111,13 @@ fn talk(
             return Ok(());
         }
         for (number, call) in calls.iter().enumerate() {
+            if Instant::now() >= tools.until {
+                bail!("no time is left for its tools");
+            }
             let result = match number < MAX_CALLS && !events.is_closed() {
                 true => {
                     told.tool(call);
-                    match servers.call(tools.service, call, &events, finished) {
+                    match servers.call(call, &events, finished) {
                         Some(result) => result,
                         None => tools.use_one(call, finished),
                     }
@@ -184,22 +189,38 @@ struct Servers {
 }
 
 impl Servers {
-    /// Starts what paired devices signed.
+    /// Starts what paired devices signed. One that does not start is told of, and
+    /// the message is answered without it.
     fn start(service: &Service, events: &Sender<RunEvent>, finished: &mut Finished) -> Self {
         let mut servers = Self {
             running: Vec::new(),
             offered: Vec::new(),
         };
+        let tell = |error: anyhow::Error| {
+            let _ = events.blocking_send(RunEvent::Output {
+                stream: OutputStream::Stderr,
+                data: format!("{error:#}\n"),
+            });
+        };
         let configs = match Handle::current().block_on(crate::mcp::startable(service)) {
             Ok(configs) => configs,
             Err(error) => {
-                crate::mcp::note(events, &format!("{error:#}"));
+                tell(error);
                 return servers;
             }
         };
         for config in configs {
-            if let Some((server, tools)) = crate::mcp::start(service, &config, events, finished) {
-                servers.offer(&config.name, server, tools);
+            let started = service
+                .signed
+                .take(service, &config)
+                .and_then(|()| Server::start(service, &config, events, finished))
+                .and_then(|server| {
+                    let listed = server.tools();
+                    Ok((server, listed?))
+                });
+            match started {
+                Ok((server, tools)) => servers.offer(&config.name, server, tools),
+                Err(error) => tell(error),
             }
         }
         servers
@@ -230,7 +251,6 @@ impl Servers {
     /// Calls the tool, if it is one of theirs.
     fn call(
         &self,
-        service: &Service,
         call: &ToolCall,
         events: &Sender<RunEvent>,
         finished: &mut Finished,
@@ -241,8 +261,7 @@ impl Servers {
             .find(|offer| offer.tool.name.as_str() == call.fn_name)?;
         let arguments = call.fn_arguments.as_object().cloned();
         let denials = finished.denials.len();
-        let server = &self.running[offer.server];
-        let called = server.call(service, &offer.name, arguments, (events, finished));
+        let called = self.running[offer.server].call(&offer.name, arguments, events, finished);
         let mut said = match called {
             Ok(called) if called.is_error => format!("(an error) {}", called.text),
             Ok(called) => called.text,

@@ -4,15 +4,10 @@
 
 mod acp;
 mod http;
-#[cfg(unix)]
-mod lend;
-#[cfg(not(unix))]
-#[path = "lend/none.rs"]
-mod lend;
 mod model;
 mod tools;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use katachi_protocol::run::{MessageRequest, RunEvent};
 use katachi_store::history::Stream;
@@ -22,8 +17,8 @@ use crate::config::{Ai, Mind};
 use crate::runner::{Finished, Job};
 use crate::tunnel::{Service, confined};
 
-/// Time for one message, approvals included.
-const MAX_TIME: Duration = Duration::from_secs(30 * 60);
+/// What is kept of how an answer failed, in characters.
+const MAX_NOTE: usize = 1000;
 
 /// Has the AI answer a message and keeps both in the history. Blocks, on a thread
 /// of a tokio runtime.
@@ -60,19 +55,20 @@ pub(crate) fn answer(
             kept = None;
         }
     };
-    let finished = match &ai.mind {
+    let (finished, last) = match &ai.mind {
         Mind::Command(argv) => match job(service, ai, argv, request, &session) {
-            Ok(job) => confined(service, rules, job, events, &mut keep),
-            Err(error) => fail(format!("{error:#}")),
+            Ok(job) => (confined(service, rules, job, events, &mut keep), None),
+            Err(error) => (fail(format!("{error:#}")), None),
         },
         Mind::Acp(argv) => told(events, |finished| {
             let job = job(service, ai, argv, request, &session)?;
-            acp::answer(service, rules, (job, request), events, finished, &mut keep)
+            let ai = (ai, rules);
+            acp::answer(service, ai, (job, request), events, finished, &mut keep)
         }),
         Mind::Http(model) => told(events, |finished| {
             http::answer(
                 service,
-                (model, rules),
+                (model, rules, ai.times.answer),
                 &session,
                 events,
                 finished,
@@ -82,6 +78,18 @@ pub(crate) fn answer(
     };
     if let Some(Err(error)) = kept.map(Stream::finish) {
         tracing::error!("the answer is kept only in part: {error}");
+    }
+    if !finished.success {
+        let how = finished.outcome.trim_start_matches("failed: ");
+        let how: String = how.chars().take(MAX_NOTE).collect();
+        let note = format!("Not answered to its end: {how}");
+        if let Err(error) = service.chat.note(&session, &note) {
+            tracing::error!("how the answer ended is not kept: {error:#}");
+        }
+    }
+    if let Some(last) = last {
+        // The receiver may be gone; then there is nobody to tell.
+        let _ = events.blocking_send(last);
     }
     finished
 }
@@ -118,11 +126,11 @@ fn tool(name: &str, detail: &str) -> RunEvent {
     }
 }
 
-/// Does `work` and tells how it ended.
+/// Does `work`; returns how it ended, and what to tell of that.
 fn told(
     events: &Sender<RunEvent>,
     work: impl FnOnce(&mut Finished) -> anyhow::Result<()>,
-) -> Finished {
+) -> (Finished, Option<RunEvent>) {
     let began = Instant::now();
     let mut finished = Finished::failed(String::new());
     let last = match work(&mut finished) {
@@ -144,7 +152,5 @@ fn told(
     };
     finished.cancelled = events.is_closed();
     finished.milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    // The receiver may be gone; then there is nobody to tell.
-    let _ = events.blocking_send(last);
-    finished
+    (finished, Some(last))
 }

@@ -2,7 +2,7 @@
 //! policy of the AI, those for files too.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use genai::chat::{Tool, ToolCall};
 use katachi_protocol::run::{OutputStream, RunEvent};
@@ -29,12 +29,14 @@ const MAX_RECALLED: u32 = 20;
 const FILE_TIME: Duration = Duration::from_secs(60);
 
 /// Where tools work and whom they tell.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Tools<'a> {
     pub(super) service: &'a Service,
     pub(super) rules: &'a Rules,
     pub(super) memory: &'a Memory,
     pub(super) events: &'a Sender<RunEvent>,
+    /// No use of a tool goes on after that.
+    pub(super) until: Instant,
 }
 
 #[derive(Deserialize)]
@@ -271,12 +273,13 @@ impl Tools<'_> {
     /// errors, refusals and how it ended.
     fn confine(&self, rules: &Rules, job: Job, limit: usize, finished: &mut Finished) -> Used {
         let (events, seen) = channel(64);
-        let forward = self.events.clone();
+        let (forward, until) = (self.events.clone(), self.until);
         let runtime = tokio::runtime::Handle::current();
         let gathering = runtime.spawn(async move {
             let mut used = Used::default();
             let take = |event: &RunEvent| used.take(event, limit);
-            gather(seen, &forward, std::future::pending(), take).await;
+            let late = tokio::time::sleep_until(until.into());
+            gather(seen, &forward, late, take).await;
             used
         });
         let done = confined(self.service, rules, job, &events, &mut |_| {});

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::file::{self, Kind};
-use super::{Ai, HttpModel, Mind, key_pairs};
+use super::limits::{self, HOUR};
+use super::{Ai, AiTimes, HttpModel, Mind, key_pairs};
 use crate::cli::Options;
 use crate::mistake::Mistake;
 
@@ -32,7 +33,7 @@ pub(super) fn settle(
         return Ok(None);
     };
     let keys = match options.ai_keys.is_empty() {
-        true => file.keys,
+        true => file.keys.clone(),
         false => key_pairs(&options.ai_keys, "--ai-key (or KATACHI_AI_KEYS)")?,
     };
     if matches!(mind, Mind::Http(_)) && !keys.is_empty() {
@@ -43,10 +44,55 @@ pub(super) fn settle(
         ));
     }
     Ok(Some(Ai {
+        times: times(options, &file, path, &mind)?,
         mind,
         policy: options.ai_policy.clone().or(file.policy),
         keys,
     }))
+}
+
+/// Settles how long it may take.
+fn times(options: &Options, file: &file::Ai, path: &Path, mind: &Mind) -> Result<AiTimes, Mistake> {
+    let usual = AiTimes::default();
+    let given = |flag: Option<f64>, file: Option<f64>, name: &str| match (flag, file) {
+        (Some(seconds), _) => {
+            let flag = format!("--ai-{name}-time");
+            let variable = format!("KATACHI_AI_{}_TIME", name.to_uppercase());
+            Some((seconds, format!("{flag} (or {variable})")))
+        }
+        (None, Some(seconds)) => {
+            let place = format!("{}: key ai.{name}_time", path.display());
+            Some((seconds, place))
+        }
+        (None, None) => None,
+    };
+    let start = given(options.ai_start_time, file.start_time, "start");
+    let answer = given(options.ai_answer_time, file.answer_time, "answer");
+    match (mind, &start, &answer) {
+        (Mind::Command(_), Some((_, place)), _) | (Mind::Command(_), None, Some((_, place))) => {
+            return Err(Mistake::new(
+                place,
+                "is not for a program that is only started: its time is that of its policy",
+                "write wall_time = \"10m\" under [limits] of that policy",
+            ));
+        }
+        (Mind::Http(_), Some((_, place)), _) => {
+            return Err(Mistake::new(
+                place,
+                "is for programs that speak ACP, and a model behind HTTP is not started",
+                "use ai.answer_time for the whole answer",
+            ));
+        }
+        _ => {}
+    }
+    let time = |given: Option<(f64, String)>, most, usual| match given {
+        None => Ok(usual),
+        Some((seconds, place)) => limits::time(seconds, &place, most, usual),
+    };
+    Ok(AiTimes {
+        start: time(start, HOUR, usual.start)?,
+        answer: time(answer, 24 * HOUR, usual.answer)?,
+    })
 }
 
 fn mind(file: &file::Ai, path: &Path) -> Result<Option<Mind>, Mistake> {
@@ -197,6 +243,53 @@ mod tests {
             ),
         ] {
             assert!(refusal(text).contains(named), "{text}: {}", refusal(text));
+        }
+    }
+
+    #[test]
+    fn times_are_in_seconds_and_the_flag_stands_above_the_file() {
+        let settled = |text: &str, flag: Option<f64>| {
+            let file: file::Ai = toml::from_str(text).unwrap();
+            let options = Options {
+                ai_answer_time: flag,
+                ..Options::default()
+            };
+            settle(&options, file, Path::new("config.toml"))
+        };
+        let acp = "kind = \"acp\"\ncommand = [\"c\"]\n";
+        let times = |text: &str, flag| settled(text, flag).unwrap().unwrap().times;
+        assert_eq!(times(acp, None), AiTimes::default());
+        let set = format!("{acp}start_time = 2.5\nanswer_time = 7200");
+        let seconds = std::time::Duration::from_secs_f64;
+        let (start, answer) = (seconds(2.5), seconds(7200.0));
+        assert_eq!(times(&set, None), AiTimes { start, answer });
+        let answer = seconds(90.0);
+        assert_eq!(times(&set, Some(90.0)), AiTimes { start, answer });
+        let http = "kind = \"http\"\nmodel = \"m\"\nanswer_time = 90";
+        assert_eq!(times(http, None).answer, answer);
+        for (text, flag, named, next) in [
+            ("start_time = 0", None, "ai.start_time", "60 seconds"),
+            ("start_time = 3601", None, "ai.start_time", "to 3600"),
+            ("answer_time = nan", None, "ai.answer_time", "1800 seconds"),
+            ("answer_time = 86401", None, "ai.answer_time", "to 86400"),
+            ("", Some(-1.0), "KATACHI_AI_ANSWER_TIME", "1800 seconds"),
+        ] {
+            let refused = settled(&format!("{acp}{text}"), flag).unwrap_err();
+            let refused = refused.to_string();
+            assert!(
+                refused.contains(named) && refused.contains(next),
+                "{refused}"
+            );
+        }
+        for (text, next) in [
+            ("command = [\"c\"]\nstart_time = 5", "wall_time"),
+            ("command = [\"c\"]\nanswer_time = 5", "wall_time"),
+            (
+                "kind = \"http\"\nmodel = \"m\"\nstart_time = 5",
+                "ai.answer_time",
+            ),
+        ] {
+            assert!(refusal(text).contains(next), "{text}: {}", refusal(text));
         }
     }
 }

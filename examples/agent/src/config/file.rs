@@ -57,6 +57,8 @@ pub(super) struct Ai {
     pub(super) command: Option<Vec<String>>,
     pub(super) policy: Option<PathBuf>,
     pub(super) keys: BTreeMap<String, String>,
+    pub(super) start_time: Option<f64>,
+    pub(super) answer_time: Option<f64>,
 }
 
 /// What the AI is.
@@ -73,7 +75,6 @@ pub(super) enum Kind {
 pub(super) struct Mcp {
     pub(super) policy: Option<PathBuf>,
     pub(super) policies: BTreeMap<String, PathBuf>,
-    pub(super) ask: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -61,12 +61,10 @@ pub(super) fn settle(file: &file::Tunnel, path: &Path) -> Result<Limits, Mistake
     let usual = Limits::default();
     let time = |key: &str, given: Option<f64>, usual: Duration| match given {
         None => Ok(usual),
-        Some(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
-        Some(seconds) => Err(Mistake::new(
-            format!("{}: key tunnel.{key}", path.display()),
-            format!("{seconds} is not a number of seconds from 0.1 to 3600"),
-            format!("leave it out for {} seconds", usual.as_secs_f64()),
-        )),
+        Some(seconds) => {
+            let place = format!("{}: key tunnel.{key}", path.display());
+            self::time(seconds, &place, HOUR, usual)
+        }
     };
     Ok(Limits {
         keep_alive: time("keep_alive", file.keep_alive, usual.keep_alive)?,
@@ -78,6 +76,30 @@ pub(super) fn settle(file: &file::Tunnel, path: &Path) -> Result<Limits, Mistake
         longest_wait: time("longest_wait", file.longest_wait, usual.longest_wait)?,
         ..usual
     })
+}
+
+/// The longest time of most things here, in seconds.
+pub(super) const HOUR: u32 = 3600;
+
+/// Reads a time of `seconds` that stands at `place`.
+///
+/// # Errors
+///
+/// Returns a [`Mistake`] for less than 0.1 and for more than `most` seconds.
+pub(super) fn time(
+    seconds: f64,
+    place: &str,
+    most: u32,
+    usual: Duration,
+) -> Result<Duration, Mistake> {
+    match (0.1..=f64::from(most)).contains(&seconds) {
+        true => Ok(Duration::from_secs_f64(seconds)),
+        false => Err(Mistake::new(
+            place,
+            format!("{seconds} is not a number of seconds from 0.1 to {most}"),
+            format!("leave it out for {} seconds", usual.as_secs_f64()),
+        )),
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod tunnel;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -126,6 +127,27 @@ pub(crate) struct Ai {
     pub(crate) policy: Option<PathBuf>,
     /// Environment variable to the name of a stored API key.
     pub(crate) keys: BTreeMap<String, String>,
+    pub(crate) times: AiTimes,
+}
+
+/// How long an AI may take. A program that is no more than started has the time of
+/// its policy instead.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct AiTimes {
+    /// From the start of a program that speaks the Agent Client Protocol until it has
+    /// a session.
+    pub(crate) start: Duration,
+    /// For one message, from what it is told to the end of the answer.
+    pub(crate) answer: Duration,
+}
+
+impl Default for AiTimes {
+    fn default() -> Self {
+        Self {
+            start: Duration::from_secs(60),
+            answer: Duration::from_secs(30 * 60),
+        }
+    }
 }
 
 /// What answers.
@@ -158,9 +180,6 @@ pub(crate) struct Mcp {
     pub(crate) policy: Option<PathBuf>,
     /// A server's own, by the name of its configuration.
     pub(crate) policies: BTreeMap<String, PathBuf>,
-    /// Tools that a person is asked about before each call, as `server/tool`, or
-    /// `server` for all of its tools.
-    pub(crate) ask: Vec<String>,
 }
 
 impl Config {
@@ -193,7 +212,6 @@ impl Config {
             mcp: Mcp {
                 policy: file.mcp.policy,
                 policies: file.mcp.policies,
-                ask: asked_tools(file.mcp.ask, &path)?,
             },
             policy: options.policy.clone().or(file.sandbox.policy),
             accept_tier: options
@@ -301,24 +319,6 @@ fn workspace(options: &Options, file: Option<PathBuf>, path: &Path) -> Result<Pa
     }
 }
 
-/// Checks that each rule of `mcp.ask` can name something: one that cannot would
-/// have nobody asked.
-fn asked_tools(rules: Vec<String>, path: &Path) -> Result<Vec<String>, Mistake> {
-    let fits = |text: &str| !text.is_empty() && !text.contains(char::is_whitespace);
-    let names = |rule: &String| match rule.split_once('/') {
-        Some((server, tool)) => fits(server) && fits(tool) && tool != "*",
-        None => fits(rule) && rule != "*",
-    };
-    match rules.iter().find(|rule| !names(rule)) {
-        None => Ok(rules),
-        Some(rule) => Err(Mistake::new(
-            format!("{}: key mcp.ask", path.display()),
-            format!("{rule:?} names no tool"),
-            "write \"server/tool\", or \"server\" for all of its tools",
-        )),
-    }
-}
-
 /// Reads `VARIABLE=NAME` pairs: an environment variable and a stored key.
 ///
 /// # Errors
@@ -397,18 +397,6 @@ mod tests {
                 message.contains("the place") && message.contains("next:"),
                 "{message}"
             );
-        }
-    }
-
-    #[test]
-    fn a_rule_that_would_have_nobody_asked_is_a_mistake() {
-        let read = |rule: &str| asked_tools(vec![rule.to_owned()], Path::new("c"));
-        for good in ["files", "files/write_file", "files/a/b"] {
-            assert_eq!(read(good).unwrap(), [good]);
-        }
-        for bad in ["", "/", "files/", "/tool", "files/*", "*", "files /x"] {
-            let message = read(bad).unwrap_err().to_string();
-            assert!(message.contains("mcp.ask"), "{bad}: {message}");
         }
     }
 

@@ -170,6 +170,7 @@ impl Story {
                     ),
                     policy: None,
                     keys: std::collections::BTreeMap::new(),
+                    times: crate::config::AiTimes::default(),
                 }),
                 mcp: crate::config::Mcp::default(),
                 keychain,

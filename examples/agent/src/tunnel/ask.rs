@@ -95,7 +95,11 @@ pub(crate) fn ask(
         }
     };
     service.approvals.withdraw(&nonce);
-    match decision {
+    if events.is_closed() {
+        return Err("it was withdrawn, since what asked for it is over");
+    }
+    // A device that answered just before that was told that its answer counts.
+    match decision.or_else(|| answer.try_recv().ok()) {
         Some(Decision::Approve) => Ok(()),
         Some(Decision::Deny) => Err("a person denied it"),
         None => Err("nobody approved it in time"),

@@ -79,6 +79,23 @@ async function main() {
       await asked.waitFor({ state: "detached" });
       await other.close();
     }
+    // What is stopped while it waits is asked no longer, here or in another window.
+    {
+      await page.locator("textarea").fill("touch never-approved");
+      await page.keyboard.press("Enter");
+      const card = page.locator(".log article").last();
+      await card.getByRole("button", { name: "Approve" }).waitFor();
+      const other = await context.newPage();
+      other.on("pageerror", (error) => tell("error", String(error)));
+      await other.goto(page.url());
+      const asked = other.getByRole("region", { name: "Waiting for you" }).getByRole("group", { name: "Approval" });
+      await asked.waitFor();
+      await page.getByRole("button", { name: "Stop" }).click();
+      await card.getByText("No longer asked").waitFor();
+      tell("withdrawn", `${await card.innerText()}, ${await card.getByRole("button").count()} buttons`);
+      await asked.waitFor({ state: "detached" });
+      await other.close();
+    }
     const ends = await page.getByText(/^Exit \d+/).count();
     await page.locator("input[value=message]").check();
     await page.locator("textarea").fill("when do plums ripen?");

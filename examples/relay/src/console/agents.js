@@ -110,8 +110,9 @@ export async function agentPage(id, signal) {
   const update = async () => {
     const fresh = (await call("GET", "/api/agents")).agents.find((one) => one.id === id);
     if (fresh) chip.replaceChildren(stateChip(fresh));
-    // An agent that has nothing to do waits for nobody.
-    if (fresh?.online && fresh.state === "busy") await waits.refresh();
+    // An agent that has nothing to do waits for nobody, and its last questions go.
+    if (fresh && !fresh.online) waits.clear();
+    else if (fresh?.state === "busy" || waits.any()) await waits.refresh();
   };
   const timer = setInterval(() => update().catch(() => {}), 4000);
   signal.addEventListener("abort", () => clearInterval(timer));

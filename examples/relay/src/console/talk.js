@@ -110,13 +110,21 @@ export function talk(agent, signal) {
   return h("div", { class: "talk" }, log, form);
 }
 
-/** Nonces of the starts that were shown on this page. */
-export const asked = new Set();
+/** Starts that were begun on this page: by nonce, what ends the offer. */
+export const asked = new Map();
 
-/** A start that waits for this person: exactly what will be signed. */
+/** A start that waits for this person: exactly what will be signed. Once `withdraw` is
+ * called it is not offered any more. */
 export function approval(agent, { event: _, ...request }) {
-  asked.add(request.nonce);
+  let waits = true;
+  const withdraw = () => {
+    if (!waits) return;
+    waits = false;
+    buttons.replaceChildren(h("span", { class: "chip" }, "No longer asked"));
+  };
   const answer = async (decision) => {
+    // From now on the agent says what counts.
+    waits = false;
     for (const button of buttons.children) button.disabled = true;
     try {
       await answerApproval(agent, request, decision);
@@ -129,12 +137,13 @@ export function approval(agent, { event: _, ...request }) {
   const buttons = h("div", { class: "row" },
     h("button", { type: "button", onclick: () => answer("approve") }, "Approve"),
     h("button", { type: "button", class: "danger", onclick: () => answer("deny") }, "Deny"));
-  return h("div", { class: "denied", role: "group", "aria-label": "Approval" },
+  const element = h("div", { class: "denied", role: "group", "aria-label": "Approval" },
     h("p", { class: "what" }, h("strong", {}, "Start this?"), " ",
       request.argv.flatMap((word) => [h("code", {}, word), " "])),
     h("p", { class: "small muted" }, "in ", h("code", {}, request.directory), `, plan ${request.plan_hash.slice(0, 12)}, because of `,
       h("code", {}, request.rule)),
     buttons);
+  return { element, withdraw };
 }
 
 /** One command or message with everything that came of it. */
@@ -146,8 +155,10 @@ export function runCard(agent, title, isAnswer) {
   const element = h("article", { class: isAnswer ? "card run answer" : "card run", "aria-busy": "true" },
     h("div", { class: "run-head" }, h("code", {}, title), chip), output, refusals, foot);
   let done = false;
+  const offers = [];
   const finish = (kind, text) => {
     done = true;
+    for (const offer of offers) offer.withdraw();
     chip.className = `chip ${kind}`;
     chip.replaceChildren(text);
     element.removeAttribute("aria-busy");
@@ -169,9 +180,13 @@ export function runCard(agent, title, isAnswer) {
   };
   const show = (event) => {
     switch (event.event) {
-      case "approval":
-        refusals.append(approval(agent, event));
+      case "approval": {
+        const offer = approval(agent, event);
+        offers.push(offer);
+        asked.set(event.nonce, offer.withdraw);
+        refusals.append(offer.element);
         break;
+      }
       case "started":
         foot.textContent = `plan ${event.plan_hash.slice(0, 12)}`;
         foot.title = event.plan_hash;

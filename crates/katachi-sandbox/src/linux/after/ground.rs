@@ -2,10 +2,10 @@
 //! it: by whoever started the command, or by who comes after they were killed.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::codec::{Reader, Writer};
 use crate::plan::{Inner, Kind, Moment, NewConfiguration, Snapshot};
+use crate::platform::record::Places;
 use crate::policy::GitAccess;
 
 /// Everything of a plan that the look afterwards asks.
@@ -54,49 +54,50 @@ impl Ground {
         self.snapshot.since
     }
 
-    pub(in crate::platform) fn write(&self, writer: &mut Writer) {
-        writer
-            .flag(self.full)
-            .flag(self.configuration == NewConfiguration::SetAside);
-        for paths in [&self.watched, &self.absent, &self.placeholders] {
-            writer.list(paths.iter(), |writer, path| {
-                writer.path(path);
-            });
+    /// What a record of it says.
+    pub(in crate::platform) fn places(&self) -> Places<&Path> {
+        Places {
+            full: self.full,
+            sets_aside: self.configuration == NewConfiguration::SetAside,
+            watched: paths(&self.watched),
+            absent: paths(&self.absent),
+            placeholders: paths(&self.placeholders),
+            protected: paths(&self.protected),
+            named_links: self
+                .named_links
+                .iter()
+                .map(|(link, target)| (link.as_path(), target.as_path()))
+                .collect(),
+            directories: self
+                .snapshot
+                .directories
+                .iter()
+                .map(|(path, number)| (path.as_path(), *number))
+                .collect(),
         }
-        writer.list(self.protected.iter(), |writer, path| {
-            writer.path(path);
-        });
-        writer.list(self.named_links.iter(), |writer, (link, target)| {
-            writer.path(link).path(target);
-        });
-        writer.list(
-            self.snapshot.directories.iter(),
-            |writer, (path, number)| {
-                writer.path(path).number(*number);
-            },
-        );
     }
 
-    /// Reads it back; `since` is when the plan was made.
-    pub(in crate::platform) fn read(reader: &mut Reader<'_>, since: Moment) -> Option<Self> {
-        Some(Self {
-            full: reader.flag()?,
-            configuration: match reader.flag()? {
+    /// What a record says that somebody left; `since` is when the plan was made.
+    pub(in crate::platform) fn left(places: Places, since: Moment) -> Self {
+        Self {
+            full: places.full,
+            configuration: match places.sets_aside {
                 true => NewConfiguration::SetAside,
                 false => NewConfiguration::Report,
             },
-            watched: reader.list(Reader::path)?,
-            absent: reader.list(Reader::path)?,
-            placeholders: reader.list(Reader::path)?,
-            protected: reader.list(Reader::path)?.into_iter().collect(),
-            named_links: reader.list(|reader| Some((reader.path()?, reader.path()?)))?,
+            watched: places.watched,
+            absent: places.absent,
+            placeholders: places.placeholders,
+            protected: places.protected.into_iter().collect(),
+            named_links: places.named_links,
             snapshot: Snapshot {
                 since,
-                directories: reader
-                    .list(|reader| Some((reader.path()?, reader.number()?)))?
-                    .into_iter()
-                    .collect(),
+                directories: places.directories.into_iter().collect(),
             },
-        })
+        }
     }
+}
+
+fn paths<'a>(all: impl IntoIterator<Item = &'a PathBuf>) -> Vec<&'a Path> {
+    all.into_iter().map(PathBuf::as_path).collect()
 }

@@ -7,8 +7,8 @@
 //! holds takes the look instead ([`recover`]).
 //!
 //! ```text
-//! NAME.record   length, version, boot, what lay there before; then the marks,
-//!               32 bytes each. Locked by the caller while it lives.
+//! NAME.record   what lay there before, and the marks ([`written`]). Locked by
+//!               the caller while it lives.
 //! NAME.alive    empty; locked by every process of its sandboxes.
 //! ```
 //!
@@ -20,9 +20,11 @@
 
 mod recover;
 mod state;
+mod written;
 
 pub(crate) use recover::recover;
 pub(crate) use state::directory as state_directory;
+pub(super) use written::Places;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -34,12 +36,12 @@ use std::time::Duration;
 
 use super::after::{After, Ground};
 use super::sys::process;
-use crate::codec::{Reader, Writer};
+use crate::codec::Writer;
 use crate::plan::{Inner, Moment};
 use crate::report::Violation;
 use crate::scratch::unlikely;
+use written::{Kind, Mark, Written};
 
-const VERSION: &[u8] = b"katachi-sandbox record 1";
 /// From this length on, marks of ended commands are dropped.
 const LONGEST: u64 = 1 << 20;
 
@@ -129,13 +131,13 @@ impl Run {
 impl Kept {
     fn make(place: &Path, ground: &Ground) -> io::Result<Self> {
         let name = format!("{:016x}", unlikely());
-        let mut header = Writer::default();
-        header.bytes(VERSION).bytes(&boot()?);
-        Mark::now(Kind::Planned, 0, ground.since()).write(&mut header);
-        ground.write(&mut header);
-        let mut content = Writer::default();
-        content.bytes(&header.finish());
-        let content = content.finish();
+        let content = Written {
+            boot: boot()?,
+            planned: mark(Kind::Planned, 0, ground.since()),
+            places: ground.places(),
+            marks: Vec::new(),
+        }
+        .write();
 
         let make = |ending: &str| {
             let path = place.join(&name).with_extension(ending);
@@ -194,14 +196,14 @@ impl Marks {
             self.end = self.start;
         }
         self.next += 1;
-        self.add(Mark::now(Kind::Started, self.next, started))?;
+        self.add(mark(Kind::Started, self.next, started))?;
         self.running += 1;
         Ok(self.next)
     }
 
     fn end(&mut self, number: u64) -> io::Result<()> {
         self.running = self.running.saturating_sub(1);
-        self.add(Mark::now(Kind::Settled, number, Moment::now()))
+        self.add(mark(Kind::Settled, number, Moment::now()))
     }
 
     fn add(&mut self, mark: Mark) -> io::Result<()> {
@@ -215,65 +217,23 @@ impl Marks {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Planned = 1,
-    Started = 2,
-    Settled = 3,
+/// What happens now, and since when it matters.
+fn mark(kind: Kind, number: u64, moment: Moment) -> Mark {
+    Mark {
+        kind,
+        number,
+        wall: moment.wall(),
+        boot: since_boot(),
+    }
 }
 
-/// What happened, and when: by the clock of files, and by the time since boot,
-/// both in nanoseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Mark {
-    kind: Kind,
-    number: u64,
-    wall: u64,
-    boot: u64,
-}
-
-impl Mark {
-    fn now(kind: Kind, number: u64, moment: Moment) -> Self {
-        Self {
-            kind,
-            number,
-            wall: moment.wall(),
-            boot: since_boot(),
-        }
-    }
-
-    fn write(self, writer: &mut Writer) {
-        writer
-            .number(self.kind as u64)
-            .number(self.number)
-            .number(self.wall)
-            .number(self.boot);
-    }
-
-    /// The next one; `None` at the end, or where nothing sensible follows.
-    fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let kind = match reader.number()? {
-            1 => Kind::Planned,
-            2 => Kind::Started,
-            3 => Kind::Settled,
-            _ => return None,
-        };
-        Some(Self {
-            kind,
-            number: reader.number()?,
-            wall: reader.number()?,
-            boot: reader.number()?,
-        })
-    }
-
-    fn moment(self, same_boot: bool) -> Moment {
-        let ago = match same_boot {
-            true => since_boot().saturating_sub(self.boot),
-            // No clock ran through; the one of files has to do.
-            false => 0,
-        };
-        Moment::noted(self.wall, Duration::from_nanos(ago))
-    }
+fn moment(mark: Mark, same_boot: bool) -> Moment {
+    let ago = match same_boot {
+        true => since_boot().saturating_sub(mark.boot),
+        // No clock ran through; the one of files has to do.
+        false => 0,
+    };
+    Moment::noted(mark.wall, Duration::from_nanos(ago))
 }
 
 /// Which boot this is.
@@ -295,29 +255,13 @@ struct Left {
 
 impl Left {
     fn read(content: &[u8], boot: &[u8]) -> Option<Self> {
-        let mut marks = Reader::new(content);
-        let mut header = Reader::new(marks.bytes()?);
-        if header.bytes()? != VERSION {
-            return None;
-        }
-        let same_boot = header.bytes()? == boot;
-        let planned = Mark::read(&mut header)?;
-        let ground = Ground::read(&mut header, planned.moment(same_boot))?;
-        let mut running: Vec<Mark> = Vec::new();
-        let mut last = planned;
-        while let Some(mark) = Mark::read(&mut marks) {
-            match mark.kind {
-                Kind::Started => running.push(mark),
-                _ => running.retain(|started| started.number != mark.number),
-            }
-            last = mark;
-        }
-        let earliest = running.into_iter().min_by_key(|mark| mark.wall);
-        // Of another boot, the marks that followed may be lost.
-        let since = earliest.or_else(|| (!same_boot).then_some(last));
+        let written = Written::read(content)?;
+        let same_boot = written.boot == boot;
+        let since = written.unfinished(same_boot);
+        let planned = moment(written.planned, same_boot);
         Some(Self {
-            ground,
-            since: since.map(|mark| mark.moment(same_boot)),
+            ground: Ground::left(written.places, planned),
+            since: since.map(|mark| moment(mark, same_boot)),
         })
     }
 }
@@ -346,13 +290,13 @@ mod tests {
         std::fs::create_dir(work.path().join("below")).unwrap();
         let options = PlanOptions::new(work.path());
         let plan = Policy::default().write(".").plan(&options).unwrap();
-        let mut header = Writer::default();
-        header.bytes(VERSION).bytes(boot);
-        Mark::now(Kind::Planned, 0, plan.0.snapshot.since).write(&mut header);
-        Ground::of(&plan.0).write(&mut header);
-        let mut content = Writer::default();
-        content.bytes(&header.finish());
-        content.finish()
+        Written {
+            boot: boot.to_vec(),
+            planned: mark(Kind::Planned, 0, plan.0.snapshot.since),
+            places: Ground::of(&plan.0).places(),
+            marks: Vec::new(),
+        }
+        .write()
     }
 
     #[test]

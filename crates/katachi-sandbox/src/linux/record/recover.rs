@@ -15,6 +15,8 @@ use crate::report::Violation;
 /// How long the end of a sandbox is waited for whose caller is gone: the kernel
 /// ends it by itself.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// No record is as long, in bytes.
+const LONGEST: u64 = 1 << 28;
 /// What was begun so long ago and is no record is none any more.
 const STALE: Duration = Duration::from_secs(60);
 
@@ -90,9 +92,7 @@ fn settle(path: &Path) -> io::Result<Vec<Violation>> {
         let reason = "its caller was killed and it still runs, so what it makes is looked at later";
         return Ok(vec![finding("look", path, reason.to_owned())]);
     }
-    let mut content = Vec::new();
-    file.read_to_end(&mut content)?;
-    let found = match Left::read(&content, &boot()?) {
+    let found = match read(&mut file, &boot()?)? {
         Some(Left {
             ground,
             since: Some(since),
@@ -107,6 +107,15 @@ fn settle(path: &Path) -> io::Result<Vec<Violation>> {
     std::fs::remove_file(path)?;
     let _ = std::fs::remove_file(alive);
     Ok(found)
+}
+
+fn read(file: &mut File, boot: &[u8]) -> io::Result<Option<Left>> {
+    if file.metadata()?.len() > LONGEST {
+        return Ok(None);
+    }
+    let mut content = Vec::new();
+    file.take(LONGEST).read_to_end(&mut content)?;
+    Ok(Left::read(&content, boot))
 }
 
 /// Waits until no process of its sandboxes is left.

@@ -164,6 +164,20 @@ pub(in crate::platform) fn inherited(fd: RawFd) -> Option<OwnedFd> {
     open.then(|| unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Lets every program that is started from now on have it.
+pub(in crate::platform) fn let_inherit(file: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: integers.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0) }.into())?;
+    Ok(())
+}
+
+/// Whether the number is a descriptor that a program would still have.
+pub(in crate::platform) fn stays_open(number: u32) -> bool {
+    // SAFETY: integers; any number may be asked about.
+    let flags = unsafe { libc::fcntl(number.cast_signed(), libc::F_GETFD) };
+    flags >= 0 && flags & libc::FD_CLOEXEC == 0
+}
+
 /// Closes everything from `first` to `last`, or marks it to be closed when a
 /// program is executed.
 pub(in crate::platform) fn close_range(first: u32, last: u32, on_exec: bool) -> io::Result<()> {

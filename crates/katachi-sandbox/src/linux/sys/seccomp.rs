@@ -69,6 +69,7 @@ const REFUSED: &[(libc::c_long, i32)] = &[
     (libc::SYS_fsmount, libc::EPERM),
     (libc::SYS_fspick, libc::EPERM),
     (libc::SYS_mount_setattr, libc::EPERM),
+    (467, libc::EPERM), // open_tree_attr
     // Files without a path.
     (libc::SYS_open_by_handle_at, libc::EPERM),
     (libc::SYS_name_to_handle_at, libc::EOPNOTSUPP),

@@ -4,7 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use super::{Found, search};
-use crate::guard::{allow_with, command_line};
+use crate::guard::{Place, Ruling, allow_with, command_line};
+use crate::plan::entry::{Entry, covering};
 use crate::plan::{Inner, resolve};
 use crate::report::Violation;
 
@@ -59,38 +60,48 @@ impl Inner {
             .enumerate()
             .filter(|(_, rule)| named(rule));
         let fits = |rule: &super::Rule| rule.rule.matches_arguments(&argv[1..]);
-        let mut ask = by_name.clone().filter(|(_, rule)| rule.ask);
-        if let Some((index, rule)) = ask.find(|(_, rule)| fits(rule)) {
-            if approved {
-                return Decision::Run {
-                    program: found.found,
-                    real: found.real,
-                    rule: Some(index),
-                };
-            }
-            let reason = format!(
-                "{} needs approval for each start, and nobody gave it",
-                rule.text
-            );
-            return self.denied(&command_line(argv), reason, None);
-        }
+        let ask = by_name.clone().filter(|(_, rule)| rule.ask);
         let mut allow = by_name.clone().filter(|(_, rule)| !rule.ask);
-        if let Some((index, _)) = allow.find(|(_, rule)| fits(rule)) {
+        let allowed = allow.find(|(_, rule)| fits(rule)).map(|(index, _)| index);
+        // What another rule allows is asked about wherever the words stand.
+        let asks = |rule: &super::Rule| {
+            fits(rule) || (allowed.is_some() && rule.rule.is_among(&argv[1..]))
+        };
+        let asked = ask.clone().find(|(_, rule)| fits(rule));
+        let asked = asked.or_else(|| ask.clone().find(|(_, rule)| asks(rule)));
+        let mut rule = asked.map(|(index, _)| index).or(allowed);
+        if rule.is_none()
+            && let Some(place) = self.place(&found.real)
+        {
+            match self.in_tree(&found.real, argv, place) {
+                Ruling::Allow => {
+                    return Decision::Run {
+                        program: found.found,
+                        real: found.real,
+                        rule: None,
+                    };
+                }
+                Ruling::Ask(form) => {
+                    let text = &form.rule;
+                    rule = self.rules.iter().position(|rule| rule.text == *text);
+                }
+                Ruling::Deny(reason) => {
+                    return self.denied(&command_line(argv), reason, Some(allow_with(argv)));
+                }
+            }
+        }
+        if let Some(index) = rule {
+            if self.rules[index].ask && !approved {
+                let reason = format!(
+                    "{} needs approval for each start, and nobody gave it",
+                    self.rules[index].text
+                );
+                return self.denied(&command_line(argv), reason, None);
+            }
             return Decision::Run {
                 program: found.found,
                 real: found.real,
                 rule: Some(index),
-            };
-        }
-        if self
-            .exec_trees
-            .iter()
-            .any(|(tree, _)| found.real.starts_with(tree))
-        {
-            return Decision::Run {
-                program: found.found,
-                real: found.real,
-                rule: None,
             };
         }
         let near: Vec<&str> = by_name
@@ -104,6 +115,37 @@ impl Inner {
         }
         let reason = format!("the arguments do not start as {} wants", near.join(" or "));
         self.denied(&command_line(argv), reason, Some(allow_with(argv)))
+    }
+
+    /// Where a program lies in a directory whose files can all be executed.
+    fn place<'a>(&self, real: &'a Path) -> Option<Place<'a>> {
+        let mut trees = self.exec_trees.iter();
+        let (tree, _) = trees.find(|(tree, _)| real.starts_with(tree))?;
+        Some(match real.file_name() {
+            Some(name) if self.is_fixed(tree) => Place::Named(name),
+            _ => Place::Tree,
+        })
+    }
+
+    /// What is decided about it at each start.
+    fn in_tree(&self, real: &Path, argv: &[OsString], place: Place<'_>) -> Ruling<'_> {
+        let Some(guards) = &self.guards else {
+            return Ruling::Allow;
+        };
+        match crate::plan::files::pin(real) {
+            Ok(pin) => guards.rule_on((pin.device, pin.inode), argv, place),
+            Err(error) => Ruling::Deny(error.to_string()),
+        }
+    }
+
+    /// Whether nothing in this directory can be written.
+    pub(crate) fn is_fixed(&self, tree: &Path) -> bool {
+        let writable = |entry: &Entry| entry.access.write;
+        let mut below = self
+            .entries
+            .iter()
+            .filter(|entry| entry.target.starts_with(tree));
+        !covering(&self.entries, tree).is_some_and(writable) && !below.any(writable)
     }
 
     fn find(&self, word: &OsString, directory: &Path) -> Option<Found> {

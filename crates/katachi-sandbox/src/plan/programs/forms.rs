@@ -47,8 +47,16 @@ pub(in crate::plan) fn guards(
         }
     }
     for (tree, other) in &draft.exec_trees {
+        let writable = draft
+            .write_roots
+            .iter()
+            .any(|(root, _)| root.starts_with(tree) || tree.starts_with(root));
+        let what = match writable {
+            true => "a copy of a program as well",
+            false => "unless it has the name of a program that a rule about arguments names",
+        };
         gaps.push(format!(
-            "what lies below {} runs with any arguments, a copy of a program as well, because of {other}",
+            "what lies below {} runs with any arguments, {what}, because of {other}",
             tree.display()
         ));
     }

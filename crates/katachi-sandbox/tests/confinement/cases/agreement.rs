@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::process::Stdio;
 
+use katachi_sandbox::bundle::BUNDLES;
 use katachi_sandbox::report::Tier;
-use katachi_sandbox::{Plan, Query};
+use katachi_sandbox::{Plan, Policy, Query};
 
 use super::Case;
 use crate::bed::{Bed, Verdict, must, text};
@@ -25,7 +26,48 @@ pub(crate) const CASES: &[Case] = &[
         run: commands,
         needs: &[],
     },
+    Case {
+        name: "a plan shows all that a bundle became",
+        run: bundles,
+        needs: &[],
+    },
 ];
+
+fn bundles(bed: &Bed) -> Verdict {
+    for bundle in BUNDLES {
+        let policy = Policy::default().read("@system").write(".");
+        let plan = match bed.plan(&policy.allow(bundle.name)) {
+            Ok(plan) => plan,
+            // Not every machine has every toolchain.
+            Err(error) => {
+                must(error.contains("is installed"), &error)?;
+                continue;
+            }
+        };
+        let shown = plan.to_string();
+        let programs = bundle.programs.iter().filter(|name| {
+            let answer = plan.explain(&Query::Exec(vec![name.into()]));
+            answer.allowed && shown.contains(&answer.target)
+        });
+        must(programs.count() > 0, &format!("no program is in {shown}"))?;
+        for name in bundle.programs {
+            let answer = plan.explain(&Query::Exec(vec![name.into()]));
+            must(
+                !answer.allowed || shown.contains(&format!("  {}", answer.target)),
+                &format!("{} is not in {shown}", answer.target),
+            )?;
+        }
+        let paths = [bundle.read, bundle.libraries, bundle.execute].concat();
+        for path in paths
+            .into_iter()
+            .filter(|path| std::fs::metadata(path).is_ok())
+        {
+            let answer = plan.explain(&Query::Read(path.into()));
+            must(answer.allowed, &answer.to_string())?;
+        }
+    }
+    Ok(())
+}
 
 /// A small generator, so that a failure comes back with its number.
 struct Dice(u64);

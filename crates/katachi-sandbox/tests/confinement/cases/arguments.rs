@@ -64,6 +64,11 @@ pub(crate) const CASES: &[Case] = &[
         needs: &["git"],
     },
     Case {
+        name: "nothing around the words gets around asking",
+        run: asked_around,
+        needs: &["git"],
+    },
+    Case {
         name: "the caller is asked about every start",
         run: asked,
         needs: &[],
@@ -208,6 +213,127 @@ fn push(bed: &Bed) -> Verdict {
     )
 }
 
+/// Every git of this machine: in one the other names are links to the same
+/// file, in another links to a copy in git's own directory.
+fn gits() -> Vec<std::path::PathBuf> {
+    let places = ["/usr/local/bin", "/usr/bin"].map(std::path::PathBuf::from);
+    let has_git = |place: &std::path::PathBuf| place.join("git").exists();
+    places.into_iter().filter(has_git).collect()
+}
+
+fn asked_around(bed: &Bed) -> Verdict {
+    let make = "git init -q -b main a && git init -q --bare b && cd a && \
+                git -c user.name=a -c user.email=a@example.com commit -q --allow-empty -m x";
+    let ways = [
+        "git push -q ../b main:$1",
+        "git -C . push -q ../b main:$1",
+        "git --no-pager push -q ../b main:$1",
+        "git -c x.y=z push -q ../b main:$1",
+        "git -c alias.p=push p -q ../b main:$1",
+        "git -c alias.p='!git push' p -q ../b main:$1",
+        "$(git --exec-path)/git push -q ../b main:$1",
+        "$(git --exec-path)/git -C . push -q ../b main:$1",
+        "$(git --exec-path)/git-push -q ../b main:$1",
+    ];
+    for place in gits() {
+        let name = place.display().to_string().replace('/', "-");
+        let base = bed.workspace.join(name.trim_start_matches('-'));
+        std::fs::create_dir(&base).unwrap();
+        let path =
+            std::env::join_paths([&place, Path::new("/usr/bin"), Path::new("/bin")]).unwrap();
+        let outside = |script: &str, word: &str| {
+            let ended = std::process::Command::new("sh")
+                .args(["-c", script, "sh", word])
+                .current_dir(if base.join("a").exists() {
+                    base.join("a")
+                } else {
+                    base.clone()
+                })
+                .env("PATH", &path)
+                .env("HOME", &bed.outside)
+                .env("GIT_CONFIG_NOSYSTEM", "1")
+                .status();
+            ended.is_ok_and(|status| status.success())
+        };
+        must(outside(make, ""), "there is nothing to push")?;
+        let pushed = |word: &str| base.join("b/refs/heads").join(word).exists();
+        let policy = bed
+            .policy()
+            .allow("@git")
+            .allow("@system")
+            .allow("git-receive-pack")
+            .ask(["git", "push"])
+            .git(katachi_sandbox::policy::GitAccess::Full)
+            .set_env("GIT_CONFIG_NOSYSTEM", "1");
+        let options = bed.options().search_path(std::env::split_paths(&path));
+        let plan = policy.plan(&options).map_err(|error| error.to_string())?;
+        for (index, way) in ways.into_iter().enumerate() {
+            let (control, word) = (format!("control{index}"), format!("word{index}"));
+            must(
+                outside(way, &control) && pushed(&control),
+                &format!("the control shows nothing: {} {way}", place.display()),
+            )?;
+            let run = |answer: bool| {
+                let asked = Arc::new(AtomicUsize::new(0));
+                let count = asked.clone();
+                plan.command(["sh", "-c", way, "sh", &word])
+                    .current_dir(base.join("a"))
+                    .ask_with(move |_| {
+                        count.fetch_add(1, Ordering::Relaxed);
+                        answer
+                    })
+                    .output()
+                    .map(|output| (output, asked.load(Ordering::Relaxed)))
+                    .map_err(|error| error.to_string())
+            };
+            let (seen, asked) = run(false)?;
+            let denied = !seen.outcome.violations.is_empty();
+            must(
+                !pushed(&word) && denied,
+                &format!("{} {way}: asked {asked} times", place.display()),
+            )?;
+            // A name that no rule allows is not asked about.
+            if way.contains("/git-push") {
+                continue;
+            }
+            let (seen, asked) = run(true)?;
+            must(
+                pushed(&word) && asked == 1,
+                &format!(
+                    "{} {way}: asked {asked} times, {:?} {}",
+                    place.display(),
+                    seen.outcome,
+                    String::from_utf8_lossy(&seen.stderr)
+                ),
+            )?;
+        }
+        // The plan says so before anything starts.
+        let words = ["git", "-C", ".", "push"];
+        let answer = plan.explain(&katachi_sandbox::Query::Exec(
+            words.iter().map(Into::into).collect(),
+        ));
+        must(!answer.allowed, &answer.to_string())?;
+        must(
+            plan.command(words)
+                .spawn()
+                .is_err_and(|error| error.denial().is_some()),
+            "the command itself ran unasked",
+        )?;
+        // What has nothing of them is not asked about.
+        let seen = plan
+            .command(["git", "log", "--oneline"])
+            .current_dir(base.join("a"))
+            .ask_with(|_| false)
+            .output()
+            .map_err(|error| error.to_string())?;
+        must(
+            seen.outcome.success() && seen.outcome.violations.is_empty(),
+            &format!("{:?}", seen.outcome),
+        )?;
+    }
+    Ok(())
+}
+
 fn names(bed: &Bed) -> Verdict {
     let plan = bed.plan(&bed.policy().allow("bash").allow(["touch", "good"]))?;
     std::os::unix::fs::symlink("/usr/bin/touch", bed.workspace.join("link")).unwrap();
@@ -341,7 +467,7 @@ fn copy(bed: &Bed) -> Verdict {
     ] {
         bed.denied_by(&plan, &["execute-copy", "/usr/bin/touch", &place, &bad])?;
     }
-    bed.denied_by(&plan, &["execute-memory", "/usr/bin/true"])?;
+    bed.denied_by(&plan, &["execute-memory", "/usr/bin/true", "0"])?;
     must(!exists(bed, "bad"), "a copy had its effect")?;
     // Where copies run, the report says so.
     std::fs::create_dir(bed.workspace.join("target")).unwrap();
@@ -376,6 +502,8 @@ fn loader(bed: &Bed) -> Verdict {
 
 fn race(bed: &Bed) -> Verdict {
     let (good, bad) = (bed.inside("good"), bed.inside("evil"));
+    let long = std::env::var_os("KATACHI_LONG").is_some_and(|long| long == "1");
+    let times = if long { "20000" } else { "400" };
     bed.control(&["execute-flipping", "/usr/bin/touch", &good, &bad, "400"])?;
     must(
         exists(bed, "good") && exists(bed, "evil"),
@@ -386,7 +514,7 @@ fn race(bed: &Bed) -> Verdict {
     let plan = bed.plan(&bed.policy().allow(["touch", good.as_str()]))?;
     bed.run(
         &plan,
-        &["execute-flipping", "/usr/bin/touch", &good, &bad, "400"],
+        &["execute-flipping", "/usr/bin/touch", &good, &bad, times],
     )?;
     must(
         exists(bed, "good"),

@@ -105,11 +105,14 @@ fn by_others(bed: &Bed) -> Verdict {
     bed.allowed_by(&plan, &["execute", "/usr/bin/true"])
 }
 
-/// A shell, `env`, `xargs`, `find` and Python, as far as they are installed.
+/// A shell, `env`, `xargs`, `find`, Python and others, as far as they are
+/// installed.
 fn by_interpreters(bed: &Bed) -> Verdict {
     let marker = bed.inside("marker");
     let tail = "/usr/bin/touch";
     let python = format!("import os; os.execv('{tail}', ['touch', '{marker}'])");
+    let makefile = bed.inside("makefile");
+    std::fs::write(&makefile, format!("x:\n\t{tail} {marker}\n")).unwrap();
     let ways: &[(&str, Vec<String>)] = &[
         ("sh", vec!["-c".into(), format!("{tail} {marker}")]),
         ("env", vec![tail.into(), marker.clone()]),
@@ -125,6 +128,15 @@ fn by_interpreters(bed: &Bed) -> Verdict {
             ],
         ),
         ("python3", vec!["-c".into(), python]),
+        (
+            "git",
+            vec!["-c".into(), format!("alias.x=!{tail} {marker}"), "x".into()],
+        ),
+        (
+            "perl",
+            vec!["-e".into(), format!("exec '{tail}', '{marker}'")],
+        ),
+        ("make", vec!["-f".into(), makefile.clone(), "x".into()]),
         (
             "awk",
             vec![format!("BEGIN {{ exit system(\"{tail} {marker}\") }}")],
@@ -192,14 +204,31 @@ fn loader(bed: &Bed) -> Verdict {
     let Some(loader) = loader else { return Ok(()) };
     std::fs::copy("/usr/bin/true", bed.workspace.join("copy")).unwrap();
     bed.only_outside(&["execute", loader, &bed.inside("copy")])?;
+    // As the interpreter of a script, too.
+    let called = format!("{loader} /usr/bin/true");
+    bed.control(&["execute-script", &bed.inside("control"), &called])?;
+    bed.denied(&["execute-script", &bed.inside("script"), &called])?;
     bed.only_outside(&["execute", loader, "/usr/bin/true"])
 }
 
 fn memory(bed: &Bed) -> Verdict {
-    bed.control(&["execute-memory", "/usr/bin/true"])?;
+    const MFD_EXEC: &str = "16";
+    let program = "/usr/bin/true";
     let plan = bed.plan(&bed.policy().allow("true"))?;
-    bed.allowed_by(&plan, &["execute", "/usr/bin/true"])?;
-    bed.denied_by(&plan, &["execute-memory", "/usr/bin/true"])
+    bed.allowed_by(&plan, &["execute", program])?;
+    for flags in ["0", MFD_EXEC] {
+        for how in ["by-place", "by-descriptor"] {
+            let attempt = ["execute-memory", program, flags, how];
+            bed.control(&attempt)?;
+            bed.denied_by(&plan, &attempt)?;
+        }
+    }
+    // Nor one that never had a name.
+    bed.control(&["execute-nameless", program, &bed.inside("")])?;
+    for place in [&bed.inside(""), "/tmp", "/dev/shm"] {
+        bed.denied_by(&plan, &["execute-nameless", program, place])?;
+    }
+    Ok(())
 }
 
 fn script(bed: &Bed) -> Verdict {
@@ -297,13 +326,31 @@ fn changed_program(bed: &Bed) -> Verdict {
 
 fn digest(bed: &Bed) -> Verdict {
     let place = own_program(bed, "tool");
-    let mut policy = bed.policy();
-    policy.commands.allow.push(CommandRule::File {
-        path: place,
-        sha256: Some("0".repeat(64)),
-    });
-    let error = bed.plan(&policy).err().ok_or("it was accepted")?;
-    must(error.contains("SHA-256"), &error)
+    let policy = |sha256: &str| {
+        let mut policy = bed.policy();
+        policy.commands.allow.push(CommandRule::File {
+            path: place.clone(),
+            sha256: Some(sha256.to_owned()),
+        });
+        policy
+    };
+    let error = bed.plan(&policy(&"0".repeat(64))).err();
+    let error = error.ok_or("it was accepted")?;
+    // The error names the right one, which is accepted and runs.
+    let right = error
+        .split(|letter: char| !letter.is_ascii_hexdigit())
+        .find(|word| word.len() == 64 && *word != "0".repeat(64))
+        .ok_or(&error)?;
+    must(error.contains("SHA-256"), &error)?;
+    let plan = bed.plan(&policy(right))?;
+    bed.allowed_by(&plan, &["execute", &text(&place)])?;
+    // Another program under that path is none of it.
+    std::fs::copy("/usr/bin/env", &place).unwrap();
+    let error = bed.plan(&policy(right)).err();
+    must(
+        error.is_some_and(|error| error.contains("SHA-256")),
+        "another file was accepted",
+    )
 }
 
 fn first_process(bed: &Bed) -> Verdict {

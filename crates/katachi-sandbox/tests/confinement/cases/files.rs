@@ -1,9 +1,11 @@
 //! Reading and writing what no rule names.
 
-use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::process::Stdio;
 
-use super::Case;
+use katachi_sandbox::Policy;
+
+use super::{Case, ROOT};
 use crate::bed::{Bed, Verdict, must, text};
 
 pub(crate) const CASES: &[Case] = &[
@@ -88,6 +90,11 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[],
     },
     Case {
+        name: "a device in the workspace is not opened",
+        run: existing_device,
+        needs: &[ROOT],
+    },
+    Case {
         name: "no file becomes set-user-id",
         run: set_user_id,
         needs: &[],
@@ -108,9 +115,24 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[],
     },
     Case {
+        name: "what runs on the host is not seen",
+        run: run_directory,
+        needs: &[],
+    },
+    Case {
         name: "a policy cannot open the whole machine",
         run: too_wide,
         needs: &[],
+    },
+    Case {
+        name: "a policy in the workspace is read once",
+        run: policy_inside,
+        needs: &[],
+    },
+    Case {
+        name: "a mistake is told with its rule and what to write instead",
+        run: mistakes,
+        needs: &["git"],
     },
 ];
 
@@ -314,6 +336,20 @@ fn device(bed: &Bed) -> Verdict {
     bed.denied(&["device", &bed.inside("device")])
 }
 
+/// Made by root, in a directory that a command can write.
+fn existing_device(bed: &Bed) -> Verdict {
+    let device = bed.inside("device");
+    bed.control(&["device", &device, "null"])?;
+    std::fs::set_permissions(&device, std::fs::Permissions::from_mode(0o666)).unwrap();
+    for attempt in ["read", "append"] {
+        // Some file systems open none, whoever asks.
+        let shown = bed.possible_outside(&[attempt, &device]);
+        must(shown, "the control shows nothing")?;
+        bed.denied(&[attempt, &device])?;
+    }
+    Ok(())
+}
+
 fn set_user_id(bed: &Bed) -> Verdict {
     for name in ["one", "two"] {
         std::fs::write(bed.workspace.join(name), "").unwrap();
@@ -366,6 +402,80 @@ fn temporary(bed: &Bed) -> Verdict {
     bed.only_outside(&["read", &text(file.path())])?;
     if let Ok(shared) = tempfile::NamedTempFile::new_in("/dev/shm") {
         bed.only_outside(&["read", &text(shared.path())])?;
+    }
+    Ok(())
+}
+
+/// Sockets of container engines, of the session's bus, of agents for keys.
+fn run_directory(bed: &Bed) -> Verdict {
+    for directory in ["/run", "/var/run"] {
+        if std::fs::read_dir(directory).is_ok_and(|list| list.count() > 0) {
+            bed.only_outside(&["list", directory])?;
+        }
+    }
+    Ok(())
+}
+
+/// A command that writes itself another policy has the one it started with,
+/// and so has the next command of the plan.
+fn policy_inside(bed: &Bed) -> Verdict {
+    let place = bed.workspace.join("policy.toml");
+    std::fs::write(&place, bed.policy().to_toml()).unwrap();
+    let read = || {
+        let written = std::fs::read_to_string(&place).unwrap();
+        Policy::from_toml(&written, "policy.toml").map_err(|error| error.to_string())
+    };
+    let plan = bed.plan(&read()?)?;
+    let wider = bed.policy().read(bed.out("")).to_toml();
+    bed.allowed_by(&plan, &["write-text", &text(&place), &wider])?;
+    bed.denied_by(&plan, &["read", &bed.out("secret")])?;
+    // Read again it opens more, which is why nothing does that.
+    bed.allowed_by(&bed.plan(&read()?)?, &["read", &bed.out("secret")])
+}
+
+fn mistakes(bed: &Bed) -> Verdict {
+    std::fs::write(bed.workspace.join("notes"), "").unwrap();
+    let policy = || bed.policy();
+    let near = format!("write {:?}", bed.inside("notes"));
+    let mistakes: &[(Policy, &[&str])] = &[
+        (
+            policy().read("note"),
+            &["filesystem.read = \"note\"", &near],
+        ),
+        (
+            policy().write("no/where"),
+            &[
+                "filesystem.write = \"no/where\"",
+                "does not exist",
+                "mkdir -p",
+            ],
+        ),
+        (
+            policy().read("*.txt"),
+            &["filesystem.read", "patterns are for filesystem.deny"],
+        ),
+        (
+            policy().allow("gti"),
+            &["commands.allow = \"gti\"", "write \"git\""],
+        ),
+        (policy().allow("@systen"), &["@systen", "write \"@system\""]),
+        (
+            policy().ask(["gti", "push"]),
+            &["commands.ask", "write \"git\""],
+        ),
+        (
+            policy().exec_from("/srv"),
+            &["filesystem.exec_from", "add the directory to one of them"],
+        ),
+        (policy().pass_env("A=B"), &["env.pass = \"A=B\"", "such as"]),
+    ];
+    for (policy, words) in mistakes {
+        let error = bed.plan(policy).err();
+        let error = error.ok_or_else(|| format!("it was planned: {words:?}"))?;
+        must(
+            words.iter().all(|word| error.contains(word)),
+            &format!("{words:?} is not in: {error}"),
+        )?;
     }
     Ok(())
 }

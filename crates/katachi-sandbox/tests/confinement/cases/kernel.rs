@@ -38,6 +38,11 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[],
     },
     Case {
+        name: "a self-test sees each control hold",
+        run: each_control,
+        needs: &["cat", "touch"],
+    },
+    Case {
         name: "no capability is held",
         run: capabilities,
         needs: &[],
@@ -106,6 +111,8 @@ fn processes(bed: &Bed) -> Verdict {
         &["signal", &pid],
         &["environment-of", &pid, "host-secret"],
         &["trace", &pid],
+        &["read-memory-of", &pid],
+        &["take-descriptor-of", &pid],
     ];
     let verdict = attempts.iter().try_for_each(|attempt| {
         must(bed.possible_outside(attempt), "the control shows nothing")?;
@@ -143,6 +150,23 @@ fn tier_below(bed: &Bed) -> Verdict {
         refused.is_err_and(|error| error.to_string().contains("network.allow")),
         "hosts were planned for without namespaces",
     )
+}
+
+fn each_control(bed: &Bed) -> Verdict {
+    bed.repository("");
+    raw::set_variable("KATACHI_SECRET", "x");
+    // Without this very program, which is what is executed.
+    let policy = Policy::default().read("@system").write(".").allow("cat");
+    let policy = policy.allow(["touch", "good"]);
+    let plan = bed.plan(&policy)?;
+    let seen = katachi_sandbox::doctor::witness(&plan).map_err(|error| error.to_string())?;
+    for control in &seen.controls {
+        must(
+            control.witnessed || control.id == "limits",
+            &format!("{} was not seen to hold: {seen}", control.id),
+        )?;
+    }
+    Ok(())
 }
 
 fn capabilities(bed: &Bed) -> Verdict {
@@ -271,27 +295,64 @@ fn namespaces(bed: &Bed) -> Verdict {
     bed.denied(&["call", &libc::SYS_clone3.to_string(), "0", "0"])
 }
 
-fn mounts(bed: &Bed) -> Verdict {
-    for call in [
-        libc::SYS_mount,
-        libc::SYS_umount2,
-        libc::SYS_pivot_root,
-        libc::SYS_chroot,
-        libc::SYS_open_tree,
-        libc::SYS_move_mount,
-        libc::SYS_fsopen,
-        libc::SYS_fsmount,
-        libc::SYS_mount_setattr,
-        libc::SYS_setns,
-    ] {
-        bed.denied(&["call", &call.to_string()])?;
+/// Calls that are closed, each made with arguments that mean nothing. Outside,
+/// the kernel reaches the point of complaining about them, for root at least.
+fn closed(bed: &Bed, calls: &[(libc::c_long, &[u64])], least: (usize, usize)) -> Verdict {
+    let mut reached = 0;
+    for (call, arguments) in calls {
+        let words: Vec<String> = std::iter::once(call.to_string())
+            .chain(arguments.iter().map(u64::to_string))
+            .collect();
+        let mut attempt = vec!["reach-call"];
+        attempt.extend(words.iter().map(String::as_str));
+        reached += usize::from(bed.possible_outside(&attempt));
+        bed.denied(&attempt)?;
     }
-    Ok(())
+    let (root, user) = least;
+    let least = if is_root() { root } else { user };
+    must(
+        reached >= least,
+        &format!("the control shows nothing: {reached} calls are open outside"),
+    )
 }
 
+/// A descriptor that is none, an address where nothing lies, flags that no call
+/// knows.
+const NO_FD: u64 = u64::MAX;
+const NOWHERE: u64 = 1;
+const NO_FLAGS: u64 = 0x4000_0000;
+
+fn mounts(bed: &Bed) -> Verdict {
+    let calls: &[(libc::c_long, &[u64])] = &[
+        (libc::SYS_mount, &[NOWHERE, NOWHERE, NOWHERE]),
+        (libc::SYS_umount2, &[NOWHERE]),
+        (libc::SYS_pivot_root, &[NOWHERE, NOWHERE]),
+        (libc::SYS_chroot, &[NOWHERE]),
+        (libc::SYS_open_tree, &[NO_FD, NOWHERE]),
+        (OPEN_TREE_ATTR, &[NO_FD, NOWHERE]),
+        (libc::SYS_move_mount, &[NO_FD, NOWHERE, NO_FD, NOWHERE]),
+        (libc::SYS_fsopen, &[NOWHERE]),
+        (libc::SYS_fsconfig, &[NO_FD]),
+        (libc::SYS_fsmount, &[NO_FD]),
+        (libc::SYS_fspick, &[NO_FD, NOWHERE]),
+        (libc::SYS_mount_setattr, &[NO_FD, NOWHERE]),
+        (libc::SYS_setns, &[NO_FD]),
+    ];
+    closed(bed, calls, (8, 2))
+}
+
+/// `open_tree_attr`, which libc does not name everywhere.
+const OPEN_TREE_ATTR: libc::c_long = 467;
+
 fn handles(bed: &Bed) -> Verdict {
-    bed.denied(&["call", &libc::SYS_open_by_handle_at.to_string()])?;
-    bed.denied(&["call", &libc::SYS_name_to_handle_at.to_string()])
+    let calls: &[(libc::c_long, &[u64])] = &[
+        (libc::SYS_open_by_handle_at, &[NO_FD, NOWHERE]),
+        (
+            libc::SYS_name_to_handle_at,
+            &[NO_FD, NOWHERE, NOWHERE, NOWHERE],
+        ),
+    ];
+    closed(bed, calls, (2, 1))
 }
 
 fn interfaces(bed: &Bed) -> Verdict {
@@ -309,28 +370,33 @@ fn interfaces(bed: &Bed) -> Verdict {
     // Only asks for the current value.
     let personality = libc::SYS_personality.to_string();
     bed.only_outside(&["call", &personality, "4194304"])?;
-    for call in [
-        libc::SYS_bpf,
-        libc::SYS_perf_event_open,
-        libc::SYS_userfaultfd,
-        libc::SYS_add_key,
-        libc::SYS_request_key,
-        libc::SYS_kexec_load,
-        libc::SYS_init_module,
-        libc::SYS_finit_module,
-        libc::SYS_delete_module,
-        libc::SYS_swapon,
-        libc::SYS_acct,
-        libc::SYS_quotactl,
-        libc::SYS_syslog,
-        libc::SYS_process_vm_readv,
-        libc::SYS_process_vm_writev,
-        libc::SYS_pidfd_getfd,
-        libc::SYS_memfd_secret,
-    ] {
-        bed.denied(&["call", &call.to_string()])?;
-    }
-    Ok(())
+    let calls: &[(libc::c_long, &[u64])] = &[
+        (libc::SYS_bpf, &[NO_FLAGS, NOWHERE, 8]),
+        (libc::SYS_perf_event_open, &[NOWHERE]),
+        (libc::SYS_userfaultfd, &[NO_FLAGS]),
+        (libc::SYS_add_key, &[NOWHERE, NOWHERE, NOWHERE, 1]),
+        (libc::SYS_request_key, &[NOWHERE]),
+        (libc::SYS_kexec_load, &[0, 0, 0, NO_FLAGS]),
+        (libc::SYS_init_module, &[NOWHERE, 1, NOWHERE]),
+        (libc::SYS_finit_module, &[NO_FD, NOWHERE, NO_FLAGS]),
+        (libc::SYS_delete_module, &[NOWHERE]),
+        (libc::SYS_swapon, &[NOWHERE]),
+        (libc::SYS_swapoff, &[NOWHERE]),
+        (libc::SYS_acct, &[NOWHERE]),
+        (libc::SYS_quotactl, &[0, NOWHERE]),
+        (libc::SYS_syslog, &[NO_FLAGS]),
+        (libc::SYS_reboot, &[0, 0, 0]),
+        (libc::SYS_settimeofday, &[NOWHERE, 0]),
+        (libc::SYS_clock_settime, &[NO_FLAGS, NOWHERE]),
+        (libc::SYS_fanotify_init, &[NO_FLAGS]),
+        (libc::SYS_process_vm_readv, &[0, 0, 0, 0, 0, NO_FLAGS]),
+        (libc::SYS_process_vm_writev, &[0, 0, 0, 0, 0, NO_FLAGS]),
+        (libc::SYS_process_madvise, &[NO_FD]),
+        (libc::SYS_pidfd_getfd, &[NO_FD]),
+        (libc::SYS_kcmp, &[NO_FD, NO_FD]),
+        (libc::SYS_memfd_secret, &[NO_FLAGS]),
+    ];
+    closed(bed, calls, (14, 6))
 }
 
 fn architectures(bed: &Bed) -> Verdict {
@@ -351,28 +417,67 @@ fn architectures(bed: &Bed) -> Verdict {
 }
 
 fn descriptors(bed: &Bed) -> Verdict {
-    let file = std::fs::File::open(bed.outside.join("secret")).unwrap();
+    let open = |place: &std::path::Path| std::fs::File::open(place).unwrap();
+    let file = open(&bed.outside.join("secret"));
     let fd = keep_open(&file).to_string();
     bed.control(&["descriptor", &fd])?;
-    let again = std::fs::File::open(bed.outside.join("secret")).unwrap();
-    let fd = keep_open(&again).to_string();
-    bed.denied(&["descriptor", &fd])?;
-    for fd in 3..20 {
-        bed.denied(&["descriptor", &fd.to_string()])?;
+    let again = open(&bed.outside.join("secret"));
+    bed.denied(&["descriptor", &keep_open(&again).to_string()])?;
+    // A way to a directory, somebody who listens, a pipe, and one far away.
+    let directory = open(&bed.outside);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (pipe, _kept) = std::io::pipe().unwrap();
+    let far = raw::call(libc::SYS_dup3, &[keep_open(&file) as u64, 900, 0]).unwrap();
+    for fd in [
+        keep_open(&directory),
+        keep_open(&listener),
+        keep_open(&pipe),
+        far as i32,
+    ] {
+        bed.only_outside(&["is-open", &fd.to_string()])?;
     }
-    Ok(())
+    let plan = bed.plan(&bed.policy())?;
+    for fd in 3..20 {
+        bed.denied_by(&plan, &["is-open", &fd.to_string()])?;
+    }
+    bed.allowed_by(&plan, &["is-open", "2"])
 }
 
+/// What holds secrets, and what makes programs load and run something.
+const VARIABLES: &[&str] = &[
+    "AWS_SECRET_ACCESS_KEY",
+    "GITHUB_TOKEN",
+    "SSH_AUTH_SOCK",
+    "KUBECONFIG",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "GIT_SSH_COMMAND",
+    "GIT_DIR",
+    "LD_LIBRARY_PATH",
+    "GCONV_PATH",
+    "PYTHONPATH",
+    "PYTHONSTARTUP",
+    "NODE_OPTIONS",
+    "BASH_ENV",
+    "ENV",
+    "PERL5OPT",
+    "RUSTC_WRAPPER",
+    "PAGER",
+    "HTTPS_PROXY",
+];
+
 fn environment(bed: &Bed) -> Verdict {
-    // The harness sets HOME and PATH; cargo sets more. One that is there:
-    let Some((name, _)) = std::env::vars()
-        .find(|(name, _)| !["PATH", "HOME", "TMPDIR", "LANG"].contains(&name.as_str()))
-    else {
-        return Err("the control shows nothing: there is no other variable".to_owned());
-    };
-    bed.only_outside(&["variable", &name])?;
-    let plan = bed.plan(&bed.policy().pass_env(name.as_str()))?;
-    bed.allowed_by(&plan, &["variable", &name])?;
+    for name in VARIABLES {
+        raw::set_variable(name, "katachi");
+    }
+    let plan = bed.plan(&bed.policy())?;
+    for name in VARIABLES {
+        bed.control(&["variable", name])?;
+        bed.denied_by(&plan, &["variable", name])?;
+    }
+    let name = VARIABLES[0];
+    let plan = bed.plan(&bed.policy().pass_env(name))?;
+    bed.allowed_by(&plan, &["variable", name])?;
+    bed.denied_by(&plan, &["variable", VARIABLES[1]])?;
     bed.denied(&["variable", "LD_PRELOAD"])
 }
 

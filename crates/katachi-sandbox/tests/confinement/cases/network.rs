@@ -88,13 +88,18 @@ fn udp(bed: &Bed) -> Verdict {
         socket.recv(&mut [0; 8]).is_err(),
         "a datagram left the sandbox",
     )?;
-    bed.denied(&["udp", "192.0.2.1:53"])
+    // A resolver, and whoever answers on the local network.
+    for address in ["192.0.2.1:53", "224.0.0.251:5353", "255.255.255.255:9"] {
+        bed.denied(&["udp", address])?;
+    }
+    Ok(())
 }
 
 fn variants(bed: &Bed) -> Verdict {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     bed.only_outside(&["tcp-fast-open", &address])?;
+    bed.only_outside(&["tcp-fast-open-connect", &address])?;
     // Not every kernel has it.
     bed.possible_outside(&["mptcp"]);
     bed.denied(&["mptcp"])
@@ -145,6 +150,9 @@ fn abstract_socket(bed: &Bed) -> Verdict {
     bed.denied_by(&bed.plan(&policy)?, &["abstract-connect", &name])
 }
 
+/// Shared memory communications, which libc does not name.
+const AF_SMC: i32 = 43;
+
 fn families(bed: &Bed) -> Verdict {
     for (family, kind, protocol) in [
         (libc::AF_NETLINK, libc::SOCK_RAW, 0),
@@ -156,6 +164,7 @@ fn families(bed: &Bed) -> Verdict {
         (libc::AF_XDP, libc::SOCK_RAW, 0),
         (libc::AF_TIPC, libc::SOCK_STREAM, 0),
         (libc::AF_RDS, libc::SOCK_SEQPACKET, 0),
+        (AF_SMC, libc::SOCK_STREAM, 0),
         (libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP),
         (libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_ICMP),
         (libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_SCTP),

@@ -38,6 +38,11 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[],
     },
     Case {
+        name: "a pointer in a repository opens nothing",
+        run: pointer,
+        needs: &[],
+    },
+    Case {
         name: "existing tool configuration is read-only",
         run: configuration,
         needs: &[],
@@ -150,6 +155,31 @@ fn nested(bed: &Bed) -> Verdict {
             &plan,
             &["create", &bed.inside(&format!("vendor/deep/er/{git:?}"))],
         )?;
+    }
+    Ok(())
+}
+
+/// What an earlier command left, for the next plan to follow.
+fn pointer(bed: &Bed) -> Verdict {
+    let git = bed.repository("other");
+    for (name, content) in [
+        ("commondir", bed.out("")),
+        ("gitdir", bed.out("secret")),
+        ("config", format!("[core]\n\tworktree = {}\n", bed.out(""))),
+        ("objects/info/alternates", bed.out("")),
+    ] {
+        std::fs::create_dir_all(git.join("objects/info")).unwrap();
+        std::fs::write(git.join(name), content).unwrap();
+    }
+    let worktree = bed.workspace.join("worktree");
+    std::fs::create_dir(&worktree).unwrap();
+    std::fs::write(worktree.join(".git"), format!("gitdir: {}\n", bed.out(""))).unwrap();
+    bed.control(&["read", &bed.out("secret")])?;
+    bed.control(&["create", &bed.out("control")])?;
+    for access in [GitAccess::Read, GitAccess::Commit, GitAccess::Full] {
+        let plan = bed.plan(&bed.policy().git(access))?;
+        bed.denied_by(&plan, &["read", &bed.out("secret")])?;
+        bed.denied_by(&plan, &["create", &bed.out("new")])?;
     }
     Ok(())
 }

@@ -41,6 +41,11 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[],
     },
     Case {
+        name: "open files end at their limit",
+        run: open_files,
+        needs: &[],
+    },
+    Case {
         name: "a file ends at its limit",
         run: file_size,
         needs: &[],
@@ -225,6 +230,13 @@ fn memory(bed: &Bed) -> Verdict {
     )
 }
 
+fn open_files(bed: &Bed) -> Verdict {
+    bed.control(&["open-many", "10000"])?;
+    let plan = bed.plan(&bed.policy())?;
+    bed.allowed_by(&plan, &["open-many", "4000"])?;
+    bed.denied_by(&plan, &["open-many", "10000"])
+}
+
 fn file_size(bed: &Bed) -> Verdict {
     bed.control(&["fill", &bed.inside("control"), "64"])?;
     let plan = bed.plan(&bed.policy().limits(limits(|limits| {
@@ -346,10 +358,25 @@ fn terminal(bed: &Bed) -> Verdict {
     }
     let seen = String::from_utf8_lossy(&seen).into_owned();
     // What was typed is shown as well, somewhere among them.
-    must(seen.matches("/dev/pts/0\r\n").count() == 2, &seen)?;
+    // Without a /dev of its own it has one of the machine's, with some number.
+    let name = seen
+        .split("\r\n")
+        .find(|line| line.starts_with("/dev/pts/"));
+    let name = name.ok_or(&seen)?;
+    must(
+        name == "/dev/pts/0" || Ground::here() == Ground::Nothing,
+        &seen,
+    )?;
+    must(seen.matches(&format!("{name}\r\n")).count() == 2, &seen)?;
     for part in ["30 99\r\n", "got hello\r\n", "resized\r\n31 100"] {
         must(seen.contains(part), &seen)?;
     }
+    // A session of its own, in which no terminal of the caller's is.
+    must(
+        !bed.possible_outside(&["leads-session"]),
+        "the control shows nothing",
+    )?;
+    bed.allowed_by(&plan, &["leads-session"])?;
     // Without one there is none, not even the caller's.
     let output = plan
         .command(["bash", "-c", "tty; echo x > /dev/tty"])

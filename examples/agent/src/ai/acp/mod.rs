@@ -7,8 +7,8 @@
 //! answered by its signature. Whatever was answered, the sandbox stays as it is.
 //!
 //! It is started for each message and asked to load its earlier session where it
-//! can. MCP servers of the account run in sandboxes of their own, and the program is
-//! [lent](super::lend) a way to their tools.
+//! can. MCP servers of the account are not passed on: the program would start them
+//! itself, inside of its own sandbox and outside of theirs.
 
 mod permission;
 mod session;
@@ -17,16 +17,17 @@ mod terminal;
 mod wire;
 
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail};
 use katachi_protocol::run::{MessageRequest, OutputStream, RunEvent};
 use katachi_sandbox::child::Ending;
 use katachi_store::memory::Memory;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 
-use super::lend::Lent;
 use super::tools::Tools;
+use crate::config::Ai;
 use crate::partner::Partner;
 use crate::policy::Rules;
 use crate::runner::{self, Finished, Job};
@@ -50,7 +51,7 @@ const ENDING: Duration = Duration::from_secs(2);
 /// that it was done.
 pub(super) fn answer(
     service: &Service,
-    rules: &Rules,
+    (ai, rules): (&Ai, &Rules),
     (job, request): (Job, &MessageRequest),
     events: &Sender<RunEvent>,
     finished: &mut Finished,
@@ -61,9 +62,9 @@ pub(super) fn answer(
     let argv = job.argv.clone();
     let sessions = Sessions::new(&memory, &session, &argv);
     let name = format!("the program {}", job.argv[0]);
-    let lent = Lent::start((service, rules), events, finished);
-    let own = lent.as_ref().map_or(rules, Lent::rules);
-    let (partner, pipes) = Partner::start((service, own), name.clone(), job, events, finished)?;
+    tell_of_servers(service, events);
+    let (partner, pipes) = Partner::start((service, rules), name.clone(), job, events, finished)?;
+    let until = Instant::now() + ai.times.start;
     partner.tell_started(&name, Some(&session), events);
 
     let tools = Tools {
@@ -71,16 +72,15 @@ pub(super) fn answer(
         rules,
         memory: &memory,
         events,
+        until,
     };
     let denials = Mutex::new(Vec::new());
     // Commands of its terminals, and questions to a person, have threads of their
     // own; none outlives this.
     let talked = std::thread::scope(|scope| {
         let peer = Peer::new(pipes);
-        let _desks = lent
-            .as_ref()
-            .map(|lent| lent.open(scope, service, events, &denials));
-        let terminals = Terminals::new(scope, &tools, peer.outbox.clone(), &denials);
+        let outbox = peer.outbox.clone();
+        let terminals = Terminals::new(scope, &tools, outbox.clone(), &denials);
         let mut talk = Talk {
             scope,
             tools: &tools,
@@ -88,55 +88,72 @@ pub(super) fn answer(
             denials: &denials,
             terminals,
             peer,
-            servers: lent.as_ref().map(Lent::entries).unwrap_or_default(),
             keep,
             finished: &mut *finished,
             sent: 0,
             said: 0,
             is_loading: false,
             questions: std::sync::Arc::default(),
-            over: tokio::sync::watch::Sender::new(()),
+            times: ai.times,
+            until,
+            over: tokio::sync::watch::Sender::new(false),
+            stopping: None,
         };
-        talk.answer(&sessions, &request.text)
+        let talked = talk.answer(&sessions, &request.text);
+        // Questions and commands end now, and nobody waits for the program to read of it.
+        outbox.close_at(Instant::now());
+        talked
     });
     finished.denials.extend(lock(&denials).drain(..));
     // Its output ends a moment before it does.
-    let is_ending = talked
-        .as_ref()
-        .is_err_and(|error| error.downcast_ref() == Some(&Fault::Ended));
+    let is_ending = talked.as_ref().is_err_and(|error| {
+        let fault = error.downcast_ref();
+        matches!(fault, Some(Fault::Ended | Fault::CutOff))
+    });
     let time = match is_ending {
         true => ENDING,
         false => Duration::ZERO,
     };
     let ending = partner.end(time, events, finished);
-    if let Some(lent) = lent {
-        lent.end(events, finished);
-    }
     talked.map_err(|error| match error.downcast_ref::<Fault>() {
-        Some(Fault::Ended) => ended(&name, ending.as_ref()),
+        Some(Fault::Ended) => ended(&name, "before its answer did", ending.as_ref()),
+        Some(Fault::CutOff) => ended(&name, "in the middle of a message", ending.as_ref()),
         Some(fault) => anyhow!("{name} was ended: {fault}"),
         None => error,
     })
 }
 
-fn ended(name: &str, ending: Option<&Ending>) -> anyhow::Error {
+fn ended(name: &str, when: &str, ending: Option<&Ending>) -> anyhow::Error {
     let how = match ending {
         // It closed its output and lived on.
         None | Some(Ending::Killed) => "it closed its output".to_owned(),
         Some(ending) => runner::words(ending),
     };
-    anyhow!("{name} ended before its answer did ({how}); what it was doing is interrupted")
+    anyhow!("{name} ended {when} ({how}); what it was doing is interrupted")
 }
 
-/// Tells the person something about the conversation that is not of the answer.
-fn note(events: &Sender<RunEvent>, text: &str) {
-    runner::tell(
-        events,
-        RunEvent::Output {
-            stream: OutputStream::Stderr,
-            data: format!("{text}\n"),
-        },
+/// Says that configured MCP servers do not reach this program.
+fn tell_of_servers(service: &Service, events: &Sender<RunEvent>) {
+    let configs = match Handle::current().block_on(crate::mcp::startable(service)) {
+        Ok(configs) if configs.is_empty() => return,
+        Ok(configs) => configs,
+        // Without the relay's answer none would be started either.
+        Err(error) => return tracing::warn!("MCP servers are not known: {error:#}"),
+    };
+    let names: Vec<_> = configs.iter().map(|config| config.name.as_str()).collect();
+    let text = format!(
+        "MCP servers of the account ({}) are not passed to programs that speak ACP",
+        names.join(", ")
     );
+    runner::tell(events, remark(&text));
+}
+
+/// Something about the conversation that is not of the answer.
+fn remark(text: &str) -> RunEvent {
+    RunEvent::Output {
+        stream: OutputStream::Stderr,
+        data: format!("{text}\n"),
+    }
 }
 
 /// Why a program stopped, where that is not the end of its answer.

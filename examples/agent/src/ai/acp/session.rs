@@ -46,6 +46,16 @@ impl<'a> Sessions<'a> {
         Ok(session.filter(|session| session.argv == self.argv))
     }
 
+    /// Forgets the last one, so that another begins.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the database cannot be written.
+    pub(super) fn forget(&self) -> anyhow::Result<()> {
+        self.memory.remove(NAMESPACE, self.conversation)?;
+        Ok(())
+    }
+
     /// Keeps the one that goes on; `is_interrupted` until its answer ended.
     ///
     /// # Errors

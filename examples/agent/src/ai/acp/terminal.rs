@@ -188,6 +188,13 @@ impl<'scope, 'env> Terminals<'scope, 'env> {
         Ok(())
     }
 
+    /// Ends every command; the terminals stay.
+    pub(super) fn stop(&self) {
+        for terminal in self.open.values() {
+            terminal.stop.notify_one();
+        }
+    }
+
     fn find(&self, id: &str) -> Result<&Arc<Terminal>, Error> {
         self.open
             .get(id)
@@ -197,9 +204,7 @@ impl<'scope, 'env> Terminals<'scope, 'env> {
 
 impl Drop for Terminals<'_, '_> {
     fn drop(&mut self) {
-        for terminal in self.open.values() {
-            terminal.stop.notify_one();
-        }
+        self.stop();
     }
 }
 

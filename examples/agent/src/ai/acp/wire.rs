@@ -6,12 +6,14 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use agent_client_protocol_schema::v1::{Error, RequestId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::terminal::lock;
 use crate::partner::Pipes;
 
 /// Longest message of a program, in bytes.
@@ -36,6 +38,8 @@ pub(super) enum Fault {
     NotAMessage(String),
     #[error("it does not read what it is told")]
     Deaf,
+    #[error("it ended in the middle of a message")]
+    CutOff,
     #[error("it ended")]
     Ended,
 }
@@ -118,7 +122,10 @@ impl Peer {
         });
         Self {
             lines,
-            outbox: Outbox(outbox),
+            outbox: Outbox {
+                lines: outbox,
+                until: Arc::new(Mutex::new(Instant::now() + READING)),
+            },
         }
     }
 
@@ -147,7 +154,7 @@ fn receive(output: impl std::io::Read, lines: &SyncSender<Result<Message, Fault>
             Ok(_) if length > MAX_LINE => Err(Fault::TooLong),
             Ok(_) if length > left => Err(Fault::TooMuch),
             // Its last words, cut off.
-            Ok(_) if !line.ends_with(b"\n") => Err(Fault::Ended),
+            Ok(_) if !line.ends_with(b"\n") => Err(Fault::CutOff),
             Ok(_) if line.trim_ascii().is_empty() => continue,
             Ok(_) => Message::read(line.trim_ascii()),
         };
@@ -161,7 +168,11 @@ fn receive(output: impl std::io::Read, lines: &SyncSender<Result<Message, Fault>
 
 /// Where messages to a program go.
 #[derive(Clone, Debug)]
-pub(super) struct Outbox(SyncSender<String>);
+pub(super) struct Outbox {
+    lines: SyncSender<String>,
+    /// From when on nobody waits for the program to read.
+    until: Arc<Mutex<Instant>>,
+}
 
 #[derive(Serialize)]
 struct Call<'a, T> {
@@ -183,6 +194,11 @@ struct Answer<T> {
 }
 
 impl Outbox {
+    /// Has nobody wait longer than `until` for the program to read.
+    pub(super) fn close_at(&self, until: Instant) {
+        *lock(&self.until) = until;
+    }
+
     /// Sends a request, or a notification where `id` is `None`.
     pub(super) fn call(
         &self,
@@ -222,12 +238,12 @@ impl Outbox {
         line.push('\n');
         let deadline = Instant::now() + READING;
         loop {
-            line = match self.0.try_send(line) {
+            line = match self.lines.try_send(line) {
                 Ok(()) => return Ok(()),
                 Err(TrySendError::Disconnected(_)) => return Err(Fault::Ended),
                 Err(TrySendError::Full(line)) => line,
             };
-            if Instant::now() >= deadline {
+            if Instant::now() >= deadline.min(*lock(&self.until)) {
                 return Err(Fault::Deaf);
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -298,7 +314,27 @@ mod tests {
         let told_of = told(std::io::repeat(b'x'));
         assert_eq!(told_of.recv().unwrap().unwrap_err(), Fault::TooLong);
         let cut = told("{\"method\":\"a\"}".as_bytes());
-        assert_eq!(cut.recv().unwrap().unwrap_err(), Fault::Ended);
+        assert_eq!(cut.recv().unwrap().unwrap_err(), Fault::CutOff);
+    }
+
+    #[test]
+    fn who_tells_a_program_that_does_not_read_waits_no_longer_than_is_left() {
+        let (lines, _queue) = sync_channel(1);
+        let until = Instant::now() + Duration::from_secs(3600);
+        let outbox = Outbox {
+            lines,
+            until: Arc::new(Mutex::new(until)),
+        };
+        outbox.call(None, "a", &()).unwrap();
+        let other = outbox.clone();
+        let waiting = std::thread::spawn(move || {
+            let began = Instant::now();
+            (other.call(None, "b", &()), began.elapsed())
+        });
+        outbox.close_at(Instant::now());
+        let (told, waited) = waiting.join().unwrap();
+        assert_eq!(told, Err(Fault::Deaf));
+        assert!(waited < READING, "{waited:?}");
     }
 
     #[test]

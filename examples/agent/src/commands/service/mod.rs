@@ -203,6 +203,13 @@ fn program(config: &Config, options: &Options) -> anyhow::Result<Program> {
     for pair in &options.ai_keys {
         argv.extend([OsString::from("--ai-key"), pair.into()]);
     }
+    for (flag, seconds) in [
+        ("--ai-start-time", options.ai_start_time),
+        ("--ai-answer-time", options.ai_answer_time),
+    ] {
+        let pair = seconds.map(|seconds| [flag.to_owned(), seconds.to_string()]);
+        argv.extend(pair.into_iter().flatten().map(OsString::from));
+    }
     if options.tunnel_carrier == Some(crate::config::CarrierKind::Cloudflared) {
         argv.extend(["--tunnel-carrier", "cloudflared"].map(OsString::from));
     }

@@ -4,17 +4,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-#[path = "support/browser.rs"]
+#[path = "../support/browser.rs"]
 #[allow(dead_code, reason = "each test file uses a part of this")]
 mod browser;
-#[path = "../src/demo/device.rs"]
+#[path = "../../src/demo/device.rs"]
 #[allow(dead_code, reason = "each test file uses a part of this")]
 mod device;
-#[path = "support/meeting.rs"]
+mod hostile;
+#[path = "../support/meeting.rs"]
 #[allow(dead_code, reason = "each test file uses a part of this")]
 mod meeting;
+#[path = "../support/mod.rs"]
 mod support;
-#[path = "support/up.rs"]
+#[path = "../support/up.rs"]
 #[allow(dead_code, reason = "each test file uses a part of this")]
 mod up;
 
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
             a_program_that_breaks_the_protocol_is_ended,
         ),
     ];
+    trials.extend(hostile::trials());
     if std::env::var_os("KATACHI_LONG").is_some_and(|value| value == "1") {
         let real = package("peers", "@agentclientprotocol/claude-agent-acp");
         trials.push(needing(
@@ -91,8 +94,9 @@ fn package(folder: &str, name: &str) -> Option<PathBuf> {
     path.canonicalize().ok()
 }
 
-/// An agent whose AI is `argv`, which may read `places` beside the workspace.
-fn up_with(place: &Place, argv: &[&str], places: &[&Path]) -> Up {
+/// An agent whose AI is `argv`, which may read `places` beside the workspace; `times`
+/// are further lines of its configuration.
+fn up_with(place: &Place, argv: &[&str], places: &[&Path], times: &str) -> Up {
     place.agent_reading(KEY, &["key", "set", "maker"]).ok();
     let mut read = vec!["@system".to_owned()];
     read.extend(places.iter().map(|path| path.to_str().unwrap().to_owned()));
@@ -101,7 +105,7 @@ fn up_with(place: &Place, argv: &[&str], places: &[&Path]) -> Up {
     );
     let policy = place.file("ai.toml", &policy);
     let config = format!(
-        "[ai]\nkind = \"acp\"\ncommand = {argv:?}\nkeys = {{ MAKER_KEY = \"maker\" }}\npolicy = {policy:?}\n"
+        "[ai]\nkind = \"acp\"\ncommand = {argv:?}\nkeys = {{ MAKER_KEY = \"maker\" }}\npolicy = {policy:?}\n{times}"
     );
     std::fs::write(place.home().join("config.toml"), config).unwrap();
     let mut command = place.command();
@@ -112,12 +116,12 @@ fn up_with(place: &Place, argv: &[&str], places: &[&Path]) -> Up {
 /// The same with our own program.
 fn up(place: &Place, traits: &[&str]) -> Up {
     let sdk = package("node", "@agentclientprotocol/sdk").unwrap();
-    let program = include_str!("support/acp-agent.mjs");
+    let program = include_str!("../support/acp-agent.mjs");
     let program = place.file("acp-agent.mjs", program).canonicalize().unwrap();
     let mut argv = vec!["node", program.to_str().unwrap(), sdk.to_str().unwrap()];
     argv.extend(traits);
     let modules = sdk.ancestors().nth(2).unwrap();
-    up_with(place, &argv, &[&program, modules])
+    up_with(place, &argv, &[&program, modules], "")
 }
 
 fn steps(steps: &Value) -> String {
@@ -333,7 +337,12 @@ fn wait_until(what: &str, mut seen: impl FnMut() -> bool) {
 
 /// The processes of our program that are not its sandbox's own.
 fn programs(place: &Place) -> Vec<u32> {
-    let mark = place.home().with_file_name("acp-agent.mjs");
+    running(place, "node", "acp-agent.mjs")
+}
+
+/// The processes of `interpreter` with the program in `file`.
+fn running(place: &Place, interpreter: &str, file: &str) -> Vec<u32> {
+    let mark = place.home().with_file_name(file);
     let mark = mark.canonicalize().unwrap();
     let numbers = std::fs::read_dir("/proc").unwrap().flatten();
     let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -341,7 +350,9 @@ fn programs(place: &Place) -> Vec<u32> {
         .filter(|number: &u32| {
             let line = std::fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
             let mut words = line.split(|byte| *byte == 0);
-            words.next().is_some_and(|word| word.ends_with(b"node"))
+            words
+                .next()
+                .is_some_and(|word| word.ends_with(interpreter.as_bytes()))
                 && words.next() == Some(mark.as_os_str().as_encoded_bytes())
         })
         .collect()
@@ -419,6 +430,16 @@ fn work_that_was_killed_is_resumed_or_reported() {
     }
 }
 
+/// Whether the agent got by with the memory that its bounds add up to.
+fn needed_little(up: &Up) {
+    let status = format!("/proc/{}/status", up.child.id());
+    let status = std::fs::read_to_string(status).unwrap();
+    let mut lines = status.lines();
+    let peak = lines.find(|line| line.starts_with("VmHWM")).unwrap();
+    let peak: u64 = peak.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(peak < 400 * 1024, "{peak} KiB were needed for that");
+}
+
 fn a_program_that_breaks_the_protocol_is_ended() {
     let place = Place::new();
     let mut running = up(&place, &[]);
@@ -452,14 +473,7 @@ fn a_program_that_breaks_the_protocol_is_ended() {
             let left = programs(&place);
             assert!(left.is_empty(), "{why}: {left:?} goes on");
         }
-        let status = format!("/proc/{}/status", running.child.id());
-        let status = std::fs::read_to_string(status).unwrap();
-        let peak = status
-            .lines()
-            .find(|line| line.starts_with("VmHWM"))
-            .unwrap();
-        let peak: u64 = peak.split_whitespace().nth(1).unwrap().parse().unwrap();
-        assert!(peak < 400 * 1024, "{peak} KiB were needed for that");
+        needed_little(&running);
     });
     running.stop();
 
@@ -513,7 +527,8 @@ fn a_published_coding_agent_is_spoken_with() {
     let program = package("peers", "@agentclientprotocol/claude-agent-acp").unwrap();
     let modules = program.ancestors().nth(2).unwrap().to_owned();
     let index = program.join("dist/index.js");
-    let mut up = up_with(&place, &["node", index.to_str().unwrap()], &[&modules]);
+    let argv = ["node", index.to_str().unwrap()];
+    let mut up = up_with(&place, &argv, &[&modules], "");
     block_on(async {
         let meeting = Meeting::of(&mut up).await;
         let device = meeting.paired(&up).await;

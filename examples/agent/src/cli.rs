@@ -235,6 +235,9 @@ Exit code: 0 for allowed, 1 for denied.")]
     /// Become a program that ends with another process
     #[command(hide = true)]
     Tethered(Tethered),
+    /// Carry standard input and output to a socket, for a program in the sandbox
+    #[command(hide = true)]
+    McpBridge(McpBridge),
     /// The relay, inside this program
     #[command(subcommand, hide = true)]
     Relay(Relay),
@@ -511,6 +514,12 @@ pub(crate) struct Tethered {
     pub(crate) parent: u32,
     #[arg(trailing_var_arg = true, required = true)]
     pub(crate) argv: Vec<OsString>,
+}
+
+/// A socket at which an MCP server is used.
+#[derive(Debug, Args)]
+pub(crate) struct McpBridge {
+    pub(crate) socket: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

@@ -69,11 +69,13 @@ fn main() -> ExitCode {
 }
 
 fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
-    // These two stand apart from whatever is configured on this machine.
+    // These stand apart from whatever is configured on this machine.
     match &cli.command {
         Command::Demo(args) => return runtime()?.block_on(demo::demo(args, &cli.options)),
         #[cfg(unix)]
         Command::Tethered(args) => return cloudflared::tether::become_program(args),
+        #[cfg(unix)]
+        Command::McpBridge(args) => return mcp::bridge::bridge(args),
         Command::Relay(cli::Relay::Serve(args)) => {
             return runtime()?.block_on(commands::relay::serve(args));
         }
@@ -99,7 +101,9 @@ fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Service(args) => commands::service::service(&config, &cli.options, args),
         Command::Up(args) => runtime()?.block_on(commands::up::up(&config, args)),
-        Command::Demo(_) | Command::Relay(_) | Command::Tethered(_) => Ok(ExitCode::SUCCESS),
+        Command::Demo(_) | Command::Relay(_) | Command::Tethered(_) | Command::McpBridge(_) => {
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

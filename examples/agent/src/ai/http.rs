@@ -117,7 +117,7 @@ fn talk(
             let result = match number < MAX_CALLS && !events.is_closed() {
                 true => {
                     told.tool(call);
-                    match servers.call(call, &events, finished) {
+                    match servers.call(tools.service, call, &events, finished) {
                         Some(result) => result,
                         None => tools.use_one(call, finished),
                     }
@@ -189,38 +189,22 @@ struct Servers {
 }
 
 impl Servers {
-    /// Starts what paired devices signed. One that does not start is told of, and
-    /// the message is answered without it.
+    /// Starts what paired devices signed.
     fn start(service: &Service, events: &Sender<RunEvent>, finished: &mut Finished) -> Self {
         let mut servers = Self {
             running: Vec::new(),
             offered: Vec::new(),
         };
-        let tell = |error: anyhow::Error| {
-            let _ = events.blocking_send(RunEvent::Output {
-                stream: OutputStream::Stderr,
-                data: format!("{error:#}\n"),
-            });
-        };
         let configs = match Handle::current().block_on(crate::mcp::startable(service)) {
             Ok(configs) => configs,
             Err(error) => {
-                tell(error);
+                crate::mcp::note(events, &format!("{error:#}"));
                 return servers;
             }
         };
         for config in configs {
-            let started = service
-                .signed
-                .take(service, &config)
-                .and_then(|()| Server::start(service, &config, events, finished))
-                .and_then(|server| {
-                    let listed = server.tools();
-                    Ok((server, listed?))
-                });
-            match started {
-                Ok((server, tools)) => servers.offer(&config.name, server, tools),
-                Err(error) => tell(error),
+            if let Some((server, tools)) = crate::mcp::start(service, &config, events, finished) {
+                servers.offer(&config.name, server, tools);
             }
         }
         servers
@@ -251,6 +235,7 @@ impl Servers {
     /// Calls the tool, if it is one of theirs.
     fn call(
         &self,
+        service: &Service,
         call: &ToolCall,
         events: &Sender<RunEvent>,
         finished: &mut Finished,
@@ -261,7 +246,8 @@ impl Servers {
             .find(|offer| offer.tool.name.as_str() == call.fn_name)?;
         let arguments = call.fn_arguments.as_object().cloned();
         let denials = finished.denials.len();
-        let called = self.running[offer.server].call(&offer.name, arguments, events, finished);
+        let server = &self.running[offer.server];
+        let called = server.call(service, &offer.name, arguments, (events, finished));
         let mut said = match called {
             Ok(called) if called.is_error => format!("(an error) {}", called.text),
             Ok(called) => called.text,

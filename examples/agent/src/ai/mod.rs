@@ -4,6 +4,11 @@
 
 mod acp;
 mod http;
+#[cfg(unix)]
+mod lend;
+#[cfg(not(unix))]
+#[path = "lend/none.rs"]
+mod lend;
 mod model;
 mod tools;
 

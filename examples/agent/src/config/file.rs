@@ -75,6 +75,7 @@ pub(super) enum Kind {
 pub(super) struct Mcp {
     pub(super) policy: Option<PathBuf>,
     pub(super) policies: BTreeMap<String, PathBuf>,
+    pub(super) ask: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

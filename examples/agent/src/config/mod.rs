@@ -180,6 +180,9 @@ pub(crate) struct Mcp {
     pub(crate) policy: Option<PathBuf>,
     /// A server's own, by the name of its configuration.
     pub(crate) policies: BTreeMap<String, PathBuf>,
+    /// Tools that a person is asked about before each call, as `server/tool`, or
+    /// `server` for all of its tools.
+    pub(crate) ask: Vec<String>,
 }
 
 impl Config {
@@ -212,6 +215,7 @@ impl Config {
             mcp: Mcp {
                 policy: file.mcp.policy,
                 policies: file.mcp.policies,
+                ask: asked_tools(file.mcp.ask, &path)?,
             },
             policy: options.policy.clone().or(file.sandbox.policy),
             accept_tier: options
@@ -319,6 +323,24 @@ fn workspace(options: &Options, file: Option<PathBuf>, path: &Path) -> Result<Pa
     }
 }
 
+/// Checks that each rule of `mcp.ask` can name something: one that cannot would
+/// have nobody asked.
+fn asked_tools(rules: Vec<String>, path: &Path) -> Result<Vec<String>, Mistake> {
+    let fits = |text: &str| !text.is_empty() && !text.contains(char::is_whitespace);
+    let names = |rule: &String| match rule.split_once('/') {
+        Some((server, tool)) => fits(server) && fits(tool) && tool != "*",
+        None => fits(rule) && rule != "*",
+    };
+    match rules.iter().find(|rule| !names(rule)) {
+        None => Ok(rules),
+        Some(rule) => Err(Mistake::new(
+            format!("{}: key mcp.ask", path.display()),
+            format!("{rule:?} names no tool"),
+            "write \"server/tool\", or \"server\" for all of its tools",
+        )),
+    }
+}
+
 /// Reads `VARIABLE=NAME` pairs: an environment variable and a stored key.
 ///
 /// # Errors
@@ -397,6 +419,18 @@ mod tests {
                 message.contains("the place") && message.contains("next:"),
                 "{message}"
             );
+        }
+    }
+
+    #[test]
+    fn a_rule_that_would_have_nobody_asked_is_a_mistake() {
+        let read = |rule: &str| asked_tools(vec![rule.to_owned()], Path::new("c"));
+        for good in ["files", "files/write_file", "files/a/b"] {
+            assert_eq!(read(good).unwrap(), [good]);
+        }
+        for bad in ["", "/", "files/", "/tool", "files/*", "*", "files /x"] {
+            let message = read(bad).unwrap_err().to_string();
+            assert!(message.contains("mcp.ask"), "{bad}: {message}");
         }
     }
 

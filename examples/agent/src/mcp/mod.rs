@@ -5,7 +5,15 @@
 //! a device of this machine's own list signed. Then it runs [in a sandbox of its
 //! own](server), under a policy of this machine, for as long as one message or one
 //! call lasts.
+//!
+//! A program that runs in a sandbox itself uses servers by a socket: it starts the
+//! [bridge] to that, and is heard at a [desk], from where calls go the same way as
+//! all others.
 
+#[cfg(unix)]
+pub(crate) mod bridge;
+#[cfg(unix)]
+pub(crate) mod desk;
 mod server;
 mod signed;
 
@@ -15,6 +23,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use katachi_protocol::mcp::{AgentMcpConfig, McpCall, McpServer};
 use katachi_protocol::run::{OutputStream, RunEvent};
+use rmcp::model::Tool;
 use tokio::sync::mpsc::Sender;
 
 use crate::config;
@@ -88,6 +97,49 @@ pub(crate) async fn startable(service: &Service) -> anyhow::Result<Vec<AgentMcpC
         .collect())
 }
 
+/// Starts one server for a message, with what it can do. Where it does not start
+/// that is told, and the message is answered without it.
+pub(crate) fn start(
+    service: &Service,
+    config: &AgentMcpConfig,
+    events: &Sender<RunEvent>,
+    finished: &mut Finished,
+) -> Option<(Server, Vec<Tool>)> {
+    let started = service
+        .signed
+        .take(service, config)
+        .and_then(|()| Server::start(service, config, events, finished))
+        .and_then(|server| {
+            let listed = server.tools();
+            Ok((server, listed?))
+        });
+    match started {
+        Ok((server, tools)) => {
+            for rule in server.asks_for_nothing(&tools) {
+                let text =
+                    format!("mcp.ask = {rule:?} names a tool that this server does not have");
+                note(events, &text);
+            }
+            Some((server, tools))
+        }
+        Err(error) => {
+            note(events, &format!("{error:#}"));
+            None
+        }
+    }
+}
+
+/// Tells the person something that is not of an answer.
+pub(crate) fn note(events: &Sender<RunEvent>, text: &str) {
+    crate::runner::tell(
+        events,
+        RunEvent::Output {
+            stream: OutputStream::Stderr,
+            data: format!("{text}\n"),
+        },
+    );
+}
+
 /// Starts one server, asks it one thing, and ends it. Blocks, on a thread of a
 /// tokio runtime.
 pub(crate) fn once(service: &Service, call: &McpCall, events: &Sender<RunEvent>) -> Finished {
@@ -145,7 +197,7 @@ fn ask(
     let asked = match &call.tool {
         None => server.tools().map(|tools| (list(&tools), true)),
         Some(tool) => server
-            .call(tool, call.arguments.clone(), events, finished)
+            .call(service, tool, call.arguments.clone(), (events, finished))
             .map(|called| (called.text, !called.is_error)),
     };
     server.end(events, finished);
@@ -158,8 +210,8 @@ fn ask(
 }
 
 /// One line for each tool.
-fn list(tools: &[rmcp::model::Tool]) -> String {
-    let line = |tool: &rmcp::model::Tool| {
+fn list(tools: &[Tool]) -> String {
+    let line = |tool: &Tool| {
         let about = tool.description.as_deref().unwrap_or_default();
         let about = about.lines().next().unwrap_or_default();
         format!("{}: {about}\n", tool.name)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use katachi_crypto::SecretString;
 use katachi_protocol::mcp::AgentMcpConfig;
-use katachi_protocol::run::RunEvent;
+use katachi_protocol::run::{RunEvent, RunRequest};
 use katachi_sandbox::Query;
 use rmcp::model::{CallToolRequestParams, ContentBlock, Tool};
 use rmcp::service::{RoleClient, RunningService, ServiceExt as _};
@@ -15,8 +15,8 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 
 use crate::partner::Partner;
-use crate::runner::{Finished, Job};
-use crate::tunnel::Service;
+use crate::runner::{self, Finished, Job};
+use crate::tunnel::{Question, Service, ask};
 
 /// Time for a server to say what it can do.
 const STARTING: Duration = Duration::from_secs(30);
@@ -35,6 +35,8 @@ const MAX_TOOLS: usize = 128;
 #[derive(Debug)]
 pub(crate) struct Server {
     name: String,
+    /// Of `mcp.ask`, what is about this server.
+    asks: Vec<String>,
     client: RunningService<RoleClient, ()>,
     partner: Partner,
 }
@@ -91,6 +93,7 @@ impl Server {
         partner.tell_started(&config.name, None, events);
         Ok(Self {
             name: config.name.clone(),
+            asks: about(&service.config.mcp.ask, &config.name),
             client,
             partner,
         })
@@ -111,19 +114,44 @@ impl Server {
         Ok(tools)
     }
 
-    /// Calls one of its tools. Where that fails and an argument names a path that
-    /// the sandbox refuses, the refusal is told too.
+    /// What of `mcp.ask` names a tool that is not among `tools`.
+    pub(super) fn asks_for_nothing(&self, tools: &[Tool]) -> Vec<&str> {
+        let names_none = |rule: &&str| {
+            let named = rule.split_once('/').map(|(_, tool)| tool);
+            named.is_some_and(|named| tools.iter().all(|tool| tool.name != named))
+        };
+        let rules = self.asks.iter().map(String::as_str);
+        rules.filter(names_none).collect()
+    }
+
+    /// Calls one of its tools, once a person approved that where `mcp.ask` wants
+    /// it. Where it fails and an argument names a path that the sandbox refuses, the
+    /// refusal is told too. What nobody approved is not called: then the answer is
+    /// empty and an error, and `finished` has the refusal.
     ///
     /// # Errors
     ///
     /// Returns an error if it does not answer, or whoever asked went away.
     pub(crate) fn call(
         &self,
+        service: &Service,
         tool: &str,
         arguments: Option<rmcp::model::JsonObject>,
-        events: &Sender<RunEvent>,
-        finished: &mut Finished,
+        (events, finished): (&Sender<RunEvent>, &mut Finished),
     ) -> anyhow::Result<Called> {
+        if let Some(rule) = rule_for(&self.asks, &self.name, tool) {
+            let rule = format!("mcp.ask = {rule:?}");
+            let shown = serde_json::to_string(&arguments.clone().unwrap_or_default())?;
+            let argv = [self.name.clone(), tool.to_owned(), shown];
+            if let Err(why) = self.approved(service, &argv, &rule, events) {
+                let denial = runner::unapproved("mcp", &argv, &rule, why, events);
+                finished.denials.push(denial);
+                return Ok(Called {
+                    text: String::new(),
+                    is_error: true,
+                });
+            }
+        }
         let mut call = CallToolRequestParams::new(tool.to_owned());
         call.arguments.clone_from(&arguments);
         let asked = tokio::time::timeout(ANSWERING, self.client.call_tool(call));
@@ -160,6 +188,26 @@ impl Server {
         Ok(Called { text, is_error })
     }
 
+    /// Asks a person about one call, and waits.
+    fn approved(
+        &self,
+        service: &Service,
+        argv: &[String],
+        rule: &str,
+        events: &Sender<RunEvent>,
+    ) -> Result<(), &'static str> {
+        if argv.iter().map(String::len).sum::<usize>() > RunRequest::MAX_BYTES {
+            return Err("it is too long to be shown whole");
+        }
+        let plan = &self.partner.plan;
+        let question = Question {
+            argv,
+            directory: plan.workspace(),
+            rule,
+        };
+        ask(service, plan, question, events)
+    }
+
     /// Ends it and tells what the sandbox refused to it.
     pub(crate) fn end(mut self, events: &Sender<RunEvent>, finished: &mut Finished) {
         let closing = self.client.close_with_timeout(ENDING);
@@ -168,6 +216,24 @@ impl Server {
         }
         self.partner.end(Duration::ZERO, events, finished);
     }
+}
+
+/// Of the rules of `mcp.ask`, those about this server.
+fn about(rules: &[String], server: &str) -> Vec<String> {
+    let named = rules
+        .iter()
+        .filter(|rule| rule.split('/').next() == Some(server));
+    named.cloned().collect()
+}
+
+/// The rule that wants a person asked before this tool is called: one that names
+/// it, or the whole server.
+fn rule_for<'a>(rules: &'a [String], server: &str, tool: &str) -> Option<&'a str> {
+    let named = |rule: &&String| match rule.split_once('/') {
+        Some((name, wanted)) => name == server && wanted == tool,
+        None => *rule == server,
+    };
+    rules.iter().find(named).map(String::as_str)
 }
 
 /// Waits for `work`, but not for longer than whoever asked does.
@@ -188,5 +254,23 @@ fn paths(value: &serde_json::Value) -> Vec<&str> {
         serde_json::Value::Array(list) => list.iter().flat_map(paths).collect(),
         serde_json::Value::Object(map) => map.values().flat_map(paths).collect(),
         _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_person_is_asked_about_the_tools_and_servers_that_are_named() {
+        let rules = ["files/write_file", "mail"].map(str::to_owned);
+        let rule = |server, tool| rule_for(&rules, server, tool);
+        assert_eq!(rule("files", "write_file"), Some("files/write_file"));
+        assert_eq!(rule("files", "read_file"), None);
+        assert_eq!(rule("mail", "send"), Some("mail"));
+        // A name with a slash is another tool, and no rule for two.
+        assert_eq!(rule("files", "write_file/x"), None);
+        assert_eq!(rule("file", "write_file"), None);
+        assert_eq!(about(&rules, "mail"), ["mail"]);
     }
 }

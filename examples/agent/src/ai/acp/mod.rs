@@ -7,8 +7,8 @@
 //! answered by its signature. Whatever was answered, the sandbox stays as it is.
 //!
 //! It is started for each message and asked to load its earlier session where it
-//! can. MCP servers of the account are not passed on: the program would start them
-//! itself, inside of its own sandbox and outside of theirs.
+//! can. MCP servers of the account run in sandboxes of their own, and the program is
+//! [lent](super::lend) a way to their tools.
 
 mod permission;
 mod session;
@@ -23,9 +23,9 @@ use anyhow::{anyhow, bail};
 use katachi_protocol::run::{MessageRequest, OutputStream, RunEvent};
 use katachi_sandbox::child::Ending;
 use katachi_store::memory::Memory;
-use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 
+use super::lend::Lent;
 use super::tools::Tools;
 use crate::config::Ai;
 use crate::partner::Partner;
@@ -62,8 +62,9 @@ pub(super) fn answer(
     let argv = job.argv.clone();
     let sessions = Sessions::new(&memory, &session, &argv);
     let name = format!("the program {}", job.argv[0]);
-    tell_of_servers(service, events);
-    let (partner, pipes) = Partner::start((service, rules), name.clone(), job, events, finished)?;
+    let lent = Lent::start((service, rules), events, finished);
+    let own = lent.as_ref().map_or(rules, Lent::rules);
+    let (partner, pipes) = Partner::start((service, own), name.clone(), job, events, finished)?;
     let until = Instant::now() + ai.times.start;
     partner.tell_started(&name, Some(&session), events);
 
@@ -80,6 +81,9 @@ pub(super) fn answer(
     let talked = std::thread::scope(|scope| {
         let peer = Peer::new(pipes);
         let outbox = peer.outbox.clone();
+        let _desks = lent
+            .as_ref()
+            .map(|lent| lent.open(scope, service, events, &denials));
         let terminals = Terminals::new(scope, &tools, outbox.clone(), &denials);
         let mut talk = Talk {
             scope,
@@ -88,6 +92,7 @@ pub(super) fn answer(
             denials: &denials,
             terminals,
             peer,
+            servers: lent.as_ref().map(Lent::entries).unwrap_or_default(),
             keep,
             finished: &mut *finished,
             sent: 0,
@@ -115,6 +120,9 @@ pub(super) fn answer(
         false => Duration::ZERO,
     };
     let ending = partner.end(time, events, finished);
+    if let Some(lent) = lent {
+        lent.end(events, finished);
+    }
     talked.map_err(|error| match error.downcast_ref::<Fault>() {
         Some(Fault::Ended) => ended(&name, "before its answer did", ending.as_ref()),
         Some(Fault::CutOff) => ended(&name, "in the middle of a message", ending.as_ref()),
@@ -130,22 +138,6 @@ fn ended(name: &str, when: &str, ending: Option<&Ending>) -> anyhow::Error {
         Some(ending) => runner::words(ending),
     };
     anyhow!("{name} ended {when} ({how}); what it was doing is interrupted")
-}
-
-/// Says that configured MCP servers do not reach this program.
-fn tell_of_servers(service: &Service, events: &Sender<RunEvent>) {
-    let configs = match Handle::current().block_on(crate::mcp::startable(service)) {
-        Ok(configs) if configs.is_empty() => return,
-        Ok(configs) => configs,
-        // Without the relay's answer none would be started either.
-        Err(error) => return tracing::warn!("MCP servers are not known: {error:#}"),
-    };
-    let names: Vec<_> = configs.iter().map(|config| config.name.as_str()).collect();
-    let text = format!(
-        "MCP servers of the account ({}) are not passed to programs that speak ACP",
-        names.join(", ")
-    );
-    runner::tell(events, remark(&text));
 }
 
 /// Something about the conversation that is not of the answer.

@@ -12,12 +12,12 @@ use agent_client_protocol_schema::v1::{
     AGENT_METHOD_NAMES, CLIENT_METHOD_NAMES, CancelNotification, ClientCapabilities, ContentBlock,
     ContentChunk, CreateTerminalResponse, Error, FileSystemCapabilities, Implementation,
     InitializeRequest, InitializeResponse, KillTerminalRequest, KillTerminalResponse,
-    LoadSessionRequest, NewSessionRequest, NewSessionResponse, PlanEntryStatus, PromptRequest,
-    PromptResponse, ReadTextFileRequest, ReadTextFileResponse, ReleaseTerminalRequest,
-    ReleaseTerminalResponse, RequestId, RequestPermissionOutcome, RequestPermissionRequest,
-    RequestPermissionResponse, SessionNotification, SessionUpdate, TerminalOutputRequest,
-    TextContent, ToolCallStatus, WaitForTerminalExitRequest, WriteTextFileRequest,
-    WriteTextFileResponse,
+    LoadSessionRequest, McpServer, NewSessionRequest, NewSessionResponse, PlanEntryStatus,
+    PromptRequest, PromptResponse, ReadTextFileRequest, ReadTextFileResponse,
+    ReleaseTerminalRequest, ReleaseTerminalResponse, RequestId, RequestPermissionOutcome,
+    RequestPermissionRequest, RequestPermissionResponse, SessionNotification, SessionUpdate,
+    TerminalOutputRequest, TextContent, ToolCallStatus, WaitForTerminalExitRequest,
+    WriteTextFileRequest, WriteTextFileResponse,
 };
 use anyhow::bail;
 use katachi_protocol::record::Denial;
@@ -69,6 +69,8 @@ pub(super) struct Talk<'scope, 'env> {
     pub(super) denials: &'env Mutex<Vec<Denial>>,
     pub(super) terminals: Terminals<'scope, 'env>,
     pub(super) peer: Peer,
+    /// How it reaches MCP servers.
+    pub(super) servers: Vec<McpServer>,
     pub(super) keep: &'env mut dyn FnMut(&str),
     pub(super) finished: &'env mut Finished,
     /// Requests so far; the last one's number.
@@ -145,7 +147,8 @@ impl<'env> Talk<'_, 'env> {
                 false => "",
             };
             if program.agent_capabilities.load_session {
-                let load = LoadSessionRequest::new(last.id.clone(), workspace);
+                let load = LoadSessionRequest::new(last.id.clone(), workspace)
+                    .mcp_servers(self.servers.clone());
                 self.is_loading = true;
                 let method = AGENT_METHOD_NAMES.session_load;
                 let loaded = self.call::<serde::de::IgnoredAny>(method, &load, None);
@@ -178,8 +181,8 @@ impl<'env> Talk<'_, 'env> {
             }
         }
         let method = AGENT_METHOD_NAMES.session_new;
-        let made: NewSessionResponse =
-            self.call(method, &NewSessionRequest::new(workspace), None)?;
+        let new = NewSessionRequest::new(workspace).mcp_servers(self.servers.clone());
+        let made: NewSessionResponse = self.call(method, &new, None)?;
         Ok(made.session_id.to_string())
     }
 

@@ -1,13 +1,13 @@
 //! Rules about arguments, held for every process.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use katachi_sandbox::policy::{ByteSize, TimeSpan};
-use katachi_sandbox::{Ending, Output, Plan};
+use katachi_sandbox::{Ending, Output, Plan, Policy};
 
 use super::Case;
 use crate::bed::{Bed, Verdict, must, text};
@@ -152,78 +152,141 @@ fn prefix(bed: &Bed) -> Verdict {
     reported(&seen, "touch bad")
 }
 
+/// Every git of this machine: in one the other names are links to the same
+/// file, in another links to a copy in git's own directory.
+fn gits() -> Vec<PathBuf> {
+    let places = ["/usr/local/bin", "/usr/bin"].map(PathBuf::from);
+    let has_git = |place: &PathBuf| place.join("git").exists();
+    places.into_iter().filter(has_git).collect()
+}
+
+/// Two repositories, one to push from and one to push to, with one git.
+struct Remote {
+    base: PathBuf,
+    path: std::ffi::OsString,
+    home: PathBuf,
+}
+
+impl Remote {
+    fn new(bed: &Bed, place: &Path) -> Result<Self, String> {
+        let name = place.display().to_string().replace('/', "-");
+        let base = bed.workspace.join(name.trim_start_matches('-'));
+        std::fs::create_dir(&base).unwrap();
+        let places = [place, Path::new("/usr/bin"), Path::new("/bin")];
+        let made = Self {
+            base,
+            path: std::env::join_paths(places).unwrap(),
+            home: bed.outside.clone(),
+        };
+        let make = "git init -q -b main a && git init -q --bare b && cd a && \
+                    git -c user.name=a -c user.email=a@example.com commit -q --allow-empty -m x";
+        must(
+            made.outside(&made.base, make, ""),
+            "there is nothing to push",
+        )?;
+        Ok(made)
+    }
+
+    fn from(&self) -> PathBuf {
+        self.base.join("a")
+    }
+
+    fn outside(&self, directory: &Path, script: &str, word: &str) -> bool {
+        let ended = std::process::Command::new("sh")
+            .args(["-c", script, "sh", word])
+            .current_dir(directory)
+            .env("PATH", &self.path)
+            .env("HOME", &self.home)
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .status();
+        ended.is_ok_and(|status| status.success())
+    }
+
+    fn has(&self, branch: &str) -> bool {
+        self.base.join("b/refs/heads").join(branch).exists()
+    }
+
+    /// Both repositories are the user's own.
+    fn plan(&self, bed: &Bed, policy: &Policy) -> Result<Plan, String> {
+        let policy = policy.clone().git(katachi_sandbox::policy::GitAccess::Full);
+        let policy = policy.set_env("GIT_CONFIG_NOSYSTEM", "1");
+        let options = bed.options().search_path(std::env::split_paths(&self.path));
+        policy.plan(&options).map_err(|error| error.to_string())
+    }
+}
+
 fn push(bed: &Bed) -> Verdict {
-    let policy = |more: &[&str]| {
-        let policy = bed
-            .policy()
-            .allow("@git")
-            .allow("@system")
-            .ask(["git", "push"]);
-        let policy = more.iter().fold(policy, |policy, name| policy.allow(*name));
-        policy.set_env("GIT_CONFIG_NOSYSTEM", "1")
-    };
-    let make = "git init -q -b main a && git init -q --bare b && cd a && \
-                git -c user.name=a -c user.email=a@example.com commit -q --allow-empty -m x";
-    let control = std::process::Command::new("sh")
-        .args(["-c", &format!("{make} && git push -q ../b main:control")])
-        .current_dir(&bed.workspace)
-        .env("HOME", &bed.outside)
-        .status();
-    let pushed = |name: &str| exists(bed, &format!("b/refs/heads/{name}"));
+    for place in gits() {
+        push_with(bed, &place).map_err(|problem| format!("{}: {problem}", place.display()))?;
+    }
+    Ok(())
+}
+
+fn push_with(bed: &Bed, place: &Path) -> Verdict {
+    let remote = Remote::new(bed, place)?;
+    let usual = || bed.policy().allow("@system");
+    let asking = || usual().allow("@git").ask(["git", "push"]);
     must(
-        control.is_ok() && pushed("control"),
+        remote.outside(&remote.from(), "git push -q ../b main:control", "")
+            && remote.has("control"),
         "the control shows nothing",
     )?;
     let push = |plan: &Plan, name: &str| {
         plan.command(["git", "push", "-q", "../b", &format!("main:{name}")])
-            .current_dir(bed.workspace.join("a"))
+            .current_dir(remote.from())
             .approved()
             .output()
             .map_err(|error| error.to_string())
     };
-    // Both repositories are the user's own, for whom the push is approved.
-    let full =
-        |more: &[&str]| bed.plan(&policy(more).git(katachi_sandbox::policy::GitAccess::Full));
-    let seen = push(&full(&[])?, "refused")?;
+    let seen = push(&remote.plan(bed, &asking())?, "refused")?;
     must(
-        !seen.outcome.success() && !pushed("refused"),
+        !seen.outcome.success() && !remote.has("refused"),
         "another name ran",
     )?;
     let line = seen.outcome.violations.iter().any(|violation| {
         let line = violation.allow_with.as_deref().unwrap_or_default();
-        violation.target.contains("git-receive-pack") && line.contains("\"git-receive-pack\"")
+        violation.target.contains("git") && line.contains("\"git-receive-pack\"")
     });
     must(line, &format!("{:?}", seen.outcome.violations))?;
-    let plan = full(&["git-receive-pack"])?;
+    let plan = remote.plan(bed, &asking().allow("git-receive-pack"))?;
     let seen = push(&plan, "allowed")?;
     must(
-        seen.outcome.success() && pushed("allowed"),
+        seen.outcome.success() && remote.has("allowed"),
         &format!(
             "{:?} {}",
             seen.outcome,
             String::from_utf8_lossy(&seen.stderr)
         ),
     )?;
-    // That name is not all of git.
-    let plan = bed.plan(&policy(&[]).allow("git-receive-pack"))?;
     let error = plan.command(["git", "push"]).spawn().err();
     must(
         error.is_some_and(|error| error.denial().is_some()),
         "it needs no approval",
+    )?;
+    // That name is not all of git.
+    let plan = remote.plan(
+        bed,
+        &usual().allow(["git", "status"]).allow("git-receive-pack"),
+    )?;
+    for (script, works) in [("git status", true), ("git log", false)] {
+        let seen = plan
+            .command(["sh", "-c", script])
+            .current_dir(remote.from())
+            .output()
+            .map_err(|error| error.to_string())?;
+        must(
+            seen.outcome.success() == works,
+            &format!("{script}: {:?}", seen.outcome),
+        )?;
+    }
+    let error = plan.command(["git", "log"]).spawn().err();
+    must(
+        error.is_some_and(|error| error.denial().is_some()),
+        "all of git is allowed",
     )
 }
 
-/// Every git of this machine: in one the other names are links to the same
-/// file, in another links to a copy in git's own directory.
-fn gits() -> Vec<std::path::PathBuf> {
-    let places = ["/usr/local/bin", "/usr/bin"].map(std::path::PathBuf::from);
-    let has_git = |place: &std::path::PathBuf| place.join("git").exists();
-    places.into_iter().filter(has_git).collect()
-}
-
 fn asked_around(bed: &Bed) -> Verdict {
-    let make = "git init -q -b main a && git init -q --bare b && cd a && \
-                git -c user.name=a -c user.email=a@example.com commit -q --allow-empty -m x";
     let ways = [
         "git push -q ../b main:$1",
         "git -C . push -q ../b main:$1",
@@ -236,48 +299,25 @@ fn asked_around(bed: &Bed) -> Verdict {
         "$(git --exec-path)/git-push -q ../b main:$1",
     ];
     for place in gits() {
-        let name = place.display().to_string().replace('/', "-");
-        let base = bed.workspace.join(name.trim_start_matches('-'));
-        std::fs::create_dir(&base).unwrap();
-        let path =
-            std::env::join_paths([&place, Path::new("/usr/bin"), Path::new("/bin")]).unwrap();
-        let outside = |script: &str, word: &str| {
-            let ended = std::process::Command::new("sh")
-                .args(["-c", script, "sh", word])
-                .current_dir(if base.join("a").exists() {
-                    base.join("a")
-                } else {
-                    base.clone()
-                })
-                .env("PATH", &path)
-                .env("HOME", &bed.outside)
-                .env("GIT_CONFIG_NOSYSTEM", "1")
-                .status();
-            ended.is_ok_and(|status| status.success())
-        };
-        must(outside(make, ""), "there is nothing to push")?;
-        let pushed = |word: &str| base.join("b/refs/heads").join(word).exists();
+        let remote = Remote::new(bed, &place)?;
         let policy = bed
             .policy()
             .allow("@git")
             .allow("@system")
             .allow("git-receive-pack")
-            .ask(["git", "push"])
-            .git(katachi_sandbox::policy::GitAccess::Full)
-            .set_env("GIT_CONFIG_NOSYSTEM", "1");
-        let options = bed.options().search_path(std::env::split_paths(&path));
-        let plan = policy.plan(&options).map_err(|error| error.to_string())?;
+            .ask(["git", "push"]);
+        let plan = remote.plan(bed, &policy)?;
         for (index, way) in ways.into_iter().enumerate() {
             let (control, word) = (format!("control{index}"), format!("word{index}"));
             must(
-                outside(way, &control) && pushed(&control),
+                remote.outside(&remote.from(), way, &control) && remote.has(&control),
                 &format!("the control shows nothing: {} {way}", place.display()),
             )?;
             let run = |answer: bool| {
                 let asked = Arc::new(AtomicUsize::new(0));
                 let count = asked.clone();
                 plan.command(["sh", "-c", way, "sh", &word])
-                    .current_dir(base.join("a"))
+                    .current_dir(remote.from())
                     .ask_with(move |_| {
                         count.fetch_add(1, Ordering::Relaxed);
                         answer
@@ -289,7 +329,7 @@ fn asked_around(bed: &Bed) -> Verdict {
             let (seen, asked) = run(false)?;
             let denied = !seen.outcome.violations.is_empty();
             must(
-                !pushed(&word) && denied,
+                !remote.has(&word) && denied,
                 &format!("{} {way}: asked {asked} times", place.display()),
             )?;
             // A name that no rule allows is not asked about.
@@ -298,7 +338,7 @@ fn asked_around(bed: &Bed) -> Verdict {
             }
             let (seen, asked) = run(true)?;
             must(
-                pushed(&word) && asked == 1,
+                remote.has(&word) && asked == 1,
                 &format!(
                     "{} {way}: asked {asked} times, {:?} {}",
                     place.display(),
@@ -322,7 +362,7 @@ fn asked_around(bed: &Bed) -> Verdict {
         // What has nothing of them is not asked about.
         let seen = plan
             .command(["git", "log", "--oneline"])
-            .current_dir(base.join("a"))
+            .current_dir(remote.from())
             .ask_with(|_| false)
             .output()
             .map_err(|error| error.to_string())?;

@@ -151,6 +151,7 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
             std::os::unix::fs::symlink(path(0), path(1))?;
             fs::write(path(1).join("new"), "x")
         }
+        "write-while-flipping" => write_while_flipping(path(0), path(1), number(2)),
         "device" => {
             // A harmless one where it is to be opened.
             let (kind, number) = match text(1) {
@@ -494,6 +495,32 @@ fn execute_flipping(program: &Path, one: &str, other: &str, times: u64) -> io::R
         );
     }
     Ok(())
+}
+
+/// Writes below a name again and again while another thread changes what the
+/// name is: a directory, or a link to somewhere else.
+fn write_while_flipping(name: &Path, elsewhere: &Path, times: u64) -> io::Result<()> {
+    const RENAME_EXCHANGE: u64 = 2;
+    let other = name.with_extension("other");
+    fs::create_dir(name)?;
+    std::os::unix::fs::symlink(elsewhere, &other)?;
+    let (one, two) = (c_string(name), c_string(&other));
+    let here = libc::AT_FDCWD as u64;
+    let exchange = move || {
+        let (one, two) = (one.as_bytes_with_nul(), two.as_bytes_with_nul());
+        let (one, two) = (raw::address(one), raw::address(two));
+        raw::call(
+            libc::SYS_renameat2,
+            &[here, one, here, two, RENAME_EXCHANGE],
+        )
+    };
+    exchange()?;
+    std::thread::spawn(move || while exchange().is_ok() {});
+    let mut worked = 0;
+    for _ in 0..times {
+        worked += u64::from(fs::write(name.join("new"), "x").is_ok());
+    }
+    found(worked > 0)
 }
 
 /// A program that uses this crate, where the machine may not let it.

@@ -30,6 +30,11 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[],
     },
     Case {
+        name: "a link swapped in while a file is written does not lead outside",
+        run: flipped_link,
+        needs: &[],
+    },
+    Case {
         name: "a file with a name outside is read-only",
         run: old_hard_link,
         needs: &[],
@@ -168,6 +173,36 @@ fn write_through_new_link(bed: &Bed) -> Verdict {
     std::fs::remove_file(bed.outside.join("new")).unwrap();
     bed.denied(&["write-through-link", &bed.out(""), &bed.inside("link")])?;
     must(!bed.outside.join("new").exists(), "a file appeared outside")
+}
+
+fn flipped_link(bed: &Bed) -> Verdict {
+    let long = std::env::var_os("KATACHI_LONG").is_some_and(|long| long == "1");
+    let times = if long { "20000" } else { "1000" };
+    let flipping = |name: &str| {
+        let (place, out) = (bed.inside(name), bed.out(""));
+        [
+            "write-while-flipping".to_owned(),
+            place,
+            out,
+            times.to_owned(),
+        ]
+    };
+    let escaped = || bed.outside.join("new").exists();
+    // On a busy machine the two threads may not meet at once.
+    let met = (0..20).any(|round| {
+        let attempt = flipping(&format!("control{round}"));
+        bed.possible_outside(&attempt.each_ref().map(String::as_str)) && escaped()
+    });
+    must(met, "the control never met the link")?;
+    std::fs::remove_file(bed.outside.join("new")).unwrap();
+    let plan = bed.plan(&bed.policy())?;
+    // It works where the name is a directory.
+    let worked = (0..20).any(|round| {
+        let attempt = flipping(&format!("inside{round}"));
+        bed.possible_in(&plan, &attempt.each_ref().map(String::as_str)) && !escaped()
+    });
+    must(!escaped(), "a file appeared outside")?;
+    must(worked, "nothing was written, which shows nothing")
 }
 
 fn old_hard_link(bed: &Bed) -> Verdict {

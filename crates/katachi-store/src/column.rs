@@ -30,8 +30,9 @@
 //! # Rotating a tenant's key
 //!
 //! Draw another key and open both with [`TenantKeys::open_all`]: the newest seals,
-//! each opens what names it in bytes 8 to 16. Seal every value again, then delete
-//! the former key. The feature `postgres` does this while others write.
+//! each opens what names it in bytes 8 to 16. [Seal](ColumnCipher::reseal) every value
+//! again, then delete the former key. In one transaction that keeps writers of the
+//! tenant out that is all; the feature `postgres` does it while others write.
 
 use katachi_crypto::envelope::{Context, DataKey, Kind, Sealed};
 use katachi_crypto::kdf::{self, Label};
@@ -320,6 +321,18 @@ impl ColumnCipher {
             .key
             .open(&self.context(cell), &sealed)
             .map_err(|_| ColumnError::Refused)
+    }
+
+    /// Seals again, under the key that seals now, what any of the keys sealed for
+    /// `cell`. A tag of it has to be written again too.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open) and [`seal`](Self::seal); what does not open is to be
+    /// kept as it is, and its key with it.
+    pub fn reseal(&self, cell: &Cell<'_>, sealed: &[u8]) -> Result<Vec<u8>, ColumnError> {
+        let plaintext = self.open(cell, sealed)?;
+        self.seal(cell, plaintext.expose_secret())
     }
 
     /// An index by which equal values of a column can be found without opening

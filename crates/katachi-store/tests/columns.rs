@@ -20,7 +20,7 @@ mod cases {
     use std::process::ExitCode;
 
     use katachi_crypto::envelope::DataKey;
-    use katachi_crypto::{KeyId, LocalKeyEncryptor, Secret};
+    use katachi_crypto::{KeyId, LocalKeyEncryptor, Secret, SecretBytes};
     use katachi_store::column::{Cell, ColumnCipher, ColumnError, TenantKeys};
     use katachi_store::database::{Database, DatabaseKey, Options, params};
     use libtest_mimic::{Arguments, Failed, Trial};
@@ -221,6 +221,36 @@ mod cases {
         holds_values_to_their_place(store, &acme, &umbrella).await;
         refuses_changed_bytes(store, &acme).await;
         finds_equal_values(store, &acme, &umbrella).await;
+        seals_again(store, &tenants).await;
+    }
+
+    /// What a former key sealed goes under the newest one, in its place and no other.
+    async fn seals_again(store: &mut Store, tenants: &TenantKeys<LocalKeyEncryptor>) {
+        let [former, newest] = [(), ()].map(|()| tenants.generate("acme").unwrap());
+        let row = 9_i64.to_be_bytes();
+        let place = cell("email", &row, 1);
+        let alone = tenants.open("acme", &former).unwrap();
+        let sealed = alone.seal(&place, b"ann").unwrap();
+        store.put("acme", 9, 0, Some(&sealed)).await;
+        let keys = [newest.as_slice(), former.as_slice()];
+        let both = tenants.open_all("acme", keys).unwrap();
+        let found = store.get("acme", 9, 0).await.unwrap();
+        assert!(refused(
+            both.reseal(&cell("name", &row, 1), &found)
+                .map(SecretBytes::new)
+        ));
+        let again = both.reseal(&place, &found).unwrap();
+        store.put("acme", 9, 0, Some(&again)).await;
+        let found = store.get("acme", 9, 0).await.unwrap();
+        let newest = tenants.open("acme", &newest).unwrap();
+        assert_eq!(newest.open(&place, &found).unwrap().expose_secret(), b"ann");
+        assert!(matches!(
+            alone.open(&place, &found),
+            Err(ColumnError::UnknownKey { .. })
+        ));
+        // What is under the newest key already may be sealed again too.
+        let again = both.reseal(&place, &found).unwrap();
+        assert_eq!(newest.open(&place, &again).unwrap().expose_secret(), b"ann");
     }
 
     async fn keeps_every_value(store: &mut Store, acme: &ColumnCipher) {

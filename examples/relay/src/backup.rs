@@ -22,7 +22,7 @@ use katachi_store::vault::{RecoveryCode, SlotKind};
 use crate::cli::{default_state_dir, print_line};
 use crate::config::{DatabaseSource, KeychainUse};
 use crate::machine;
-use crate::records::Records;
+use crate::records::{FILE as DATABASE, Records};
 use crate::service::ServeError;
 
 /// Arguments of `backup`.
@@ -71,7 +71,6 @@ const FILES: [(&str, &str); 3] = [
     ("tls", "ca.pem"),
     ("tls", "ca.key.sealed"),
 ];
-const DATABASE: &str = "relay.db";
 
 impl Backup {
     /// Makes the copy. Prints a recovery code if the vault had none, or another one

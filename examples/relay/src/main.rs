@@ -23,7 +23,8 @@ enum Command {
     Serve(Box<Serve>),
     /// Bring the tables of a PostgreSQL up to date, as `serve` does by itself
     Migrate(Migrate),
-    /// Keys of a cluster: several relays on one PostgreSQL that serve as one
+    /// Keys of the accounts, and of a cluster: several relays on one PostgreSQL that
+    /// serve as one
     Key(Key),
     /// Copy the embedded database, the vault and the authority, encrypted as they are
     Backup(Backup),

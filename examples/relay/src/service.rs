@@ -77,6 +77,14 @@ pub enum ServeError {
     /// This relay is no more a node of its cluster.
     #[error("this node left its cluster: {0}")]
     Left(String),
+    /// Accounts keep their keys; what was said before names them.
+    #[error(
+        "{accounts} accounts keep their keys, as said above; see to that, and run the same again"
+    )]
+    NotRotated {
+        /// How many.
+        accounts: usize,
+    },
     /// A task of the relay was ended from outside.
     #[error("the relay was interrupted while starting: {0}")]
     Interrupted(#[from] tokio::task::JoinError),

@@ -1,10 +1,12 @@
-//! `katachi-relay key`: the keys of a cluster, from the command line.
+//! `katachi-relay key`: the keys of a cluster and of its accounts, from the command
+//! line.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
 use super::keyset::{NodeKey, NodeName, NodeSecret};
+use super::rotate::Rotate;
 use crate::cli::{Database, default_state_dir};
 use crate::config::{DatabaseSource, KeychainUse, PostgresUrl};
 use crate::machine;
@@ -54,11 +56,8 @@ enum Command {
         #[command(flatten)]
         place: Place,
     },
-    /// Change the key that wraps the accounts' keys, while the nodes serve
-    Rotate {
-        #[command(flatten)]
-        place: Place,
-    },
+    /// Change the key that wraps the accounts' keys, or those, while relays serve
+    Rotate(Rotate),
     /// Print the nodes; needs no key
     List {
         #[command(flatten)]
@@ -68,7 +67,7 @@ enum Command {
 
 /// The vault of this machine.
 #[derive(Args, Clone, Debug)]
-struct OwnVault {
+pub(super) struct OwnVault {
     /// Directory of the vault
     #[arg(long, value_name = "DIR", env = "KATACHI_RELAY_STATE_DIR")]
     state_dir: Option<PathBuf>,
@@ -80,9 +79,9 @@ struct OwnVault {
 
 /// The vault of this machine, and the database of the cluster.
 #[derive(Args, Clone, Debug)]
-struct Place {
+pub(super) struct Place {
     #[command(flatten)]
-    vault: OwnVault,
+    pub(super) vault: OwnVault,
     #[command(flatten)]
     database: Database,
 }
@@ -124,10 +123,7 @@ impl Command {
                 let removed = nodes::remove(&place.url()?, &place.vault.open()?, &name);
                 removed.map(|()| Vec::new()).map_err(storage)
             }
-            Self::Rotate { place } => {
-                let rotated = nodes::rotate(&place.url()?, &place.vault.open()?);
-                rotated.map(|()| Vec::new()).map_err(storage)
-            }
+            Self::Rotate(rotate) => rotate.run(),
             Self::List { database } => {
                 let (cluster, nodes) = nodes::list(&postgres(&database)?).map_err(storage)?;
                 let mut lines = vec![format!("cluster {cluster}")];
@@ -145,8 +141,12 @@ impl Command {
 }
 
 impl OwnVault {
-    fn open(&self) -> Result<katachi_store::Vault, ServeError> {
-        let state_dir = self.state_dir.clone().map_or_else(default_state_dir, Ok)?;
+    pub(super) fn state_dir(&self) -> Result<PathBuf, ServeError> {
+        self.state_dir.clone().map_or_else(default_state_dir, Ok)
+    }
+
+    pub(super) fn open(&self) -> Result<katachi_store::Vault, ServeError> {
+        let state_dir = self.state_dir()?;
         create_state_dir(&state_dir)?;
         let keychain = match self.no_keychain {
             true => KeychainUse::Never,
@@ -157,8 +157,12 @@ impl OwnVault {
 }
 
 impl Place {
-    fn url(&self) -> Result<PostgresUrl, ServeError> {
+    pub(super) fn url(&self) -> Result<PostgresUrl, ServeError> {
         postgres(&self.database)
+    }
+
+    pub(super) fn source(&self) -> Result<DatabaseSource, ServeError> {
+        self.database.to_source()
     }
 }
 

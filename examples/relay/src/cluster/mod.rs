@@ -17,6 +17,7 @@ pub(crate) mod cli;
 mod forward;
 pub(crate) mod keyset;
 mod links;
+mod rotate;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

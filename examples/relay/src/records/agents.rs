@@ -1,8 +1,9 @@
 //! Agents, and the sealed secrets behind their signing keys.
 
+use super::rotation::{Kept, Names, Sealed};
 use super::store::{Cover, ReadTx, Row, Tx, Value, cell, int, values};
 use super::users;
-use super::{RecordsError, cloudflare};
+use super::{AGENT_KEYS, RecordsError, SEALED as SECRET, cloudflare};
 
 /// An agent of an account.
 #[derive(Clone, Debug)]
@@ -29,6 +30,24 @@ pub(crate) struct KeyRow {
 }
 
 const AGENTS: &str = "agents";
+
+pub(super) const SEALED: Sealed = Sealed {
+    table: AGENTS,
+    account: "user_id",
+    columns: &["host_name", "os", "version"],
+    names: Names::Text(&["id"]),
+    version: None,
+    kept: Kept::InPostgres,
+};
+
+pub(super) const SEALED_KEYS: Sealed = Sealed {
+    table: AGENT_KEYS,
+    account: "user_id",
+    columns: &[SECRET],
+    names: Names::Text(&["id"]),
+    version: Some("version"),
+    kept: Kept::Everywhere,
+};
 
 /// Most agents of one account.
 pub(crate) const MOST_AGENTS: u64 = 256;

@@ -2,6 +2,7 @@
 //! and by nothing else.
 
 use super::RecordsError;
+use super::rotation::{Kept, Names, Sealed};
 use super::store::{ReadTx, Tx, Value, cell, int, values};
 use super::users;
 
@@ -24,6 +25,15 @@ pub(crate) struct Who<'a> {
 
 const IDENTITIES: &str = "identities";
 const LABEL: &str = "label";
+
+pub(super) const SEALED: Sealed = Sealed {
+    table: IDENTITIES,
+    account: "user_id",
+    columns: &[LABEL],
+    names: Names::Text(&["id"]),
+    version: None,
+    kept: Kept::InPostgres,
+};
 
 /// Most identities of one account.
 pub(crate) const MOST_IDENTITIES: usize = 16;

@@ -72,6 +72,20 @@ impl Keys {
         })
     }
 
+    /// Opens two keys of a tenant: what `fresh` seals, and what either of them sealed.
+    pub(super) fn open_both(
+        &self,
+        tenant: &str,
+        fresh: &[u8],
+        former: &[u8],
+    ) -> Result<ColumnCipher, RecordsError> {
+        let both = [fresh, former];
+        Ok(match self {
+            Self::Vault(vault) => TenantKeys::from_vault(vault, TENANTS)?.open_all(tenant, both)?,
+            Self::Cluster(cluster) => cluster.named_in(fresh)?.open_all(tenant, both)?,
+        })
+    }
+
     /// Shows that whoever has these keys made this wrapped one.
     pub(super) fn proof(&self, wrapped: &[u8]) -> [u8; 32] {
         proof(&self.derive(PROOF), wrapped)

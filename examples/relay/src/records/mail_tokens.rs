@@ -6,10 +6,20 @@ use katachi_auth::session::TokenDigest;
 use katachi_store::column::Cell;
 
 use super::RecordsError;
+use super::rotation::{Kept, Names, Sealed};
 use super::store::{Store, Tx, int, values};
 use super::users;
 
 const MAIL_TOKENS: &str = "mail_tokens";
+
+pub(super) const SEALED: Sealed = Sealed {
+    table: MAIL_TOKENS,
+    account: "user_id",
+    columns: &["address"],
+    names: Names::Bytes("digest"),
+    version: None,
+    kept: Kept::InPostgres,
+};
 
 /// Keeps links in the database.
 #[derive(Clone, Debug)]
@@ -85,14 +95,21 @@ fn take(
     only: Option<&str>,
 ) -> Result<Option<Link>, RecordsError> {
     let key = digest.as_bytes().as_slice();
+    // The account's key first: what is read then is sealed with it.
+    let account = tx.query_one(
+        "SELECT user_id FROM mail_tokens WHERE digest = ?1",
+        values![key],
+        |row| row.get::<String>(0),
+    )?;
+    let Some(account) = account else {
+        return Ok(None);
+    };
+    let cover = tx.cover(&account, &users::tenant_key(tx, &account)?)?;
     let found = tx.query_one(
-        "SELECT user_id, purpose, address, created_ms, expires_ms FROM mail_tokens
-         WHERE digest = ?1",
+        "SELECT purpose, address, created_ms, expires_ms FROM mail_tokens WHERE digest = ?1",
         values![key],
         |row| {
-            let account: String = row.get(0)?;
-            let cover = tx.cover(&account, &users::tenant_key(tx, &account)?)?;
-            let address = cover.open(&cell(digest), row, 2)?;
+            let address = cover.open(&cell(digest), row, 1)?;
             let time = |at| {
                 Ok::<_, RecordsError>(katachi_auth::clock::Timestamp::from_unix_millis(
                     row.uint(at)?,
@@ -100,14 +117,14 @@ fn take(
             };
             Ok(Link {
                 digest: *digest,
-                purpose: match row.get::<String>(1)?.as_str() {
+                purpose: match row.get::<String>(0)?.as_str() {
                     RESET => Purpose::ResetPassword,
                     _ => Purpose::VerifyAddress,
                 },
-                account,
+                account: account.clone(),
                 address: Address::parse(&address).map_err(|_| RecordsError::NotText)?,
-                created: time(3)?,
-                expires: time(4)?,
+                created: time(2)?,
+                expires: time(3)?,
             })
         },
     )?;

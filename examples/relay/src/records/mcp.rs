@@ -2,9 +2,9 @@
 
 use katachi_store::column::Cell;
 
-use super::RecordsError;
+use super::rotation::{Kept, Names, Sealed};
 use super::store::{ReadTx, Row, Tx, Value, int, values};
-use super::users;
+use super::{MCP_SECRETS, RecordsError, SEALED as SECRET, users};
 
 /// A configuration without its secrets. `command`, `env` and `released_to`
 /// are JSON.
@@ -28,6 +28,26 @@ pub(crate) struct SecretRow {
     pub(crate) version: u64,
     pub(crate) sealed: Vec<u8>,
 }
+
+pub(super) const SEALED: Sealed = Sealed {
+    table: MCP_CONFIGS,
+    account: "user_id",
+    columns: &["command", "env", "released_to"],
+    names: Names::Text(&["name"]),
+    version: Some("version"),
+    kept: Kept::InPostgres,
+};
+
+pub(super) const SEALED_SECRETS: Sealed = Sealed {
+    table: MCP_SECRETS,
+    account: "user_id",
+    columns: &[SECRET],
+    names: Names::Text(&["config", "name"]),
+    version: Some("version"),
+    kept: Kept::Everywhere,
+};
+
+const MCP_CONFIGS: &str = "mcp_configs";
 
 /// What no environment variable is called.
 const SIGNATURE: &str = "signature/";
@@ -174,7 +194,7 @@ fn read_secret(row: &Row<'_>) -> Result<SecretRow, RecordsError> {
 /// A covered cell; the account comes from the cover.
 fn cell<'a>(column: &'a str, name: &'a str, version: u64) -> Cell<'a> {
     Cell {
-        table: "mcp_configs",
+        table: MCP_CONFIGS,
         column,
         row: name.as_bytes(),
         version,

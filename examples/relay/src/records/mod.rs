@@ -20,6 +20,7 @@ mod mail_tokens;
 pub(crate) mod mcp;
 pub(crate) mod nodes;
 pub(crate) mod postgres;
+pub(crate) mod rotation;
 mod schema;
 mod sessions;
 pub(crate) mod sign_ins;
@@ -86,6 +87,12 @@ pub(crate) enum RecordsError {
     NoSuchNode,
     #[error("this is the node that the command runs on; remove it from another one")]
     ThisNode,
+    #[error("no relay has kept anything in this database yet")]
+    NoService,
+    #[error("there is no relay's database in {0}: give --state-dir, or --database")]
+    NoDatabase(PathBuf),
+    #[error("{place}: {source}")]
+    Reseal { place: String, source: ColumnError },
     #[error("this database was made by a newer version")]
     Newer,
     #[error("over a network the database needs TLS: give --database-ca FILE, its authority in PEM")]
@@ -112,6 +119,31 @@ pub(crate) enum RecordsError {
     Task(#[from] tokio::task::JoinError),
 }
 
+impl RecordsError {
+    /// Whether the same may succeed in a moment.
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Outage(_) | Self::Database(DatabaseError::Busy) => true,
+            _ => self.is_of_a_writer(),
+        }
+    }
+
+    /// Whether it comes of what one account has, or of who works on that.
+    fn is_of_one_account(&self) -> bool {
+        match self {
+            Self::Reseal { .. } | Self::Column(_) | Self::Crypto(_) | Self::NoTenantKey => true,
+            Self::Outage(outage) => outage.is_of_a_lock(),
+            _ => self.is_of_a_writer(),
+        }
+    }
+
+    /// Whether rows and their account's key do not agree: somebody wrote who does not
+    /// hold the key, such as a relay of an older version.
+    fn is_of_a_writer(&self) -> bool {
+        matches!(self, Self::Postgres(error) if postgres::names_another_key(error))
+    }
+}
+
 /// The open database and the keys around it. Clones are handles to the same.
 #[derive(Clone, Debug)]
 pub(crate) struct Records(Arc<Inner>);
@@ -124,6 +156,8 @@ struct Inner {
     audit_key: Secret<32>,
 }
 
+/// The embedded database, in the state directory.
+pub(crate) const FILE: &str = "relay.db";
 /// Name of the key that wraps the accounts' keys.
 const TENANTS: &str = "relay";
 const AGENT_KEYS: &str = "agent_keys";
@@ -145,7 +179,7 @@ impl Records {
                 let options = Options::new()
                     .profile(Profile::Fast)
                     .migrations(schema::MIGRATIONS);
-                let database = Database::open(state_dir.join("relay.db"), &key, options)?;
+                let database = Database::open(state_dir.join(FILE), &key, options)?;
                 (Store::Embedded(database), Keys::Vault(vault))
             }
             DatabaseSource::Postgres(url) => {
@@ -154,12 +188,33 @@ impl Records {
                 (Store::Postgres(postgres), keys)
             }
         };
-        Ok(Self(Arc::new(Inner {
+        Ok(Self::of(store, keys))
+    }
+
+    /// Opens the records that there are for a command, beside whoever serves them.
+    pub(crate) fn open_beside(
+        source: &DatabaseSource,
+        state_dir: &Path,
+        vault: Vault,
+    ) -> Result<Self, RecordsError> {
+        match source {
+            // Several processes may have the file open: SQLite has one of them write at a time.
+            DatabaseSource::Embedded => Self::open(source, None, state_dir, vault),
+            DatabaseSource::Postgres(url) => {
+                let postgres = Arc::new(Postgres::open_beside(url, Arc::new(vault))?);
+                let keys = postgres.keys().clone();
+                Ok(Self::of(Store::Postgres(postgres), keys))
+            }
+        }
+    }
+
+    fn of(store: Store, keys: Keys) -> Self {
+        Self(Arc::new(Inner {
             sessions: SessionRows::new(store.clone()),
             store,
             audit_key: keys.audit(),
             keys,
-        })))
+        }))
     }
 
     /// A secret of its own for `label`, the same on every node.

@@ -33,7 +33,7 @@ pub(super) async fn join(
     client: &Client,
     vault: &Vault,
     cluster: &ClusterId,
-) -> Result<(Keys, ColumnCipher, i64), RecordsError> {
+) -> Result<(Keys, ColumnCipher), RecordsError> {
     let service = service(client).await?.ok_or(RecordsError::NoCluster)?;
     match &service.cluster {
         None => return Err(RecordsError::NoCluster),
@@ -48,7 +48,26 @@ pub(super) async fn join(
         return Err(RecordsError::OtherCluster);
     }
     let cipher = keys.open(SERVICE, &service.wrapped)?;
-    Ok((keys, cipher, service.generation))
+    Ok((keys, cipher))
+}
+
+/// Opens the service as whoever serves it does: as a node of its cluster, or with the
+/// vault of the relay that is alone, which goes on.
+pub(super) async fn beside(
+    client: &Client,
+    vault: Arc<Vault>,
+) -> Result<(Keys, ColumnCipher), RecordsError> {
+    let service = service(client).await?.ok_or(RecordsError::NoService)?;
+    if let Some(cluster) = service.cluster {
+        let cluster = cluster.parse().map_err(|_| RecordsError::OtherCluster)?;
+        return join(client, &vault, &cluster).await;
+    }
+    let keys = Keys::Vault(vault);
+    if service.proof != keys.proof(&service.wrapped) {
+        return Err(RecordsError::OtherVault);
+    }
+    let cipher = keys.open(SERVICE, &service.wrapped)?;
+    Ok((keys, cipher))
 }
 
 /// Takes up the copy that a rotation left for this node.

@@ -28,6 +28,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use tokio_postgres::config::Host;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{IsNull, ToSql, Type, private::BytesMut};
 use tokio_postgres::{Client, GenericClient, Row, SimpleQueryMessage, Statement};
 
@@ -54,6 +55,27 @@ pub(crate) const WAKE: &str = "katachi_relay";
 #[error("the database cannot be asked: {0}")]
 pub(crate) struct Outage(#[source] PostgresError);
 
+impl Outage {
+    /// Whether somebody else has what was waited for.
+    pub(super) fn is_of_a_lock(&self) -> bool {
+        const LOCKS: [SqlState; 3] = [
+            SqlState::LOCK_NOT_AVAILABLE,
+            SqlState::T_R_DEADLOCK_DETECTED,
+            SqlState::T_R_SERIALIZATION_FAILURE,
+        ];
+        match &self.0 {
+            PostgresError::Database(error) => error.code().is_some_and(|code| LOCKS.contains(code)),
+            _ => false,
+        }
+    }
+}
+
+/// Whether a row was refused because it names another key than its account has.
+pub(super) fn names_another_key(error: &tokio_postgres::Error) -> bool {
+    const REFUSALS: [SqlState; 2] = [SqlState::FOREIGN_KEY_VIOLATION, SqlState::CHECK_VIOLATION];
+    error.code().is_some_and(|code| REFUSALS.contains(code))
+}
+
 /// The relays' PostgreSQL, as one of them uses it.
 pub(crate) struct Postgres {
     connector: Connector,
@@ -63,8 +85,8 @@ pub(crate) struct Postgres {
     keys: Keys,
     /// Seals what belongs to no account.
     cipher: Arc<ColumnCipher>,
-    /// That a relay which is alone has taken.
-    generation: i64,
+    /// That a relay which is alone has taken; `None` for a command beside it.
+    generation: Option<i64>,
 }
 
 /// A connection and what it has prepared.
@@ -82,7 +104,7 @@ impl fmt::Debug for Postgres {
 }
 
 /// What a transaction may do.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Mode {
     Read,
     Write,
@@ -107,17 +129,35 @@ impl Postgres {
         cluster: Option<&ClusterConfig>,
         vault: Arc<Vault>,
     ) -> Result<Self, RecordsError> {
+        Self::with(url, async |client| match cluster {
+            None => take_over(client, vault).await,
+            Some(cluster) => {
+                let (keys, cipher) = nodes::join(client, &vault, &cluster.id).await?;
+                Ok((keys, cipher, None))
+            }
+        })
+    }
+
+    /// Connects for a command, beside the relay or the nodes that serve, as one who has
+    /// the same keys.
+    pub(super) fn open_beside(url: &PostgresUrl, vault: Arc<Vault>) -> Result<Self, RecordsError> {
+        Self::with(url, async |client| {
+            let (keys, cipher) = nodes::beside(client, vault).await?;
+            Ok((keys, cipher, None))
+        })
+    }
+
+    fn with(
+        url: &PostgresUrl,
+        enter: impl AsyncFnOnce(&mut Client) -> Result<(Keys, ColumnCipher, Option<i64>), RecordsError>,
+    ) -> Result<Self, RecordsError> {
         let connector = connector(url)?;
         let runtime = Handle::current();
-        let (connection, keys, cipher, generation) = runtime.block_on(async {
+        let (connection, (keys, cipher, generation)) = runtime.block_on(async {
             let mut connection = connect(&connector).await?;
             prepare_tables(&mut connection.client).await?;
-            let client = &mut connection.client;
-            let (keys, cipher, generation) = match cluster {
-                None => take_over(client, vault).await?,
-                Some(cluster) => nodes::join(client, &vault, &cluster.id).await?,
-            };
-            Ok::<_, RecordsError>((connection, keys, cipher, generation))
+            let entered = enter(&mut connection.client).await?;
+            Ok::<_, RecordsError>((connection, entered))
         })?;
         Ok(Self {
             connector,
@@ -178,7 +218,9 @@ impl Postgres {
             // One that was idle may have broken, and nothing was lost by it.
             while let Some(mut connection) = self.take_idle() {
                 match start(&mut connection, mode).await {
-                    Ok(generation) => return self.session(connection, place, generation).await,
+                    Ok(generation) => {
+                        return self.session(connection, place, mode, generation).await;
+                    }
                     // Others would wait as long.
                     Err(RecordsError::Outage(Outage(PostgresError::Timeout(after)))) => {
                         return Err(Outage(PostgresError::Timeout(after)).into());
@@ -188,7 +230,7 @@ impl Postgres {
             }
             let mut connection = connect(&self.connector).await?;
             let generation = start(&mut connection, mode).await?;
-            self.session(connection, place, generation).await
+            self.session(connection, place, mode, generation).await
         })
     }
 
@@ -196,10 +238,11 @@ impl Postgres {
         &'a self,
         connection: Connection,
         place: SemaphorePermit<'a>,
+        mode: Mode,
         generation: i64,
     ) -> Result<Session<'a>, RecordsError> {
         match &self.keys {
-            Keys::Vault(_) if generation != self.generation => {
+            Keys::Vault(_) if self.generation.is_some_and(|own| own != generation) => {
                 return Err(RecordsError::Superseded);
             }
             Keys::Cluster(keys) if generation > keys.generation() => {
@@ -210,6 +253,7 @@ impl Postgres {
         Ok(Session {
             postgres: self,
             connection: Mutex::new(connection),
+            mode,
             _place: place,
         })
     }
@@ -227,12 +271,18 @@ impl Postgres {
 pub(crate) struct Session<'a> {
     postgres: &'a Postgres,
     connection: Mutex<Connection>,
+    mode: Mode,
     _place: SemaphorePermit<'a>,
 }
 
 impl<'a> Session<'a> {
     pub(super) fn postgres(&self) -> &'a Postgres {
         self.postgres
+    }
+
+    /// Whether it may write.
+    pub(super) fn writes(&self) -> bool {
+        self.mode == Mode::Write
     }
 
     pub(super) fn query(&self, sql: &str, values: &[Value]) -> Result<Vec<Row>, RecordsError> {
@@ -338,6 +388,16 @@ fn is_local(config: &tokio_postgres::Config) -> bool {
     config.get_hosts().iter().all(socket)
 }
 
+/// Makes the tables that a former version had, whose last step was `step`.
+#[cfg(test)]
+pub(super) fn make_former(url: &PostgresUrl, step: usize) -> Result<(), RecordsError> {
+    let connector = connector(url)?;
+    Handle::current().block_on(async {
+        let mut connection = connect(&connector).await?;
+        take_steps(&mut connection.client, &schema::POSTGRES[..step]).await
+    })
+}
+
 /// A connection for `key` commands.
 pub(super) async fn client(url: &PostgresUrl) -> Result<Client, RecordsError> {
     let mut connection = connect(&connector(url)?).await?;
@@ -385,8 +445,12 @@ fn roots(path: &Path) -> Result<RootCertStore, RecordsError> {
     Ok(roots)
 }
 
-/// Takes the steps that the tables lack, all or none; others wait meanwhile.
 async fn prepare_tables(client: &mut Client) -> Result<(), RecordsError> {
+    take_steps(client, schema::POSTGRES).await
+}
+
+/// Takes those of `steps` that the tables lack, all or none; others wait meanwhile.
+async fn take_steps(client: &mut Client, steps: &[&str]) -> Result<(), RecordsError> {
     let tx = within(client.transaction()).await?;
     within(tx.batch_execute(
         "SELECT pg_advisory_xact_lock(hashtextextended('katachi-relay/migrate', 0));
@@ -398,10 +462,10 @@ async fn prepare_tables(client: &mut Client) -> Result<(), RecordsError> {
         .await?
         .get(0);
     let taken = usize::try_from(taken).unwrap_or_default();
-    if taken > schema::POSTGRES.len() {
+    if taken > steps.len() {
         return Err(RecordsError::Newer);
     }
-    for (step, sql) in schema::POSTGRES.iter().enumerate().skip(taken) {
+    for (step, sql) in steps.iter().enumerate().skip(taken) {
         within(tx.batch_execute(sql)).await?;
         let number = super::store::int(step as u64);
         within(tx.execute("INSERT INTO migrations VALUES ($1)", &[&number])).await?;
@@ -414,7 +478,7 @@ async fn prepare_tables(client: &mut Client) -> Result<(), RecordsError> {
 async fn take_over(
     client: &mut Client,
     vault: Arc<Vault>,
-) -> Result<(Keys, ColumnCipher, i64), RecordsError> {
+) -> Result<(Keys, ColumnCipher, Option<i64>), RecordsError> {
     let keys = Keys::Vault(vault);
     let fresh = keys.generate(SERVICE)?;
     let fresh_proof = keys.proof(&fresh);
@@ -437,7 +501,7 @@ async fn take_over(
     }
     let cipher = keys.open(SERVICE, &wrapped)?;
     within(tx.commit()).await?;
-    Ok((keys, cipher, generation))
+    Ok((keys, cipher, Some(generation)))
 }
 
 /// Waits for every transaction that writes, and holds off the next.

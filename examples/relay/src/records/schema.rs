@@ -139,6 +139,20 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         "-- How often the agent's vault was saved, as far as it said.
     ALTER TABLE agents ADD COLUMN vault_generation INTEGER NOT NULL DEFAULT 0;",
     ),
+    Migration::sql(
+        "-- When `tenant_key` was made: with the account, until it is rotated.
+    ALTER TABLE users ADD COLUMN key_made_ms INTEGER NOT NULL DEFAULT 0;
+    UPDATE users SET key_made_ms = created_at * 1000;
+    CREATE INDEX users_by_key ON users (key_made_ms, id);
+    CREATE INDEX agent_keys_by_user ON agent_keys (user_id);
+
+    -- The rotation of all accounts' keys that has not come to its end.
+    CREATE TABLE key_rotation (
+        id          INTEGER PRIMARY KEY CHECK (id = 1),
+        begun_ms    INTEGER NOT NULL,
+        before_ms   INTEGER NOT NULL
+    ) STRICT;",
+    ),
 ];
 
 /// The same tables in PostgreSQL. Released steps never change.
@@ -310,4 +324,57 @@ pub(super) const POSTGRES: &[&str] = &[
     super::cloudflare::POSTGRES_TABLE,
     "-- How often the agent's vault was saved, as far as it said.
     ALTER TABLE agents ADD COLUMN vault_generation BIGINT NOT NULL DEFAULT 0;",
+    "-- When `tenant_key` was made: with the account, until it is rotated.
+    ALTER TABLE users ADD COLUMN key_made_ms BIGINT NOT NULL DEFAULT 0;
+    UPDATE users SET key_made_ms = created_at * 1000;
+    CREATE INDEX users_by_key ON users (key_made_ms, id);
+    CREATE INDEX agent_keys_by_user ON agent_keys (user_id);
+
+    -- The rotation of all accounts' keys that has not come to its end.
+    CREATE TABLE key_rotation (
+        id          BIGINT PRIMARY KEY CHECK (id = 1),
+        begun_ms    BIGINT NOT NULL,
+        before_ms   BIGINT NOT NULL
+    );
+
+    -- `key_id` is the key that a row names, out of the header of what is sealed in it.
+    -- No row names another one than its account has: whoever writes under a key that
+    -- was rotated away is refused, were it a relay of an older version. NOT VALID: a row that
+    -- was damaged before is found when its account is rotated, and keeps nobody from
+    -- starting.
+    ALTER TABLE users
+        ADD COLUMN key_id BYTEA GENERATED ALWAYS AS (substring(address FROM 9 FOR 8)) STORED,
+        ADD CONSTRAINT users_one_key
+            CHECK (substring(password FROM 9 FOR 8) = substring(address FROM 9 FOR 8)) NOT VALID,
+        ADD CONSTRAINT users_key UNIQUE (id, key_id);
+    ALTER TABLE agents
+        ADD COLUMN key_id BYTEA GENERATED ALWAYS AS (substring(host_name FROM 9 FOR 8)) STORED,
+        ADD CONSTRAINT agents_one_key
+            CHECK (substring(os FROM 9 FOR 8) = substring(host_name FROM 9 FOR 8)
+                AND substring(version FROM 9 FOR 8) = substring(host_name FROM 9 FOR 8)) NOT VALID,
+        ADD CONSTRAINT agents_account_key FOREIGN KEY (user_id, key_id)
+            REFERENCES users (id, key_id) ON DELETE CASCADE DEFERRABLE NOT VALID;
+    ALTER TABLE agent_keys
+        ADD COLUMN key_id BYTEA GENERATED ALWAYS AS (substring(sealed FROM 9 FOR 8)) STORED,
+        ADD CONSTRAINT agent_keys_account_key FOREIGN KEY (user_id, key_id)
+            REFERENCES users (id, key_id) ON DELETE CASCADE DEFERRABLE NOT VALID;
+    ALTER TABLE mcp_configs
+        ADD COLUMN key_id BYTEA GENERATED ALWAYS AS (substring(command FROM 9 FOR 8)) STORED,
+        ADD CONSTRAINT mcp_configs_one_key
+            CHECK (substring(env FROM 9 FOR 8) = substring(command FROM 9 FOR 8)
+                AND substring(released_to FROM 9 FOR 8) = substring(command FROM 9 FOR 8)) NOT VALID,
+        ADD CONSTRAINT mcp_configs_account_key FOREIGN KEY (user_id, key_id)
+            REFERENCES users (id, key_id) ON DELETE CASCADE DEFERRABLE NOT VALID;
+    ALTER TABLE mcp_secrets
+        ADD COLUMN key_id BYTEA GENERATED ALWAYS AS (substring(sealed FROM 9 FOR 8)) STORED,
+        ADD CONSTRAINT mcp_secrets_account_key FOREIGN KEY (user_id, key_id)
+            REFERENCES users (id, key_id) ON DELETE CASCADE DEFERRABLE NOT VALID;
+    ALTER TABLE identities
+        ADD COLUMN key_id BYTEA GENERATED ALWAYS AS (substring(label FROM 9 FOR 8)) STORED,
+        ADD CONSTRAINT identities_account_key FOREIGN KEY (user_id, key_id)
+            REFERENCES users (id, key_id) ON DELETE CASCADE DEFERRABLE NOT VALID;
+    ALTER TABLE mail_tokens
+        ADD COLUMN key_id BYTEA GENERATED ALWAYS AS (substring(address FROM 9 FOR 8)) STORED,
+        ADD CONSTRAINT mail_tokens_account_key FOREIGN KEY (user_id, key_id)
+            REFERENCES users (id, key_id) ON DELETE CASCADE DEFERRABLE NOT VALID;",
 ];

@@ -8,6 +8,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use katachi_auth::clock::{Clock as _, SystemClock, Timestamp};
 use katachi_store::column::{Cell, ColumnCipher};
@@ -122,6 +123,21 @@ impl ReadTx<'_> {
         }
     }
 
+    /// The end of a query for a row that nobody may take with [`Tx::hold_alone`] until
+    /// this transaction ends. Where a transaction sees one state, or is the only one
+    /// that writes, that is so by itself.
+    pub(crate) fn hold(&self) -> &'static str {
+        match self {
+            Self::Postgres(session) if session.writes() => " FOR KEY SHARE",
+            Self::Embedded(_) | Self::Postgres(_) => "",
+        }
+    }
+
+    /// Whether private columns are covered here.
+    pub(super) fn covers(&self) -> bool {
+        matches!(self, Self::Postgres(_))
+    }
+
     /// What covers the columns of an account, whose wrapped key this is.
     pub(crate) fn cover(&self, user_id: &str, wrapped: &[u8]) -> Result<Cover, RecordsError> {
         Ok(Cover(match self {
@@ -205,6 +221,29 @@ impl Tx<'_> {
             }
             Writer::Embedded(_) | Writer::Postgres(_) => Ok(()),
         }
+    }
+
+    /// The end of a query for a row that this transaction alone shall have, once those
+    /// that [hold](ReadTx::hold) it have ended.
+    pub(super) fn hold_alone(&self) -> &'static str {
+        match &self.writer {
+            Writer::Embedded(_) => "",
+            Writer::Postgres(_) => " FOR UPDATE",
+        }
+    }
+
+    /// Fails from here on rather than wait for `patience`, so that whoever is waited for
+    /// never waits for long in turn, and asks only at the end whether rows that belong
+    /// together agree.
+    pub(super) fn give_way(&self, patience: Duration) -> Result<(), RecordsError> {
+        let Writer::Postgres(session) = &self.writer else {
+            return Ok(());
+        };
+        let millis = patience.as_millis().to_string();
+        let sql = "SELECT set_config('lock_timeout', ?1, true)";
+        session.query(sql, &[millis.into()])?;
+        session.execute("SET CONSTRAINTS ALL DEFERRED", &[])?;
+        Ok(())
     }
 
     /// Waits until no other writer has `what`, and keeps it to the end.

@@ -1,6 +1,7 @@
 //! Accounts.
 
 use super::RecordsError;
+use super::rotation::{Kept, Names, Sealed};
 use super::store::{ReadTx, Tx, cell, int, values};
 
 /// An account.
@@ -19,6 +20,15 @@ pub(crate) struct Credentials {
     pub(crate) password: Option<String>,
 }
 
+pub(super) const SEALED: Sealed = Sealed {
+    table: USERS,
+    account: "id",
+    columns: &[ADDRESS, PASSWORD],
+    names: Names::Text(&["id"]),
+    version: None,
+    kept: Kept::InPostgres,
+};
+
 const USERS: &str = "users";
 const ADDRESS: &str = "address";
 const PASSWORD: &str = "password";
@@ -26,7 +36,8 @@ const PASSWORD: &str = "password";
 /// What stands in place of a record where there is no password.
 const NO_PASSWORD: &str = "";
 
-/// Opens an account; `false` if the address has one.
+/// Opens an account; `false` if the address has one. `tenant_key` is made in the same
+/// transaction, which no rotation of what wraps it overlaps.
 pub(crate) fn create(
     tx: &Tx<'_>,
     user: &User,
@@ -36,8 +47,8 @@ pub(crate) fn create(
 ) -> Result<bool, RecordsError> {
     let cover = tx.cover(&user.id, tenant_key)?;
     let rows = tx.execute(
-        "INSERT INTO users (id, email, address, password, tenant_key, created_at, verified_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (email) DO NOTHING",
+        "INSERT INTO users (id, email, address, password, tenant_key, key_made_ms, created_at, verified_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (email) DO NOTHING",
         values![
             &user.id,
             tx.tag(USERS, "email", &user.email)?,
@@ -47,6 +58,7 @@ pub(crate) fn create(
                 password.unwrap_or(NO_PASSWORD)
             )?,
             tenant_key,
+            int(tx.now()?.as_unix_millis()),
             int(now),
             user.verified.then(|| int(now)),
         ],
@@ -89,10 +101,11 @@ pub(crate) fn by_id(tx: &ReadTx<'_>, id: &str) -> Result<Option<User>, RecordsEr
     )
 }
 
-/// The wrapped key of the account's secrets.
+/// The wrapped key of the account's secrets. It is theirs until the transaction ends:
+/// one that writes asks for it before it reads what the key sealed.
 pub(crate) fn tenant_key(tx: &ReadTx<'_>, id: &str) -> Result<Vec<u8>, RecordsError> {
     tx.query_one(
-        "SELECT tenant_key FROM users WHERE id = ?1",
+        &format!("SELECT tenant_key FROM users WHERE id = ?1{}", tx.hold()),
         values![id],
         |row| row.get(0),
     )?

@@ -332,7 +332,6 @@ fn open(records: &Records, email: &str, record: &Sensitive) -> Result<(), WriteE
         email: email.to_owned(),
         verified: false,
     };
-    let key = records.new_tenant_key(&user.id)?;
     let now = SystemClock.now().as_unix();
     let event = audit::Event {
         at: now,
@@ -341,6 +340,7 @@ fn open(records: &Records, email: &str, record: &Sensitive) -> Result<(), WriteE
         detail: String::new(),
     };
     records.write_now(|tx| {
+        let key = records.new_tenant_key(&user.id)?;
         if users::create(tx, &user, Some(record.expose_secret()), &key, now)? {
             audit::append(tx, &records.audit_key(), &user.id, &event)?;
         }

@@ -9,6 +9,8 @@ mod agent;
 mod calls;
 #[path = "../../../../crates/katachi-auth/tests/shared/clock.rs"]
 mod clock;
+#[path = "../service/held.rs"]
+mod held;
 mod keys;
 mod nodes;
 #[path = "../signin/octo.rs"]
@@ -20,7 +22,12 @@ mod person;
 mod postgres;
 #[path = "../service/relay.rs"]
 mod relay;
+#[path = "../service/returning.rs"]
+mod returning;
+mod rolling;
+mod rotation;
 mod signin;
 mod tunnels;
 
 use nodes::database;
+use returning::config;

@@ -28,6 +28,7 @@ struct Node {
     environment: Vec<(String, String)>,
     process: Option<Child>,
     relay: Option<TestRelay>,
+    ready: Value,
 }
 
 impl Cluster {
@@ -68,6 +69,7 @@ impl Cluster {
             environment: Vec::new(),
             process: None,
             relay: None,
+            ready: Value::Null,
         });
     }
 
@@ -98,6 +100,7 @@ impl Cluster {
         });
         let node = &mut self.nodes[at];
         node.relay = Some(TestRelay::of_process(&ready, Arc::clone(&node.state)));
+        node.ready = ready;
         node.process = Some(child);
     }
 
@@ -139,6 +142,12 @@ impl Cluster {
         self.nodes[at].relay.as_ref().unwrap()
     }
 
+    /// The same node, for a task that outlives the borrow.
+    pub(crate) fn again(&self, at: usize) -> TestRelay {
+        let node = &self.nodes[at];
+        TestRelay::of_process(&node.ready, Arc::clone(&node.state))
+    }
+
     pub(crate) fn state(&self, at: usize) -> &TempDir {
         &self.nodes[at].state
     }
@@ -158,14 +167,18 @@ impl Cluster {
     }
 
     pub(crate) fn try_key(&self, state: &TempDir, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_katachi-relay"))
+        self.key_command(state, arguments).output().unwrap()
+    }
+
+    pub(crate) fn key_command(&self, state: &TempDir, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_katachi-relay"));
+        command
             .arg("key")
             .args(arguments)
             .args(["--no-keychain", "--state-dir"])
             .arg(state.path())
-            .env("KATACHI_RELAY_DATABASE", self.url())
-            .output()
-            .unwrap()
+            .env("KATACHI_RELAY_DATABASE", self.url());
+        command
     }
 
     pub(crate) fn signal(&self, at: usize, signal: &str) {

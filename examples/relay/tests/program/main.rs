@@ -7,37 +7,19 @@
 
 #[path = "../service/agent.rs"]
 mod agent;
-#[cfg(target_os = "linux")]
-#[path = "../../../agent/src/tunnel/backoff.rs"]
-mod backoff;
 mod backup;
 #[path = "../service/embedded.rs"]
 mod embedded;
+#[path = "../service/held.rs"]
+mod held;
 #[path = "../service/relay.rs"]
 mod relay;
 #[cfg(target_os = "linux")]
-mod storm;
-
-/// What the waits of the agent are made of.
+#[path = "../service/returning.rs"]
+mod returning;
+mod rotation;
 #[cfg(target_os = "linux")]
-mod config {
-    use std::time::Duration;
-
-    pub(crate) struct Limits {
-        pub(crate) first_wait: Duration,
-        pub(crate) longest_wait: Duration,
-    }
-
-    impl Default for Limits {
-        /// As the agent has them.
-        fn default() -> Self {
-            Self {
-                first_wait: Duration::from_millis(500),
-                longest_wait: Duration::from_secs(60),
-            }
-        }
-    }
-}
+mod storm;
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpStream;
@@ -46,6 +28,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+
+#[cfg(target_os = "linux")]
+use returning::config;
 
 use agent::{TestAgent, poll, start_device};
 use embedded::database;
@@ -59,6 +44,14 @@ fn program() -> Command {
         }
     }
     command
+}
+
+/// What a relay says once it listens.
+fn ready_line(child: &mut std::process::Child) -> Value {
+    let mut line = String::new();
+    let mut said = BufReader::new(child.stdout.take().unwrap());
+    said.read_line(&mut line).unwrap();
+    serde_json::from_str(&line).unwrap()
 }
 
 fn failing(arguments: &[&str]) -> (Output, String) {

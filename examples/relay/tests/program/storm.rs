@@ -4,36 +4,25 @@
 //! more of them.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::body::Body;
-use axum::extract::Json;
-use axum::response::Response;
-use axum::routing::post;
-use axum::{Router, http::StatusCode};
-use bytes::Bytes;
 use futures_util::StreamExt as _;
-use katachi_protocol::agent::Reconnect;
+use http::StatusCode;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::sync::watch;
 
 use crate::agent::TestAgent;
-use crate::backoff::Backoff;
-use crate::config::Limits;
 use crate::program;
-use crate::relay::{Browser, NotOpened, TestRelay, channel_with};
+use crate::relay::TestRelay;
+use crate::returning::{Called, Known, PATIENCE, call, come_back};
 
 /// When the relay tells its agents to come back, and how many of them in a second.
 const RESTART: Duration = Duration::from_millis(500);
 const RETURNS_PER_SECOND: u32 = 25;
-/// Time for an answer while everybody comes back at once.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Agents that one address may connect at once, and one account may have.
 const PER_ADDRESS: usize = 8;
 const PER_ACCOUNT: usize = 200;
@@ -110,132 +99,6 @@ impl Drop for Node {
     }
 }
 
-/// What all agents know together.
-#[derive(Default)]
-struct Known {
-    /// How often each call came.
-    calls: Mutex<HashMap<String, usize>>,
-    /// When an agent that was sent away, or cut off, began to dial again.
-    dialled: Mutex<Vec<Instant>>,
-    /// Those that have a tunnel.
-    open: AtomicUsize,
-}
-
-/// Counts the call that is named in the first piece, and answers a moment later.
-async fn count(known: Arc<Known>, body: Body) -> Response {
-    let answer = async move {
-        let first = body.into_data_stream().next().await;
-        let id = String::from_utf8(first.unwrap().unwrap().to_vec()).unwrap();
-        *known.calls.lock().unwrap().entry(id.clone()).or_default() += 1;
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        Ok::<_, Infallible>(Bytes::from(format!("done {id}")))
-    };
-    Response::new(Body::from_stream(futures_util::stream::once(answer)))
-}
-
-/// An agent for as long as the test runs: it waits and dials as the real one.
-async fn come_back(mut agent: TestAgent, relay: Arc<TestRelay>, known: Arc<Known>) {
-    let mut backoff = Backoff::new(&Limits::default());
-    let mut was_open = false;
-    loop {
-        if std::mem::take(&mut was_open) {
-            known.dialled.lock().unwrap().push(Instant::now());
-        }
-        let (tell, mut told) = watch::channel(None);
-        let counted = Arc::clone(&known);
-        let router = Router::new()
-            .route(
-                "/v1/channel",
-                post(move |body| count(Arc::clone(&counted), body)),
-            )
-            .route(
-                "/v1/reconnect",
-                post(async move |Json(when): Json<Reconnect>| {
-                    let _ = tell.send(Some(when));
-                    StatusCode::NO_CONTENT
-                }),
-            );
-        let opened = agent.try_open_tunnel(&relay, router.clone(), None).await;
-        let opened = match opened {
-            Err(Some((StatusCode::UNAUTHORIZED, problem))) => {
-                agent.set_epoch(problem["epoch"].as_str().unwrap());
-                agent.try_open_tunnel(&relay, router, None).await
-            }
-            opened => opened,
-        };
-        let when = match opened {
-            Err(_) => None,
-            Ok(mut serving) => {
-                was_open = true;
-                known.open.fetch_add(1, Ordering::SeqCst);
-                let when = tokio::select! {
-                    biased;
-                    when = told.wait_for(Option::is_some) => when.ok().and_then(|when| *when),
-                    _ = &mut serving => None,
-                };
-                known.open.fetch_sub(1, Ordering::SeqCst);
-                when
-            }
-        };
-        let wait = match when {
-            Some(when) => backoff.told(when, fraction()),
-            None => backoff.next(fraction()),
-        };
-        tokio::time::sleep(wait).await;
-    }
-}
-
-fn fraction() -> f64 {
-    let [byte, other] = katachi_crypto::random::bytes::<2>().unwrap();
-    f64::from(u16::from_le_bytes([byte, other])) / f64::from(u16::MAX)
-}
-
-/// What became of a call.
-#[derive(Debug, Eq, PartialEq)]
-enum Called {
-    Answered,
-    /// Before it was said.
-    NotBegun,
-    /// It was said, and its end did not come.
-    Cut,
-}
-
-/// Calls agents in turn until it is told to end; what became of each call.
-async fn call(
-    browser: Arc<Browser>,
-    agents: Arc<Vec<String>>,
-    caller: String,
-    ends: Arc<AtomicBool>,
-) -> Vec<(String, Called)> {
-    let mut calls = Vec::new();
-    while !ends.load(Ordering::SeqCst) {
-        let id = format!("{caller}-{}", calls.len());
-        let agent = &agents[(calls.len() * 7) % agents.len()];
-        let became = tokio::time::timeout(PATIENCE, call_one(&browser, agent, &id)).await;
-        let became = became.unwrap_or_else(|_| panic!("nobody tells what became of {id}"));
-        if became == Called::NotBegun {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        calls.push((id, became));
-    }
-    calls
-}
-
-async fn call_one(browser: &Browser, agent: &str, id: &str) -> Called {
-    let mut carried = match browser.try_open(&channel_with(agent)).await {
-        Ok(carried) => carried,
-        Err(NotOpened::Broken(_)) => return Called::NotBegun,
-        Err(NotOpened::Refused(status, problem)) => {
-            assert!(status.is_server_error(), "{status}: {problem}");
-            return Called::NotBegun;
-        }
-    };
-    match carried.try_send(id).await && carried.whole().await == format!("done {id}") {
-        true => Called::Answered,
-        false => Called::Cut,
-    }
-}
-
 /// The slowest of the answers that other routes gave until `ends`.
 async fn slowest_of_others(relay: Arc<TestRelay>, ends: Arc<AtomicBool>) -> Duration {
     let client = relay.client();
@@ -309,12 +172,10 @@ async fn agents_come_back_to_a_relay_that_stops_or_dies_and_no_call_is_lost_or_d
     let called = Arc::new(called);
     let browser = Arc::new(node.relay.signed_in("ana0@example.org").await);
     let known = Arc::new(Known::default());
+    let relays: Arc<[_]> = Arc::new([Arc::clone(&node.relay)]);
     for agent in agents {
-        tokio::spawn(come_back(
-            agent,
-            Arc::clone(&node.relay),
-            Arc::clone(&known),
-        ));
+        let relays = Arc::clone(&relays);
+        tokio::spawn(come_back(agent, relays, Arc::clone(&known)));
     }
     let is_open = |known: &Known| known.open.load(Ordering::SeqCst) == count;
     most_memory_until(&node, || is_open(&known)).await;

@@ -42,7 +42,7 @@ async fn a_dump_holds_nothing_that_was_told_in_confidence() {
     // The same search finds what is there as bytes.
     server::sql(
         relay.state.path(),
-        "UPDATE katachi_relay.users SET address = 'canary-address'",
+        "UPDATE katachi_relay.device_grants SET record = 'canary-address'",
     );
     let dump = server::dump(relay.state.path());
     let hex: String = b"canary".iter().map(|byte| format!("{byte:02x}")).collect();
@@ -57,7 +57,8 @@ async fn a_sealed_cell_opens_in_no_other_place() {
     assert_eq!(ana.json("/api/me").await["email"], "ana@example.org");
     server::sql(
         relay.state.path(),
-        "UPDATE katachi_relay.users SET address =
+        "ALTER TABLE katachi_relay.users DROP CONSTRAINT users_one_key;
+         UPDATE katachi_relay.users SET address =
             (SELECT address FROM katachi_relay.users u WHERE u.id > users.id OR u.id < users.id LIMIT 1)",
     );
     for browser in [ana, bob] {

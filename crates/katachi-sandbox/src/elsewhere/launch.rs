@@ -96,9 +96,9 @@ pub(crate) fn spawn(mut command: Command) -> Result<Child, SpawnError> {
                 "nothing was started; `doctor::probe` says what there is".to_owned()
             }));
         }
-        None => return Err(SpawnError::Helper(running.helper.wait()?.to_string())),
+        None => return Err(SpawnError::Helper(running.hold.helper.wait()?.to_string())),
     }
-    let helper = &mut running.helper;
+    let helper = &mut running.hold.helper;
     Ok(Child {
         stdin: helper.stdin.take(),
         stdout: helper.stdout.take(),

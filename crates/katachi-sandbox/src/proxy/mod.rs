@@ -41,6 +41,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::feed::Feed;
 use crate::network::dns::{self, Kind, Reply};
@@ -68,6 +69,9 @@ pub(crate) struct Network {
     thread: Option<JoinHandle<()>>,
 }
 
+/// See [`Shared::idle`].
+const IDLE: Duration = Duration::from_secs(600);
+
 /// What every connection needs.
 #[derive(Debug)]
 struct Shared {
@@ -84,6 +88,8 @@ struct Shared {
     channel: Option<Mutex<OwnedFd>>,
     /// What a connection has to say, where others can connect too.
     credentials: Option<Credentials>,
+    /// A connection on which nothing passes for so long is closed.
+    idle: Duration,
 }
 
 /// How a connection came in.
@@ -151,6 +157,7 @@ impl Network {
             left: AtomicU64::new(left),
             channel: channel.map(Mutex::new),
             credentials,
+            idle: IDLE,
         });
         let thread = std::thread::Builder::new()
             .name("katachi-network".to_owned())

@@ -7,7 +7,7 @@ use std::io::{PipeReader, PipeWriter};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd as _;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Shared;
 use super::sys::{self, Interest};
@@ -15,8 +15,6 @@ use super::wire::milliseconds;
 #[cfg(target_os = "linux")]
 use crate::platform::sys::net;
 
-/// A connection on which nothing passes for so long is closed.
-pub(super) const IDLE: Duration = Duration::from_secs(600);
 /// What a pipe should hold, in bytes.
 #[cfg(target_os = "linux")]
 const PIPE: i32 = 1 << 20;
@@ -166,8 +164,9 @@ impl<'a> Flow<'a> {
     }
 }
 
-/// Moves bytes between the command's side and another until both sides are done, one of them fails, nothing
-/// happens for [`IDLE`], or everything is to end. Both sockets must not block.
+/// Moves bytes between the command's side and another until both sides are done, one
+/// of them fails, nothing happens for too long, or everything is to end. Both sockets
+/// must not block.
 pub(super) fn relay(shared: &Shared, command: &TcpStream, other: &TcpStream) -> io::Result<()> {
     let (mut there, mut back) = (
         Flow::new(shared, command, other)?,
@@ -189,7 +188,7 @@ pub(super) fn relay(shared: &Shared, command: &TcpStream, other: &TcpStream) -> 
             (other.as_fd(), interest(&back, &there)),
             (shared.stop.as_fd(), Interest::READ),
         ];
-        let deadline = Instant::now() + IDLE;
+        let deadline = Instant::now() + shared.idle;
         sys::wait(fds, milliseconds(deadline), &mut found)?;
         if found[2].read {
             // What the command sent before it ended is still passed on.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::open::{HTTPS, Refusal, open};
-use super::relay::{self, IDLE};
+use super::relay;
 use super::sys::{self, Interest};
 use super::wire::Wire;
 use crate::network::body::Body;
@@ -223,7 +223,7 @@ fn forward(
             let taken = body
                 .take(&bytes)
                 .map_err(|problem| io::Error::new(io::ErrorKind::InvalidData, problem))?;
-            upstream.write(&bytes[..taken], Instant::now() + IDLE)?;
+            upstream.write(&bytes[..taken], Instant::now() + shared.idle)?;
             shared.count(taken)?;
             if taken < bytes.len() {
                 return Err(io::Error::new(
@@ -233,7 +233,7 @@ fn forward(
             }
             bytes.clear();
         }
-        let deadline = Instant::now() + IDLE;
+        let deadline = Instant::now() + shared.idle;
         let client_interest = Interest {
             read: open,
             write: false,
@@ -259,7 +259,7 @@ fn forward(
                 return Ok(());
             }
             shared.count(answer.len())?;
-            client.write(&answer, Instant::now() + IDLE)?;
+            client.write(&answer, Instant::now() + shared.idle)?;
         }
     }
 }
@@ -318,7 +318,7 @@ fn tunnel(
         }
         // A client that has begun, or has to, does not take its time.
         let hurry = !seen.is_empty() || port == HTTPS;
-        let patience = if hurry { HEAD } else { IDLE };
+        let patience = if hurry { HEAD } else { shared.idle };
         let deadline = begun + patience;
         let fds = [
             (client.stream.as_fd(), Interest::READ),

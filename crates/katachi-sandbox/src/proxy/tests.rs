@@ -265,3 +265,42 @@ fn credentials_open_nothing_that_the_policy_closes() {
     drop(network);
     assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err());
 }
+
+#[test]
+fn a_connection_on_which_nothing_passes_ends() {
+    let bed = Bed::new("");
+    let (stop, _going) = io::pipe().unwrap();
+    let shared = Shared {
+        plan: bed.plan.clone(),
+        names: Mutex::default(),
+        log: Log(bed.feed.clone()),
+        stop,
+        open: AtomicUsize::new(0),
+        left: AtomicU64::new(u64::MAX),
+        channel: None,
+        credentials: None,
+        idle: Duration::from_millis(300),
+    };
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let pair = || {
+        let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (other, _) = listener.accept().unwrap();
+        other.set_nonblocking(true).unwrap();
+        (one, other)
+    };
+    let ((mut command, here), (mut server, there)) = (pair(), pair());
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let ended = relay::relay(&shared, &here, &there);
+        drop((here, there));
+        tell.send(ended.is_ok())
+    });
+    // What passes counts anew.
+    command.write_all(b"question").unwrap();
+    let mut seen = [0; 8];
+    server.read_exact(&mut seen).unwrap();
+    assert_eq!(&seen, b"question");
+    assert_eq!(told.recv_timeout(Duration::from_secs(60)), Ok(true));
+    assert_eq!(command.read(&mut seen).unwrap(), 0);
+    assert_eq!(server.read(&mut seen).unwrap(), 0);
+}

@@ -417,6 +417,15 @@ fn kernel_settings(bed: &Bed) -> Verdict {
 }
 
 fn devices(bed: &Bed) -> Verdict {
+    let harmless = ["/dev/ptmx", "/dev/kmsg", "/dev/fuse", "/dev/kvm"];
+    let open = harmless
+        .iter()
+        .filter(|path| bed.possible_outside(&["open-write", path]));
+    let as_root = std::fs::metadata(&bed.workspace).unwrap().uid() == 0;
+    must(
+        open.count() > usize::from(as_root),
+        "the control shows nothing",
+    )?;
     for path in [
         "/dev/kmsg",
         "/dev/mem",
@@ -429,7 +438,7 @@ fn devices(bed: &Bed) -> Verdict {
     ] {
         bed.denied(&["open-write", path])?;
     }
-    bed.control(&["open-write", "/dev/ptmx"])
+    Ok(())
 }
 
 fn temporary(bed: &Bed) -> Verdict {

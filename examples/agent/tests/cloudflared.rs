@@ -56,6 +56,10 @@ fn main() -> ExitCode {
             another_program_than_the_wanted_one_is_not_started,
         ),
         trial(
+            "a_program_that_is_too_old_or_that_others_can_write_is_not_started",
+            a_program_that_is_too_old_or_that_others_can_write_is_not_started,
+        ),
+        trial(
             "a_cloudflared_without_connection_is_reported",
             a_cloudflared_without_connection_is_reported,
         ),
@@ -75,6 +79,8 @@ struct Stage {
     relay: Child,
     url: String,
     ca: PathBuf,
+    /// Where the stand-in takes Cloudflare's side of the tunnel.
+    port: u16,
     program: PathBuf,
 }
 
@@ -85,10 +91,9 @@ impl Stage {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let api = runtime.block_on(Api::start());
         let program = place.file("cloudflared", include_str!("support/cloudflared.py"));
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        chmod(&program, 0o755);
         let port = free_port();
-        let setting = serde_json::json!({ "does": does, "port": port });
-        place.file("setting.json", &setting.to_string());
+        settle(&place, does, port, "2025.10.1");
         let authority = edge_certificate(&place);
         let state = place.home().join("relay");
         let mut relay = place
@@ -119,6 +124,7 @@ impl Stage {
             runtime,
             api,
             relay,
+            port,
             program,
         }
     }
@@ -295,7 +301,10 @@ fn the_origin_takes_the_relays_request_once_and_no_others() {
         .filter(|line| !line.to_lowercase().starts_with("signature"))
         .collect();
     let elsewhere = text.replacen("/v1/origin", "/v1/channel", 1);
-    for request in [&text, &plain, &elsewhere] {
+    // With a nonce that nobody spent the signature alone stands in the way.
+    let unspent = with_another_nonce(&text);
+    let unspent_elsewhere = with_another_nonce(&elsewhere);
+    for request in [&text, &plain, &elsewhere, &unspent, &unspent_elsewhere] {
         let mut stream = UnixStream::connect(stage.socket()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
@@ -308,6 +317,16 @@ fn the_origin_takes_the_relays_request_once_and_no_others() {
         stage.reports().last().unwrap()["ended"].is_number()
     });
     assert!(!stage.socket().exists());
+}
+
+/// The request with one character of its nonce exchanged.
+fn with_another_nonce(request: &str) -> String {
+    let (before, nonce) = request.split_once("nonce=\"").unwrap();
+    let other = match nonce.starts_with('A') {
+        true => 'B',
+        false => 'A',
+    };
+    format!("{before}nonce=\"{other}{}", &nonce[1..])
 }
 
 fn another_program_than_the_wanted_one_is_not_started() {
@@ -330,6 +349,31 @@ fn another_program_than_the_wanted_one_is_not_started() {
     up.stop();
 }
 
+fn a_program_that_is_too_old_or_that_others_can_write_is_not_started() {
+    let stage = Stage::set("serve");
+    chmod(&stage.program, 0o775);
+    let mut up = stage.up(&[]);
+    stage.approve(&mut up);
+    up.wait_for("can be written by others");
+    assert_eq!(up.ends(), Some(2));
+    chmod(&stage.program, 0o755);
+    settle(&stage.place, "serve", stage.port, "2024.12.2");
+    let mut up = stage.up(&[]);
+    up.wait_for("is version 2024.12.2, which takes its token from no file");
+    assert_eq!(up.ends(), Some(2));
+    assert_eq!(stage.reports(), Vec::<Value>::new());
+    assert_eq!(stage.api.left(), (0, 0));
+    // The control: well installed it is, and looked at again before a second start.
+    settle(&stage.place, "serve", stage.port, "2025.4.0");
+    let mut up = stage.up(&[]);
+    up.wait_for("Connected.");
+    chmod(&stage.program, 0o775);
+    signal("-KILL", stage.reports()[0]["pid"].as_u64().unwrap());
+    up.wait_for("can be written by others");
+    assert_eq!(stage.reports().len(), 1);
+    up.stop();
+}
+
 fn a_cloudflared_without_connection_is_reported() {
     let stage = Stage::set("unready");
     let mut up = stage.up(&[]);
@@ -347,6 +391,17 @@ fn a_cloudflared_that_keeps_ending_is_reported_without_its_token() {
     stage.approve(&mut up);
     let said = up.wait_for("ended by itself 3 times in a row");
     assert!(said.contains("bad token [secret]"), "{said}");
+    // It is started again ever more seldom: each wait is a part, and at least a tenth, of
+    // half a second that doubles.
+    let said = up.wait_for("ended by itself 5 times in a row");
+    let (_, wait) = said.split_once("trying again in ").unwrap();
+    let wait: f64 = wait.trim_end_matches(" s").parse().unwrap();
+    assert!(wait >= 0.8, "{said}");
+    until("a sixth start", || stage.reports().len() == 6);
+    let started = |nth: usize| stage.reports()[nth]["at"].as_f64().unwrap();
+    let waited = started(5) - started(4);
+    // It is told to a tenth of a second.
+    assert!(waited >= wait - 0.05, "{waited} s: {said}");
     let (_, token) = stage.api.only();
     let shown = up.stop_and_show();
     assert!(!shown.contains(&token), "{shown}");
@@ -390,6 +445,16 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what} did not come");
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+fn chmod(file: &Path, mode: u32) {
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Tells the stand-in what to do.
+fn settle(place: &Place, does: &str, port: u16, version: &str) {
+    let setting = serde_json::json!({ "does": does, "port": port, "version": version });
+    place.file("setting.json", &setting.to_string());
 }
 
 fn signal(name: &str, pid: u64) {

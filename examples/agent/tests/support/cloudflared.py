@@ -2,14 +2,14 @@
 """Stands in for cloudflared: called as it, it writes down how it was called, answers
 /ready, ends TLS and forwards the bytes to the unix socket of its configuration."""
 
-import hashlib, http.server, json, os, signal, socket, ssl, stat, sys, threading
+import hashlib, http.server, json, os, signal, socket, ssl, stat, sys, threading, time
 
 here = os.path.dirname(os.path.abspath(__file__))
+setting = json.load(open(os.path.join(here, "setting.json")))
 if sys.argv[1:] == ["--version"]:
-    print("cloudflared version 2025.10.1 (built stand-in)")
+    print("cloudflared version " + setting["version"] + " (built stand-in)")
     sys.exit(0)
 
-setting = json.load(open(os.path.join(here, "setting.json")))
 argv = sys.argv[1:]
 after = lambda flag: argv[argv.index(flag) + 1]
 mode = lambda path: stat.S_IMODE(os.stat(path).st_mode)
@@ -26,6 +26,7 @@ def report(what):
 
 report({
     "pid": os.getpid(),
+    "at": time.monotonic(),
     "argv": argv,
     "stdin_is_pipe": stat.S_ISFIFO(os.fstat(0).st_mode),
     "descriptors": len(os.listdir("/proc/self/fd")) - 1,

@@ -91,6 +91,11 @@ fn a_chat_outlives_the_relay_that_carried_it() {
         beat() == before
     });
     assert!(person.says("talking").contains("heard: for ever"));
+    // The agent answered this browser, and knows it for the time after.
+    let devices = place.agent(&["device", "list", "--json"]).ok();
+    let devices: serde_json::Value = serde_json::from_str(&devices).unwrap();
+    let known = devices["devices"].as_array().map(Vec::len);
+    assert_eq!(known, Some(1), "{devices}");
     // All of it went through the relay that has no tunnel.
     assert!(balancer.passed(0) > 0);
     assert_eq!(balancer.passed(1), 0);

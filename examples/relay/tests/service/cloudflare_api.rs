@@ -88,9 +88,19 @@ impl Api {
     /// The only name that leads to a tunnel, and the token of that tunnel.
     pub(crate) fn only(&self) -> (String, String) {
         let books = self.books.lock().unwrap();
-        let (name, content) = books.records.values().next().unwrap();
-        let id = content.strip_suffix(".cfargotunnel.com").unwrap();
-        assert!(books.tunnels.contains_key(id), "{content}");
+        let Some((name, content)) = books.records.values().next() else {
+            panic!(
+                "no DNS record was made for the tunnels {:?}; the calls were {:#?}",
+                books.tunnels, books.calls
+            );
+        };
+        let id = content.strip_suffix(".cfargotunnel.com");
+        let id = id.unwrap_or_else(|| panic!("{name} leads to {content}, which is no tunnel"));
+        assert!(
+            books.tunnels.contains_key(id),
+            "{name} leads to the tunnel {id}, which there is not: {:?}",
+            books.tunnels
+        );
         (name.clone(), token(id))
     }
 }

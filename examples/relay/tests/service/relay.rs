@@ -160,7 +160,8 @@ impl TestRelay {
     async fn entered(&self, path: &str, body: Value) -> Browser {
         let mut browser = self.browser();
         let answer = browser.post(path, body).await;
-        assert!(answer.status().is_success());
+        let status = answer.status();
+        assert!(status.is_success(), "the relay answers {status} to {path}");
         let cookie = answer.headers()["set-cookie"].to_str().unwrap();
         browser.cookie = cookie.split(';').next().unwrap().to_owned();
         browser

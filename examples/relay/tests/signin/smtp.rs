@@ -1,16 +1,21 @@
 //! A real SMTP server, PyPI aiosmtpd, by the script of katachi-auth's own test.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use serde_json::Value;
+
+/// Time for a mail to come.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Takes mail over STARTTLS from `katachi` with `mail password`.
 pub(crate) struct Server {
     pub(crate) port: u16,
     /// Its certificate, as PEM.
     pub(crate) root: String,
-    lines: BufReader<ChildStdout>,
+    lines: Receiver<String>,
     child: Child,
     _folder: tempfile::TempDir,
 }
@@ -50,10 +55,15 @@ impl Server {
         let mut lines = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         lines.read_line(&mut line).unwrap();
+        let (sender, mails) = channel();
+        std::thread::spawn(move || {
+            let mut lines = lines.lines().map_while(Result::ok);
+            lines.try_for_each(|line| sender.send(line))
+        });
         Self {
             port: line.trim().parse().expect("the server starts"),
             root: made.cert.pem(),
-            lines,
+            lines: mails,
             child,
             _folder: folder,
         }
@@ -61,8 +71,8 @@ impl Server {
 
     /// The next mail that it took.
     pub(crate) fn next(&mut self) -> Value {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).unwrap();
+        let line = self.lines.recv_timeout(PATIENCE);
+        let line = line.expect("the SMTP server was given no mail in time");
         serde_json::from_str(&line).unwrap()
     }
 }

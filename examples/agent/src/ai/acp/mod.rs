@@ -81,7 +81,7 @@ pub(super) fn answer(
     let talked = std::thread::scope(|scope| {
         let peer = Peer::new(pipes);
         let outbox = peer.outbox.clone();
-        let _desks = lent
+        let desks = lent
             .as_ref()
             .map(|lent| lent.open(scope, service, events, &denials));
         let terminals = Terminals::new(scope, &tools, outbox.clone(), &denials);
@@ -92,6 +92,7 @@ pub(super) fn answer(
             denials: &denials,
             terminals,
             peer,
+            desks,
             servers: lent.as_ref().map(Lent::entries).unwrap_or_default(),
             keep,
             finished: &mut *finished,

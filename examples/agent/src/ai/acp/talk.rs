@@ -27,6 +27,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
+use super::super::lend::Open;
 use super::super::tools::{self, Tools};
 use super::session::Sessions;
 use super::terminal::{Terminals, lock, wrong};
@@ -69,6 +70,8 @@ pub(super) struct Talk<'scope, 'env> {
     pub(super) denials: &'env Mutex<Vec<Denial>>,
     pub(super) terminals: Terminals<'scope, 'env>,
     pub(super) peer: Peer,
+    /// Where MCP servers are called for it.
+    pub(super) desks: Option<Open>,
     /// How it reaches MCP servers.
     pub(super) servers: Vec<McpServer>,
     pub(super) keep: &'env mut dyn FnMut(&str),
@@ -234,6 +237,7 @@ impl<'env> Talk<'_, 'env> {
         self.stopping = Some(why);
         self.over.send_replace(true);
         self.terminals.stop();
+        self.desks = None;
         let Some(session) = session else {
             match why {
                 Stop::Left => bail!("whoever asked went away"),

@@ -270,6 +270,7 @@ fn a_question_goes_with_what_asked_it() {
                 tokio::time::Instant::now() < deadline,
                 "the question outlives who asked"
             );
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
         stage.is_refused(&question(&events)).await;
         wait_until("the end of the program", || stage.left().is_empty());
@@ -281,7 +282,10 @@ fn a_question_goes_with_what_asked_it() {
         assert_eq!(stage.waiting().await, []);
         stage.is_refused(&question(&events)).await;
 
-        let audit = stage.place.agent(&["audit", "--json"]).ok();
+        let audit = stage
+            .place
+            .agent(&["audit", "--json", "--limit", "10000"])
+            .ok();
         assert!(
             audit.contains("refused: this request was withdrawn"),
             "{audit}"

@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use device::Device;
 use katachi_protocol::Sensitive;
 use katachi_protocol::approval::Decision;
+use katachi_protocol::mcp::PutMcp;
 use katachi_protocol::run::RunEvent;
 use meeting::{Meeting, notes_of, text_of};
 use serde_json::{Value, json};
@@ -121,7 +122,7 @@ fn configure(place: &Place, more: &str) -> Command {
     let server = place.file("plums.toml", &server);
     let policies = servers::confine_files(place);
     let config = format!(
-        "[ai]\nkind = \"acp\"\ncommand = [\"node\", {program:?}, {acp:?}, {mcp:?}]\nkeys = {{ MAKER_KEY = \"maker\" }}\npolicy = {ai:?}\n[mcp]\n{more}\n{policies}plums = {server:?}\n"
+        "[ai]\nkind = \"acp\"\ncommand = [\"node\", {program:?}, {acp:?}, {mcp:?}]\nkeys = {{ MAKER_KEY = \"maker\" }}\npolicy = {ai:?}\n[mcp]\n{more}\n{policies}plums = {server:?}\nother = {server:?}\n"
     );
     std::fs::write(place.home().join("config.toml"), config).unwrap();
     let mut command = place.command();
@@ -134,13 +135,16 @@ fn server_file(place: &Place) -> PathBuf {
     place.file("mcp-server.mjs", text).canonicalize().unwrap()
 }
 
+/// Our server, which nobody signed.
+fn plums(place: &Place, meeting: &Meeting) -> PutMcp {
+    let (file, sdk) = (server_file(place), sdk(MCP).unwrap());
+    let command = ["node", file.to_str().unwrap(), sdk.to_str().unwrap()];
+    config(&command, meeting)
+}
+
 /// Signs our server for the agent, with a secret.
 async fn sign_plums(place: &Place, meeting: &Meeting, device: &Device) {
-    let (file, sdk) = (server_file(place), sdk(MCP).unwrap());
-    let mut config = config(
-        &["node", file.to_str().unwrap(), sdk.to_str().unwrap()],
-        meeting,
-    );
+    let mut config = plums(place, meeting);
     let secret = Sensitive::new(SECRET);
     config.secrets.insert("TOKEN".to_owned(), secret);
     sign(&mut config, "plums", device, meeting);
@@ -196,8 +200,8 @@ fn tools_of_a_signed_server_are_listed_and_called() {
     let mut sockets = PathBuf::new();
     with_plums(&place, "", async |meeting, device| {
         servers::sign_files(meeting, device).await;
-        // One that nobody signed is not even named.
-        let other = config(&["sh", "-c", "true"], meeting);
+        // The same one, which would start, but nobody signed it: it is not even named.
+        let other = plums(&place, meeting);
         meeting.browser.put_mcp("other", &other).await;
         let read = |path: &Path| json!({ "do": "call", "server": "files", "tool": "read_text_file", "arguments": { "path": path } });
         let steps = json!([

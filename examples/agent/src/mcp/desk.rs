@@ -495,7 +495,11 @@ mod tests {
 
     fn block_on(scene: impl AsyncFnOnce(Scene)) {
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        runtime.block_on(async { scene(Scene::new()).await });
+        let played = runtime.block_on(async {
+            let patience = Duration::from_secs(60);
+            tokio::time::timeout(patience, scene(Scene::new())).await
+        });
+        played.expect("what has to come did not");
     }
 
     #[test]

@@ -28,6 +28,9 @@ async function client(name) {
   return client;
 }
 
+// Longest wait for something that has to come; what comes too late has not come.
+const patience = 60000;
+
 /// A bridge that is told `lines` as they are; ends with `count` answers, or with it.
 function raw(name, lines, count) {
   const { command, args } = entry(name);
@@ -35,13 +38,14 @@ function raw(name, lines, count) {
     const child = spawn(command, args, { stdio: ["pipe", "pipe", "inherit"] });
     let text = "";
     const answers = () => text.split("\n").filter((line) => line !== "");
-    const done = (ended) => resolve({ answers: answers(), ended, child });
+    const done = (ended) => (clearTimeout(late), resolve({ answers: answers(), ended, child }));
+    const late = setTimeout(() => done("nothing came"), patience);
     child.stdin.on("error", () => {});
     child.stdout.on("data", (chunk) => {
       text += chunk;
       if (answers().length >= count) done(false);
     });
-    child.on("error", (error) => resolve({ answers: [], ended: String(error), child }));
+    child.on("error", (error) => done(String(error)));
     child.on("close", () => done(true));
     for (const line of lines) child.stdin.write(line);
   });

@@ -1,6 +1,8 @@
 //! Device authorization (RFC 8628): the agent's two endpoints, and the page
 //! on which a person compares and decides.
 
+use std::net::IpAddr;
+
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -9,9 +11,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use katachi_auth::clock::{Clock as _, SystemClock, Timestamp};
+use katachi_auth::device::dpop::{self, ProofError};
 use katachi_auth::device::form::Form;
 use katachi_auth::device::{
-    Approval, DecideError, GuessLimits, Guesser, PollError, Start, StartError, Waiting, dpop,
+    Approval, DecideError, GuessLimits, Guesser, PollError, Start, StartError, Waiting,
 };
 use katachi_auth::replay::AsyncReplayStore as _;
 use katachi_auth::signature::KeyId;
@@ -67,7 +70,7 @@ pub(super) async fn authorize(
     let started = blocking(move || {
         let start = Start {
             client_id: CLIENT_ID,
-            thumbprint: thumbprint.as_deref(),
+            thumbprint: Some(&thumbprint),
             details: &details,
         };
         device.device.start(&device.records.grants(), &start, now)
@@ -119,7 +122,7 @@ pub(super) async fn token(
             &grants,
             CLIENT_ID,
             code.expose_secret(),
-            thumbprint.as_deref(),
+            Some(&thumbprint),
             now,
         )
     })
@@ -311,7 +314,7 @@ impl SharedGuess {
             who: who.to_owned(),
             limit,
         };
-        let prefix = network(who.address).to_string();
+        let prefix = prefix(who.address);
         let guess = Self([
             subject("session", who.session, limits.session),
             subject("account", who.account, limits.account),
@@ -334,24 +337,49 @@ impl SharedGuess {
     }
 }
 
-/// The thumbprint of the key that the request proves, if it has a proof.
-async fn proof(app: &App, headers: &HeaderMap, path: &str) -> Result<Option<String>, OauthFailure> {
-    let Some(proof) = headers.get("dpop") else {
-        return Ok(None);
-    };
-    let proof = proof
-        .to_str()
-        .map_err(|_| OauthFailure::new("invalid_dpop_proof", "the proof is not text"))?;
+/// What guesses are counted by: /24 of IPv4, /56 of IPv6, as [`GuessLimits::prefix`] says.
+fn prefix(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [a, b, c, _] = v4.octets();
+            format!("{a}.{b}.{c}")
+        }
+        IpAddr::V6(v6) => {
+            let bits = v6.to_bits() >> 72;
+            format!("{bits:x}")
+        }
+    }
+}
+
+/// The thumbprint of the key that the request proves. The agent is registered as a
+/// client that does (RFC 9449 section 5.2): a request without a proof is refused, at
+/// the start and at every poll.
+async fn proof(app: &App, headers: &HeaderMap, path: &str) -> Result<String, OauthFailure> {
     let uri = format!("{}{path}", app.hosts.public());
-    match dpop::verify_async(proof, "POST", &uri, &app.replay, SystemClock.now()).await {
-        Ok(thumbprint) => Ok(Some(thumbprint)),
-        Err(error) => {
-            let mut failure = OauthFailure::new(error.code(), &error.to_string());
+    let verified = match single_proof(headers) {
+        Ok(proof) => dpop::verify_async(proof, "POST", &uri, &app.replay, SystemClock.now())
+            .await
+            .map_err(|error| OauthFailure::of_proof(&error)),
+        Err(why) => Err(OauthFailure::new("invalid_dpop_proof", why)),
+    };
+    match verified {
+        Ok(thumbprint) => Ok(thumbprint),
+        Err(mut failure) => {
             // RFC 9449 section 8: the answer carries the nonce to use.
             let epoch = app.replay.epoch().await.ok();
             failure.nonce = epoch.map(|epoch| epoch.to_string());
             Err(failure)
         }
+    }
+}
+
+/// The one proof of a request (RFC 9449 section 4.3).
+fn single_proof(headers: &HeaderMap) -> Result<&str, &'static str> {
+    let mut proofs = headers.get_all("dpop").iter();
+    match (proofs.next(), proofs.next()) {
+        (Some(proof), None) => proof.to_str().map_err(|_| "the proof is not text"),
+        (None, _) => Err("this client proves its key: send a DPoP header"),
+        (Some(_), Some(_)) => Err("two proofs"),
     }
 }
 
@@ -423,6 +451,15 @@ impl OauthFailure {
             retry_after: None,
         }
     }
+
+    fn of_proof(error: &ProofError) -> Self {
+        let mut failure = Self::new(error.code(), &error.to_string());
+        failure.status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
+        if matches!(failure.status.as_u16(), 429 | 503) {
+            failure.retry_after = Some(1);
+        }
+        failure
+    }
 }
 
 impl From<Failure> for OauthFailure {
@@ -435,9 +472,11 @@ impl From<Failure> for OauthFailure {
         };
         let mut oauth = Self::new(word, &problem.message);
         oauth.status = failure.status();
-        if let Failure::RateLimited { seconds } = failure {
-            oauth.retry_after = Some(seconds);
-        }
+        oauth.retry_after = match failure {
+            Failure::RateLimited { seconds } => Some(seconds),
+            Failure::Unavailable => Some(1),
+            _ => None,
+        };
         oauth
     }
 }
@@ -459,5 +498,19 @@ impl IntoResponse for OauthFailure {
                 .insert(http::header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::prefix;
+
+    #[test]
+    fn guesses_of_one_neighbourhood_are_counted_together() {
+        let of = |text: &str| prefix(text.parse().unwrap());
+        assert_eq!(of("192.0.2.1"), of("::ffff:192.0.2.254"));
+        assert_ne!(of("192.0.2.1"), of("192.0.3.1"));
+        assert_eq!(of("2001:db8:0:1::1"), of("2001:db8:0:fe::2"));
+        assert_ne!(of("2001:db8:0:1::1"), of("2001:db8:0:100::1"));
     }
 }

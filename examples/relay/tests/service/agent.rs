@@ -13,13 +13,16 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use katachi_auth::clock::{Clock as _, SystemClock, Timestamp};
-use katachi_auth::replay::{Epoch, NonceSequence};
+use katachi_auth::device::dpop::ProofKey;
+use katachi_auth::replay::{Epoch, Nonce, NonceSequence};
 use katachi_auth::signature::{
     Freshness, KeyId, Profile, RequestBinding, Signer, VerifyingKey, derive_key, verify_response,
 };
 use katachi_crypto::Secret;
 use katachi_protocol::device::{CLIENT_ID, GRANT_TYPE};
-use katachi_protocol::routes::{TLS_EXPORTER_LABEL, TUNNEL, TUNNEL_PROTOCOL};
+use katachi_protocol::routes::{
+    DEVICE_AUTHORIZATION, EPOCH, TLS_EXPORTER_LABEL, TOKEN, TUNNEL, TUNNEL_PROTOCOL,
+};
 use reqwest::Response;
 use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
@@ -46,37 +49,102 @@ pub(crate) struct Answer {
     pub(crate) signed: bool,
 }
 
-pub(crate) async fn start_device(relay: &TestRelay) -> Value {
-    let form = [
+/// A device before it is an agent: its requests, each with a proof of its key.
+pub(crate) struct Device<'a> {
+    relay: &'a TestRelay,
+    http: reqwest::Client,
+    key: ProofKey,
+}
+
+impl<'a> Device<'a> {
+    /// A device with the key of this seed.
+    pub(crate) fn new(relay: &'a TestRelay, seed: u8) -> Self {
+        Self {
+            relay,
+            http: relay.client(),
+            key: ProofKey::from_seed(&Secret::new([seed; 32])),
+        }
+    }
+
+    /// The nonce that the relay wants to see in proofs.
+    pub(crate) async fn nonce(&self) -> Epoch {
+        let url = format!("{}{EPOCH}", self.relay.url);
+        let answer = self.http.get(url).send().await.unwrap();
+        let body: Value = answer.json().await.unwrap();
+        Epoch::parse(body["epoch"].as_str().unwrap()).unwrap()
+    }
+
+    /// A proof for a request to `path`, as of now.
+    pub(crate) fn prove(&self, path: &str, nonce: Option<&Epoch>) -> String {
+        self.prove_as("POST", path, SystemClock.now(), nonce)
+    }
+
+    /// A proof as told.
+    pub(crate) fn prove_as(
+        &self,
+        method: &str,
+        path: &str,
+        now: Timestamp,
+        nonce: Option<&Epoch>,
+    ) -> String {
+        let uri = format!("{}{path}", self.relay.url);
+        let id = Nonce::random().unwrap();
+        self.key.prove(method, &uri, now, &id, nonce)
+    }
+
+    /// Sends a form with these proofs.
+    pub(crate) async fn send<P: AsRef<str>>(
+        &self,
+        path: &str,
+        form: &[(&str, &str)],
+        proofs: impl IntoIterator<Item = P>,
+    ) -> Response {
+        let url = format!("{}{path}", self.relay.url);
+        let mut request = self.http.post(url).form(form);
+        for proof in proofs {
+            request = request.header("dpop", proof.as_ref());
+        }
+        request.send().await.unwrap()
+    }
+
+    /// Sends a form with a proof as it should be.
+    pub(crate) async fn post(&self, path: &str, form: &[(&str, &str)]) -> Response {
+        let nonce = self.nonce().await;
+        self.send(path, form, [self.prove(path, Some(&nonce))])
+            .await
+    }
+}
+
+/// The seed of the key that the devices of most tests prove.
+const SEED: u8 = 7;
+
+/// What a device says of itself.
+pub(crate) const START: [(&str, &str); 4] = [
+    ("client_id", CLIENT_ID),
+    ("host_name", "testbox"),
+    ("os", "Linux"),
+    ("version", "0.1.0"),
+];
+
+/// What it asks then.
+pub(crate) fn poll_form(device_code: &str) -> [(&str, &str); 3] {
+    [
+        ("grant_type", GRANT_TYPE),
+        ("device_code", device_code),
         ("client_id", CLIENT_ID),
-        ("host_name", "testbox"),
-        ("os", "Linux"),
-        ("version", "0.1.0"),
-    ];
-    let client = relay.client();
-    let answer = client
-        .post(format!("{}/oauth/device_authorization", relay.url))
-        .form(&form)
-        .send()
-        .await
-        .unwrap();
+    ]
+}
+
+pub(crate) async fn start_device(relay: &TestRelay) -> Value {
+    let device = Device::new(relay, SEED);
+    let answer = device.post(DEVICE_AUTHORIZATION, &START).await;
     assert_eq!(answer.status(), StatusCode::OK);
     answer.json().await.unwrap()
 }
 
 pub(crate) async fn poll(relay: &TestRelay, device_code: &str) -> Response {
-    let form = [
-        ("grant_type", GRANT_TYPE),
-        ("device_code", device_code),
-        ("client_id", CLIENT_ID),
-    ];
-    relay
-        .client()
-        .post(format!("{}/oauth/token", relay.url))
-        .form(&form)
-        .send()
-        .await
-        .unwrap()
+    let device = Device::new(relay, SEED);
+    device.post(TOKEN, &poll_form(device_code)).await
 }
 
 impl TestAgent {
@@ -103,6 +171,12 @@ impl TestAgent {
             epoch: Epoch::parse(&text("epoch")).unwrap(),
             nonces: NonceSequence::start().unwrap(),
         }
+    }
+
+    /// The MAC of a signature base, under the key of `profile`.
+    pub(crate) fn mac(&self, profile: &Profile, base: &str) -> [u8; 32] {
+        let key = derive_key(&self.secret, &self.id, profile);
+        *key.sign(base.as_bytes()).as_bytes()
     }
 
     pub(crate) fn set_epoch(&mut self, text: &str) {

@@ -1,15 +1,16 @@
 //! The device authorization flow, and its abuse.
 
-use katachi_auth::clock::{Clock as _, SystemClock};
-use katachi_auth::device::dpop::ProofKey;
-use katachi_auth::replay::{Epoch, Nonce};
-use katachi_crypto::Secret;
-use katachi_protocol::device::{CLIENT_ID, GRANT_TYPE};
-use reqwest::{Method, StatusCode};
+use std::time::Duration;
+
+use katachi_auth::clock::{Clock as _, SystemClock, Timestamp};
+use katachi_auth::replay::Epoch;
+use katachi_protocol::device::GRANT_TYPE;
+use katachi_protocol::routes::{DEVICE_AUTHORIZATION, TOKEN};
+use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::agent::{TestAgent, poll, start_device};
-use crate::relay::{TestRelay, headers};
+use crate::agent::{Device, START, TestAgent, poll, poll_form, start_device};
+use crate::relay::{Browser, TestRelay, headers};
 
 #[tokio::test]
 async fn a_device_is_compared_approved_and_connected_once() {
@@ -70,10 +71,13 @@ async fn of_fifty_polls_at_once_one_is_given_the_key() {
         .await;
     let device_code = started["device_code"].as_str().unwrap();
     let polls = futures_util::future::join_all((0..50).map(|_| poll(&relay, device_code))).await;
-    let given = polls
-        .iter()
-        .filter(|answer| answer.status() == StatusCode::OK)
-        .count();
+    let mut given = 0;
+    for answer in polls {
+        match answer.status() {
+            StatusCode::OK => given += 1,
+            _ => assert_eq!(refused(answer).await, (400, "invalid_grant".to_owned())),
+        }
+    }
     assert_eq!(given, 1);
     assert_eq!(
         browser.json("/api/agents").await["agents"]
@@ -186,78 +190,264 @@ async fn guessing_codes_ends_after_a_few() {
     assert_eq!(statuses, [404, 404, 404, 404, 404, 429]);
 }
 
+/// The word of a refusal, under its status.
+async fn refused(answer: Response) -> (u16, String) {
+    let status = answer.status().as_u16();
+    let body: Value = answer.json().await.unwrap();
+    (
+        status,
+        body["error"].as_str().unwrap_or_default().to_owned(),
+    )
+}
+
 #[tokio::test]
-async fn a_device_code_is_useless_without_the_key_that_started_it() {
+async fn d07_a_device_code_is_useless_without_the_key_that_started_it() {
     let relay = TestRelay::start().await;
     let browser = relay.browser_of("ana@example.org").await;
-    let epoch: Value = relay.browser().json("/v1/epoch").await;
-    let epoch = Epoch::parse(epoch["epoch"].as_str().unwrap()).unwrap();
-    let key = ProofKey::from_seed(&Secret::new([7; 32]));
-    let prove = |key: &ProofKey, path: &str, epoch: Option<&Epoch>| {
-        let nonce = Nonce::random().unwrap();
-        key.prove(
-            "POST",
-            &format!("{}{path}", relay.url),
-            SystemClock.now(),
-            &nonce,
-            epoch,
-        )
-    };
-    let send = async |path: &str, form: &[(&str, &str)], proof: Option<String>| {
-        let mut request = relay
-            .client()
-            .post(format!("{}{path}", relay.url))
-            .form(form);
-        if let Some(proof) = proof {
-            request = request.header("dpop", proof);
-        }
-        request.send().await.unwrap()
-    };
-    let start = [("client_id", CLIENT_ID)];
-    let without_nonce = send(
-        "/oauth/device_authorization",
-        &start,
-        Some(prove(&key, "/oauth/device_authorization", None)),
-    )
-    .await;
-    assert_eq!(
-        without_nonce.headers()["dpop-nonce"].to_str().unwrap(),
-        epoch.to_string()
-    );
-    let body: Value = without_nonce.json().await.unwrap();
-    assert_eq!(body["error"], "use_dpop_nonce");
+    let (device, other) = (Device::new(&relay, 1), Device::new(&relay, 2));
+    let started = device.post(DEVICE_AUTHORIZATION, &START).await;
+    let started: Value = started.json().await.unwrap();
+    let code = json!({"user_code": started["user_code"]});
+    browser.post("/api/device/approve", code).await;
+    let form = poll_form(started["device_code"].as_str().unwrap());
 
-    let proof = prove(&key, "/oauth/device_authorization", Some(&epoch));
-    let started: Value = send("/oauth/device_authorization", &start, Some(proof))
-        .await
-        .json()
-        .await
-        .unwrap();
-    browser
-        .post(
-            "/api/device/approve",
-            json!({"user_code": started["user_code"]}),
-        )
-        .await;
-    let form = [
-        ("grant_type", GRANT_TYPE),
-        ("device_code", started["device_code"].as_str().unwrap()),
-        ("client_id", CLIENT_ID),
-    ];
-    let other = ProofKey::from_seed(&Secret::new([8; 32]));
-    for proof in [None, Some(prove(&other, "/oauth/token", Some(&epoch)))] {
-        let body: Value = send("/oauth/token", &form, proof)
-            .await
-            .json()
-            .await
-            .unwrap();
-        assert_eq!(body["error"], "invalid_grant");
-    }
-    let proof = prove(&key, "/oauth/token", Some(&epoch));
+    let overheard = other.post(TOKEN, &form).await;
+    assert_eq!(refused(overheard).await, (400, "invalid_grant".to_owned()));
+    let agents = browser.json("/api/agents").await;
+    assert_eq!(agents["agents"].as_array().unwrap().len(), 0);
     assert_eq!(
-        send("/oauth/token", &form, Some(proof)).await.status(),
-        StatusCode::OK
+        device.post(TOKEN, &form).await.status(),
+        StatusCode::OK,
+        "it was not used up"
     );
+}
+
+#[tokio::test]
+async fn d10_guesses_are_counted_by_where_they_come_from_whoever_makes_them() {
+    let mut relay = TestRelay::start().await;
+    let near = ["127.0.7.1", "127.0.7.200"].map(|address| address.parse().ok());
+    let started = start_device(&relay).await;
+    // Three accounts, each in four sessions: sixty guesses, within every other limit.
+    let mut statuses = Vec::new();
+    for person in ["ana@example.org", "ben@example.org", "cem@example.org"] {
+        for session in 0..4 {
+            relay.source = near[session % 2];
+            let browser = match session {
+                0 => relay.browser_of(person).await,
+                _ => relay.signed_in(person).await,
+            };
+            for _ in 0..5 {
+                let answer = browser.get("/api/device?user_code=BBBB-BBBB").await;
+                statuses.push(answer.status().as_u16());
+            }
+        }
+    }
+    assert_eq!(statuses[..50], [404; 50]);
+    assert_eq!(statuses[50..], [429; 10]);
+    // A neighbour of theirs is not let in even with the right code; somebody else is.
+    let right = json!({"user_code": started["user_code"]});
+    let neighbour = relay.browser_of("dora@example.org").await;
+    let answer = neighbour.post("/api/device/approve", right.clone()).await;
+    assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
+    relay.source = Some("127.0.8.1".parse().unwrap());
+    let elsewhere = relay.signed_in("dora@example.org").await;
+    let answer = elsewhere.post("/api/device/approve", right).await;
+    assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn d10_of_guesses_from_everywhere_there_is_a_last_one() {
+    let mut relay = TestRelay::start().await;
+    let started = start_device(&relay).await;
+    let right = json!({"user_code": started["user_code"]});
+    // Fifty people, each at home elsewhere and in four sessions: a thousand guesses, within
+    // every other limit.
+    let mut crowd = tokio::task::JoinSet::new();
+    for person in 0..50_u8 {
+        relay.source = Some([127, 20, person, 1].into());
+        let browsers: Vec<Browser> = (0..4).map(|_| relay.browser()).collect();
+        crowd.spawn(async move {
+            let account = json!({
+                "email": format!("person-{person}@example.org"), "password": crate::relay::PASSWORD,
+            });
+            let mut unknown = 0;
+            for (session, browser) in browsers.iter().enumerate() {
+                let enter = ["/api/signup", "/api/login"][session.min(1)];
+                // All places to hash a password may be taken for a while.
+                while !browser
+                    .post(enter, account.clone())
+                    .await
+                    .status()
+                    .is_success()
+                {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                for _ in 0..5 {
+                    let answer = browser.get("/api/device?user_code=BBBB-BBBB").await;
+                    unknown += usize::from(answer.status() == StatusCode::NOT_FOUND);
+                }
+            }
+            unknown
+        });
+    }
+    let unknown: usize = crowd.join_all().await.into_iter().sum();
+    assert_eq!(unknown, 1000);
+    // Whoever comes now, from wherever, even with the right code.
+    relay.source = Some([127, 21, 0, 1].into());
+    let late = relay.browser_of("late@example.org").await;
+    let answer = late.post("/api/device/approve", right).await;
+    assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
+    let wait = answer.headers()["retry-after"].to_str().unwrap().to_owned();
+    assert!((1..=3600).contains(&wait.parse::<u64>().unwrap()), "{wait}");
+}
+
+#[tokio::test]
+async fn neither_a_start_nor_a_poll_passes_without_a_good_proof() {
+    let relay = TestRelay::start().await;
+    let browser = relay.browser_of("ana@example.org").await;
+    let device = Device::new(&relay, 1);
+    let nonce = device.nonce().await;
+    let started = device.post(DEVICE_AUTHORIZATION, &START).await;
+    let started: Value = started.json().await.unwrap();
+    let code = json!({"user_code": started["user_code"]});
+    browser.post("/api/device/approve", code).await;
+    let polling = poll_form(started["device_code"].as_str().unwrap());
+    let now = SystemClock.now();
+    let at = |when: Timestamp, path: &str| device.prove_as("POST", path, when, Some(&nonce));
+
+    for (path, form, elsewhere) in [
+        (DEVICE_AUTHORIZATION, &START[..], TOKEN),
+        (TOKEN, &polling[..], DEVICE_AUTHORIZATION),
+    ] {
+        let good = device.prove(path, Some(&nonce));
+        let (head, signature) = good.rsplit_once('.').unwrap();
+        let flipped = if signature.starts_with('A') { "B" } else { "A" };
+        let stale = Epoch::from_bytes([9; 16]);
+        let used = device.prove(DEVICE_AUTHORIZATION, Some(&nonce));
+        device
+            .send(DEVICE_AUTHORIZATION, &START, [&used])
+            .await
+            .error_for_status()
+            .unwrap();
+        let bad = "invalid_dpop_proof";
+        for (what, proofs, error) in [
+            ("none", vec![], bad),
+            (
+                "two",
+                vec![good.clone(), device.prove(path, Some(&nonce))],
+                bad,
+            ),
+            ("one that is empty", vec![String::new()], bad),
+            ("one that is long", vec!["a.".repeat(2000)], bad),
+            (
+                "one without nonce",
+                vec![device.prove(path, None)],
+                "use_dpop_nonce",
+            ),
+            (
+                "one for another life",
+                vec![device.prove(path, Some(&stale))],
+                "use_dpop_nonce",
+            ),
+            (
+                "one for another path",
+                vec![device.prove(elsewhere, Some(&nonce))],
+                bad,
+            ),
+            (
+                "one for another method",
+                vec![device.prove_as("GET", path, now, Some(&nonce))],
+                bad,
+            ),
+            (
+                "one of yesterday",
+                vec![at(now.before(Duration::from_secs(70)), path)],
+                bad,
+            ),
+            (
+                "one of tomorrow",
+                vec![at(now.after(Duration::from_secs(30)), path)],
+                bad,
+            ),
+            (
+                "one that is altered",
+                vec![format!("{head}.{flipped}{}", &signature[1..])],
+                bad,
+            ),
+            ("one without signature", vec![format!("{head}.")], bad),
+            ("one that was used", vec![used.clone()], bad),
+        ] {
+            let answer = device.send(path, form, &proofs).await;
+            let asked = answer.headers().get("dpop-nonce").cloned();
+            assert_eq!(
+                refused(answer).await,
+                (400, error.to_owned()),
+                "{path}: {what}"
+            );
+            // RFC 9449 section 8: what a proof has to carry next.
+            assert_eq!(asked.unwrap(), nonce.to_string().as_str(), "{path}: {what}");
+        }
+    }
+    let agents = browser.json("/api/agents").await;
+    assert_eq!(agents["agents"].as_array().unwrap().len(), 0);
+    assert_eq!(device.post(TOKEN, &polling).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn d20_a_scope_changes_nothing() {
+    let relay = TestRelay::start().await;
+    let browser = relay.browser_of("ana@example.org").await;
+    let device = Device::new(&relay, 1);
+    let wide = ("scope", "admin agents:all offline_access");
+    let start = [START.as_slice(), &[wide]].concat();
+    let started = device.post(DEVICE_AUTHORIZATION, &start).await;
+    let started: Value = started.json().await.unwrap();
+    let code = json!({"user_code": started["user_code"]});
+    browser.post("/api/device/approve", code).await;
+    let polling = poll_form(started["device_code"].as_str().unwrap());
+    let token = device
+        .post(TOKEN, &[polling.as_slice(), &[wide]].concat())
+        .await;
+    let token: Value = token.json().await.unwrap();
+    let plain = start_device(&relay).await;
+    let code = json!({"user_code": plain["user_code"]});
+    browser.post("/api/device/approve", code).await;
+    let answer = poll(&relay, plain["device_code"].as_str().unwrap()).await;
+    let plain: Value = answer.json().await.unwrap();
+    let members =
+        |token: &Value| -> Vec<String> { token.as_object().unwrap().keys().cloned().collect() };
+    assert_eq!(members(&token), members(&plain), "no scope is given");
+    assert_eq!(token["token_type"], plain["token_type"]);
+}
+
+#[tokio::test]
+async fn d18_starts_without_end_are_bounded_by_where_they_come_from() {
+    let mut relay = TestRelay::start().await;
+    let browser = relay.browser_of("ana@example.org").await;
+    let device = Device::new(&relay, 1);
+    let nonce = device.nonce().await;
+    let mut statuses = Vec::new();
+    let mut wait = None;
+    for _ in 0..40 {
+        let proof = device.prove(DEVICE_AUTHORIZATION, Some(&nonce));
+        let answer = device.send(DEVICE_AUTHORIZATION, &START, [proof]).await;
+        statuses.push(answer.status().as_u16());
+        wait = wait.or_else(|| answer.headers().get("retry-after").cloned());
+    }
+    // Twenty at once, and one more for each five seconds that this takes.
+    let started = statuses.iter().filter(|status| **status == 200).count();
+    assert!((20..30).contains(&started), "{statuses:?}");
+    assert!(statuses.iter().all(|status| matches!(status, 200 | 429)));
+    let wait: u64 = wait.unwrap().to_str().unwrap().parse().unwrap();
+    assert!((1..=5).contains(&wait));
+    // Somebody elsewhere is served meanwhile.
+    relay.source = Some("127.0.0.9".parse().unwrap());
+    let started = start_device(&relay).await;
+    let code = json!({"user_code": started["user_code"]});
+    let approved = browser.post("/api/device/approve", code).await;
+    assert_eq!(approved.status(), StatusCode::NO_CONTENT);
+    let answer = poll(&relay, started["device_code"].as_str().unwrap()).await;
+    assert_eq!(answer.status(), StatusCode::OK);
 }
 
 #[tokio::test]
@@ -298,7 +488,7 @@ async fn forms_that_are_none_are_refused() {
         ),
         (
             "grant_type=urn:ietf:params:oauth:grant-type:device_code&client_id=katachi-agent&device_code=x",
-            "invalid_grant",
+            "invalid_dpop_proof",
         ),
     ] {
         let answer = browser

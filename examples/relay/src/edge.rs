@@ -2,7 +2,7 @@
 //! headers that every answer carries.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -75,26 +75,63 @@ pub(crate) async fn guard(
     response
 }
 
+/// Carries a request that may change something to its end, even if whoever sent it
+/// goes away meanwhile. What follows a committed write must not hang on the peer's
+/// patience: that the key of an agent that was removed is dropped, that the account's
+/// log says so, that the relay's own log has its line.
+pub(crate) async fn to_the_end(request: Request, next: Next) -> Response {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    tokio::spawn(next.run(request))
+        .await
+        .unwrap_or_else(|error| {
+            let mut response = Failure::internal(error).into_response();
+            set_headers(response.headers_mut(), false);
+            response
+        })
+}
+
 /// Writes one line for each request: who, what and how it ended; no query,
 /// no header and no body.
 pub(crate) async fn log(State(app): State<App>, request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let peer = request
-        .extensions()
-        .get::<Connection>()
-        .map(|connection| connection.peer.ip().to_string());
+    let connection = request.extensions().get::<Connection>();
+    let mut line = Line {
+        peer: connection.map(|connection| connection.peer.ip()),
+        method: request.method().clone(),
+        path: request.uri().path().to_owned(),
+        started: Instant::now(),
+        status: None,
+    };
     let response = next.run(request).await;
-    app.metrics.answered(response.status(), started.elapsed());
-    info!(
-        peer = peer.unwrap_or_default(),
-        %method,
-        path = path.get(..path.len().min(256)).unwrap_or("?"),
-        status = response.status().as_u16(),
-        microseconds = started.elapsed().as_micros() as u64,
-        "request"
-    );
+    app.metrics
+        .answered(response.status(), line.started.elapsed());
+    line.status = Some(response.status());
     response
+}
+
+/// The line of a request, written when it ends, however it does.
+struct Line {
+    peer: Option<IpAddr>,
+    method: Method,
+    path: String,
+    started: Instant,
+    /// None for a request that was given up before it had an answer.
+    status: Option<StatusCode>,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        info!(
+            peer = self.peer.map(|peer| peer.to_string()).unwrap_or_default(),
+            method = %self.method,
+            path = self.path.get(..self.path.len().min(256)).unwrap_or("?"),
+            status = self.status.map(|status| status.as_u16()),
+            abandoned = self.status.is_none().then_some(true),
+            microseconds = self.started.elapsed().as_micros() as u64,
+            "request"
+        );
+    }
 }
 
 enum Wrong {

@@ -8,7 +8,6 @@ use axum::extract::State;
 use http::StatusCode;
 use katachi_auth::clock::{Clock as _, SystemClock};
 use katachi_auth::mail::{Confirmed, Purpose};
-use katachi_auth::session::SessionStore as _;
 use katachi_protocol::Sensitive;
 use katachi_protocol::account::{ForgotPassword, ResetPassword, VerifyAddress};
 
@@ -19,7 +18,7 @@ use crate::connection::network;
 use crate::failure::Failure;
 use crate::records::throttles::Rate;
 use crate::records::users::{self, User};
-use crate::records::{MailTokens, identities};
+use crate::records::{MailTokens, SessionRows, identities};
 use crate::sign_in::mail::{Job, Post, links};
 
 /// Mail to one address, whoever asks.
@@ -173,13 +172,13 @@ pub(super) async fn reset(
     let tokens = app.records.mail_tokens();
     let Confirmed { account, address } = redeem(tokens, Purpose::ResetPassword, body.token).await?;
     let (id, now) = (account.clone(), SystemClock.now().as_unix());
-    let done = app
+    let ended = app
         .records
         .write(move |tx| {
             tx.lock(&id)?;
             let Some(user) = users::by_id(tx, &id)?.filter(|user| user.email == address.key())
             else {
-                return Ok(false);
+                return Ok(None);
             };
             if !user.verified {
                 // Whoever opened the account may not have been who reads this mail, and
@@ -188,18 +187,13 @@ pub(super) async fn reset(
                 users::set_verified(tx, &id, now)?;
             }
             users::set_password(tx, &id, &record)?;
-            Ok(true)
+            // In the same step: whoever was in by the old password is out.
+            SessionRows::remove_all_in(tx, &id).map(Some)
         })
         .await
         .map_err(Failure::internal)?;
-    if !done {
-        return Err(Failure::BadRequest(USED_UP.to_owned()));
-    }
-    let (ender, ended) = (app.clone(), account.clone());
-    let all = tokio::task::spawn_blocking(move || ender.records.sessions().remove_all(&ended));
-    all.await
-        .map_err(Failure::internal)?
-        .map_err(Failure::internal)?;
+    let ended = ended.ok_or_else(|| Failure::BadRequest(USED_UP.to_owned()))?;
+    app.records.sessions().tell(ended);
     app.audit(&account, None, "password_reset").await;
     // The new password is in force; a notice that is not sent changes nothing.
     let _ = post.post(Job::Changed { account });

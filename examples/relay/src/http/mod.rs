@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{delete, get, post};
 use katachi_auth::clock::{Clock as _, SystemClock};
 use katachi_auth::device::{Config as DeviceConfig, GuessLimits, Guesses, Server as DeviceServer};
@@ -312,6 +312,7 @@ pub(crate) fn router(app: App) -> Router {
         .with_state(app)
         .layer(from_fn_with_state(hosts, edge::guard))
         .layer(from_fn_with_state(log, edge::log))
+        .layer(from_fn(edge::to_the_end))
 }
 
 /// For everyone.

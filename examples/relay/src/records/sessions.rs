@@ -11,6 +11,8 @@ use super::store::{Store, Tx, Value, int, values};
 /// Most sessions of one account; those used least recently make room.
 const MOST_SESSIONS: u32 = 32;
 
+const REMOVE_ALL: &str = "DELETE FROM sessions WHERE user_id = ?1";
+
 /// Keeps sessions in the database.
 #[derive(Clone, Debug)]
 pub(crate) struct SessionRows {
@@ -108,12 +110,17 @@ impl SessionStore for SessionRows {
     }
 
     fn remove_all(&self, account: &str) -> Result<(), Unavailable> {
-        self.remove_where("DELETE FROM sessions WHERE user_id = ?1", values![account])
-            .map(drop)
+        self.remove_where(REMOVE_ALL, values![account]).map(drop)
     }
 }
 
 impl SessionRows {
+    /// Removes all sessions of an account along with what else `tx` does; call
+    /// [`Self::tell`] with their number once that is committed.
+    pub(crate) fn remove_all_in(tx: &Tx<'_>, account: &str) -> Result<usize, RecordsError> {
+        remove(tx, REMOVE_ALL, values![account])
+    }
+
     /// Tells those who hold something for a session that some are gone.
     pub(crate) fn tell(&self, gone: usize) {
         if gone > 0 {

@@ -10,9 +10,12 @@ mod devices;
 mod edge;
 mod embedded;
 mod faults;
+mod input;
 mod mcp;
 mod relay;
 mod signed;
+mod socket;
 mod tunnel;
+mod wire;
 
-use embedded::database;
+use embedded::{arguments, database, tables};

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 #![allow(dead_code, reason = "the helpers are shared with other tests")]
 
+mod abandoned;
 #[path = "../service/accounts.rs"]
 mod accounts;
 #[path = "../service/agent.rs"]
@@ -14,6 +15,8 @@ mod cloudflare;
 mod cloudflare_api;
 #[path = "../service/devices.rs"]
 mod devices;
+#[path = "../service/input.rs"]
+mod input;
 #[path = "../service/mcp.rs"]
 mod mcp;
 mod outages;
@@ -28,5 +31,7 @@ mod signed;
 mod together;
 #[path = "../service/tunnel.rs"]
 mod tunnel;
+#[path = "../service/wire.rs"]
+mod wire;
 
-use server::database;
+use server::{arguments, database, tables};

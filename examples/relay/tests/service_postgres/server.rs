@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 
 use katachi_relay::{DatabaseSource, PostgresUrl};
+use serde_json::Value;
 
 use crate::postgres::{Postgres, binaries};
 
@@ -47,18 +48,42 @@ fn authority(postgres: &Postgres) -> std::path::PathBuf {
 
 /// Where a relay with its state here keeps its records.
 pub(crate) fn database(state: &Path) -> DatabaseSource {
+    let url = PostgresUrl::parse(&url(state)).unwrap();
+    DatabaseSource::Postgres(Box::new(url.trusting(authority(&server().postgres))))
+}
+
+/// The same, for the program.
+pub(crate) fn arguments(state: &Path) -> Vec<String> {
+    let authority = authority(&server().postgres).display().to_string();
+    let options = ["--database", &url(state), "--database-ca", &authority];
+    options.map(str::to_owned).to_vec()
+}
+
+/// A database of its own for this state directory.
+fn url(state: &Path) -> String {
     let name = name(state);
     let server = server();
     let mut made = server.made.lock().unwrap();
     if made.insert(name.clone()) {
         run(&server.postgres, "createdb", &[&name]);
     }
-    let url = format!(
+    format!(
         "postgres://postgres:of%20the%20test@localhost:{}/{name}?hostaddr=127.0.0.1",
         server.postgres.port()
-    );
-    let url = PostgresUrl::parse(&url).unwrap();
-    DatabaseSource::Postgres(Box::new(url.trusting(authority(&server.postgres))))
+    )
+}
+
+/// Every table, each with its rows as JSON.
+pub(crate) fn tables(state: &Path) -> Vec<(String, Vec<Value>)> {
+    let tables = "SELECT table_name FROM information_schema.tables
+        WHERE table_schema = 'katachi_relay' AND table_type = 'BASE TABLE' ORDER BY 1";
+    let rows = |table: &str| {
+        let rows = format!("SELECT to_json(t) FROM katachi_relay.{table} t ORDER BY t::text");
+        let rows = sql(state, &rows);
+        let rows = rows.lines().map(|row| serde_json::from_str(row).unwrap());
+        (table.to_owned(), rows.collect())
+    };
+    sql(state, tables).lines().map(rows).collect()
 }
 
 /// What `pg_dump` says of the database of this state directory.
@@ -72,20 +97,32 @@ pub(crate) fn sql(state: &Path, sql: &str) -> String {
     String::from_utf8(run(&server().postgres, "psql", &arguments)).unwrap()
 }
 
+/// Begins SQL as the owner of the database, and leaves it running.
+pub(crate) fn psql(state: &Path, sql: &str) -> Child {
+    let arguments = ["-d", &name(state), "-Atc", sql];
+    let mut command = command(&server().postgres, "psql", &arguments);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().unwrap()
+}
+
 fn name(state: &Path) -> String {
     let random = state.file_name().unwrap().to_str().unwrap();
     let hex: String = random.bytes().map(|byte| format!("{byte:02x}")).collect();
     format!("relay_{hex}")
 }
 
-fn run(postgres: &Postgres, program: &str, arguments: &[&str]) -> Vec<u8> {
-    let output = Command::new(binaries().unwrap().join(program))
+fn command(postgres: &Postgres, program: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binaries().unwrap().join(program));
+    command
         .arg("-h")
         .arg(postgres.socket_directory())
         .args(["-p", &postgres.port().to_string(), "-U", "postgres"])
-        .args(arguments)
-        .output()
-        .unwrap();
+        .args(arguments);
+    command
+}
+
+fn run(postgres: &Postgres, program: &str, arguments: &[&str]) -> Vec<u8> {
+    let output = command(postgres, program, arguments).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program}: {said}");
     output.stdout

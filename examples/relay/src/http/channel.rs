@@ -9,12 +9,13 @@
 //! cancels the request on the agent, and an agent that ends closes the socket.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::{Body, BodyDataStream};
+use axum::extract::State;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
-use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures_util::stream::SplitStream;
@@ -33,7 +34,7 @@ use tracing::debug;
 
 use super::App;
 use super::accounts::Session;
-use super::extract::QueryOf;
+use super::extract::{PathPart, QueryOf};
 use crate::failure::Failure;
 use crate::limits::Limits;
 use crate::metrics::Open;
@@ -41,6 +42,11 @@ use crate::records::agents;
 
 /// Largest frame of the WebSocket, in bytes: a few records.
 const MAX_FRAME: usize = 64 * 1024;
+/// Bytes on their way to the browser; answers to its pings wait for room among them.
+const MAX_UNSENT: usize = 256 * 1024;
+/// Frames of a browser in a minute that say nothing: pings, pongs, empty ones. A
+/// browser answers our pings and sends none of its own.
+const MAX_IDLE_FRAMES: u32 = 100;
 /// Frames on their way to the agent; a browser that sends more has to wait.
 const QUEUE: usize = 4;
 /// Largest refusal of an agent that is read, in bytes.
@@ -50,11 +56,13 @@ const MAX_REFUSAL: usize = 16 * 1024;
 pub(super) async fn open(
     State(app): State<App>,
     session: Session,
-    Path(id): Path<String>,
+    PathPart(id): PathPart,
     QueryOf(query): QueryOf<ChannelQuery>,
     headers: HeaderMap,
-    upgrade: WebSocketUpgrade,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Failure> {
+    let upgrade =
+        upgrade.map_err(|_| Failure::BadRequest("a channel is a WebSocket".to_owned()))?;
     // The same-origin policy does not hold for WebSockets: their `Origin` has to
     // be looked at, whatever else the browser says.
     let origin = headers.get(ORIGIN).and_then(|value| value.to_str().ok());
@@ -84,6 +92,8 @@ pub(super) async fn open(
         .max_message_size(MAX_FRAME)
         .max_frame_size(MAX_FRAME)
         .read_buffer_size(4 * 1024)
+        .write_buffer_size(16 * 1024)
+        .max_write_buffer_size(MAX_UNSENT)
         .on_upgrade(move |socket| async move {
             let _open = Open::count(&app);
             tokio::select! {
@@ -169,21 +179,33 @@ async fn carry(
     let _ = timeout(silence, to_browser.close()).await;
 }
 
-/// Hands on what the browser sends; ends when it closes, breaks a rule or is
-/// silent for too long, and when the agent does not take it for as long.
+/// Hands on what the browser sends; ends when it closes, breaks a rule, is silent for
+/// too long or says too often that it has nothing to say, and when the agent does not
+/// take what it says for as long.
 async fn upward(
     mut from_browser: SplitStream<WebSocket>,
     to_agent: mpsc::Sender<io::Result<Bytes>>,
     silence: Duration,
 ) {
+    let (mut minute, mut idle) = (Instant::now(), 0);
     while let Ok(Some(Ok(message))) = timeout(silence, from_browser.next()).await {
         match message {
-            Message::Binary(bytes) => match timeout(silence, to_agent.send(Ok(bytes))).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return,
-                Err(_) => return debug!("an agent did not read in time"),
-            },
-            Message::Ping(_) | Message::Pong(_) => {}
+            Message::Binary(bytes) if !bytes.is_empty() => {
+                match timeout(silence, to_agent.send(Ok(bytes))).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return,
+                    Err(_) => return debug!("an agent did not read in time"),
+                }
+            }
+            Message::Binary(_) | Message::Ping(_) | Message::Pong(_) => {
+                if minute.elapsed() >= Duration::from_secs(60) {
+                    (minute, idle) = (Instant::now(), 0);
+                }
+                idle += 1;
+                if idle > MAX_IDLE_FRAMES {
+                    return debug!("a browser sent too many frames that say nothing");
+                }
+            }
             Message::Text(_) | Message::Close(_) => return,
         }
     }

@@ -10,6 +10,8 @@ mod agent;
 mod backup;
 #[path = "../service/embedded.rs"]
 mod embedded;
+#[cfg(target_os = "linux")]
+mod flood;
 #[path = "../service/held.rs"]
 mod held;
 #[path = "../service/relay.rs"]

@@ -1,0 +1,200 @@
+//! What a crowd can make the program hold: memory and threads, counted from outside.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::agent::{TestAgent, connect};
+use crate::program;
+use crate::relay::{PASSWORD, TestRelay};
+
+const HEARTBEAT: &str = "/v1/agent/heartbeat";
+const MIB: usize = 1024 * 1024;
+
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Process {
+    fn start() -> (Self, TestRelay) {
+        let state = Arc::new(tempfile::tempdir().unwrap());
+        let mut child = program()
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--no-keychain",
+                "--ready-json",
+            ])
+            .arg("--state-dir")
+            .arg(state.path())
+            .env("KATACHI_RELAY_LOG", "warn")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let stdout = child.stdout.take().unwrap();
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        let relay = TestRelay::of_process(&serde_json::from_str(&line).unwrap(), state);
+        (Self(child), relay)
+    }
+
+    /// A number of `/proc/PID/status`.
+    fn status(&self, name: &str) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap()
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap()
+    }
+
+    /// Memory of its own, in bytes.
+    fn memory(&self) -> usize {
+        self.status("RssAnon") * 1024
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l12_of_five_hundred_logins_at_once_four_are_hashed_and_others_are_served() {
+    const LOGINS: usize = 500;
+    let (process, mut relay) = Process::start();
+    let ana = Arc::new(relay.browser_of("ana@example.org").await);
+    let before = (process.memory(), process.status("Threads"));
+    // From a place of each, so that nothing but the number holds them back.
+    let mut crowd = Vec::new();
+    for n in 0..LOGINS {
+        let [high, low] = u16::try_from(n / 10).unwrap().to_be_bytes();
+        relay.source = Some([127, 3, high, low].into());
+        crowd.push((n, relay.browser()));
+    }
+    let (done, served) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicUsize::new(0)),
+    );
+    let (flag, count) = (Arc::clone(&done), Arc::clone(&served));
+    let asking = tokio::spawn(async move {
+        while !flag.load(Ordering::SeqCst) {
+            assert_eq!(ana.get("/api/agents").await.status(), StatusCode::OK);
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let logins = crowd.into_iter().map(|(n, browser)| {
+        tokio::spawn(async move {
+            let body = json!({"email": format!("person-{n}@example.org"), "password": PASSWORD});
+            browser.post("/api/login", body).await.status().as_u16()
+        })
+    });
+    let mut logins = std::pin::pin!(futures_util::future::join_all(logins));
+    let (mut memory, mut threads) = (0, 0);
+    let answers = loop {
+        tokio::select! {
+            answers = &mut logins => break answers,
+            () = tokio::time::sleep(Duration::from_millis(20)) => {
+                memory = memory.max(process.memory());
+                threads = threads.max(process.status("Threads"));
+            }
+        }
+    };
+    done.store(true, Ordering::SeqCst);
+    asking.await.unwrap();
+    let answers: Vec<u16> = answers.into_iter().map(Result::unwrap).collect();
+    let of = |status| answers.iter().filter(|answer| **answer == status).count();
+    assert_eq!(of(401) + of(503), LOGINS, "{answers:?}");
+    assert!(of(401) >= 4, "some were looked at");
+    assert!(served.load(Ordering::SeqCst) > 0, "nobody else was served");
+    // Four times 19 MiB, five hundred connections, and what else there is.
+    let grown = memory.saturating_sub(before.0) / MIB;
+    assert!(grown < 4 * 19 + 100, "{grown} MiB");
+    // Those who wait for a place wait without a thread.
+    let more = threads.saturating_sub(before.1);
+    assert!(more < 60, "{more} threads more");
+    println!(
+        "{} of {LOGINS} were looked at; {grown} MiB, {more} threads more",
+        of(401)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s12_forgeries_without_number_leave_nothing_behind() {
+    const ROUNDS: usize = 40;
+    const EACH: usize = 500;
+    let (process, relay) = Process::start();
+    let browser = relay.browser_of("ana@example.org").await;
+    let agent = TestAgent::approved(&relay, &browser).await;
+    let call = || {
+        agent.call(
+            &relay,
+            Method::POST,
+            HEARTBEAT,
+            Some(json!({"state": "idle"})),
+        )
+    };
+    let mut memory = Vec::new();
+    for _ in 0..ROUNDS {
+        let mut stream = connect(&relay).await;
+        let mut refused = 0;
+        for _ in 0..EACH {
+            // A nonce of its own each time, and a MAC that is none.
+            let body = json!({"state": "busy"});
+            let mut request = TestAgent::request(&relay, Method::POST, HEARTBEAT, Some(&body));
+            agent.sign(&mut request);
+            let mut text = format!("POST {HEARTBEAT} HTTP/1.1\r\n");
+            for (name, value) in request.headers() {
+                let value = match name.as_str() {
+                    "signature" => "katachi=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:",
+                    _ => value.to_str().unwrap(),
+                };
+                text += &format!("{name}: {value}\r\n");
+            }
+            text += &format!("content-length: {}\r\n\r\n", request.body().len());
+            stream.write_all(text.as_bytes()).await.unwrap();
+            stream.write_all(request.body()).await.unwrap();
+            refused += usize::from(status_of_next(&mut stream).await == 401);
+        }
+        assert_eq!(refused, EACH);
+        memory.push(process.memory());
+    }
+    // Past the first rounds, in which everything is touched once.
+    let (then, now) = (memory[ROUNDS / 4], memory[ROUNDS - 1]);
+    let grown = now.saturating_sub(then);
+    assert!(grown < 2 * MIB, "{grown} bytes more: {memory:?}");
+    assert_eq!(
+        call().await.status,
+        StatusCode::OK,
+        "the holder of the key is served"
+    );
+    let state = browser.json("/api/agents").await["agents"][0]["state"].clone();
+    assert_eq!(state, Value::from("idle"));
+}
+
+/// Reads one answer off a connection that stays.
+async fn status_of_next(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> u16 {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "));
+    let mut body = vec![0; length.unwrap().parse().unwrap()];
+    stream.read_exact(&mut body).await.unwrap();
+    head.split(' ').nth(1).unwrap().parse().unwrap()
+}

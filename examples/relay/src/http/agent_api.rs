@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CONNECTION, UPGRADE};
@@ -154,6 +154,10 @@ pub(super) async fn unregister(
 pub(super) async fn tunnel(State(app): State<App>, mut request: Request) -> Response {
     if !asks_for_tunnel(request.version(), request.headers()) {
         return Failure::UpgradeRequired.into_response();
+    }
+    // The signature is over no body, and what follows the head is the tunnel.
+    if !request.body().is_end_stream() {
+        return Failure::BadRequest("this request has no body".to_owned()).into_response();
     }
     let upgrade = hyper::upgrade::on(&mut request);
     let tunnelled = match signed::verify_tunnel(&app, request).await {

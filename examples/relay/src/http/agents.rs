@@ -1,7 +1,7 @@
 //! The account's agents and its audit log, for the browser.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::StatusCode;
 use katachi_protocol::agent::{AgentSummary, Agents};
 use katachi_protocol::record::Audit;
@@ -9,6 +9,7 @@ use katachi_protocol::record::Audit;
 use super::App;
 use super::accounts::Session;
 use super::agent_api::state_of;
+use super::extract::PathPart;
 use crate::failure::Failure;
 use crate::records::{agents, audit, tunnels};
 
@@ -51,7 +52,7 @@ pub(super) async fn list(
 pub(super) async fn remove(
     State(app): State<App>,
     session: Session,
-    Path(id): Path<String>,
+    PathPart(id): PathPart,
 ) -> Result<StatusCode, Failure> {
     let (user, agent) = (session.user.id.clone(), id.clone());
     let removed = app

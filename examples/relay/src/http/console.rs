@@ -4,6 +4,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
+use super::extract::PathPart;
 use crate::failure::Failure;
 
 struct Asset {
@@ -111,7 +112,7 @@ pub(super) async fn page() -> Response {
 
 /// `GET /assets/{name}`.
 pub(super) async fn asset(
-    axum::extract::Path(name): axum::extract::Path<String>,
+    PathPart(name): PathPart,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let asset = ASSETS

@@ -1,7 +1,7 @@
 //! Bodies and queries, read once, within bounds, into types.
 
 use axum::body::{Body, HttpBody as _};
-use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
@@ -40,6 +40,26 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryOf<T> {
         match Query::try_from_uri(&parts.uri) {
             Ok(Query(value)) => Ok(Self(value)),
             Err(error) => Err(Failure::BadRequest(error.body_text())),
+        }
+    }
+}
+
+/// The part of the path that the caller fills in: an identifier, or a name.
+#[derive(Debug)]
+pub(super) struct PathPart(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathPart {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let wrong = || Failure::BadRequest("no name or identifier has such characters".to_owned());
+        let Path(text) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| wrong())?;
+        // Nothing here is named so, and a database may not take a zero byte.
+        match text.chars().any(char::is_control) {
+            true => Err(wrong()),
+            false => Ok(Self(text)),
         }
     }
 }

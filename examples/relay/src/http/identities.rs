@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::StatusCode;
 use katachi_auth::clock::{Clock as _, SystemClock};
 use katachi_auth::oauth::Identity;
@@ -14,6 +14,7 @@ use katachi_protocol::account::{Identities, LinkedIdentity};
 
 use super::App;
 use super::accounts::{Session, read_email};
+use super::extract::PathPart;
 use super::oauth::Refused;
 use crate::config::SignUpPolicy;
 use crate::connection::network;
@@ -194,7 +195,7 @@ pub(super) async fn list(
 pub(super) async fn unlink(
     State(app): State<App>,
     session: Session,
-    Path(id): Path<String>,
+    PathPart(id): PathPart,
 ) -> Result<StatusCode, Failure> {
     let (user_id, asked) = (session.user.id.clone(), app.clone());
     let unlinked = app

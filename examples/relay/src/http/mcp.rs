@@ -2,7 +2,7 @@
 //! their names, or their ciphertext.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use http::StatusCode;
 use katachi_auth::clock::{Clock as _, SystemClock};
 use katachi_protocol::Sensitive;
@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::App;
 use super::accounts::Session;
-use super::extract::JsonBody;
+use super::extract::{JsonBody, PathPart};
 use crate::failure::Failure;
 use crate::records::mcp::{self, ConfigRow, SecretRow};
 
@@ -39,7 +39,7 @@ pub(super) async fn list(
 pub(super) async fn one(
     State(app): State<App>,
     session: Session,
-    Path(name): Path<String>,
+    PathPart(name): PathPart,
 ) -> Result<Json<McpConfig>, Failure> {
     let Json(McpConfigs { configs }) = list(State(app), session).await?;
     configs
@@ -53,7 +53,7 @@ pub(super) async fn one(
 pub(super) async fn put(
     State(app): State<App>,
     session: Session,
-    Path(name): Path<String>,
+    PathPart(name): PathPart,
     JsonBody(put): JsonBody<PutMcp>,
 ) -> Result<Json<McpConfig>, Failure> {
     check(&name, &put)?;
@@ -109,7 +109,7 @@ pub(super) async fn put(
 pub(super) async fn remove(
     State(app): State<App>,
     session: Session,
-    Path(name): Path<String>,
+    PathPart(name): PathPart,
 ) -> Result<StatusCode, Failure> {
     let user = session.user.id.clone();
     let removed = app
@@ -128,7 +128,7 @@ pub(super) async fn remove(
 pub(super) async fn sealed(
     State(app): State<App>,
     session: Session,
-    Path(name): Path<String>,
+    PathPart(name): PathPart,
 ) -> Result<Json<SealedMcp>, Failure> {
     let (user, config) = (session.user.id.clone(), name.clone());
     let (exists, rows) = app
@@ -191,6 +191,16 @@ fn check(name: &str, put: &PutMcp) -> Result<(), Failure> {
     }
     if put.env.keys().any(|name| put.secrets.contains_key(name)) {
         return wrong("a name stands in `env` and in `secrets`");
+    }
+    // Identifiers are hexadecimal; whatever else was written names no agent.
+    let named = |agent: &String| {
+        (1..=64).contains(&agent.len())
+            && agent
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    if !put.released_to.iter().all(named) {
+        return wrong("`released_to` has identifiers of agents");
     }
     let signatures_fit = put.signatures.iter().all(|(agent, made)| {
         put.released_to.contains(agent)

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::header::LOCATION;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use super::App;
 use super::accounts::{Peer, Session, begin_session, cookie, set_cookie};
-use super::extract::JsonBody;
+use super::extract::{JsonBody, PathPart};
 use super::identities::{enter, link};
 use super::notice::notice;
 use crate::config::SignUpPolicy;
@@ -58,7 +58,7 @@ pub(super) async fn start(
     State(app): State<App>,
     Peer(address): Peer,
     session: Result<Session, Failure>,
-    Path(name): Path<String>,
+    PathPart(name): PathPart,
     JsonBody(request): JsonBody<StartSignIn>,
 ) -> Result<Response, Failure> {
     let link_to = match request.link {
@@ -139,7 +139,7 @@ pub(super) async fn back(
     Peer(address): Peer,
     session: Result<Session, Failure>,
     headers: HeaderMap,
-    Path(name): Path<String>,
+    PathPart(name): PathPart,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Failure> {
     let query = query.unwrap_or_default();

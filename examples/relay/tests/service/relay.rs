@@ -230,6 +230,11 @@ impl Browser {
         self
     }
 
+    /// What the browser sends to be known by.
+    pub(crate) fn cookie(&self) -> &str {
+        &self.cookie
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Response {
         self.client
             .get(format!("{}{path}", self.url))

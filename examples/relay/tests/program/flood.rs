@@ -6,15 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{Method, StatusCode};
-use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use http::StatusCode;
+use serde_json::json;
 
-use crate::agent::{TestAgent, connect};
 use crate::program;
 use crate::relay::{PASSWORD, TestRelay};
 
-const HEARTBEAT: &str = "/v1/agent/heartbeat";
 const MIB: usize = 1024 * 1024;
 
 struct Process(Child);
@@ -129,72 +126,4 @@ async fn l12_of_five_hundred_logins_at_once_four_are_hashed_and_others_are_serve
         "{} of {LOGINS} were looked at; {grown} MiB, {more} threads more",
         of(401)
     );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s12_forgeries_without_number_leave_nothing_behind() {
-    const ROUNDS: usize = 40;
-    const EACH: usize = 500;
-    let (process, relay) = Process::start();
-    let browser = relay.browser_of("ana@example.org").await;
-    let agent = TestAgent::approved(&relay, &browser).await;
-    let call = || {
-        agent.call(
-            &relay,
-            Method::POST,
-            HEARTBEAT,
-            Some(json!({"state": "idle"})),
-        )
-    };
-    let mut memory = Vec::new();
-    for _ in 0..ROUNDS {
-        let mut stream = connect(&relay).await;
-        let mut refused = 0;
-        for _ in 0..EACH {
-            // A nonce of its own each time, and a MAC that is none.
-            let body = json!({"state": "busy"});
-            let mut request = TestAgent::request(&relay, Method::POST, HEARTBEAT, Some(&body));
-            agent.sign(&mut request);
-            let mut text = format!("POST {HEARTBEAT} HTTP/1.1\r\n");
-            for (name, value) in request.headers() {
-                let value = match name.as_str() {
-                    "signature" => "katachi=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:",
-                    _ => value.to_str().unwrap(),
-                };
-                text += &format!("{name}: {value}\r\n");
-            }
-            text += &format!("content-length: {}\r\n\r\n", request.body().len());
-            stream.write_all(text.as_bytes()).await.unwrap();
-            stream.write_all(request.body()).await.unwrap();
-            refused += usize::from(status_of_next(&mut stream).await == 401);
-        }
-        assert_eq!(refused, EACH);
-        memory.push(process.memory());
-    }
-    // Past the first rounds, in which everything is touched once.
-    let (then, now) = (memory[ROUNDS / 4], memory[ROUNDS - 1]);
-    let grown = now.saturating_sub(then);
-    assert!(grown < 2 * MIB, "{grown} bytes more: {memory:?}");
-    assert_eq!(
-        call().await.status,
-        StatusCode::OK,
-        "the holder of the key is served"
-    );
-    let state = browser.json("/api/agents").await["agents"][0]["state"].clone();
-    assert_eq!(state, Value::from("idle"));
-}
-
-/// Reads one answer off a connection that stays.
-async fn status_of_next(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> u16 {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await.unwrap());
-    }
-    let head = String::from_utf8(head).unwrap();
-    let length = head
-        .lines()
-        .find_map(|line| line.strip_prefix("content-length: "));
-    let mut body = vec![0; length.unwrap().parse().unwrap()];
-    stream.read_exact(&mut body).await.unwrap();
-    head.split(' ').nth(1).unwrap().parse().unwrap()
 }

@@ -1098,7 +1098,7 @@ async fn s35_a_signature_input_without_end() {
         ("14 KiB", "a".repeat(14 * 1024), NoRequest),
         ("2,000 brackets", "(".repeat(2000), Silence),
         ("60 KiB", "a".repeat(60 * 1024), NoRequest),
-        ("80 KiB", "a".repeat(80 * 1024), Elsewhere(&[431, 0])),
+        ("200 KiB", "a".repeat(200 * 1024), Elsewhere(&[431, 0])),
     ] {
         let mut sent = world.heartbeat(BUSY);
         sent.set("signature-input", &input);

@@ -395,8 +395,9 @@ async fn who_writes_is_waited_for_and_what_is_written_opens() {
         let serving = place.open();
         let ana = account(&serving, "ana");
         let (has_sealed, sealed_it) = mpsc::channel();
-        let (go_on, may_go_on) = mpsc::channel::<()>();
         std::thread::scope(|scope| {
+            // Dropped by a failure, it ends the writer.
+            let (go_on, may_go_on) = mpsc::channel::<()>();
             let runtime = tokio::runtime::Handle::current();
             let writer = scope.spawn({
                 let (serving, ana, runtime) = (&serving, &ana, runtime.clone());
@@ -461,7 +462,6 @@ fn assert_opens_but_secrets(records: &Records, account: &str) {
     assert_eq!(opened.unwrap().unwrap().email, "ana@example.org");
 }
 
-/// Who writes keeps the account while the rotation has it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_names_a_former_key_is_refused_by_the_database_itself() {
     in_postgres(|place| {
@@ -546,6 +546,9 @@ async fn a_run_goes_on_where_one_was_ended_and_age_is_asked_for() {
             .write_now(|tx| rotate(&serving, tx, &accounts[1], before))
             .unwrap()
             .unwrap();
+        // Who comes later with the same account in hand leaves it as it is.
+        let again = serving.write_now(|tx| rotate(&serving, tx, &accounts[1], before));
+        assert_eq!(again.unwrap(), None);
         let done = all(&serving);
         assert!(done.continued);
         assert_eq!((done.accounts, done.rotated, of(&serving)), (2, 2, 3));

@@ -103,7 +103,7 @@ impl Foreign {
 const CLIPPY: &str = "/usr/bin/clippy-driver";
 
 /// Where all of this is built, below the root.
-const FOLDER: &str = "target/foreign";
+pub(crate) const FOLDER: &str = "target/foreign";
 
 /// A cargo that builds for `target`; `None` if none here can.
 pub(crate) fn cargo_for(target: &str, work: &str) -> Option<Command> {

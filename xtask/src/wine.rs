@@ -11,7 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::foreign::{WINDOWS, cargo_for};
+use crate::foreign::{FOLDER, WINDOWS, cargo_for};
 use crate::install::on_path;
 use crate::run::{self, Count, Finished};
 
@@ -42,6 +42,7 @@ __declspec(dllexport) int __stdcall ProcessPrng(unsigned char *data, size_t leng
     return 1;
 }
 ";
+const LIBRARY: &str = "bcryptprimitives.dll";
 const COMPILER: &str = "x86_64-w64-mingw32-gcc";
 
 fn wine() -> Option<PathBuf> {
@@ -68,6 +69,10 @@ pub(crate) fn run() -> Result<Finished> {
     let folder = run::root().join("target/wine");
     std::fs::create_dir_all(&folder)?;
     make_random(&folder)?;
+    // Commands have an environment from nothing, so theirs lies beside the tests.
+    let tests = run::root().join(FOLDER).join(WINDOWS).join("debug/deps");
+    std::fs::create_dir_all(&tests)?;
+    std::fs::copy(folder.join(LIBRARY), tests.join(LIBRARY))?;
     let within = |work: &str| -> Result<Command> {
         let mut command = cargo_for(WINDOWS, work).context("no toolchain for Windows")?;
         command
@@ -127,7 +132,7 @@ fn make_random(folder: &Path) -> Result<()> {
     let mut compiler = Command::new(COMPILER);
     compiler
         .args(["-O1", "-shared", "-nostartfiles", "-Wl,-e,0", "-o"])
-        .arg(folder.join("bcryptprimitives.dll"))
+        .arg(folder.join(LIBRARY))
         .arg(&source)
         .arg("-ladvapi32");
     ensure!(compiler.status()?.success(), "cannot compile {RANDOM}");

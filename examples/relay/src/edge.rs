@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use axum::body::Body;
@@ -17,7 +17,7 @@ use tracing::info;
 use crate::config::{PublicUrl, authority};
 use crate::connection::Connection;
 use crate::failure::Failure;
-use crate::http::App;
+use crate::http::{App, SCRIPT_SOURCES};
 
 /// The host names a relay answers to.
 #[derive(Debug)]
@@ -193,9 +193,18 @@ fn redirect_to_canonical(hosts: &Hosts, request: &Request) -> Response {
 
 /// Scripts, styles and images of our own; no frames around us, no plug-ins,
 /// and no way for a string to become a script.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
-    img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; \
-    frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
+static CONTENT_SECURITY_POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let policy = format!(
+        "default-src 'none'; script-src {}; style-src 'self'; img-src 'self'; \
+         connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; \
+         require-trusted-types-for 'script'; trusted-types 'none'",
+        *SCRIPT_SOURCES
+    );
+    HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"))
+});
+
+/// No script runs that the page does not name the digest of.
+const INTEGRITY_POLICY: &str = "blocked-destinations=(script)";
 
 const PERMISSIONS_POLICY: &str = "accelerometer=(), camera=(), display-capture=(), \
     geolocation=(), gyroscope=(), microphone=(), midi=(), payment=(), usb=()";
@@ -203,7 +212,10 @@ const PERMISSIONS_POLICY: &str = "accelerometer=(), camera=(), display-capture=(
 fn set_headers(headers: &mut HeaderMap, cacheable: bool) {
     let fixed: [(HeaderName, &'static str); 8] = [
         (header::STRICT_TRANSPORT_SECURITY, "max-age=31536000"),
-        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+        (
+            HeaderName::from_static("integrity-policy"),
+            INTEGRITY_POLICY,
+        ),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::X_FRAME_OPTIONS, "DENY"),
@@ -223,6 +235,10 @@ fn set_headers(headers: &mut HeaderMap, cacheable: bool) {
     for (name, value) in fixed {
         headers.insert(name, HeaderValue::from_static(value));
     }
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        CONTENT_SECURITY_POLICY.clone(),
+    );
     if !cacheable {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }

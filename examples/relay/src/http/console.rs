@@ -1,8 +1,19 @@
 //! The console's files, compiled in.
+//!
+//! The page names the digest of each (Subresource Integrity, and for imported modules
+//! the `integrity` of its import map), so that a browser runs a script only as it was
+//! when the page was made. The import map is the one script that stands in the page;
+//! the content policy names its digest.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, StatusCode};
+use sha2::{Digest as _, Sha256};
 
 use super::extract::PathPart;
 use crate::failure::Failure;
@@ -105,9 +116,37 @@ const ASSETS: &[Asset] = &[
 
 const PAGE: &str = include_str!("../console/index.html");
 
+/// The import map: the digest of each script, by its path.
+static IMPORT_MAP: LazyLock<String> = LazyLock::new(|| {
+    let scripts = ASSETS.iter().filter(|asset| asset.kind == SCRIPT);
+    let integrity: BTreeMap<String, String> = scripts
+        .map(|asset| (format!("/assets/{}", asset.name), digest(asset.body)))
+        .collect();
+    serde_json::json!({ "integrity": integrity }).to_string()
+});
+
+/// The page with the digests of what it loads.
+static FILLED: LazyLock<String> = LazyLock::new(|| {
+    ASSETS
+        .iter()
+        .fold(PAGE.replace("{scripts}", &IMPORT_MAP), |page, asset| {
+            page.replace(&format!("{{{}}}", asset.name), &digest(asset.body))
+        })
+});
+
+/// Which scripts run, as a source list of a content policy (CSP level 3 section 2.3.1).
+pub(crate) static SCRIPT_SOURCES: LazyLock<String> =
+    LazyLock::new(|| format!("'self' '{}'", digest(&IMPORT_MAP)));
+
+/// As Subresource Integrity section 3.1 writes it.
+fn digest(text: &str) -> String {
+    format!("sha256-{}", STANDARD.encode(Sha256::digest(text)))
+}
+
 /// `GET /` and `GET /device`.
 pub(super) async fn page() -> Response {
-    ([(CONTENT_TYPE, "text/html; charset=utf-8")], PAGE).into_response()
+    let page = FILLED.as_str();
+    ([(CONTENT_TYPE, "text/html; charset=utf-8")], page).into_response()
 }
 
 /// `GET /assets/{name}`.
@@ -149,7 +188,22 @@ const fn fnv1a(bytes: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{ASSETS, PAGE};
+    use super::{ASSETS, FILLED, IMPORT_MAP, PAGE, SCRIPT, SCRIPT_SOURCES, digest};
+
+    #[test]
+    fn every_script_and_style_is_named_with_its_digest() {
+        assert!(!FILLED.contains("=\"{") && !FILLED.contains(">{scripts}"));
+        let map: serde_json::Value = serde_json::from_str(&IMPORT_MAP).unwrap();
+        for asset in ASSETS.iter().filter(|asset| asset.kind == SCRIPT) {
+            let named = &map["integrity"][format!("/assets/{}", asset.name)];
+            assert_eq!(named, &digest(asset.body), "{}", asset.name);
+        }
+        assert_eq!(FILLED.matches("integrity=\"sha256-").count(), 2);
+        // `printf abc | openssl dgst -sha256 -binary | base64`
+        let known = "sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=";
+        assert_eq!(digest("abc"), known);
+        assert!(SCRIPT_SOURCES.contains(&digest(&IMPORT_MAP)));
+    }
 
     #[test]
     fn every_file_that_is_named_is_served() {

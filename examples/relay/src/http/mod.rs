@@ -51,6 +51,7 @@ use crate::sign_in::mail::Post;
 use crate::sign_in::provider::Providers;
 use crate::throttle::{Limiter, Throttle};
 use crate::tunnel::Tunnels;
+pub(crate) use console::SCRIPT_SOURCES;
 use passwords::Passwords;
 use signed::{AgentKeys, Gate};
 

@@ -64,6 +64,14 @@ async function main() {
   await page.getByText("End to end").waitFor();
   await page.getByText("workspace atlas").waitFor();
 
+  say("its private keys cannot be read, by any script");
+  const keys = await page.evaluate(privateKeys);
+  assert.deepEqual(keys.map((key) => key.algorithm).sort(), ["Ed25519", "X25519"]);
+  for (const key of keys) {
+    assert.ok(!key.extractable, `${key.algorithm} is extractable`);
+    assert.equal(key.exported, "InvalidAccessError", key.algorithm);
+  }
+
   say("run a command by keyboard alone");
   await input.fill("ls -l");
   await input.press("Enter");
@@ -166,12 +174,56 @@ async function main() {
   const inside = await framed.evaluate(() => document.body?.innerText ?? "").catch(() => "");
   assert.ok(!inside.includes("Sign in"), "the console was framed");
 
+  say("a script that was altered on its way does not run");
+  const original = await page.evaluate(async () => (await fetch("/assets/dom.js")).text());
+  for (const [altered, runs] of [["", true], ["\nwindow.altered = true;", false]]) {
+    const fresh = await browser.newContext({ ignoreHTTPSErrors: true });
+    const victim = await fresh.newPage();
+    const complained = [];
+    victim.on("console", (message) => complained.push(message.text()));
+    await victim.route("**/assets/dom.js", (route) =>
+      route.fulfill({ contentType: "text/javascript; charset=utf-8", body: original + altered }));
+    await victim.goto(RELAY);
+    if (runs) {
+      await victim.getByRole("heading", { name: "Sign in" }).waitFor();
+      assert.deepEqual(complained, []);
+    } else {
+      while (!complained.some((text) => text.includes("integrity"))) await victim.waitForTimeout(50);
+      assert.equal(await victim.evaluate(() => window.altered), undefined);
+      assert.equal(await victim.getByRole("heading").count(), 0);
+    }
+    await fresh.close();
+  }
+
   await browser.close();
   assert.deepEqual(foreign, [], "asked somebody else");
   assert.deepEqual(complaints, [], "the browser complained");
   say("done");
   // The open standard input would keep it alive.
   process.exit(0);
+}
+
+// Runs in the page: every private key that it keeps, and what comes of exporting it.
+async function privateKeys() {
+  const all = (request) => new Promise((done, fail) => {
+    request.onsuccess = () => done(request.result);
+    request.onerror = () => fail(request.error);
+  });
+  const database = await all(indexedDB.open("katachi"));
+  const kept = await all(database.transaction("agents").objectStore("agents").getAll());
+  database.close();
+  const found = [];
+  const walk = (value) => {
+    if (value instanceof CryptoKey) found.push(value);
+    else if (value && typeof value === "object") Object.values(value).forEach(walk);
+  };
+  kept.forEach(walk);
+  const secret = found.filter((key) => key.type === "private");
+  return Promise.all(secret.map(async (key) => ({
+    algorithm: key.algorithm.name,
+    extractable: key.extractable,
+    exported: await crypto.subtle.exportKey("pkcs8", key).then(() => "it was", (error) => error.name),
+  })));
 }
 
 main().catch((error) => {

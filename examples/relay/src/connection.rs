@@ -5,7 +5,8 @@
 //! accept -> slot free? -> TLS handshake (10 s) -> first request (10 s) -> requests
 //!             |                |                       |                     |
 //!             wait in the      drop                    drop                  headers 10 s,
-//!             kernel's queue                                                 HTTP/2 pings
+//!             kernel's queue                                                 HTTP/2 pings,
+//!                                                                            writes 60 s
 //! ```
 
 use std::collections::HashMap;
@@ -25,6 +26,7 @@ use katachi_protocol::routes::{TLS_EXPORTER_LABEL, TLS_EXPORTER_LEN};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -153,7 +155,10 @@ async fn serve_one(
             router.clone().oneshot(request)
         })
     };
-    let io = TokioIo::new(stream);
+    // Who reads nothing holds no connection.
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(limits.write));
+    let io = TokioIo::new(Box::pin(stream));
     if is_http2 {
         let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())

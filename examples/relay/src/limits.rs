@@ -21,6 +21,8 @@ pub struct Limits {
     pub body: Duration,
     /// Bytes of a request body.
     pub body_bytes: usize,
+    /// Time for the other end of a connection to take anything of what waits for it.
+    pub write: Duration,
     /// Tunnels open at once.
     pub tunnels: usize,
     /// Streams at once through the tunnel of one agent, and on one connection of a
@@ -69,6 +71,7 @@ impl Default for Limits {
             header_bytes: 16 * 1024,
             body: seconds(10),
             body_bytes: 256 * 1024,
+            write: seconds(60),
             tunnels: 16_384,
             streams_per_agent: 128,
             keep_alive: seconds(15),
@@ -121,6 +124,10 @@ pub struct LimitOptions {
     #[arg(long, value_name = "SECONDS", env = "KATACHI_RELAY_CHANNEL_SILENCE", value_parser = seconds)]
     pub channel_silence: Option<Duration>,
 
+    /// Time between two heartbeats of an agent, whole and from 5 to 300 [default: 30]
+    #[arg(long, value_name = "SECONDS", env = "KATACHI_RELAY_HEARTBEAT", value_parser = clap::value_parser!(u64).range(5..=300))]
+    pub heartbeat: Option<u64>,
+
     /// Time for running requests to end when the relay stops [default: 5]
     #[arg(long, value_name = "SECONDS", env = "KATACHI_RELAY_DRAIN", value_parser = seconds)]
     pub drain: Option<Duration>,
@@ -151,6 +158,7 @@ impl LimitOptions {
             channel_silence: silence,
             // A browser that is there has answered by then.
             channel_ping: usual.channel_ping.min(silence / 3),
+            heartbeat: self.heartbeat.map_or(usual.heartbeat, Duration::from_secs),
             drain: self.drain.unwrap_or(usual.drain),
             restart: self.restart.unwrap_or(usual.restart),
             returns_per_second: self.returns_per_second.unwrap_or(usual.returns_per_second),

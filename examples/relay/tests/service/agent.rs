@@ -370,7 +370,7 @@ pub(crate) async fn connect(relay: &TestRelay) -> TlsStream<TcpStream> {
         .expect("the relay takes connections")
 }
 
-async fn try_connect(relay: &TestRelay) -> Option<TlsStream<TcpStream>> {
+pub(crate) async fn try_connect(relay: &TestRelay) -> Option<TlsStream<TcpStream>> {
     let connector = TlsConnector::from(Arc::new(relay.tls(&[b"http/1.1"])));
     let entrance = relay.entrance.unwrap_or(relay.address);
     let stream = TcpStream::connect(entrance).await.ok()?;

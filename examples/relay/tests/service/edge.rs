@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::agent::connect;
+use crate::agent::{connect, try_connect};
 use crate::relay::{TestRelay, headers};
 
 #[tokio::test]
@@ -281,18 +281,52 @@ async fn one_address_has_only_so_many_connections() {
     assert!(closed.is_ok() && answer.is_empty());
     drop(first);
     // The relay notices in its own time that a place became free.
-    let name = || ServerName::try_from("katachi.localhost").unwrap();
-    let mut let_in = false;
-    for _ in 0..100 {
-        let stream = TcpStream::connect(relay.address).await.unwrap();
-        let connector = TlsConnector::from(Arc::new(relay.tls(&[b"http/1.1"])));
-        let_in = connector.connect(name(), stream).await.is_ok();
-        if let_in {
-            break;
+    assert!(let_in_within(&relay, Duration::from_secs(5)).await);
+}
+
+async fn let_in_within(relay: &TestRelay, patience: Duration) -> bool {
+    let started = Instant::now();
+    while started.elapsed() < patience {
+        if try_connect(relay).await.is_some() {
+            return true;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(let_in);
+    false
+}
+
+/// Whether the relay lets somebody in whose address has one place alone, which is held
+/// by a client that asks for megabytes and reads none of them.
+async fn lets_in_beside_who_does_not_read(write: Duration) -> bool {
+    let state = Arc::new(tempfile::tempdir().unwrap());
+    let relay = TestRelay::start_with(state, |config| {
+        config.limits.connections_per_address = 1;
+        config.limits.write = write;
+    })
+    .await;
+    let mut deaf = connect(&relay).await;
+    let port = relay.address.port();
+    let ask = format!("GET /assets/noise.js HTTP/1.1\r\nHost: katachi.localhost:{port}\r\n\r\n");
+    // More than all buffers on the way hold.
+    let all = ask.repeat(1500);
+    let asked = tokio::spawn(async move {
+        let _ = deaf.write_all(all.as_bytes()).await;
+        std::future::pending::<()>().await;
+        drop(deaf);
+    });
+    let let_in = let_in_within(&relay, Duration::from_secs(4)).await;
+    asked.abort();
+    let_in
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_loses_its_connection() {
+    let (ended, control) = tokio::join!(
+        lets_in_beside_who_does_not_read(Duration::from_millis(500)),
+        lets_in_beside_who_does_not_read(Duration::from_secs(600)),
+    );
+    assert!(ended, "it holds its connection");
+    assert!(!control, "the relay ended it for another reason");
 }
 
 #[tokio::test]

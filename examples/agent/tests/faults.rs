@@ -1,5 +1,5 @@
-//! The agent's own end of a connection that dies without a word, and what agent and
-//! relay hold after a long time of calls, cuts and returns (`KATACHI_LONG=1`, for
+//! The agent's own end of a connection that dies without a word, heartbeats that are
+//! lost while the tunnel holds, and what agent and relay hold after a long time of calls, cuts and returns (`KATACHI_LONG=1`, for
 //! `KATACHI_SOAK_SECONDS` or 20 minutes).
 
 #![cfg(target_os = "linux")]
@@ -16,6 +16,8 @@ mod far;
 #[path = "support/meeting.rs"]
 #[allow(dead_code, reason = "each test file uses a part of this")]
 mod meeting;
+#[path = "support/pair.rs"]
+mod pair;
 #[path = "support/soak.rs"]
 mod soak;
 mod support;
@@ -27,25 +29,33 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use browser::{Browser, EMAIL};
-use device::{Answer, Device};
+use device::Answer;
 use far::Far;
-use katachi_protocol::channel::{ChannelRequest, PairingFragment};
-use meeting::{Meeting, get, run};
-use support::{Place, needing};
+use katachi_protocol::channel::ChannelRequest;
+use meeting::{get, run};
+use pair::Pair;
+use support::needing;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
-use up::{PATIENCE, Up, block_on};
+use up::{PATIENCE, block_on};
 
 fn main() -> ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
     let confine = support::can_confine();
-    let mut trials = vec![needing(
-        "user namespaces",
-        confine,
-        "the_agent_notices_a_connection_that_died_and_its_request_ends",
-        the_agent_notices_a_connection_that_died_and_its_request_ends,
-    )];
+    let mut trials = vec![
+        needing(
+            "user namespaces",
+            confine,
+            "the_agent_notices_a_connection_that_died_and_its_request_ends",
+            the_agent_notices_a_connection_that_died_and_its_request_ends,
+        ),
+        needing(
+            "user namespaces",
+            confine,
+            "a_heartbeat_that_is_lost_does_not_end_the_tunnel",
+            a_heartbeat_that_is_lost_does_not_end_the_tunnel,
+        ),
+    ];
     if std::env::var_os("KATACHI_LONG").is_some_and(|value| value == "1") {
         trials.push(needing(
             "user namespaces",
@@ -57,47 +67,12 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// An agent that reaches its relay through a router, and somebody who is paired with it.
-struct Pair {
-    place: Place,
-    far: Far,
-    up: Up,
-    meeting: Meeting,
-    device: Device,
-}
-
 impl Pair {
-    /// `keep_alive` in seconds is when the agent asks a silent relay whether it is there.
+    /// They meet through a router; `keep_alive` in seconds is when the agent asks a
+    /// silent relay whether it is there.
     async fn meets(keep_alive: f64) -> Self {
-        let far = Far::start();
-        let place = Place::new();
         let config = format!("[tunnel]\nkeep_alive = {keep_alive}\nkeep_alive_timeout = 2\n");
-        let config = place.file("config.toml", &config);
-        let mut command = place.command();
-        command.env("KATACHI_CONFIG", config);
-        let relay = ["--relay-url", &far.url, "--relay-ca", &far.authority];
-        let mut up = Up::start_by(command, &relay);
-        let link = up.wait_for("https://");
-        let code = up.wait_for("code ");
-        let (_, fragment) = link.split_once('#').unwrap();
-        up.fragment = PairingFragment::parse(fragment);
-        let ca = std::fs::read_to_string(&far.authority).unwrap();
-        let browser = Browser::at(far::ADDRESS, &far.url, &ca);
-        browser.sign_up(EMAIL).await;
-        browser.approve(&code).await;
-        up.wait_for("Connected.");
-        let agents = browser.agents().await.agents;
-        let agent = agents[0].id.clone();
-        let meeting = Meeting { browser, agent };
-        meeting.is_online().await;
-        let device = meeting.paired(&up).await;
-        Self {
-            place,
-            far,
-            up,
-            meeting,
-            device,
-        }
+        Self::meet(Far::start(), &config, &[]).await
     }
 
     /// Starts a command that says and writes down something ten times a second.
@@ -108,15 +83,27 @@ impl Pair {
         }
         answer
     }
-}
 
-impl Meeting {
-    /// Waits until the relay can ask the agent.
-    async fn is_online(&self) {
+    /// Heartbeats so far with this outcome, as the agent wrote them down.
+    fn heartbeats_that(&self, outcome: &str) -> usize {
+        let log = self.place.agent(&["audit", "--json", "--limit", "1000"]);
+        let entries = log.ok();
+        let entries = entries
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let counted = entries.filter(|entry| {
+            entry["call"] == "POST /v1/agent/heartbeat"
+                && entry["outcome"].as_str().unwrap().starts_with(outcome)
+        });
+        counted.count()
+    }
+
+    /// Waits until there are as many of them as `count`.
+    async fn heartbeats(&self, outcome: &str, count: usize) {
         let deadline = Instant::now() + PATIENCE;
-        while !self.browser.agents().await.agents[0].online {
-            assert!(Instant::now() < deadline, "the agent does not come");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        while self.heartbeats_that(outcome) < count {
+            assert!(Instant::now() < deadline, "no heartbeat {outcome}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 }
@@ -181,4 +168,20 @@ async fn hangs(pair: Pair) {
     let said = tokio::time::timeout(Duration::from_secs(3), whole(&mut answer)).await;
     assert!(said.is_err(), "{said:?}");
     assert!(goes_on(&pair.place.workspace().join("beat")).await);
+}
+
+fn a_heartbeat_that_is_lost_does_not_end_the_tunnel() {
+    block_on(async {
+        let pair = Pair::meets(0.5).await;
+        let _answer = pair.beating().await;
+        pair.far.turn_away(true);
+        pair.heartbeats("failed", 2).await;
+        pair.far.turn_away(false);
+        let before = pair.heartbeats_that("answered");
+        pair.heartbeats("answered", before + 1).await;
+        // The command would have ended with the tunnel in which it began.
+        assert!(goes_on(&pair.place.workspace().join("beat")).await);
+        let said = pair.up.stop_and_show();
+        assert!(!said.contains("Not connected"), "{said}");
+    });
 }

@@ -82,6 +82,9 @@ pub const AGENT_MCP: &str = "/v1/agent/mcp";
 pub const UNREGISTER: &str = "/v1/agent";
 /// `GET`, agent, signed and bound to the TLS connection; answered by 101.
 pub const TUNNEL: &str = "/v1/tunnel";
+/// `GET`, signed by the agent and not bound to the TLS connection, upgrades to a
+/// WebSocket (RFC 6455) whose binary messages carry the tunnel.
+pub const TUNNEL_WEBSOCKET: &str = "/v1/tunnel/websocket";
 /// `POST`, agent, signed: [`CloudflareTunnel`](crate::cloudflare::CloudflareTunnel), made
 /// where the agent has none yet.
 pub const CLOUDFLARE: &str = "/v1/agent/cloudflare";

@@ -1,6 +1,8 @@
-//! Reaching an agent through somebody else's tunnel, as `cloudflared` opens one.
+//! Tunnels inside of a WebSocket, where nothing else passes.
 //!
-//! The relay asks the agent's public name for a WebSocket, with a signature that the
+//! An agent behind a proxy that ends TLS opens one to the relay, if that takes such
+//! tunnels. Or the relay opens it, through somebody else's tunnel as `cloudflared` makes
+//! one: it asks the agent's public name for a WebSocket, with a signature that the
 //! agent checks and takes once; the messages of that WebSocket then carry the same
 //! HTTP/2 that a tunnel of our own carries:
 //!
@@ -18,15 +20,40 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::{Sink as _, Stream as _};
+use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use katachi_auth::signature::Profile;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 /// What a relay signs when it reaches an agent through somebody else's tunnel. It is
 /// not bound to the TLS connection, whose other end is not the agent.
 pub const ORIGIN_REQUEST: Profile = Profile::request("katachi-origin/1").purpose_name("origin");
+
+/// What an agent signs when it opens a tunnel inside of a WebSocket: not bound to the
+/// TLS connection, which a proxy may end.
+pub const WEBSOCKET_REQUEST: Profile =
+    Profile::request("katachi-agent/1").purpose_name("websocket");
+
+/// The headers of the answer that opens the WebSocket which a request asks for; nothing
+/// if it asks for none (RFC 6455 section 4.2).
+#[must_use]
+pub fn switching(request: &HeaderMap) -> Option<[(HeaderName, HeaderValue); 3]> {
+    let asked = request.get(UPGRADE)?;
+    let key = request.get(SEC_WEBSOCKET_KEY)?;
+    if !asked.as_bytes().eq_ignore_ascii_case(b"websocket") {
+        return None;
+    }
+    let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).ok()?;
+    Some([
+        (CONNECTION, HeaderValue::from_static("Upgrade")),
+        (UPGRADE, HeaderValue::from_static("websocket")),
+        (SEC_WEBSOCKET_ACCEPT, accept),
+    ])
+}
 
 /// Longest message either way, in bytes.
 const MAX_MESSAGE: usize = 64 * 1024;
@@ -57,6 +84,13 @@ impl<S> ByteStream<S> {
             socket,
             left: Bytes::new(),
         }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> ByteStream<S> {
+    /// The bytes of a WebSocket on `stream`, once it was answered that protocols switch.
+    pub async fn accepted(stream: S) -> Self {
+        Self::new(WebSocketStream::from_raw_socket(stream, Role::Server, Some(bounds())).await)
     }
 }
 
@@ -118,17 +152,14 @@ fn broken(error: Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio_tungstenite::tungstenite::protocol::Role;
-
     use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     #[tokio::test]
     async fn bytes_arrive_in_order_whatever_the_pieces() {
         let (near, far) = tokio::io::duplex(8 * 1024);
         let near = WebSocketStream::from_raw_socket(near, Role::Client, Some(bounds())).await;
-        let far = WebSocketStream::from_raw_socket(far, Role::Server, Some(bounds())).await;
-        let (mut near, mut far) = (ByteStream::new(near), ByteStream::new(far));
+        let (mut near, mut far) = (ByteStream::new(near), ByteStream::accepted(far).await);
         let sent: Vec<u8> = (0..1_000_000_u32).map(|n| n.to_le_bytes()[0]).collect();
         let expected = sent.clone();
         let sending = tokio::spawn(async move {
@@ -147,10 +178,10 @@ mod tests {
 
         let (near, far) = tokio::io::duplex(1 << 20);
         let mut near = WebSocketStream::from_raw_socket(near, Role::Client, None).await;
-        let far = WebSocketStream::from_raw_socket(far, Role::Server, Some(bounds())).await;
         let long = Message::Binary(vec![0; MAX_MESSAGE + 1].into());
         near.send(long).await.unwrap();
-        let error = ByteStream::new(far).read_u8().await.unwrap_err();
+        let mut far = ByteStream::accepted(far).await;
+        let error = far.read_u8().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -93,6 +93,14 @@ pub struct Serve {
     #[command(flatten)]
     pub cloudflare: Cloudflare,
 
+    /// Take tunnels inside of a WebSocket too, from agents behind proxies that end TLS
+    ///
+    /// Such a tunnel is not bound to the TLS connection: whoever ends TLS in between can
+    /// take it over, and then sees what this relay sees. What browsers and agents say to
+    /// each other stays encrypted.
+    #[arg(long, env = "KATACHI_RELAY_TUNNEL_WEBSOCKET")]
+    pub tunnel_websocket: bool,
+
     /// Loopback address to serve `/metrics` on, for Prometheus
     #[arg(long, value_name = "ADDR", env = "KATACHI_RELAY_METRICS")]
     pub metrics: Option<SocketAddr>,
@@ -262,6 +270,7 @@ impl Serve {
             providers: self.sign_in.to_providers()?,
             mail: self.sign_in.to_mail()?,
             cloudflare: self.cloudflare.to_config()?,
+            tunnel_websocket: self.tunnel_websocket,
             metrics: self.metrics,
             cluster: match (&self.cluster, self.node_listen) {
                 (Some(id), Some(listen)) => Some(ClusterConfig {

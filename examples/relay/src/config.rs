@@ -40,6 +40,9 @@ pub struct Config {
     pub mail: Option<MailConfig>,
     /// The account at Cloudflare in which agents get tunnels, if there is one.
     pub cloudflare: Option<CloudflareConfig>,
+    /// Whether agents may open their tunnels inside of a WebSocket, which is not bound
+    /// to the TLS connection.
+    pub tunnel_websocket: bool,
     /// Where to serve `/metrics`, without TLS: on loopback, or nowhere.
     pub metrics: Option<SocketAddr>,
     /// The cluster that this relay is a node of, on PostgreSQL.
@@ -76,6 +79,7 @@ impl Config {
             providers: Vec::new(),
             mail: None,
             cloudflare: None,
+            tunnel_websocket: false,
             metrics: None,
             cluster: None,
             limits: Limits::default(),

@@ -187,6 +187,7 @@ impl Relay {
                 sign_up: config.sign_up,
                 security_contact: config.security_contact,
                 cloudflare,
+                websocket: config.tunnel_websocket,
                 providers,
                 mailer,
             })

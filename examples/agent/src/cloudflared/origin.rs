@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
@@ -17,13 +16,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use katachi_auth::replay::{Epoch, MemoryReplay, ReplayStore as _};
 use katachi_auth::signature::{Context, Keys, KnownKey, Refusal, Verifier};
 use katachi_protocol::routes::tunnel::ORIGIN;
-use katachi_relay::carrier::{ByteStream, ORIGIN_REQUEST, bounds};
+use katachi_relay::carrier::{ByteStream, ORIGIN_REQUEST, switching};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::mistake::Mistake;
 use crate::relay_client::RelayClient;
@@ -217,15 +213,7 @@ fn answer(gate: &Arc<Gate>, mut request: Request<Incoming>) -> Response<Empty<By
             return status(StatusCode::FORBIDDEN);
         }
     };
-    let asks = request
-        .headers()
-        .get(UPGRADE)
-        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    let key = request.headers().get(SEC_WEBSOCKET_KEY);
-    let (Some(key), true, ORIGIN) = (key, asks, request.uri().path()) else {
-        return status(StatusCode::BAD_REQUEST);
-    };
-    let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) else {
+    let (Some(switching), ORIGIN) = (switching(request.headers()), request.uri().path()) else {
         return status(StatusCode::BAD_REQUEST);
     };
     let gate = Arc::clone(gate);
@@ -235,15 +223,11 @@ fn answer(gate: &Arc<Gate>, mut request: Request<Incoming>) -> Response<Empty<By
             Ok(Err(error)) => return tracing::debug!("the relay's call broke off: {error}"),
             Err(_) => return tracing::debug!("the relay's call broke off"),
         };
-        let socket = WebSocketStream::from_raw_socket(upgraded, Role::Server, Some(bounds()));
         // Where nobody waits it is closed.
-        let _ = gate.opened.try_send(ByteStream::new(socket.await));
+        let _ = gate.opened.try_send(ByteStream::accepted(upgraded).await);
     });
     let mut response = status(StatusCode::SWITCHING_PROTOCOLS);
-    let headers = response.headers_mut();
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    response.headers_mut().extend(switching);
     response
 }
 

@@ -40,6 +40,10 @@ pub(crate) enum CarrierKind {
     /// A connection of our own to the relay
     #[default]
     Embedded,
+    /// The same inside of a WebSocket, through proxies that pass nothing else; the relay
+    /// has to take such tunnels
+    #[value(name = "websocket")]
+    WebSocket,
     /// `cloudflared` and Cloudflare's network
     Cloudflared,
 }
@@ -106,6 +110,8 @@ pub(crate) enum RelayChoice {
 pub(crate) enum Carrier {
     /// A connection of our own.
     Embedded,
+    /// The same inside of a WebSocket.
+    WebSocket,
     /// A program that this one supervises.
     Cloudflared(Cloudflared),
 }

@@ -38,12 +38,13 @@ pub(super) fn settle(
     let kind = options.tunnel_carrier.or(file.carrier).unwrap_or_default();
     match kind {
         CarrierKind::Cloudflared => Ok(Carrier::Cloudflared(Cloudflared { program, sha256 })),
-        CarrierKind::Embedded if program.is_none() && sha256.is_none() => Ok(Carrier::Embedded),
-        CarrierKind::Embedded => Err(Mistake::new(
+        _ if program.is_some() || sha256.is_some() => Err(Mistake::new(
             "tunnel.carrier",
             "a cloudflared is named, and the tunnel does not use one",
             "set tunnel.carrier (or --tunnel-carrier) to cloudflared, or name none",
         )),
+        CarrierKind::Embedded => Ok(Carrier::Embedded),
+        CarrierKind::WebSocket => Ok(Carrier::WebSocket),
     }
 }
 
@@ -76,6 +77,8 @@ mod tests {
     #[test]
     fn the_tunnel_is_our_own_unless_told_otherwise() {
         assert_eq!(settled(None, None).unwrap(), Carrier::Embedded);
+        let websocket = settled(Some(CarrierKind::WebSocket), None);
+        assert_eq!(websocket.unwrap(), Carrier::WebSocket);
         let digest = "aB".repeat(32);
         let Carrier::Cloudflared(chosen) =
             settled(Some(CarrierKind::Cloudflared), Some(&digest)).unwrap()
@@ -100,6 +103,8 @@ mod tests {
                 "{refused}"
             );
         }
-        assert!(settled(None, Some(&"ab".repeat(32))).is_err());
+        for other in [None, Some(CarrierKind::WebSocket)] {
+            assert!(settled(other, Some(&"ab".repeat(32))).is_err());
+        }
     }
 }

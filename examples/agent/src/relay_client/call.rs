@@ -1,5 +1,6 @@
 //! One signed call and its answer, as bytes.
 
+use std::fmt;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -89,6 +90,43 @@ impl Answer {
         };
         verify_response(&Profile::RELAY_RESPONSE, key_id, key, &view, binding)
     }
+}
+
+/// The relay answered that it cannot serve just now (RFC 9110 section 15.6).
+#[derive(Debug)]
+pub(super) struct Unable {
+    status: StatusCode,
+    problem: Option<Problem>,
+}
+
+impl Unable {
+    /// What `answer` says, if it says that.
+    pub(super) fn of(answer: &Answer) -> Option<Self> {
+        answer.status.is_server_error().then(|| Self {
+            status: answer.status,
+            problem: answer.problem(),
+        })
+    }
+}
+
+impl fmt::Display for Unable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.problem {
+            Some(Problem { error, message, .. }) => {
+                write!(f, "the relay refuses the call: {message} ({error})")
+            }
+            None => write!(f, "the relay answered {}", self.status),
+        }
+    }
+}
+
+impl std::error::Error for Unable {}
+
+/// Whether `error` is of the moment: no answer came, or the relay could not serve.
+pub(super) fn may_pass(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .any(|cause| cause.is::<reqwest::Error>() || cause.is::<Unable>())
 }
 
 pub(super) async fn read(response: reqwest::Response) -> anyhow::Result<Answer> {

@@ -17,14 +17,15 @@ use http::Method;
 use katachi_auth::clock::{Clock as _, SystemClock, Timestamp};
 use katachi_auth::replay::{Epoch, NonceSequence};
 use katachi_auth::signature::{
-    ClockOffset, Freshness, KeyId, KnownKey, Profile, RequestView, Signer, VerifyingKey, derive_key,
+    ClockOffset, Freshness, KeyId, KnownKey, Profile, RequestBinding, RequestView, ResponseError,
+    Signer, VerifiedResponse, VerifyingKey, derive_key,
 };
 use katachi_protocol::agent::{Activity, ActivityAnswer, AgentState, Heartbeat, HeartbeatAnswer};
 use katachi_protocol::cloudflare::{CloudflareTunnel, DialIn};
 use katachi_protocol::mcp::AgentMcp;
 use katachi_protocol::problem::{Problem, codes};
 use katachi_protocol::routes;
-use katachi_relay::carrier::ORIGIN_REQUEST;
+use katachi_relay::carrier::{ORIGIN_REQUEST, WEBSOCKET_REQUEST};
 use katachi_store::vault::{Vault, VaultError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -38,6 +39,12 @@ pub(crate) use tls::{Endpoint, public_http};
 /// A connection that was idle for longer is not used again: it may be gone without
 /// either end knowing, and a call on it would wait for its deadline.
 const IDLE: Duration = Duration::from_secs(2);
+/// Waits before a heartbeat is tried again.
+const HEARTBEAT_WAITS: [Duration; 3] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+];
 
 /// A registered machine's client.
 #[derive(Debug)]
@@ -49,6 +56,7 @@ pub(crate) struct RelayClient {
     key_id: KeyId,
     api: Signer,
     tunnel: Signer,
+    websocket: Signer,
     response_key: VerifyingKey,
     /// With which the relay signs where it reaches us through Cloudflare.
     origin: Arc<KnownKey>,
@@ -79,6 +87,7 @@ impl RelayClient {
             http: endpoint.http()?.pool_idle_timeout(IDLE).build()?,
             api: signer(Profile::AGENT_REQUEST),
             tunnel: signer(Profile::TUNNEL_REQUEST),
+            websocket: signer(WEBSOCKET_REQUEST),
             response_key: key(Profile::RELAY_RESPONSE).into(),
             origin: Arc::new(KnownKey::new(key_id.clone(), "relay", key(ORIGIN_REQUEST))),
             nonces: NonceSequence::start()?,
@@ -145,6 +154,29 @@ impl RelayClient {
             }
             _ => Ok(answer),
         }
+    }
+
+    /// The same, again after a while where the relay gives no answer or cannot serve:
+    /// one call that is lost is no reason to end what runs in the tunnel, whose own
+    /// keep-alive notices sooner when the relay is gone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::heartbeat`], once no attempt is left.
+    pub(crate) async fn heartbeat_patiently(
+        &self,
+        state: impl Fn() -> AgentState,
+    ) -> anyhow::Result<HeartbeatAnswer> {
+        for wait in HEARTBEAT_WAITS {
+            match self.heartbeat(state()).await {
+                Err(error) if call::may_pass(&error) => {
+                    tracing::debug!("a heartbeat is tried again in {wait:?}: {error:#}");
+                    tokio::time::sleep(wait).await;
+                }
+                settled => return settled,
+            }
+        }
+        self.heartbeat(state()).await
     }
 
     /// Tells the relay what happened, in closed words.
@@ -299,7 +331,29 @@ impl RelayClient {
         &self,
         request: &mut http::Request<B>,
         channel: &[u8; routes::TLS_EXPORTER_LEN],
-    ) -> anyhow::Result<katachi_auth::signature::RequestBinding> {
+    ) -> anyhow::Result<RequestBinding> {
+        self.sign_opening(&self.tunnel, request, Some(channel))
+    }
+
+    /// Signs the request that opens the tunnel inside of a WebSocket. It is bound to no
+    /// TLS connection: a proxy may end that.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the request cannot be signed.
+    pub(crate) fn sign_websocket<B>(
+        &self,
+        request: &mut http::Request<B>,
+    ) -> anyhow::Result<RequestBinding> {
+        self.sign_opening(&self.websocket, request, None)
+    }
+
+    fn sign_opening<B>(
+        &self,
+        signer: &Signer,
+        request: &mut http::Request<B>,
+        channel: Option<&[u8; routes::TLS_EXPORTER_LEN]>,
+    ) -> anyhow::Result<RequestBinding> {
         let view = RequestView {
             method: request.method().as_str(),
             authority: self.endpoint.authority(),
@@ -309,8 +363,8 @@ impl RelayClient {
             body: &[],
         };
         let mut freshness = self.freshness(self.now());
-        freshness.channel = Some(channel);
-        let signed = self.tunnel.sign(&view, &freshness)?;
+        freshness.channel = channel;
+        let signed = signer.sign(&view, &freshness)?;
         for (name, value) in signed.headers() {
             request.headers_mut().insert(name, value.parse()?);
         }
@@ -325,7 +379,7 @@ impl RelayClient {
     pub(crate) fn learn(
         &self,
         answer: &Answer,
-        binding: &katachi_auth::signature::RequestBinding,
+        binding: &RequestBinding,
         sent: Timestamp,
     ) -> anyhow::Result<()> {
         let refusal = answer.problem();
@@ -356,12 +410,12 @@ impl RelayClient {
         }
     }
 
-    fn verify(
+    /// Whether the relay gave `answer` to the request of `binding`, and to no other.
+    pub(crate) fn verify(
         &self,
         answer: &Answer,
-        binding: &katachi_auth::signature::RequestBinding,
-    ) -> Result<katachi_auth::signature::VerifiedResponse, katachi_auth::signature::ResponseError>
-    {
+        binding: &RequestBinding,
+    ) -> Result<VerifiedResponse, ResponseError> {
         answer.verify(&self.key_id, &self.response_key, binding)
     }
 
@@ -402,6 +456,9 @@ impl RelayClient {
                     bail!("the relay's answer to {method} {path} is not signed by the relay");
                 }
                 return Ok(answer.body);
+            }
+            if let Some(unable) = call::Unable::of(&answer) {
+                return Err(unable.into());
             }
             self.learn(&answer, &prepared.binding, sent)?;
         }

@@ -20,9 +20,10 @@ use katachi_auth::signature::RequestBinding;
 use katachi_protocol::routes;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::config::Limits;
-use crate::relay_client::{Answer as RelayAnswer, RelayClient};
+use crate::relay_client::{Answer as RelayAnswer, Endpoint, RelayClient};
 
 /// Longest refusal that is read.
 const MAX_REFUSAL: usize = 16 * 1024;
@@ -84,18 +85,7 @@ async fn attempt(
     signed_for: impl FnOnce(Exporter) -> Exporter,
 ) -> anyhow::Result<Answer> {
     let endpoint = client.endpoint();
-    let mut config = endpoint.tls()?;
-    // The upgrade is a matter of HTTP/1.1; HTTP/2 comes after it, reversed.
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let tcp = connect(&endpoint.addresses().await?, patience).await?;
-    let tls = tokio::time::timeout(
-        patience,
-        TlsConnector::from(Arc::new(config)).connect(endpoint.server_name()?, tcp),
-    )
-    .await
-    .context("the relay does not finish the TLS handshake")?
-    .with_context(|| format!("no trusted TLS connection to {}", endpoint.url))?;
-
+    let tls = secure(endpoint, patience).await?;
     let mut exporter = [0; routes::TLS_EXPORTER_LEN];
     tls.get_ref()
         .1
@@ -129,6 +119,24 @@ async fn attempt(
         binding,
         sent,
     })
+}
+
+/// A connection to the relay, which proved that it is there by its certificate.
+pub(super) async fn secure(
+    endpoint: &Endpoint,
+    patience: Duration,
+) -> anyhow::Result<TlsStream<TcpStream>> {
+    let mut config = endpoint.tls()?;
+    // The upgrade is a matter of HTTP/1.1; HTTP/2 comes after it, reversed.
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let tcp = connect(&endpoint.addresses().await?, patience).await?;
+    tokio::time::timeout(
+        patience,
+        TlsConnector::from(Arc::new(config)).connect(endpoint.server_name()?, tcp),
+    )
+    .await
+    .context("the relay does not finish the TLS handshake")?
+    .with_context(|| format!("no trusted TLS connection to {}", endpoint.url))
 }
 
 async fn connect(

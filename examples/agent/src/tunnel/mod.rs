@@ -6,6 +6,7 @@ mod backoff;
 mod dial;
 mod mcp;
 mod service;
+mod websocket;
 mod work;
 
 use std::future::Future;
@@ -60,6 +61,8 @@ pub(crate) async fn keep_open(
 enum Way {
     /// By a connection of our own.
     Dial,
+    /// By the same, inside of a WebSocket.
+    WebSocket,
     /// By the relay, through a `cloudflared` of ours.
     #[cfg(unix)]
     Cloudflared(Box<crate::cloudflared::Carrier>),
@@ -74,6 +77,7 @@ impl Way {
     async fn of(service: &Service) -> anyhow::Result<Self> {
         match &service.config.carrier {
             Carrier::Embedded => Ok(Self::Dial),
+            Carrier::WebSocket => Ok(Self::WebSocket),
             #[cfg(unix)]
             Carrier::Cloudflared(wanted) => {
                 let carrier = crate::cloudflared::Carrier::new(&service.config, wanted).await?;
@@ -90,8 +94,10 @@ impl Way {
     }
 
     async fn open(&mut self, service: &Arc<Service>) -> anyhow::Result<Box<dyn Bytes>> {
+        let (client, limits) = (service.client(), &service.config.limits);
         Ok(match self {
-            Self::Dial => Box::new(dial::dial(service.client(), &service.config.limits).await?),
+            Self::Dial => Box::new(dial::dial(client, limits).await?),
+            Self::WebSocket => Box::new(websocket::dial(client, limits).await?),
             #[cfg(unix)]
             Self::Cloudflared(carrier) => Box::new(carrier.open(service).await?),
         })
@@ -99,7 +105,7 @@ impl Way {
 
     async fn close(&mut self) {
         match self {
-            Self::Dial => {}
+            Self::Dial | Self::WebSocket => {}
             #[cfg(unix)]
             Self::Cloudflared(carrier) => carrier.stop().await,
         }
@@ -221,7 +227,8 @@ async fn heartbeats(service: &Arc<Service>) -> anyhow::Error {
         return error.context("the relay does not take this machine's reports");
     }
     loop {
-        let answer = match service.client().heartbeat(service.state()).await {
+        let beat = service.client().heartbeat_patiently(|| service.state());
+        let answer = match beat.await {
             Ok(answer) => answer,
             Err(error) => return error.context("the relay does not take heartbeats"),
         };

@@ -16,9 +16,11 @@ pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 pub(crate) struct Far {
     pub(crate) relay: Child,
     pub(crate) url: String,
-    /// File of the authority to trust.
+    /// File of the authority that the agent is to trust.
     pub(crate) authority: String,
-    router: Router,
+    /// File of that of the relay itself.
+    pub(crate) own_authority: String,
+    router: Option<Router>,
     _state: TempDir,
 }
 
@@ -27,6 +29,13 @@ impl Far {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let router = Router::start(listener, port);
+        let mut far = Self::at(port);
+        far.router = Some(router);
+        far
+    }
+
+    /// The same on `port`, with nothing between it and the agent yet.
+    pub(crate) fn at(port: u16) -> Self {
         let state = tempfile::tempdir().unwrap();
         let mut relay = Command::new(env!("CARGO_BIN_EXE_katachi-agent"))
             .args(["relay", "serve", "--no-keychain", "--ready-json"])
@@ -35,6 +44,8 @@ impl Far {
             .arg(state.path())
             // It is not to notice anything by itself.
             .env("KATACHI_RELAY_KEEP_ALIVE", "600")
+            .env("KATACHI_RELAY_HEARTBEAT", "5")
+            .env("KATACHI_RELAY_TUNNEL_WEBSOCKET", "true")
             // Its end is the end of the relay.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -50,7 +61,8 @@ impl Far {
             relay,
             url: text("public_url"),
             authority: text("ca"),
-            router,
+            own_authority: text("ca"),
+            router: None,
             _state: state,
         }
     }
@@ -58,8 +70,17 @@ impl Far {
     /// The router forgets the connections that are open: what is sent on them is
     /// swallowed, without a word to either end.
     pub(crate) fn forget(&self) {
-        let mut forgotten = self.router.forgotten.lock().unwrap();
+        let mut forgotten = self.router().forgotten.lock().unwrap();
         std::mem::take(&mut *forgotten).store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the router turns new connections away; those that are open go on.
+    pub(crate) fn turn_away(&self, away: bool) {
+        self.router().away.store(away, Ordering::SeqCst);
+    }
+
+    fn router(&self) -> &Router {
+        self.router.as_ref().expect("there is a router")
     }
 }
 
@@ -73,14 +94,20 @@ impl Drop for Far {
 struct Router {
     /// Whether the connections of now were forgotten.
     forgotten: Arc<Mutex<Arc<AtomicBool>>>,
+    /// Whether new ones are turned away.
+    away: Arc<AtomicBool>,
 }
 
 impl Router {
     fn start(listener: TcpListener, port: u16) -> Self {
         let forgotten: Arc<Mutex<Arc<AtomicBool>>> = Arc::default();
-        let now = Arc::clone(&forgotten);
+        let away: Arc<AtomicBool> = Arc::default();
+        let (now, closed) = (Arc::clone(&forgotten), Arc::clone(&away));
         std::thread::spawn(move || {
             for here in listener.incoming().map_while(Result::ok) {
+                if closed.load(Ordering::SeqCst) {
+                    continue;
+                }
                 let Ok(there) = TcpStream::connect((ADDRESS, port)) else {
                     continue;
                 };
@@ -91,7 +118,7 @@ impl Router {
                 std::thread::spawn(move || pass(there, back, &forgotten));
             }
         });
-        Self { forgotten }
+        Self { forgotten, away }
     }
 }
 

@@ -7,8 +7,9 @@ use axum::body::{Body, HttpBody as _};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CONNECTION, UPGRADE};
-use http::{HeaderMap, HeaderValue, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use hyper::rt::{Read, Write};
+use hyper_util::rt::TokioIo;
 use katachi_auth::clock::{Clock as _, SystemClock};
 use katachi_protocol::agent::{
     Activity, ActivityAnswer, ActivityKind, AgentState, Control, Heartbeat, HeartbeatAnswer,
@@ -20,7 +21,8 @@ use tracing::warn;
 
 use super::App;
 use super::extract::JsonBody;
-use super::signed::{self, Caller};
+use super::signed::{self, Caller, Purpose};
+use crate::carrier::{ByteStream, switching};
 use crate::failure::Failure;
 use crate::records::store::ReadTx;
 use crate::records::{Records, RecordsError, agents, audit, mcp};
@@ -151,16 +153,43 @@ pub(super) async fn unregister(
 }
 
 /// `GET /v1/tunnel`.
-pub(super) async fn tunnel(State(app): State<App>, mut request: Request) -> Response {
+pub(super) async fn tunnel(State(app): State<App>, request: Request) -> Response {
     if !asks_for_tunnel(request.version(), request.headers()) {
         return Failure::UpgradeRequired.into_response();
     }
+    let headers = [
+        (UPGRADE, HeaderValue::from_static(TUNNEL_PROTOCOL)),
+        (CONNECTION, HeaderValue::from_static("upgrade")),
+    ];
+    open(&app, request, Purpose::Tunnel, headers).await
+}
+
+/// `GET /v1/tunnel/websocket`.
+pub(super) async fn tunnel_websocket(State(app): State<App>, request: Request) -> Response {
+    if !app.websocket {
+        return Failure::NotFound("this relay takes no tunnel inside of a WebSocket")
+            .into_response();
+    }
+    match switching(request.headers()) {
+        Some(headers) => open(&app, request, Purpose::WebSocket, headers).await,
+        None => Failure::BadRequest("this route opens a WebSocket".to_owned()).into_response(),
+    }
+}
+
+/// Opens a tunnel for whoever signed `request` for `purpose`; the answer switches
+/// protocols by `headers`.
+async fn open(
+    app: &App,
+    mut request: Request,
+    purpose: Purpose,
+    headers: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
+) -> Response {
     // The signature is over no body, and what follows the head is the tunnel.
     if !request.body().is_end_stream() {
         return Failure::BadRequest("this request has no body".to_owned()).into_response();
     }
     let upgrade = hyper::upgrade::on(&mut request);
-    let tunnelled = match signed::verify_tunnel(&app, request).await {
+    let tunnelled = match signed::verify_tunnel(app, request, purpose).await {
         Ok(tunnelled) => tunnelled,
         Err(response) => return *response,
     };
@@ -178,16 +207,17 @@ pub(super) async fn tunnel(State(app): State<App>, mut request: Request) -> Resp
             Ok(Err(error)) => return warn!(%agent, %error, "a tunnel was not upgraded"),
             Err(_) => return warn!(%agent, "a tunnel was not upgraded in time"),
         };
-        carry(&carrier, &agent, &user, upgraded).await;
+        match purpose {
+            Purpose::WebSocket => {
+                let socket = ByteStream::accepted(TokioIo::new(upgraded)).await;
+                carry(&carrier, &agent, &user, TokioIo::new(socket)).await;
+            }
+            Purpose::Api | Purpose::Tunnel => carry(&carrier, &agent, &user, upgraded).await,
+        }
     });
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    response
-        .headers_mut()
-        .insert(UPGRADE, HeaderValue::from_static(TUNNEL_PROTOCOL));
-    response
-        .headers_mut()
-        .insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    response.headers_mut().extend(headers);
     tunnelled.sign(response).await
 }
 

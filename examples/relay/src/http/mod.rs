@@ -70,6 +70,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     /// The account at Cloudflare in which agents get tunnels, if there is one.
     pub(crate) cloudflare: Option<Cloudflare>,
+    /// Whether agents may open tunnels inside of a WebSocket.
+    websocket: bool,
     /// Something at Cloudflare may have to be removed.
     pub(crate) cloudflare_work: Notify,
     sign_up: SignUpPolicy,
@@ -122,6 +124,8 @@ pub(crate) struct Parts {
     pub(crate) sign_up: SignUpPolicy,
     pub(crate) security_contact: String,
     pub(crate) cloudflare: Option<Cloudflare>,
+    /// Whether agents may open tunnels inside of a WebSocket.
+    pub(crate) websocket: bool,
     pub(crate) providers: Providers,
     pub(crate) mailer: Option<Box<dyn Mailer>>,
 }
@@ -159,6 +163,7 @@ impl App {
             sign_up,
             security_contact,
             cloudflare,
+            websocket,
             providers,
             mailer,
         } = parts;
@@ -171,6 +176,7 @@ impl App {
             sessions: Sessions::default(),
             metrics: Metrics::default(),
             cloudflare,
+            websocket,
             cloudflare_work: Notify::new(),
             sign_up,
             security_contact,
@@ -374,5 +380,7 @@ fn agent(app: &App) -> Router<App> {
         .route(routes::CLOUDFLARE, post(cloudflare::provide))
         .route(routes::CLOUDFLARE_DIAL, post(cloudflare::dial))
         .route_layer(from_fn_with_state(app.clone(), signed::layer));
-    signed.route(routes::TUNNEL, get(agent_api::tunnel))
+    signed
+        .route(routes::TUNNEL, get(agent_api::tunnel))
+        .route(routes::TUNNEL_WEBSOCKET, get(agent_api::tunnel_websocket))
 }

@@ -29,7 +29,7 @@ use tracing::{info, warn};
 
 use super::App;
 use super::extract;
-use crate::carrier::ORIGIN_REQUEST;
+use crate::carrier::{ORIGIN_REQUEST, WEBSOCKET_REQUEST};
 use crate::connection::Connection;
 use crate::failure::Failure;
 
@@ -39,6 +39,7 @@ pub(crate) struct AgentKeys {
     pub(crate) user_id: String,
     api: Arc<KnownKey>,
     tunnel: Arc<KnownKey>,
+    websocket: Arc<KnownKey>,
     response: SigningKey,
     /// What the relay signs when it reaches the agent through Cloudflare.
     pub(crate) origin: Signer,
@@ -66,6 +67,7 @@ impl AgentKeys {
             user_id: user_id.to_owned(),
             api: known(&Profile::AGENT_REQUEST),
             tunnel: known(&Profile::TUNNEL_REQUEST),
+            websocket: known(&WEBSOCKET_REQUEST),
             response: derive_key(secret, agent_id, &Profile::RELAY_RESPONSE).into(),
             origin: Signer::new(
                 ORIGIN_REQUEST,
@@ -132,18 +134,27 @@ impl KeyRing {
     }
 }
 
-struct ForApi<'a>(&'a KeyRing);
-struct ForTunnel<'a>(&'a KeyRing);
-
-impl Keys for ForApi<'_> {
-    fn find(&self, id: &str) -> Option<Arc<KnownKey>> {
-        self.0.get(id).map(|keys| Arc::clone(&keys.api))
-    }
+/// What a request is signed for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Purpose {
+    Api,
+    /// To open a tunnel on this TLS connection.
+    Tunnel,
+    /// To open one inside of a WebSocket.
+    WebSocket,
 }
 
-impl Keys for ForTunnel<'_> {
+/// The keys for one purpose.
+struct For<'a>(&'a KeyRing, Purpose);
+
+impl Keys for For<'_> {
     fn find(&self, id: &str) -> Option<Arc<KnownKey>> {
-        self.0.get(id).map(|keys| Arc::clone(&keys.tunnel))
+        let keys = self.0.get(id)?;
+        Some(Arc::clone(match self.1 {
+            Purpose::Api => &keys.api,
+            Purpose::Tunnel => &keys.tunnel,
+            Purpose::WebSocket => &keys.websocket,
+        }))
     }
 }
 
@@ -152,6 +163,7 @@ impl Keys for ForTunnel<'_> {
 pub(crate) struct Gate {
     api: Verifier,
     tunnel: Verifier,
+    websocket: Verifier,
     pub(crate) keys: KeyRing,
 }
 
@@ -161,6 +173,7 @@ impl Gate {
         Self {
             api: Verifier::new(Profile::AGENT_REQUEST, authorities.to_vec()),
             tunnel: Verifier::new(Profile::TUNNEL_REQUEST, authorities.to_vec()),
+            websocket: Verifier::new(WEBSOCKET_REQUEST, authorities.to_vec()),
             keys: KeyRing::default(),
         }
     }
@@ -213,13 +226,14 @@ pub(super) async fn layer(State(app): State<App>, request: Request<Body>, next: 
     sign(&keys, &key_id, &binding, response).await
 }
 
-/// Verifies the request that opens a tunnel, on the connection it came on.
+/// Verifies the request that opens a tunnel, for `purpose`.
 /// The answer has to be signed by [`Tunnelled::sign`].
 pub(super) async fn verify_tunnel(
     app: &App,
     request: Request<Body>,
+    purpose: Purpose,
 ) -> Result<Tunnelled, Box<Response>> {
-    let verified = verify(app, request.map(|_| Bytes::new()), Purpose::Tunnel).await?;
+    let verified = verify(app, request.map(|_| Bytes::new()), purpose).await?;
     let keys = app
         .gate
         .keys
@@ -243,11 +257,6 @@ impl Tunnelled {
     pub(super) async fn sign(&self, response: Response) -> Response {
         sign(&self.keys, &self.key_id, &self.binding, response).await
     }
-}
-
-enum Purpose {
-    Api,
-    Tunnel,
 }
 
 async fn verify(
@@ -291,16 +300,13 @@ async fn accept(
         .get::<Connection>()
         .map(|connection| connection.exporter);
     context.channel = channel.as_ref();
-    let authentic = match purpose {
-        Purpose::Api => app
-            .gate
-            .api
-            .check(request, &ForApi(&app.gate.keys), &context)?,
-        Purpose::Tunnel => app
-            .gate
-            .tunnel
-            .check(request, &ForTunnel(&app.gate.keys), &context)?,
+    let verifier = match purpose {
+        Purpose::Api => &app.gate.api,
+        Purpose::Tunnel => &app.gate.tunnel,
+        Purpose::WebSocket => &app.gate.websocket,
     };
+    let keys = For(&app.gate.keys, purpose);
+    let authentic = verifier.check(request, &keys, &context)?;
     authentic.spend_async(&app.replay, now).await
 }
 

@@ -165,6 +165,7 @@ fn table() -> Vec<Row> {
             Json(json!({"epoch": word()})),
         ),
         row("GET", routes::TUNNEL, Agent, Nothing),
+        row("GET", routes::TUNNEL_WEBSOCKET, Agent, Nothing),
     ]
 }
 
@@ -281,6 +282,7 @@ impl Process {
                 "127.0.0.1:0",
                 "--no-keychain",
                 "--ready-json",
+                "--tunnel-websocket",
             ])
             .arg("--state-dir")
             .arg(state.path())

@@ -16,6 +16,7 @@ mod relay;
 mod signed;
 mod socket;
 mod tunnel;
+mod websocket;
 mod wire;
 
 use embedded::{arguments, database, tables};

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use clap::ValueEnum as _;
 
 use crate::cli::{self, Manager, Options};
 use crate::config::Config;
@@ -210,8 +211,11 @@ fn program(config: &Config, options: &Options) -> anyhow::Result<Program> {
         let pair = seconds.map(|seconds| [flag.to_owned(), seconds.to_string()]);
         argv.extend(pair.into_iter().flatten().map(OsString::from));
     }
-    if options.tunnel_carrier == Some(crate::config::CarrierKind::Cloudflared) {
-        argv.extend(["--tunnel-carrier", "cloudflared"].map(OsString::from));
+    let carrier = options
+        .tunnel_carrier
+        .and_then(|kind| kind.to_possible_value());
+    if let Some(carrier) = carrier {
+        argv.extend(["--tunnel-carrier", carrier.get_name()].map(OsString::from));
     }
     if options.keychain == Some(crate::config::KeychainUse::Off) {
         argv.extend(["--keychain", "off"].map(OsString::from));

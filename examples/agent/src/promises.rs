@@ -98,11 +98,6 @@ impl Ledger {
         self.record(id, Status::Partial, evidence, false);
     }
 
-    /// A piece of promise `id` is not built.
-    pub(crate) fn absent(&mut self, id: usize, evidence: impl Into<String>) {
-        self.record(id, Status::Absent, evidence, false);
-    }
-
     /// This machine lacks what a piece of promise `id` needs.
     pub(crate) fn unavailable(&mut self, id: usize, evidence: impl Into<String>) {
         self.record(id, Status::Unavailable, evidence, false);
@@ -262,7 +257,7 @@ mod tests {
         ledger.held(1, "a");
         ledger.held(1, "b");
         assert_eq!(status_of(&ledger, 1), Status::Kept);
-        ledger.absent(1, "c");
+        ledger.unwitnessed(1, "c");
         assert_eq!(status_of(&ledger, 1), Status::Partial);
     }
 
@@ -270,7 +265,7 @@ mod tests {
     fn unavailable_and_absent_together_never_look_better_than_absent() {
         let mut ledger = Ledger::new();
         ledger.unavailable(2, "a");
-        ledger.absent(2, "b");
+        ledger.failed(2, "b");
         assert_eq!(status_of(&ledger, 2), Status::Absent);
     }
 

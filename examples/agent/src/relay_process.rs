@@ -30,6 +30,15 @@ struct Ready {
     public_url: String,
 }
 
+/// What a relay is told beside where it listens and keeps its state.
+#[derive(Default)]
+pub(crate) struct More {
+    /// Options of `serve`.
+    pub(crate) options: Vec<String>,
+    /// Names and values, for what no other user of this machine may see.
+    pub(crate) variables: Vec<[String; 2]>,
+}
+
 /// A running relay.
 #[derive(Debug)]
 pub(crate) struct RelayProcess {
@@ -51,6 +60,20 @@ impl RelayProcess {
         state_dir: &Path,
         keychain: KeychainUse,
     ) -> anyhow::Result<Self> {
+        Self::start_with(listen, state_dir, keychain, More::default()).await
+    }
+
+    /// The same, told `more`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`RelayProcess::start`].
+    pub(crate) async fn start_with(
+        listen: SocketAddr,
+        state_dir: &Path,
+        keychain: KeychainUse,
+        more: More,
+    ) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let mut command = Command::new(program);
         // What is meant for a relay elsewhere must not change this one.
@@ -68,6 +91,8 @@ impl RelayProcess {
                 KeychainUse::Auto => None,
                 KeychainUse::Off => Some("--no-keychain"),
             })
+            .args(more.options)
+            .envs(more.variables.into_iter().map(<(String, String)>::from))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -40,6 +40,10 @@ fn the_demo_succeeds_in_time_and_says_what_it_saw() {
     assert_eq!(promises[0]["status"], "kept", "{}", promises[0]);
     let channel = promises[1]["evidence"].as_str().unwrap();
     assert!(channel.contains("gets 403 on 12 of 12 routes"), "{channel}");
+    let sign_in = promises[8]["evidence"].as_str().unwrap();
+    for tried in ["link in its mail", "OpenID provider", "another browser"] {
+        assert!(sign_in.contains(tried), "{sign_in}");
+    }
     assert!(
         place.stored().is_empty(),
         "the demo wrote into the home of the person"

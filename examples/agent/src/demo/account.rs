@@ -2,19 +2,17 @@
 
 use anyhow::{Context as _, bail};
 use katachi_auth::device::PollAnswer;
-use katachi_protocol::routes;
 
 use super::Story;
+use super::sign_in::{self, EMAIL};
 use crate::output::printable;
 use crate::relay_client::Registration;
 use crate::relay_client::login::{Flow, Poll};
 
-const EMAIL: &str = "demo@katachi.example";
-
 pub(super) async fn approve(story: &mut Story) -> anyhow::Result<()> {
     let browser = story
         .browser
-        .as_ref()
+        .clone()
         .context("there is no relay to sign in to")?;
     let relay = story
         .relay
@@ -22,34 +20,7 @@ pub(super) async fn approve(story: &mut Story) -> anyhow::Result<()> {
         .context("there is no relay to sign in to")?;
     let endpoint = relay.endpoint().clone();
 
-    let password = random_password()?;
-    let cookie = browser.sign_up(EMAIL, &password).await?;
-    let attributes = ["Secure", "HttpOnly", "SameSite=", "Path=/"];
-    let locked = cookie.starts_with(routes::SESSION_COOKIE)
-        && attributes
-            .iter()
-            .all(|attribute| cookie.contains(attribute))
-        && !cookie.contains("Domain=");
-    story.ledger.check(
-        3,
-        locked,
-        "the session cookie is `__Host-`, Secure, HttpOnly and SameSite",
-    );
-    let me = browser.me().await?;
-    let wrong = browser.sign_in(EMAIL, "not the password").await?;
-    let right = browser.sign_in(EMAIL, &password).await?;
-    story.ledger.check(
-        9,
-        me.email == EMAIL && wrong == 401 && right.is_success(),
-        "an account with e-mail and password (Argon2id) signs in; a wrong password is refused",
-    );
-    story.ledger.absent(
-        9,
-        "sign-in with GitHub and Google, and verification of the e-mail, are not built",
-    );
-    story.progress.good(format_args!(
-        "signed up and in as {EMAIL}; a wrong password got {wrong}"
-    ));
+    sign_in::enter(story, &browser).await?;
 
     let flow = Flow::begin(&endpoint).await?;
     let code = flow.user_code();
@@ -100,9 +71,4 @@ pub(super) async fn approve(story: &mut Story) -> anyhow::Result<()> {
     story.progress.good(format_args!("approved by {account}"));
     story.registration = Some(Registration::new(&endpoint, true, token));
     Ok(())
-}
-
-fn random_password() -> anyhow::Result<String> {
-    let bytes = katachi_crypto::random::bytes::<16>()?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -4,8 +4,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::bail;
-use katachi_protocol::account::{LogIn, Me, SignUp};
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper_util::rt::TokioIo;
+use katachi_protocol::account::{LogIn, Me, SignInStarted, SignUp, StartSignIn};
 use katachi_protocol::agent::Agents;
 use katachi_protocol::channel::ChannelQuery;
 use katachi_protocol::device::{DeviceInfo, UserCodeBody};
@@ -59,14 +62,79 @@ impl Browser {
         Ok(response)
     }
 
-    /// Opens an account, signs in to it, and returns the cookie as it was set.
-    pub(super) async fn sign_up(&self, email: &str, password: &str) -> anyhow::Result<String> {
+    /// Asks for an account and says what the relay answered.
+    pub(super) async fn sign_up(&self, email: &str, password: &str) -> anyhow::Result<StatusCode> {
         let body = SignUp {
             email: email.to_owned(),
             password: Sensitive::new(password),
         };
-        let response = success(self.post(routes::SIGN_UP).json(&body).send().await?).await?;
-        Ok(self.keep_cookie(&response))
+        let response = self.post(routes::SIGN_UP).json(&body).send().await?;
+        Ok(response.status())
+    }
+
+    /// Tries to sign in, with the `token` of a mail if given: what the relay answered,
+    /// and the cookie as it was set.
+    pub(super) async fn log_in(
+        &self,
+        email: &str,
+        password: &str,
+        token: Option<&str>,
+    ) -> anyhow::Result<(StatusCode, String)> {
+        let body = LogIn {
+            email: email.to_owned(),
+            password: Sensitive::new(password),
+            token: token.map(Sensitive::new),
+        };
+        let response = self.post(routes::LOG_IN).json(&body).send().await?;
+        Ok((response.status(), self.keep_cookie(&response)))
+    }
+
+    /// Begins a sign-in at a provider: the page to go to.
+    pub(super) async fn start_sign_in(&self, provider: &str) -> anyhow::Result<String> {
+        let body = StartSignIn {
+            return_to: None,
+            link: false,
+        };
+        let path = routes::SIGN_IN_START.replace("{provider}", provider);
+        let response = success(self.post(&path).json(&body).send().await?).await?;
+        let started: SignInStarted = response.json().await?;
+        Ok(started.url)
+    }
+
+    /// Goes to a page of a provider, where nobody has to be asked: where it leads back
+    /// to.
+    pub(super) async fn agree(&self, page: &str) -> anyhow::Result<String> {
+        let page: http::Uri = page.parse()?;
+        let host = page
+            .authority()
+            .context("the provider's page has no host")?;
+        let path = page.path_and_query().context("it has no path")?;
+        // On loopback, where the client for the relay goes nowhere without TLS.
+        let stream = TokioIo::new(TcpStream::connect(host.as_str()).await?);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
+        tokio::spawn(connection);
+        let request = http::Request::get(path.as_str())
+            .header(http::header::HOST, host.as_str())
+            .body(Empty::<Bytes>::new())?;
+        let response = tokio::time::timeout(PATIENCE, sender.send_request(request)).await??;
+        let to = response.headers().get(reqwest::header::LOCATION);
+        let to = to.with_context(|| format!("the provider answered {}", response.status()))?;
+        Ok(to.to_str()?.to_owned())
+    }
+
+    /// Comes back from a provider, as it sends a browser, and says what the relay
+    /// answered.
+    pub(super) async fn come_back(&self, url: &str) -> anyhow::Result<StatusCode> {
+        let response = self
+            .http
+            .get(url)
+            .header("sec-fetch-site", "cross-site")
+            .header("sec-fetch-mode", "navigate")
+            .header("sec-fetch-dest", "document")
+            .timeout(PATIENCE)
+            .send()
+            .await?;
+        Ok(response.status())
     }
 
     fn session_cookie(&self) -> String {
@@ -84,18 +152,6 @@ impl Browser {
             pair.clone_into(&mut self.cookie.lock().unwrap_or_else(PoisonError::into_inner));
         }
         set.to_owned()
-    }
-
-    /// Tries to sign in and says what the relay answered.
-    pub(super) async fn sign_in(&self, email: &str, password: &str) -> anyhow::Result<StatusCode> {
-        let body = LogIn {
-            email: email.to_owned(),
-            password: Sensitive::new(password),
-            token: None,
-        };
-        let response = self.post(routes::LOG_IN).json(&body).send().await?;
-        self.keep_cookie(&response);
-        Ok(response.status())
     }
 
     pub(super) async fn me(&self) -> anyhow::Result<Me> {

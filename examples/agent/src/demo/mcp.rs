@@ -99,9 +99,5 @@ pub(super) async fn configure(story: &mut Story) -> anyhow::Result<()> {
         "this machine would start it as the paired device signed it, and not with one word more",
     );
     story.progress.detail(changed.unwrap_or_default());
-    story.ledger.absent(
-        8,
-        "the relay does not rotate the keys of accounts in its PostgreSQL; here the embedded database holds it",
-    );
     Ok(())
 }

@@ -15,7 +15,9 @@ mod memory;
 mod outside;
 mod paired;
 mod private;
+mod provider;
 mod relay;
+mod sign_in;
 mod vault;
 
 use std::path::{Path, PathBuf};
@@ -37,6 +39,7 @@ use crate::relay_process::RelayProcess;
 use crate::tunnel::Service;
 use browser::Browser;
 use paired::Paired;
+use provider::Provider;
 
 /// Text that is typed, stored and searched, and must be found in no file.
 const MARKER: &str = "plum-cake-7f3a91";
@@ -52,7 +55,9 @@ struct Story {
     /// A directory beside the workspace that no command may touch.
     outside: PathBuf,
     relay: Option<RelayProcess>,
-    browser: Option<Browser>,
+    /// Where the relay sends people who have an account elsewhere.
+    provider: Option<Provider>,
+    browser: Option<Arc<Browser>>,
     /// The browser again, once it is paired.
     device: Option<Paired>,
     registration: Option<Registration>,
@@ -179,6 +184,7 @@ impl Story {
             home_dir,
             outside: outside.canonicalize()?,
             relay: None,
+            provider: None,
             browser: None,
             device: None,
             registration: None,

@@ -10,13 +10,34 @@ use tokio_rustls::TlsConnector;
 
 use super::Story;
 use super::browser::Browser;
-use crate::relay_process::RelayProcess;
+use super::sign_in;
+use crate::config::KeychainUse;
+use crate::relay_process::{More, RelayProcess};
+
+/// Whom mail of the relay is from.
+const MAIL_FROM: &str = "relay@katachi.example";
 
 pub(super) async fn start(story: &mut Story) -> anyhow::Result<()> {
     let state = story.config.paths.embedded_relay();
     let listen = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let provider = sign_in::provider().await?;
+    let (spec, secret) = provider.registration(sign_in::PROVIDER);
+    let mail = state.join(sign_in::MAIL).display().to_string();
+    let more = More {
+        options: [
+            "--provider",
+            &spec,
+            "--mail-from",
+            MAIL_FROM,
+            "--mail-dir",
+            &mail,
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+        variables: vec![secret],
+    };
     // Its vault goes with the temporary home; nothing is left in a keychain.
-    let relay = RelayProcess::start(listen, &state, crate::config::KeychainUse::Off).await?;
+    let relay = RelayProcess::start_with(listen, &state, KeychainUse::Off, more).await?;
     let endpoint = relay.endpoint().clone();
     story.progress.good(format_args!(
         "process {} listens on {}",
@@ -81,7 +102,8 @@ pub(super) async fn start(story: &mut Story) -> anyhow::Result<()> {
     story
         .ledger
         .unwitnessed(16, "how fast people answer cannot be shown by a program");
-    story.browser = Some(browser);
+    story.browser = Some(Arc::new(browser));
+    story.provider = Some(provider);
     story.relay = Some(relay);
     Ok(())
 }

@@ -115,6 +115,21 @@ fn a_chat_outlives_the_relay_that_carried_it() {
         assert!(log.contains(text), "{text}: {log}");
     }
     assert_eq!(person.says("complaints"), "");
+    // What both relays wrote down has nothing of it; that they wrote shows that the
+    // search finds what is there.
+    let written = nodes.everything();
+    let holds = |text: &str| {
+        let digits: String = text.bytes().map(|byte| format!("{byte:02x}")).collect();
+        written.contains(text) || written.contains(&digits)
+    };
+    assert!(holds("tunnel_opened"), "{written}");
+    for text in [
+        "when do plums ripen?",
+        "approved-through-a",
+        "heard: and pears?",
+    ] {
+        assert!(!holds(text), "the database knows {text}");
+    }
     person.ends();
     assert!(balancer.passed(1) > 0);
     assert!(place.workspace().join("approved-through-b").exists());

@@ -89,8 +89,8 @@ fn main() -> ExitCode {
         needing(
             "chromium with node and playwright-core, tcpdump and root",
             confine && page::is_possible() && capture::is_possible(),
-            "nothing_that_a_person_types_passes_in_plain",
-            nothing_that_a_person_types_passes_in_plain,
+            "nothing_that_a_person_types_passes_or_is_logged_in_plain",
+            nothing_that_a_person_types_passes_or_is_logged_in_plain,
         ),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -432,22 +432,31 @@ fn a_person_in_a_browser_approves_and_sees_the_output() {
     up.stop();
 }
 
-fn nothing_that_a_person_types_passes_in_plain() {
+fn nothing_that_a_person_types_passes_or_is_logged_in_plain() {
     let place = Place::new();
     std::fs::write(place.workspace().join("plums.txt"), "two plums\n").unwrap();
     let policy = place.asking();
     let policy = policy.to_str().unwrap();
     let options = ["--ai-command", "sed s/^/heard:/", "--policy", policy];
     let capture = capture::Capture::start();
-    let mut up = Up::start(&place, &options);
+    let mut command = place.command();
+    command.env("KATACHI_LOG", "debug");
+    let mut up = Up::start_by(command, &options);
     let link = format!("https://{}", up.wait_for("https://"));
     let said = page::browse(&link);
-    up.stop();
+    let shown = up.stop_and_show();
     let packets = capture.end();
+    // The agent passes on what the relay, a process of its own, writes.
+    let log: Vec<&str> = shown
+        .lines()
+        .filter(|line| line.contains(" relay: "))
+        .collect();
+    let logged = |text: &str| log.iter().any(|line| line.contains(text));
     // It all happened, and the search finds what is there: the name of the relay
     // passes before anything is encrypted.
     let happened = |text: &str| said.iter().any(|(_, shown)| shown.contains(text));
     assert!(packets.hold("katachi.localhost"));
+    assert!(logged("/api/agents"), "{shown}");
     for text in [
         "quince-jelly-51c0de77",
         "two plums",
@@ -456,5 +465,6 @@ fn nothing_that_a_person_types_passes_in_plain() {
     ] {
         assert!(happened(text) || text == EMAIL, "{text}: {said:#?}");
         assert!(!packets.hold(text), "{text} passed in plain");
+        assert!(!logged(text), "{text} is in the relay's log");
     }
 }

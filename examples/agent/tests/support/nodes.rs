@@ -123,6 +123,19 @@ impl Nodes {
         said(&mut psql)
     }
 
+    /// Every row of every table, bytes as hexadecimal digits.
+    pub(crate) fn everything(&self) -> String {
+        let tables = self.sql(
+            "SELECT table_name FROM information_schema.tables \
+             WHERE table_schema = 'katachi_relay'",
+        );
+        let rows = |table: &str| {
+            let rows = self.sql(&format!("SELECT t::text FROM katachi_relay.\"{table}\" t"));
+            format!("{table}\n{rows}\n")
+        };
+        tables.lines().map(rows).collect()
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("https://katachi.localhost:{}", self.port)
     }

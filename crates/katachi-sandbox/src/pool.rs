@@ -3,17 +3,23 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::command::Command;
 use crate::error::SpawnError;
 use crate::plan::Plan;
 use crate::platform::Prepared;
 
+/// How long the next one is not begun where another waits: building takes a processor,
+/// and what was just started has mostly ended by then.
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// Sandboxes of one plan, built and waiting, for callers that start many
 /// commands.
 ///
 /// Each is used once: a command never meets what another left in private
-/// directories or in memory. When one is taken, the next is built by a thread.
+/// directories or in memory. When one is taken, the next is built by a thread, a little
+/// later if others wait.
 /// A command starts cold, confined all the same, where none is ready, where
 /// its standard descriptors are set one by one or it wants a terminal, and
 /// where a directory was replaced since the sandbox was built.
@@ -87,7 +93,11 @@ impl Pool {
     /// Has one built in place of one that was taken.
     pub(crate) fn build_next(&self) {
         let shared = Arc::downgrade(&self.0);
+        let another_waits = self.ready() > 0;
         std::thread::spawn(move || {
+            if another_waits {
+                std::thread::sleep(PAUSE);
+            }
             let Some(plan) = shared.upgrade().map(|shared| shared.plan.clone()) else {
                 return;
             };

@@ -7,7 +7,7 @@
 
 mod rows;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::process::{Command, Stdio};
 
@@ -72,10 +72,12 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         known.join(", ")
     );
     let mut figures: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
+    // One bench that fails takes nothing from the others.
+    let mut failed = BTreeSet::new();
     for round in 1..=options.rounds {
         eprintln!("--- round {round} of {}", options.rounds);
-        let printed = measure(&chosen, options.long)?;
-        for row in &chosen {
+        let printed = measure(&chosen, options.long, &mut failed)?;
+        for row in chosen.iter().filter(|row| !failed.contains(row.bench)) {
             let figure = |name| match row.source {
                 Source::Criterion(group) => estimate(group, name),
                 Source::Printed => printed.get(&(row.bench, name.to_owned())).copied(),
@@ -92,26 +94,40 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         println!("{}", table(&report));
     }
     if options.write {
+        ensure!(
+            failed.is_empty(),
+            "the README stays as it is: some benches failed"
+        );
         write_readme(&report)?;
     }
     // A bar that is missed is reported as missed; it is not an error of the run.
-    Ok(true)
+    Ok(failed.is_empty())
 }
 
 /// Figures that benches printed, by bench and name.
 type Printed = BTreeMap<(&'static str, String), f64>;
 
-/// Runs every bench once and returns what was printed; the rest lies where
-/// criterion leaves it.
-fn measure(chosen: &[&Comparison], long: bool) -> Result<Printed> {
+/// Runs every bench once that has not `failed` before, and returns what was printed;
+/// the rest lies where criterion leaves it.
+fn measure(
+    chosen: &[&Comparison],
+    long: bool,
+    failed: &mut BTreeSet<&'static str>,
+) -> Result<Printed> {
     let criterion = root().join("target/benches/criterion");
-    let mut benches: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut benches: BTreeMap<&'static str, Vec<&str>> = BTreeMap::new();
     let mut printed = Printed::new();
     for row in chosen {
+        if failed.contains(row.bench) {
+            continue;
+        }
         let Source::Criterion(group) = row.source else {
             // One run prints the figures of all its rows.
             if !printed.keys().any(|(bench, _)| *bench == row.bench) {
-                printed.extend(print(row.bench, long)?);
+                match print(row.bench, long)? {
+                    Some(figures) => printed.extend(figures),
+                    None => give_up(row.bench, failed),
+                }
             }
             continue;
         };
@@ -135,10 +151,18 @@ fn measure(chosen: &[&Comparison], long: bool) -> Result<Printed> {
             command.arg(format!("^{group}/")).stdout(std::io::stderr());
             command.env("CRITERION_HOME", &criterion);
             said(&mut command, long);
-            ensure!(command.status()?.success(), "the bench {bench} failed");
+            if !command.status()?.success() {
+                give_up(bench, failed);
+                break;
+            }
         }
     }
     Ok(printed)
+}
+
+fn give_up(bench: &'static str, failed: &mut BTreeSet<&'static str>) {
+    eprintln!("--- the bench {bench} failed");
+    failed.insert(bench);
 }
 
 fn cargo_bench(bench: &str) -> Command {
@@ -174,8 +198,9 @@ fn said(command: &mut Command, long: bool) {
     command.env("KATACHI_LONG", if long { "1" } else { "0" });
 }
 
-/// Runs a bench that prints its figures, one line of JSON for each.
-fn print(bench: &'static str, long: bool) -> Result<Printed> {
+/// Runs a bench that prints its figures, one line of JSON for each; nothing if it
+/// failed.
+fn print(bench: &'static str, long: bool) -> Result<Option<Printed>> {
     #[derive(serde::Deserialize)]
     struct Line {
         figure: String,
@@ -185,15 +210,18 @@ fn print(bench: &'static str, long: bool) -> Result<Printed> {
     let mut command = cargo_bench(bench);
     said(&mut command, long);
     let output = command.stderr(Stdio::inherit()).output()?;
-    ensure!(output.status.success(), "the bench {bench} failed");
-    String::from_utf8_lossy(&output.stdout)
+    if !output.status.success() {
+        return Ok(None);
+    }
+    let figures = String::from_utf8_lossy(&output.stdout)
         .lines()
         .map(|line| {
             let line: Line = serde_json::from_str(line)
                 .with_context(|| format!("the bench {bench} printed {line:?}"))?;
             Ok(((bench, line.figure), line.ns))
         })
-        .collect()
+        .collect::<Result<_>>()?;
+    Ok(Some(figures))
 }
 
 /// The median that criterion found, in nanoseconds.

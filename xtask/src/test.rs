@@ -302,7 +302,10 @@ fn stages(long: bool) -> Vec<Stage> {
         name: "fuzz".into(),
         work: Box::new(move || fuzz_all(long)),
     });
-    stages.push(check("benches compile", move || benches(long)));
+    stages.push(Stage {
+        name: "benches compile".into(),
+        work: Box::new(move || benches(long)),
+    });
     stages.push(Stage {
         name: "deny".into(),
         work: Box::new(deny),
@@ -352,15 +355,22 @@ fn feature_sets(metadata: Option<&serde_json::Value>, name: &str) -> &'static [F
 
 /// The benches, type-checked; built as they run where there is time. The README's
 /// row is built and run in any case.
-fn benches(long: bool) -> Command {
-    let mut command = match long {
-        true => cargo(["bench", "--no-run", "--target-dir", "target/benches"]),
-        // Beside the workspace, with which it shares what both rest on.
-        false => cargo(["check", "--benches", "--target-dir", "target"]),
-    };
-    command.args(["--all-features", "--locked"]);
-    command.args(["--manifest-path", "benches/Cargo.toml"]);
-    command
+/// Every bench with everything, and each area as `cargo xtask bench` builds it.
+fn benches(long: bool) -> Result<Verdict> {
+    let areas: [&[&str]; 3] = [&["--all-features"], &["--features", "store"], &[]];
+    for area in areas {
+        let mut command = match long {
+            true => cargo(["bench", "--no-run", "--target-dir", "target/benches"]),
+            // Beside the workspace, with which it shares what both rest on.
+            false => cargo(["check", "--benches", "--target-dir", "target"]),
+        };
+        command.args(area).arg("--locked");
+        command.args(["--manifest-path", "benches/Cargo.toml"]);
+        if !run::observe(command)?.success {
+            return Ok(Verdict::single(false));
+        }
+    }
+    Ok(Verdict::single(true))
 }
 
 /// A stage that counts as one test.

@@ -1,12 +1,14 @@
 //! Processor time of a server for each call: of the relay for signed calls of
-//! an agent, and of a plain axum route over the same TLS that reads the same
-//! rows and checks nothing. Each server is a process of its own with one
-//! worker, and the same client calls either over one kept connection.
+//! an agent; of a plain axum route over the same TLS that reads the same rows
+//! and checks nothing; and of that route without TLS together with an nginx that
+//! ends TLS before it. Each server is a process of its own with one worker, and
+//! the same client calls each over one kept connection.
 //!
 //! Prints one line of JSON for each figure, in nanoseconds.
 
 #[allow(dead_code, reason = "each bench uses a part of this")]
 mod agent;
+mod behind_nginx;
 mod plain;
 #[allow(dead_code, reason = "each bench uses a part of this")]
 mod server;
@@ -28,6 +30,7 @@ fn main() -> Result<(), Failure> {
     match (arguments.get(1).map(String::as_str), state) {
         (Some("--relay"), Some(state)) => runtime.block_on(server::relay(state)),
         (Some("--plain"), Some(state)) => runtime.block_on(plain::serve(state)),
+        (Some("--origin"), Some(state)) => runtime.block_on(plain::serve_origin(state)),
         _ => runtime.block_on(measure()),
     }
 }
@@ -56,6 +59,9 @@ async fn measure() -> Result<(), Failure> {
         plain::call(&http, &plain.url).await?;
     }
     print("plain", plain.used()? - before);
+    drop(plain);
+
+    print("nginx", behind_nginx::measure(home.path(), WARM_UP, CALLS).await?);
     Ok(())
 }
 

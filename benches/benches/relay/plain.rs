@@ -15,6 +15,7 @@ use katachi_protocol::routes;
 use katachi_store::database::{
     Database, DatabaseError, DatabaseKey, Migration, Options, RowResult,
 };
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
@@ -34,13 +35,9 @@ const MIGRATIONS: &[Migration] = &[Migration::sql(
     ) STRICT, WITHOUT ROWID;",
 )];
 
+/// Serves it over TLS.
 pub(super) async fn serve(state: &Path) -> Result<(), Failure> {
-    std::fs::create_dir_all(state)?;
-    let options = Options::new().migrations(MIGRATIONS);
-    let database = Database::open(state.join("plain.db"), &DatabaseKey::generate()?, options)?;
-    let router = Router::new()
-        .route(routes::AGENT_MCP, get(configs))
-        .with_state(database);
+    let router = router(state)?;
     let acceptor = TlsAcceptor::from(Arc::new(tls()?));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("https://{}", listener.local_addr()?);
@@ -49,12 +46,39 @@ pub(super) async fn serve(state: &Path) -> Result<(), Failure> {
         let (acceptor, router) = (acceptor.clone(), router.clone());
         tokio::spawn(async move {
             let stream = acceptor.accept(stream).await?;
-            Builder::new(TokioExecutor::new())
-                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
-                .await
-                .map_err(std::io::Error::other)
+            answer(stream, router).await
         });
     }
+}
+
+/// Serves it without TLS, for a proxy that ends it.
+pub(super) async fn serve_origin(state: &Path) -> Result<(), Failure> {
+    let router = router(state)?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    println!("http://{}", listener.local_addr()?);
+    loop {
+        let (stream, _) = listener.accept().await?;
+        tokio::spawn(answer(stream, router.clone()));
+    }
+}
+
+async fn answer(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Router,
+) -> std::io::Result<()> {
+    Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .await
+        .map_err(std::io::Error::other)
+}
+
+fn router(state: &Path) -> Result<Router, Failure> {
+    std::fs::create_dir_all(state)?;
+    let options = Options::new().migrations(MIGRATIONS);
+    let database = Database::open(state.join("plain.db"), &DatabaseKey::generate()?, options)?;
+    Ok(Router::new()
+        .route(routes::AGENT_MCP, get(configs))
+        .with_state(database))
 }
 
 async fn configs(State(database): State<Database>) -> Result<Json<AgentMcp>, String> {

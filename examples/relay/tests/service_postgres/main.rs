@@ -15,7 +15,7 @@ mod cloudflare;
 mod cloudflare_api;
 #[path = "../service/devices.rs"]
 mod devices;
-#[path = "../service/input.rs"]
+#[path = "../service/input/mod.rs"]
 mod input;
 #[path = "../service/mcp.rs"]
 mod mcp;
@@ -31,7 +31,7 @@ mod signed;
 mod together;
 #[path = "../service/tunnel.rs"]
 mod tunnel;
-#[path = "../service/wire.rs"]
+#[path = "../service/wire/mod.rs"]
 mod wire;
 
 use server::{arguments, database, tables};

@@ -2,7 +2,7 @@
 
 use katachi_protocol::record::HistoryHit;
 use katachi_store::history::{
-    History, Message, NewMessage, Role, Search, SessionId, Stream, WorkspaceId,
+    History, Message, NewMessage, Role, Search, Session, SessionId, Stream, WorkspaceId,
 };
 
 use crate::home::Home;
@@ -38,17 +38,42 @@ impl Chat {
     pub(crate) fn hear(&self, session: Option<&str>, text: &str) -> anyhow::Result<String> {
         let session = match session {
             None => self.history.start_session(self.workspace, &title(text))?,
-            Some(named) => {
-                let known = self.history.session(session_id(named)?)?;
-                if known.workspace != self.workspace {
-                    anyhow::bail!("session {named} belongs to another workspace");
-                }
-                known.id
-            }
+            Some(named) => self.session(named)?.id,
         };
         self.history
             .append(session, &NewMessage::new(Role::User, text))?;
         Ok(session.to_string())
+    }
+
+    /// A conversation of this workspace.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there is no such conversation here or it cannot be read.
+    pub(crate) fn session(&self, named: &str) -> anyhow::Result<Session> {
+        let known = self.history.session(session_id(named)?)?;
+        if known.workspace != self.workspace {
+            anyhow::bail!("session {named} belongs to another workspace");
+        }
+        Ok(known)
+    }
+
+    /// The `limit` conversations of this workspace that were written to last, newest first.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the database cannot be read.
+    pub(crate) fn sessions(&self, limit: u32) -> anyhow::Result<Vec<Session>> {
+        Ok(self.history.list_sessions(Some(self.workspace), limit, 0)?)
+    }
+
+    /// Forgets a conversation of this workspace for ever.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if there is no such conversation here or it cannot be written.
+    pub(crate) fn forget(&self, named: &str) -> anyhow::Result<()> {
+        Ok(self.history.delete_session(self.session(named)?.id)?)
     }
 
     /// Begins to keep an answer of the AI, which is written as it comes.
@@ -172,7 +197,7 @@ mod tests {
     use super::{Chat, title};
 
     #[test]
-    fn a_workspace_does_not_show_what_was_said_in_another() {
+    fn a_workspace_neither_shows_nor_forgets_what_was_said_in_another() {
         let dir = tempfile::tempdir().unwrap();
         let key = DatabaseKey::generate().unwrap();
         let options = crate::home::database_options();
@@ -189,6 +214,16 @@ mod tests {
             assert_eq!(found.len(), 1, "{words}");
             assert!(found[0].snippet.contains("orchard"), "{words}");
         }
+        let sessions = here.sessions(50).unwrap();
+        let [own] = sessions.as_slice() else {
+            panic!("{sessions:?}")
+        };
+        let other = there.sessions(50).unwrap()[0].id.to_string();
+        assert!(here.session(&other).is_err());
+        assert!(here.forget(&other).is_err());
+        assert!(there.session(&other).is_ok());
+        here.forget(&own.id.to_string()).unwrap();
+        assert!(here.find("", 50).unwrap().is_empty());
     }
 
     #[test]

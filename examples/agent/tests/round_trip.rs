@@ -27,9 +27,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use browser::EMAIL;
-use katachi_protocol::record::{Denials, History};
+use katachi_protocol::record::{Conversation, Denials, History, Sessions};
 use katachi_protocol::run::{OutputStream, RunEvent};
-use meeting::{Meeting, post, run};
+use meeting::{Meeting, get, post, run};
 use support::{Place, needing};
 use up::{PATIENCE, Up, block_on, signal};
 
@@ -318,6 +318,39 @@ fn messages_are_answered_and_kept() {
         meeting.message(&device, Some(session), "and pears?").await;
         let found: History = meeting.read(&device, "/v1/history?q=plums").await;
         assert_eq!(found.hits.len(), 2, "{found:?}");
+        meeting.message(&device, None, "forget this").await;
+
+        let listed: Sessions = meeting.read(&device, "/v1/sessions").await;
+        let [newest, oldest] = listed.sessions.as_slice() else {
+            panic!("{listed:?}");
+        };
+        assert_eq!(&oldest.session, session);
+        assert_eq!(
+            (oldest.title.as_str(), oldest.messages),
+            ("when do plums ripen?", 4)
+        );
+        let path = format!("/v1/sessions/{session}");
+        let opened: Conversation = meeting.read(&device, &path).await;
+        assert!(!opened.more);
+        let said = opened.messages.iter();
+        let said = said.map(|said| (said.role.as_str(), said.state.as_str(), said.text.as_str()));
+        assert_eq!(
+            said.collect::<Vec<_>>(),
+            [
+                ("user", "complete", "when do plums ripen?"),
+                ("assistant", "complete", "heard:when do plums ripen?"),
+                ("user", "complete", "and pears?"),
+                ("assistant", "complete", "heard:and pears?"),
+            ]
+        );
+        for (named, status) in [(newest.session.as_str(), 204), ("4711", 404), ("plum", 404)] {
+            let mut request = get(&format!("/v1/sessions/{named}"));
+            request.method = "DELETE".to_owned();
+            let answer = meeting.ask(&device, request).await.unwrap();
+            assert_eq!(answer.status, status, "{named}");
+        }
+        let left: Sessions = meeting.read(&device, "/v1/sessions").await;
+        assert_eq!(left.sessions, std::slice::from_ref(oldest));
         session.clone()
     });
     up.stop();

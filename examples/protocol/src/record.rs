@@ -30,6 +30,56 @@ pub struct HistoryHit {
     pub at: Option<Timestamp>,
 }
 
+/// `GET /v1/sessions`: the conversations about this workspace.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Sessions {
+    /// Newest first.
+    pub sessions: Vec<SessionEntry>,
+}
+
+/// One conversation, without what was said.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct SessionEntry {
+    /// Its identifier, as [`MessageRequest::session`](crate::run::MessageRequest::session)
+    /// takes it to go on.
+    pub session: String,
+    /// How it began.
+    pub title: String,
+    /// How many messages it has.
+    pub messages: u64,
+    /// When its last message was written.
+    #[serde(default)]
+    pub at: Option<Timestamp>,
+}
+
+/// `GET /v1/sessions/{id}`: one conversation.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Conversation {
+    /// Its identifier.
+    pub session: String,
+    /// How it began.
+    pub title: String,
+    /// The newest messages, oldest first.
+    pub messages: Vec<Said>,
+    /// Whether there are older ones.
+    #[serde(default)]
+    pub more: bool,
+}
+
+/// One message of a conversation.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Said {
+    /// `user`, `assistant`, `system`, ...
+    pub role: String,
+    /// `complete`, `streaming` or `interrupted`.
+    pub state: String,
+    /// Its text, as far as it was written.
+    pub text: String,
+    /// When it began.
+    #[serde(default)]
+    pub at: Option<Timestamp>,
+}
+
 /// `GET /v1/denials`.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Denials {

@@ -116,6 +116,10 @@ pub mod tunnel {
     pub const STATUS: &str = "/v1/status";
     /// `GET ?q=` [`History`](crate::record::History).
     pub const HISTORY: &str = "/v1/history";
+    /// `GET` [`Sessions`](crate::record::Sessions): the conversations, newest first.
+    pub const SESSIONS: &str = "/v1/sessions";
+    /// `GET` [`Conversation`](crate::record::Conversation), `DELETE`: forgets it for ever.
+    pub const SESSION: &str = "/v1/sessions/{id}";
     /// `GET` [`Denials`](crate::record::Denials).
     pub const DENIALS: &str = "/v1/denials";
     /// `POST` with [`ChannelQuery`](crate::channel::ChannelQuery): the bytes of an

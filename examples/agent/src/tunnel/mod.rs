@@ -6,6 +6,7 @@ mod backoff;
 mod dial;
 mod mcp;
 mod service;
+mod sessions;
 mod websocket;
 mod work;
 

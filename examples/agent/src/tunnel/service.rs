@@ -27,7 +27,7 @@ use katachi_protocol::routes::tunnel as routes;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, watch};
 
-use super::{mcp, work};
+use super::{mcp, sessions, work};
 use crate::approvals::Approvals;
 use crate::audit::{AuditLog, Call, Direction};
 use crate::channel::{self, Asker, CodePairing, Devices, Pairing};
@@ -46,7 +46,7 @@ const MAX_CHANNELS: usize = 64;
 /// Bytes of a request body.
 const MAX_BODY: usize = 256 * 1024;
 /// Most hits and denials in one answer.
-const MAX_RECORDS: u32 = 50;
+pub(super) const MAX_RECORDS: u32 = 50;
 
 /// Everything that requests from the relay can reach.
 #[derive(Debug)]
@@ -203,6 +203,11 @@ pub(crate) fn inside(service: Arc<Service>) -> Router {
         .route(routes::MESSAGE, post(work::message))
         .route(routes::STATUS, get(status))
         .route(routes::HISTORY, get(history))
+        .route(routes::SESSIONS, get(sessions::list))
+        .route(
+            routes::SESSION,
+            get(sessions::show).delete(sessions::forget),
+        )
         .route(routes::DENIALS, get(denials))
         .route(routes::SCHEMA, get(schema))
         .route(routes::APPROVALS, get(approvals).post(approve))
@@ -233,11 +238,14 @@ async fn refuse(State(service): State<Arc<Service>>, method: Method, uri: Uri) -
 }
 
 /// Every route there is, by method and path.
-pub(crate) const ROUTES: [(&str, &str); 14] = [
+pub(crate) const ROUTES: [(&str, &str); 17] = [
     ("POST", routes::RUN),
     ("POST", routes::MESSAGE),
     ("GET", routes::STATUS),
     ("GET", routes::HISTORY),
+    ("GET", routes::SESSIONS),
+    ("GET", routes::SESSION),
+    ("DELETE", routes::SESSION),
     ("GET", routes::DENIALS),
     ("GET", routes::SCHEMA),
     ("POST", routes::CHANNEL),
@@ -412,6 +420,9 @@ async fn schema(State(service): State<Arc<Service>>) -> Result<Json<serde_json::
             { "method": "POST", "path": routes::MESSAGE, "takes": { "text": "string", "session": "string, optional" }, "answers": "one run event per line" },
             { "method": "GET", "path": routes::STATUS, "answers": "what this agent is" },
             { "method": "GET", "path": routes::HISTORY, "takes": { "q": "words" }, "answers": "messages that match" },
+            { "method": "GET", "path": routes::SESSIONS, "answers": "conversations about this workspace" },
+            { "method": "GET", "path": routes::SESSION, "answers": "what was said in one" },
+            { "method": "DELETE", "path": routes::SESSION, "answers": "nothing; the conversation is forgotten" },
             { "method": "GET", "path": routes::DENIALS, "answers": "actions that the sandbox refused" },
             { "method": "POST", "path": routes::CHANNEL, "takes": "a Noise channel with one of the other requests inside", "answers": "the same channel" },
             { "method": "POST", "path": routes::RECONNECT, "takes": { "after_ms": "number", "spread_ms": "number" }, "answers": "nothing; outside a channel only" },

@@ -3,6 +3,7 @@ import { ago, copy, h, page, problemBox, say, when } from "./dom.js";
 import { agentPath, call } from "./api.js";
 import { ask, isPaired, ownId, pairIfAsked, stream, unpair } from "./channel.js";
 import { pairCard } from "./pair.js";
+import { history } from "./history.js";
 import { runCard, talk } from "./talk.js";
 import { waiting } from "./waiting.js";
 
@@ -56,11 +57,15 @@ export async function agentPage(id, signal) {
   const waits = waiting(id);
   const facts = h("p", { class: "muted small" }, [agent.os, agent.version].filter(Boolean).join(" · "));
   const panel = h("div", { role: "tabpanel", id: "panel", "aria-labelledby": "tab-talk" });
-  const talkPanel = talk(agent, signal);
+  const work = talk(agent, signal);
   const tabs = [
-    ["talk", "Work", () => talkPanel],
+    ["talk", "Work", () => work.element],
     ["denied", "Denied", () => denials(id)],
-    ["history", "History", () => historySearch(id)],
+    ["history", "History", () => history(id, async (session) => {
+      await work.open(session);
+      await select("talk", true);
+      scrollTo({ top: document.documentElement.scrollHeight });
+    })],
     ["tools", "Tools", () => tools(id)],
     ["settings", "Settings", () => settings(agent)],
   ];
@@ -175,36 +180,6 @@ async function tools(id) {
   } catch (error) {
     return failed(error);
   }
-}
-
-function historySearch(id) {
-  const list = h("div", { class: "card", "aria-live": "polite" });
-  const input = h("input", { type: "search", name: "q", placeholder: "Words to find", "aria-label": "Search the history", maxlength: 256 });
-  const search = async () => {
-    try {
-      const { hits } = await ask(id, "GET", `/v1/history?q=${encodeURIComponent(input.value)}`);
-      list.replaceChildren(...(hits.length
-        ? hits.map((hit) => h("div", { class: "hit stack-tight" },
-          h("div", { class: "row small muted" }, h("span", { class: "chip" }, hit.role || "message"), hit.at ? when(hit.at) : null),
-          h("p", {}, highlight(hit.snippet, input.value))))
-        : [h("p", { class: "muted" }, "Nothing found.")]));
-    } catch (error) {
-      list.replaceChildren(failed(error));
-    }
-  };
-  const form = h("form", { class: "row", role: "search" }, h("div", { class: "grow" }, input), h("button", { type: "submit", class: "plain" }, "Search"));
-  form.addEventListener("submit", (event) => { event.preventDefault(); search(); });
-  search();
-  return h("div", { class: "stack" },
-    form, list, h("p", { class: "muted small" }, "The history stays in the agent's encrypted database; this search is answered there."));
-}
-
-/** Marks the searched words in text, without parsing anything. */
-function highlight(text, query) {
-  const words = query.toLowerCase().split(/\s+/).filter((word) => word.length > 1);
-  if (words.length === 0) return [text];
-  const pattern = new RegExp(`(${words.map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|")})`, "gi");
-  return text.split(pattern).map((part) => words.includes(part.toLowerCase()) ? h("mark", {}, part) : part);
 }
 
 async function settings(agent) {

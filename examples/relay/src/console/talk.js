@@ -1,7 +1,8 @@
 // Running commands and sending messages, with the output as it comes.
 import { h, say } from "./dom.js";
-import { answerApproval, stream } from "./channel.js";
+import { answerApproval, ask, stream } from "./channel.js";
 import { denial } from "./agents.js";
+import { prose } from "./prose.js";
 
 /** Splits a command line into words. No shell: quotes keep words together, a
  * backslash keeps the next character, and nothing is expanded. */
@@ -36,10 +37,12 @@ export function words(line) {
   return found;
 }
 
-/** The panel of one agent; it lives as long as `signal`. */
+/** The panel of one agent, which lives as long as `signal`, and what opens an earlier
+ * conversation in it. */
 export function talk(agent, signal) {
   let session;
   let running = null;
+  const about = h("div", { class: "row spread small", hidden: true });
   const log = h("div", { class: "log", role: "log", "aria-live": "polite", "aria-label": "Output" });
   const input = h("textarea", { rows: 2, "aria-label": "Command or message", spellcheck: "false", class: "mono", enterkeyhint: "send" });
   const send = h("button", { type: "submit" }, "Run");
@@ -74,6 +77,24 @@ export function talk(agent, signal) {
   });
   signal.addEventListener("abort", () => running?.abort());
 
+  /** The conversation that messages go on with, or none. */
+  function goOn(number, title) {
+    session = number;
+    about.hidden = !number;
+    about.replaceChildren(h("span", { class: "muted" }, `Conversation: ${title}`),
+      h("button", { type: "button", class: "plain tiny", onclick: () => { log.replaceChildren(); goOn(); input.focus(); } }, "Begin a new one"));
+  }
+
+  async function open(number) {
+    if (running) throw new Error("Something runs here. Stop it first");
+    const { title, messages, more } = await ask(agent.id, "GET", `/v1/sessions/${number}`);
+    log.replaceChildren(...(more ? [h("p", { class: "muted small" }, "Earlier messages: ", h("code", {}, `katachi-agent history show ${number}`))] : []),
+      ...conversation(agent.id, messages));
+    goOn(number, title);
+    modes.querySelector("[value=message]").checked = true;
+    adapt();
+  }
+
   async function start() {
     if (running || !input.value.trim()) return;
     const isRun = chosen() === "run";
@@ -93,7 +114,7 @@ export function talk(agent, signal) {
     input.value = "";
     try {
       await stream(agent.id, isRun ? "/v1/run" : "/v1/message", body, (event) => {
-        if (event.event === "started" && event.session) session = event.session;
+        if (event.event === "started" && event.session && event.session !== session) goOn(event.session, body.text.trim().split("\n")[0].slice(0, 60));
         card.show(event);
       }, running.signal);
       card.ended();
@@ -107,7 +128,26 @@ export function talk(agent, signal) {
     }
   }
 
-  return h("div", { class: "talk" }, log, form);
+  return { element: h("div", { class: "talk" }, about, log, form), open };
+}
+
+/** An earlier conversation: a card for each thing that the person wrote. */
+function conversation(agent, messages) {
+  const cards = [];
+  const begin = (title) => {
+    const card = runCard(agent, title, true);
+    cards.push(card);
+    return card;
+  };
+  for (const { role, state, text } of messages) {
+    const card = role === "user" ? begin(text) : cards.at(-1) ?? begin("…");
+    if (role === "user") continue;
+    card.show({ event: "output", data: role === "assistant" ? text : `${text}\n` });
+    if (state === "complete") card.settled("good", "Answered");
+    else card.settled("warn", state === "streaming" ? "Being written" : "Interrupted");
+  }
+  for (const card of cards) if (!card.isDone()) card.settled("warn", "No answer");
+  return cards.map((card) => card.element);
 }
 
 /** Starts that were begun on this page: by nonce, what ends the offer. */
@@ -149,34 +189,51 @@ export function approval(agent, { event: _, ...request }) {
 /** One command or message with everything that came of it. */
 export function runCard(agent, title, isAnswer) {
   const chip = h("span", { class: "chip accent busy" }, h("span", { class: "dot" }), "Running");
-  const output = h("pre", { tabindex: "0", "aria-label": "Output" });
+  const output = isAnswer ? h("div", { class: "output" }) : h("pre", { class: "output", tabindex: "0", "aria-label": "Output" });
   const refusals = h("div");
   const foot = h("p", { class: "run-foot mono", hidden: true });
   const element = h("article", { class: isAnswer ? "card run answer" : "card run", "aria-busy": "true" },
-    h("div", { class: "run-head" }, h("code", {}, title), chip), output, refusals, foot);
+    h("div", { class: "run-head" }, h(isAnswer ? "p" : "code", { class: "said" }, title), chip), output, refusals, foot);
   let done = false;
   const offers = [];
-  const finish = (kind, text) => {
+  const finish = (kind, label) => {
     done = true;
     for (const offer of offers) offer.withdraw();
     chip.className = `chip ${kind}`;
-    chip.replaceChildren(text);
+    chip.replaceChildren(label);
     element.removeAttribute("aria-busy");
+    flush();
+    said?.end();
+    said = null;
   };
   // Many small pieces come in bursts: they are written once a frame.
   let waiting = [];
+  let said = null;
   const flush = () => {
     const root = document.documentElement;
     const atEnd = output.scrollTop + output.clientHeight >= output.scrollHeight - 8;
     const pageAtEnd = root.scrollTop + root.clientHeight >= root.scrollHeight - 48;
-    output.append(...waiting);
+    if (isAnswer) waiting.forEach(tell);
+    else output.append(...waiting);
     waiting = [];
     if (atEnd) output.scrollTop = output.scrollHeight;
     if (pageAtEnd) root.scrollTop = root.scrollHeight;
   };
-  const write = (node) => {
+  // What an AI says is text with structure, between notes on what it does.
+  const tell = (piece) => {
+    if (typeof piece === "string") {
+      if (!said) output.append((said = prose()).element);
+      said.write(piece);
+    } else {
+      said?.end();
+      said = null;
+      output.append(piece);
+    }
+  };
+  const write = (piece) => {
     if (waiting.length === 0) requestAnimationFrame(flush);
-    waiting.push(node);
+    if (typeof piece === "string" && typeof waiting.at(-1) === "string") waiting.push(waiting.pop() + piece);
+    else waiting.push(piece);
   };
   const show = (event) => {
     switch (event.event) {
@@ -193,10 +250,10 @@ export function runCard(agent, title, isAnswer) {
         foot.hidden = !event.plan_hash;
         break;
       case "output":
-        write(event.stream === "stderr" ? h("span", { class: "err" }, event.data) : document.createTextNode(event.data));
+        write(event.stream === "stderr" ? h("span", { class: "err" }, event.data) : event.data);
         break;
       case "tool":
-        write(h("span", { class: "tool" }, `\n${event.name} ${event.detail}\n`));
+        write(h("p", { class: "tool" }, h("code", {}, `${event.name} ${event.detail}`)));
         break;
       case "denied":
         refusals.append(denial(event));
@@ -217,6 +274,8 @@ export function runCard(agent, title, isAnswer) {
   return {
     element,
     show,
+    settled: finish,
+    isDone: () => done,
     broke: (message) => finish("warn", message),
     ended: () => { if (!done) finish("warn", "Cut off"); },
   };

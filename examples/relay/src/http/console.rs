@@ -83,6 +83,11 @@ const ASSETS: &[Asset] = &[
         body: include_str!("../console/dom.js"),
     },
     Asset {
+        name: "history.js",
+        kind: SCRIPT,
+        body: include_str!("../console/history.js"),
+    },
+    Asset {
         name: "mcp.js",
         kind: SCRIPT,
         body: include_str!("../console/mcp.js"),
@@ -101,6 +106,11 @@ const ASSETS: &[Asset] = &[
         name: "pairing.js",
         kind: SCRIPT,
         body: include_str!("../console/pairing.js"),
+    },
+    Asset {
+        name: "prose.js",
+        kind: SCRIPT,
+        body: include_str!("../console/prose.js"),
     },
     Asset {
         name: "talk.js",

@@ -2,6 +2,7 @@
 // out, "connected" in.
 const { chromium } = require("playwright-core");
 const assert = require("node:assert/strict");
+const prose = require("./prose.cjs");
 const readline = require("node:readline");
 
 const { RELAY, USER_CODE, SHOTS, CHROMIUM, FRAGMENT } = process.env;
@@ -107,10 +108,38 @@ async function main() {
   await page.getByText("outside what the policy lets be read").waitFor();
   await shot("05-denied");
   await page.keyboard.press("ArrowRight");
+  await page.getByText("4 messages").waitFor();
   await page.getByLabel("Search the history").fill("plums");
   await page.keyboard.press("Enter");
   await page.locator("mark").first().waitFor();
   await shot("06-history");
+
+  say("an earlier conversation is opened, goes on, and is forgotten");
+  await page.getByRole("button", { name: "Open conversation" }).first().click();
+  await page.getByText("Conversation: where is the parser for plums?").waitFor();
+  const cards = page.locator(".log article");
+  assert.equal(await cards.count(), 2);
+  assert.match(await cards.nth(0).locator("ol pre").innerText(), /^cargo test -p plums$/);
+  assert.equal(await cards.nth(0).locator("td").nth(1).innerText(), "plum");
+  await cards.nth(1).getByText("Interrupted").waitFor();
+  await shot("06-conversation");
+  await input.fill("go on");
+  await input.press("Enter");
+  assert.equal(await cards.nth(2).locator("strong").innerText(), "s1");
+  await cards.nth(2).getByText(/^Answered/).waitFor();
+  await page.getByRole("button", { name: "Begin a new one" }).click();
+  assert.equal(await cards.count(), 0);
+  await input.fill("something else");
+  await input.press("Enter");
+  await page.getByText(/^Answered/).waitFor();
+  assert.equal(await cards.locator("strong").count(), 0);
+  await page.getByRole("tab", { name: "History" }).click();
+  page.once("dialog", (dialog) => dialog.accept());
+  await page.getByRole("button", { name: "Forget" }).click();
+  await page.getByText("No conversation yet").waitFor();
+
+  say("what an AI marks is shown, and nothing of it runs");
+  await prose(page);
   await page.getByRole("tab", { name: "Settings" }).click();
   await page.getByText("Identifier").waitFor();
 

@@ -24,16 +24,20 @@ use std::convert::Infallible;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Json;
+use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use katachi_protocol::agent::{AgentState, AgentStatus};
-use katachi_protocol::record::{Denial, Denials, History, HistoryHit};
+use katachi_protocol::record::{
+    Conversation, Denial, Denials, History, HistoryHit, Said, SessionEntry, Sessions,
+};
 use katachi_protocol::run::{MessageRequest, OutputStream, RunEvent, RunRequest};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -135,6 +139,14 @@ fn router() -> Router {
             }),
         )
         .route("/v1/history", get(|| async { Json(history()) }))
+        .route("/v1/sessions", get(|| async { Json(sessions()) }))
+        .route(
+            "/v1/sessions/s1",
+            get(|| async { Json(conversation()) }).delete(|| async {
+                FORGOTTEN.store(true, Ordering::Relaxed);
+                StatusCode::NO_CONTENT
+            }),
+        )
 }
 
 fn stream(events: Vec<RunEvent>) -> Response {
@@ -206,7 +218,10 @@ fn run(request: RunRequest) -> Response {
 }
 
 fn message(request: MessageRequest) -> Response {
-    let answer = format!("You wrote: {}", request.text);
+    let answer = match request.session.as_deref() {
+        None => format!("You wrote: {}", request.text),
+        Some(session) => format!("You wrote: {}, and go on with **{session}**", request.text),
+    };
     let mut events = vec![started(&["assistant".to_owned()], Some("s1"))];
     events.extend(
         answer
@@ -260,3 +275,53 @@ fn history() -> History {
         ],
     }
 }
+
+static FORGOTTEN: AtomicBool = AtomicBool::new(false);
+
+fn sessions() -> Sessions {
+    let one = SessionEntry {
+        session: "s1".to_owned(),
+        title: "where is the parser for plums?".to_owned(),
+        messages: 4,
+        at: Some(1_790_000_000),
+    };
+    let is_left = !FORGOTTEN.load(Ordering::Relaxed);
+    Sessions {
+        sessions: Vec::from_iter(is_left.then_some(one)),
+    }
+}
+
+fn conversation() -> Conversation {
+    let said = |role: &str, state: &str, text: &str| Said {
+        role: role.to_owned(),
+        state: state.to_owned(),
+        text: text.to_owned(),
+        at: Some(1_790_000_000),
+    };
+    Conversation {
+        session: "s1".to_owned(),
+        title: "where is the parser for plums?".to_owned(),
+        messages: vec![
+            said("user", "complete", "where is the parser for plums?"),
+            said("assistant", "complete", ANSWER),
+            said("user", "complete", "and for apples?"),
+            said("assistant", "interrupted", "I was looking in"),
+        ],
+        more: false,
+    }
+}
+
+/// What an AI writes when it explains.
+const ANSWER: &str = "\
+It is in `src/parse.rs`. To try it:
+
+1. Build the **parser**
+2. Run its tests:
+   ```sh
+   cargo test -p plums
+   ```
+
+| tree | fruit |
+|---|---|
+| prunus | plum |
+";

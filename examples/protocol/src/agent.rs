@@ -163,6 +163,9 @@ pub struct AgentSummary {
     pub last_seen: Option<Timestamp>,
     /// When it was approved.
     pub approved_at: Timestamp,
+    /// Since when its key is refused because two places used it in turn.
+    #[serde(default)]
+    pub quarantined_at: Option<Timestamp>,
 }
 
 /// `POST /v1/reconnect` on the tunnel, by a relay that stops.

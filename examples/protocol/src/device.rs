@@ -70,8 +70,14 @@ pub struct TokenRequest {
 /// What an approved device receives, once.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct TokenResponse {
-    /// Always `katachi-hmac`: calls are signed, there is no bearer token.
+    /// Says which agent this is ([`TOKEN_OWNER`](crate::routes::TOKEN_OWNER)), with a proof
+    /// of the device's key, until `expires_in` has passed. The agent's calls are signed and
+    /// need no token.
+    pub access_token: Sensitive,
+    /// Always `DPoP` (RFC 9449 section 5).
     pub token_type: String,
+    /// Seconds that the access token is good for.
+    pub expires_in: u64,
     /// Identifier of the agent, new with each authorization.
     pub agent_id: String,
     /// Identifier of the signing key, random and not derived from it.
@@ -82,6 +88,17 @@ pub struct TokenResponse {
     pub epoch: String,
     /// E-mail address of the account that approved. The device shows it and
     /// asks before it acts for that account.
+    pub approved_by: String,
+}
+
+/// Whose an access token is.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct TokenOwner {
+    /// Identifier of the agent.
+    pub agent_id: String,
+    /// Identifier of its signing key.
+    pub key_id: String,
+    /// E-mail address of the account that approved.
     pub approved_by: String,
 }
 

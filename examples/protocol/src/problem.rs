@@ -43,6 +43,8 @@ pub mod codes {
     pub const REFUSED: &str = "refused";
     /// A request from another site, or not allowed to this account.
     pub const FORBIDDEN: &str = "forbidden";
+    /// Two places used this agent's key in turn; its owner decides.
+    pub const QUARANTINED: &str = "quarantined";
     /// There is no such thing in this account.
     pub const NOT_FOUND: &str = "not_found";
     /// It exists already.

@@ -54,6 +54,8 @@ pub const DEVICE_DENY: &str = "/api/device/deny";
 pub const AGENTS: &str = "/api/agents";
 /// `DELETE`, browser: forgets one agent and its keys.
 pub const AGENT: &str = "/api/agents/{id}";
+/// `POST`, browser: lets an agent in again whose key was found in two places.
+pub const AGENT_RELEASE: &str = "/api/agents/{id}/release";
 /// `GET`, browser, WebSocket, [`ChannelQuery`](crate::channel::ChannelQuery): the bytes of an
 /// end-to-end channel with the agent.
 pub const AGENT_CHANNEL: &str = "/api/agents/{id}/channel";
@@ -70,6 +72,9 @@ pub const AUDIT: &str = "/api/audit";
 pub const DEVICE_AUTHORIZATION: &str = "/oauth/device_authorization";
 /// `POST` form, agent: [`TokenRequest`](crate::device::TokenRequest).
 pub const TOKEN: &str = "/oauth/token";
+/// `GET` with the access token that [`TOKEN`] gave and a proof (RFC 9449 section 7):
+/// [`TokenOwner`](crate::device::TokenOwner).
+pub const TOKEN_OWNER: &str = "/oauth/agent";
 /// `GET`, agent, unsigned: [`Epoch`](crate::agent::Epoch).
 pub const EPOCH: &str = "/v1/epoch";
 /// `POST`, agent, signed: [`Heartbeat`](crate::agent::Heartbeat).

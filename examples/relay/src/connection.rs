@@ -43,6 +43,8 @@ pub(crate) struct Connection {
     /// RFC 9266 exporter value; equal on both ends of one TLS connection and
     /// on no other.
     pub(crate) exporter: [u8; TLS_EXPORTER_LEN],
+    /// Bytes of bodies that may be read on it at once.
+    pub(crate) bodies: Arc<Semaphore>,
 }
 
 /// Serves `router` on `listener` until `shutdown`, then lets running requests
@@ -132,7 +134,13 @@ async fn handshake(
         .export_keying_material([0; TLS_EXPORTER_LEN], TLS_EXPORTER_LABEL, None)
         .inspect_err(|error| warn!(%error, "no TLS exporter"))
         .ok()?;
-    Some((stream, Connection { peer, exporter }))
+    let bodies = Arc::new(Semaphore::new(limits.bodies_per_connection));
+    let connection = Connection {
+        peer,
+        exporter,
+        bodies,
+    };
+    Some((stream, connection))
 }
 
 async fn serve_one(
@@ -180,7 +188,8 @@ async fn serve_one(
             .timer(TokioTimer::new())
             .header_read_timeout(limits.headers)
             .max_headers(64)
-            .max_buf_size(64 * 1024)
+            // A head that is longer gets 431.
+            .max_buf_size((limits.header_bytes as usize).max(8 * 1024))
             .serve_connection(io, service)
             .with_upgrades();
         let mut connection = std::pin::pin!(connection);

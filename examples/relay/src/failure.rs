@@ -22,6 +22,8 @@ pub(crate) enum Failure {
     Unauthorized,
     WrongCredentials,
     Forbidden(&'static str),
+    /// The agent's key is in two places, as it seems.
+    Quarantined,
     NotFound(&'static str),
     MethodNotAllowed,
     Conflict(&'static str),
@@ -97,7 +99,7 @@ impl Failure {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized | Self::WrongCredentials => StatusCode::UNAUTHORIZED,
-            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::Forbidden(_) | Self::Quarantined => StatusCode::FORBIDDEN,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict(_) => StatusCode::CONFLICT,
@@ -122,6 +124,10 @@ impl Failure {
             Self::Unauthorized => (codes::UNAUTHORIZED, "sign in first"),
             Self::WrongCredentials => (codes::WRONG_CREDENTIALS, "e-mail or password is wrong"),
             Self::Forbidden(why) => (codes::FORBIDDEN, why),
+            Self::Quarantined => (
+                codes::QUARANTINED,
+                "two places used this agent's key in turn; its owner lets it in again in the console, or removes it",
+            ),
             Self::NotFound(what) => (codes::NOT_FOUND, what),
             Self::MethodNotAllowed => (codes::BAD_REQUEST, "this path takes another method"),
             Self::Conflict(why) => (codes::CONFLICT, why),

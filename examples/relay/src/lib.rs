@@ -56,6 +56,7 @@ mod http;
 mod limits;
 mod machine;
 mod metrics;
+mod pace;
 mod records;
 mod replay;
 mod service;

@@ -21,6 +21,8 @@ pub struct Limits {
     pub body: Duration,
     /// Bytes of a request body.
     pub body_bytes: usize,
+    /// Bytes of bodies that are read at once on one connection; more wait.
+    pub bodies_per_connection: usize,
     /// Time for the other end of a connection to take anything of what waits for it.
     pub write: Duration,
     /// Tunnels open at once.
@@ -28,6 +30,11 @@ pub struct Limits {
     /// Streams at once through the tunnel of one agent, and on one connection of a
     /// browser.
     pub streams_per_agent: usize,
+    /// Calls that one agent may make in a minute with nonces of no order, where this relay
+    /// alone remembers them. Agents of ours count theirs, which takes no room for each.
+    pub nonces_per_agent: usize,
+    /// Bytes that one agent may move in a second, both ways together; more wait.
+    pub agent_bytes_per_second: u64,
     /// How often the other end of a silent HTTP/2 connection is asked whether it is
     /// there.
     pub keep_alive: Duration,
@@ -71,9 +78,12 @@ impl Default for Limits {
             header_bytes: 16 * 1024,
             body: seconds(10),
             body_bytes: 256 * 1024,
+            bodies_per_connection: 1024 * 1024,
             write: seconds(60),
             tunnels: 16_384,
             streams_per_agent: 128,
+            nonces_per_agent: 4096,
+            agent_bytes_per_second: 64 * 1024 * 1024,
             keep_alive: seconds(15),
             keep_alive_timeout: seconds(10),
             stream_window: 256 * 1024,
@@ -111,6 +121,10 @@ pub struct LimitOptions {
     /// Tunnels at once [default: 16384]
     #[arg(long, value_name = "NUMBER", env = "KATACHI_RELAY_MAX_TUNNELS")]
     pub max_tunnels: Option<usize>,
+
+    /// Bytes that one agent may move in a second [default: 67108864]
+    #[arg(long, value_name = "NUMBER", env = "KATACHI_RELAY_AGENT_BYTES_PER_SECOND", value_parser = clap::value_parser!(u64).range(65_536..))]
+    pub agent_bytes_per_second: Option<u64>,
 
     /// Silence after which a tunnel is asked whether it lives [default: 15]
     #[arg(long, value_name = "SECONDS", env = "KATACHI_RELAY_KEEP_ALIVE", value_parser = seconds)]
@@ -153,6 +167,9 @@ impl LimitOptions {
                 .max_connections_per_address
                 .unwrap_or(usual.connections_per_address),
             tunnels: self.max_tunnels.unwrap_or(usual.tunnels),
+            agent_bytes_per_second: self
+                .agent_bytes_per_second
+                .unwrap_or(usual.agent_bytes_per_second),
             keep_alive: self.keep_alive.unwrap_or(usual.keep_alive),
             keep_alive_timeout: self.keep_alive_timeout.unwrap_or(usual.keep_alive_timeout),
             channel_silence: silence,

@@ -158,7 +158,10 @@ impl Relay {
                     Replay::Shared(Box::new(postgres::replay(url).map_err(|e| storage(&e))?))
                 }
                 _ => {
-                    let memory = MemoryReplay::new(replay::Limits::default());
+                    let memory = MemoryReplay::new(replay::Limits {
+                        entries_per_key: config.limits.nonces_per_agent,
+                        ..replay::Limits::default()
+                    });
                     Replay::Memory(Box::new(memory.map_err(|e| storage(&e))?))
                 }
             };

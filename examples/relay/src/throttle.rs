@@ -55,9 +55,19 @@ pub(crate) struct Throttle<K> {
     burst: u32,
     every: Duration,
     most_keys: usize,
-    /// When each key's bucket is full again.
-    full_at: Mutex<HashMap<K, Instant>>,
+    keys: Mutex<Keys<K>>,
 }
+
+#[derive(Debug)]
+struct Keys<K> {
+    /// When each key's bucket is full again.
+    full_at: HashMap<K, Instant>,
+    /// When those who waited were last looked for.
+    swept: Option<Instant>,
+}
+
+/// Looking for those who waited takes a look at all: not for each that comes.
+const SWEEP: Duration = Duration::from_secs(1);
 
 impl<K: Eq + Hash> Throttle<K> {
     pub(crate) fn new(burst: u32, every: Duration) -> Self {
@@ -65,15 +75,22 @@ impl<K: Eq + Hash> Throttle<K> {
             burst,
             every,
             most_keys: 65_536,
-            full_at: Mutex::default(),
+            keys: Mutex::new(Keys {
+                full_at: HashMap::new(),
+                swept: None,
+            }),
         }
     }
 
     /// Takes one token, or says how long to wait for the next.
     pub(crate) fn take(&self, key: K, now: Instant) -> Result<(), Duration> {
-        let mut full_at = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let Keys { full_at, swept } = &mut *keys;
         if full_at.len() >= self.most_keys && !full_at.contains_key(&key) {
-            full_at.retain(|_, at| *at > now);
+            if swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP) {
+                full_at.retain(|_, at| *at > now);
+                *swept = Some(now);
+            }
             if full_at.len() >= self.most_keys {
                 return Err(self.every);
             }
@@ -122,5 +139,21 @@ mod tests {
             "known keys are still known"
         );
         throttle.take(3, start + Duration::from_secs(11)).unwrap();
+    }
+
+    #[test]
+    fn r18_a_million_keys_take_the_room_of_its_bound_and_no_more() {
+        let throttle = Throttle::new(1, Duration::from_secs(3600));
+        let start = Instant::now();
+        let taken = (0..1_000_000_u64).filter(|key| throttle.take(*key, start).is_ok());
+        assert_eq!(taken.count(), 65_536);
+        let keys = throttle.keys.lock().unwrap();
+        assert_eq!(keys.full_at.len(), 65_536);
+        // A key takes the room of a pair, twice while the table grows.
+        assert!(
+            keys.full_at.capacity() <= 2 * 65_536,
+            "{}",
+            keys.full_at.capacity()
+        );
     }
 }

@@ -35,6 +35,7 @@ use tracing::{debug, info};
 
 use crate::failure::Failure;
 use crate::limits::Limits;
+use crate::pace::{Pace, Paced};
 use crate::records::tunnels::Claim;
 
 /// Time to tell the agents of a relay that stops when to come back: busy machines
@@ -69,6 +70,7 @@ struct Tunnel {
     generation: u64,
     sender: SendRequest<Body>,
     streams: Arc<Semaphore>,
+    pace: Arc<Pace>,
     close: CancellationToken,
 }
 
@@ -154,6 +156,7 @@ impl Tunnels {
             generation: claim.generation,
             sender,
             streams: Arc::new(Semaphore::new(self.limits.streams_per_agent)),
+            pace: Pace::new(self.limits.agent_bytes_per_second),
             close: CancellationToken::new(),
         };
         let (generation, close) = (tunnel.generation, tunnel.close.clone());
@@ -303,6 +306,8 @@ impl Tunnels {
         let permit = Arc::clone(&tunnel.streams)
             .try_acquire_owned()
             .map_err(|_| Failure::AgentBusy)?;
+        let pace = Arc::clone(&tunnel.pace);
+        let request = request.map(|body| Body::new(Paced::new(body, pace)));
         let mut sender = tunnel.sender;
         let answer = async {
             sender.ready().await.map_err(|_| Failure::Offline)?;
@@ -316,7 +321,7 @@ impl Tunnels {
             .map_err(|_| Failure::AnswerLate)??;
         Ok(answer.map(|body| {
             Body::new(Guarded {
-                body,
+                body: Paced::new(body, tunnel.pace),
                 closed: Box::pin(tunnel.close.cancelled_owned()),
                 _permit: permit,
             })
@@ -332,7 +337,7 @@ impl Tunnels {
 /// with its tunnel: a connection that was given up would go on for as long as it
 /// has streams.
 struct Guarded {
-    body: Incoming,
+    body: Paced<Incoming>,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
     _permit: OwnedSemaphorePermit,
 }

@@ -100,6 +100,7 @@ impl ProofKey {
             htu: uri.to_owned(),
             iat: now.as_unix(),
             nonce: server_nonce.map(str::to_owned),
+            ath: None,
         };
         let part = |json: Result<Vec<u8>, _>| {
             URL_SAFE_NO_PAD.encode(json.expect("strings and numbers are JSON"))
@@ -145,6 +146,9 @@ struct Claims {
     iat: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     nonce: Option<String>,
+    /// Of the access token that it goes with (section 4.2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ath: Option<String>,
 }
 
 /// A proof that must not be believed.
@@ -209,9 +213,9 @@ pub fn verify(
     store: &(impl ReplayStore + ?Sized),
     now: Timestamp,
 ) -> Result<String, ProofError> {
-    let checked = check(proof, method, uri, now)?;
-    let spent = store.spend(&checked.spending(now))?;
-    checked.settle(spent)
+    let unspent = check(proof, method, uri, now)?;
+    let spent = store.spend(&unspent.spending(now))?;
+    unspent.settle(spent)
 }
 
 /// As [`verify`], with a store that answers later.
@@ -226,20 +230,61 @@ pub async fn verify_async(
     store: &impl AsyncReplayStore,
     now: Timestamp,
 ) -> Result<String, ProofError> {
-    let checked = check(proof, method, uri, now)?;
-    let spent = store.spend(&checked.spending(now)).await?;
-    checked.settle(spent)
+    let unspent = check(proof, method, uri, now)?;
+    unspent.spend_async(store, now).await
 }
 
-/// A proof that is good, if it was never used.
-struct Checked {
+/// A proof that is good, if it was never used: [`Self::spend_async`] it.
+///
+/// A server that anybody may ask finds out first whether the request means anything
+/// (a device code that waits, an access token that holds): proofs that are spent take
+/// room, and whoever makes keys can make as many as they like.
+#[derive(Debug)]
+#[must_use = "a proof may be a copy of one that was used: spend it"]
+pub struct Unspent {
     key_id: KeyId,
     nonce: Nonce,
     created: u64,
     epoch: Epoch,
+    ath: Option<String>,
 }
 
-impl Checked {
+impl Unspent {
+    /// The thumbprint of the key that made it.
+    #[must_use]
+    pub fn thumbprint(&self) -> &str {
+        self.key_id.as_str()
+    }
+
+    /// Makes sure that the proof goes with `access_token` (RFC 9449 section 4.3, 11).
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ProofError::Invalid`] if it names another one, or none.
+    pub fn for_token(&self, access_token: &str) -> Result<(), ProofError> {
+        let hash = URL_SAFE_NO_PAD.encode(digest(&SHA256, access_token.as_bytes()));
+        if self.ath.as_deref() == Some(hash.as_str()) {
+            Ok(())
+        } else {
+            Err(ProofError::Invalid)
+        }
+    }
+
+    /// Spends it, and returns the thumbprint of the key that made it.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ProofError`] if it was used before, lacks the current nonce, or the
+    /// store has no room or gives no answer.
+    pub async fn spend_async(
+        self,
+        store: &impl AsyncReplayStore,
+        now: Timestamp,
+    ) -> Result<String, ProofError> {
+        let spent = store.spend(&self.spending(now)).await?;
+        self.settle(spent)
+    }
+
     fn spending(&self, now: Timestamp) -> Spending<'_> {
         Spending {
             key_id: &self.key_id,
@@ -261,7 +306,13 @@ impl Checked {
     }
 }
 
-fn check(proof: &str, method: &str, uri: &str, now: Timestamp) -> Result<Checked, ProofError> {
+/// Verifies the value of a `DPoP` header for a request with `method` to `uri`, all but
+/// whether it was used before.
+///
+/// # Errors
+///
+/// Returns [`ProofError`] if the proof is for something else, or old.
+pub fn check(proof: &str, method: &str, uri: &str, now: Timestamp) -> Result<Unspent, ProofError> {
     let (thumbprint, claims) = authenticate(proof)?;
     if claims.htm != method || claims.htu != uri {
         return Err(ProofError::Invalid);
@@ -274,11 +325,12 @@ fn check(proof: &str, method: &str, uri: &str, now: Timestamp) -> Result<Checked
         .nonce
         .as_deref()
         .and_then(|nonce| Epoch::parse(nonce).ok());
-    Ok(Checked {
+    Ok(Unspent {
         key_id: KeyId::parse(&thumbprint).map_err(|_| ProofError::Invalid)?,
         nonce: unique(&claims.jti),
         created: claims.iat,
         epoch: epoch.ok_or(ProofError::UseNonce)?,
+        ath: claims.ath,
     })
 }
 

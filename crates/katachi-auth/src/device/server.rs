@@ -399,6 +399,30 @@ impl Server {
         Ok(waiting)
     }
 
+    /// Whether a poll with this code by the holder of this key would be about anything:
+    /// a grant of theirs that was not used yet and has not run out.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Unavailable`] if the store cannot be asked.
+    pub fn is_waited_for(
+        &self,
+        store: &(impl DeviceStore + ?Sized),
+        client_id: &str,
+        device_code: &str,
+        thumbprint: Option<&str>,
+        now: Timestamp,
+    ) -> Result<bool, Unavailable> {
+        let mut waited_for = false;
+        let find = Find::DeviceCode(sha256(device_code.as_bytes()));
+        store.change(&find, &mut |grant| {
+            waited_for = is_theirs(grant, client_id, thumbprint)
+                && grant.state != GrantState::Consumed
+                && grant.expires > now;
+        })?;
+        Ok(waited_for)
+    }
+
     /// Answers a poll. An approval is handed out once.
     ///
     /// `thumbprint` is that of the key in the poll's [`super::dpop`] proof, verified
@@ -419,9 +443,7 @@ impl Server {
         let find = Find::DeviceCode(sha256(device_code.as_bytes()));
         store.change(&find, &mut |grant| {
             // Another client, or one without the key, learns and changes nothing.
-            let theirs = grant.client_id == client_id
-                && (grant.thumbprint.is_none() || grant.thumbprint.as_deref() == thumbprint);
-            outcome = if theirs {
+            outcome = if is_theirs(grant, client_id, thumbprint) {
                 self.advance(grant, now)
             } else {
                 Err(PollError::InvalidGrant)
@@ -478,6 +500,11 @@ impl Server {
     fn tag(&self, code: &UserCode) -> [u8; 32] {
         *self.pepper.sign(code.as_bytes()).as_bytes()
     }
+}
+
+fn is_theirs(grant: &Grant, client_id: &str, thumbprint: Option<&str>) -> bool {
+    let by_key = grant.thumbprint.is_none() || grant.thumbprint.as_deref() == thumbprint;
+    grant.client_id == client_id && by_key
 }
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {

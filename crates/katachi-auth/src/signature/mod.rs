@@ -26,6 +26,8 @@ mod digest;
 #[cfg(feature = "generic")]
 pub mod generic;
 #[cfg(feature = "http")]
+mod head;
+#[cfg(feature = "http")]
 mod http;
 mod input;
 mod key;
@@ -38,6 +40,8 @@ mod response;
 mod sign;
 mod verify;
 
+#[cfg(feature = "http")]
+pub use head::AuthenticHead;
 #[cfg(feature = "http")]
 pub use http::{RequestParts, ResponseParts, apply_headers};
 pub use input::{InputError, RequestInput};

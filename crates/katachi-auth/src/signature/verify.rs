@@ -283,7 +283,7 @@ impl Genuine {
     }
 
     /// A refusal to the holder of the key.
-    #[cfg(feature = "tower")]
+    #[cfg(feature = "http")]
     pub(crate) fn refuse<R: Request>(self, head: &R, reason: Reason) -> Refusal {
         self.checked.refuse(head, reason)
     }

@@ -8,6 +8,7 @@ import { runCard, talk } from "./talk.js";
 import { waiting } from "./waiting.js";
 
 function stateChip(agent) {
+  if (agent.quarantined_at) return h("span", { class: "chip warn" }, h("span", { class: "dot" }), "Kept out");
   if (!agent.online) return h("span", { class: "chip" }, h("span", { class: "dot" }), "Offline");
   const busy = agent.state === "busy";
   return h("span", { class: busy ? "chip accent busy" : "chip good" }, h("span", { class: "dot" }),
@@ -98,7 +99,7 @@ export async function agentPage(id, signal) {
     h("div", { class: "stack-tight" },
       h("div", { class: "row" }, h("h1", {}, agent.host_name || "Unnamed"), chip),
       facts),
-    pairing, waits.element, bar, panel));
+    keptOut(agent), pairing, waits.element, bar, panel));
   await select("talk");
   const lock = h("span", {});
   chip.after(lock);
@@ -128,6 +129,28 @@ export async function agentPage(id, signal) {
       facts.textContent = parts.filter(Boolean).join(" · ");
     }).catch(() => {});
   }
+}
+
+/** What is to be decided about an agent whose key two places used. */
+function keptOut(agent) {
+  if (!agent.quarantined_at) return null;
+  const box = problemBox();
+  return h("div", { class: "card stack-tight", role: "alert" },
+    h("p", {}, h("strong", {}, "Kept out"), " since ", when(agent.quarantined_at),
+      ": two places used this agent's key in turn. If you did not run it twice yourself, somebody has a copy: remove the agent in its settings and log in again on the machine."),
+    box,
+    h("div", {}, h("button", {
+      type: "button", class: "plain",
+      onclick: async () => {
+        try {
+          await call("POST", `${agentPath(agent.id)}/release`);
+          say("Let in again");
+          dispatchEvent(new HashChangeEvent("hashchange"));
+        } catch (error) {
+          box.textContent = error.message;
+        }
+      },
+    }, "Let it in again")));
 }
 
 /** One refused action, with the line of the policy that would allow it. */

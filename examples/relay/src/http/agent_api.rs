@@ -193,6 +193,9 @@ async fn open(
         Ok(tunnelled) => tunnelled,
         Err(response) => return *response,
     };
+    if tunnelled.keys.quarantined {
+        return tunnelled.sign(Failure::Quarantined.into_response()).await;
+    }
     if app.tunnels.is_full_for(&tunnelled.keys.agent_id) {
         return tunnelled.sign(Failure::Unavailable.into_response()).await;
     }
@@ -240,11 +243,12 @@ pub(super) async fn carry(
     let note = app.clone();
     let (owner, id) = (user.to_owned(), agent.to_owned());
     let opened = move |opened| {
-        let action = match opened {
-            Opened::Alone => "tunnel_opened",
-            Opened::InPlaceOfAnother => "tunnel_replaced",
-        };
-        tokio::spawn(async move { note.audit(&owner, Some(&id), action).await });
+        tokio::spawn(async move {
+            match opened {
+                Opened::Alone => note.audit(&owner, Some(&id), "tunnel_opened").await,
+                Opened::InPlaceOfAnother => flipped(&note, &owner, &id).await,
+            }
+        });
     };
     let claim = app.claim(agent);
     let carried = app.tunnels.carry(agent, stream, claim, opened).await;
@@ -254,6 +258,47 @@ pub(super) async fn carry(
     }
     app.audit(user, Some(agent), "tunnel_closed").await;
 }
+
+/// Tunnels of one agent that take each other's place within a minute before its key
+/// counts as copied.
+const MOST_FLIPS: u64 = 3;
+
+/// Writes down that a tunnel took the place of one that lived. An agent that moved does
+/// so once or twice; when two places do it to each other, the key is refused to both
+/// until its owner has decided.
+async fn flipped(app: &App, user: &str, agent: &str) {
+    let (records, owner, id) = (app.records.clone(), user.to_owned(), agent.to_owned());
+    let written = app.records.write(move |tx| {
+        let now = SystemClock.now().as_unix();
+        let key = records.audit_key();
+        let event = |action| audit::Event {
+            at: now,
+            agent_id: Some(id.clone()),
+            action,
+            detail: String::new(),
+        };
+        audit::append(tx, &key, &owner, &event(REPLACED))?;
+        let flips = audit::count(tx, &owner, &id, REPLACED, now.saturating_sub(60))?;
+        let quarantined = flips > MOST_FLIPS && agents::quarantine(tx, &id, now)?;
+        if quarantined {
+            audit::append(tx, &key, &owner, &event("agent_quarantined"))?;
+        }
+        Ok(quarantined)
+    });
+    match written.await {
+        Ok(false) => {}
+        Ok(true) => {
+            warn!(%agent, "two places use this agent's key: it is refused from now on");
+            if let Err(error) = app.reload_keys_of(agent).await {
+                warn!(%agent, %error, "a refused key could not be loaded");
+            }
+            app.tunnels.close(agent);
+        }
+        Err(error) => warn!(%agent, %error, "could not write to the audit log"),
+    }
+}
+
+const REPLACED: &str = "tunnel_replaced";
 
 fn asks_for_tunnel(version: Version, headers: &HeaderMap) -> bool {
     let connection = headers

@@ -42,6 +42,7 @@ pub(super) async fn list(
         state: state_of(&row.state),
         last_seen: row.seen_at,
         approved_at: row.approved_at,
+        quarantined_at: row.quarantined_at,
     });
     Ok(Json(Agents {
         agents: agents.collect(),
@@ -68,6 +69,27 @@ pub(super) async fn remove(
     app.tunnels.close(&id);
     app.cloudflare_work.notify_one();
     app.audit(&session.user.id, Some(&id), "agent_removed")
+        .await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /api/agents/{id}/release`.
+pub(super) async fn release(
+    State(app): State<App>,
+    session: Session,
+    PathPart(id): PathPart,
+) -> Result<StatusCode, Failure> {
+    let (user, agent) = (session.user.id.clone(), id.clone());
+    let released = app
+        .records
+        .write(move |tx| agents::release(tx, &user, &agent))
+        .await
+        .map_err(Failure::internal)?;
+    if !released {
+        return Err(Failure::NotFound("no such agent is kept out"));
+    }
+    app.reload_keys_of(&id).await.map_err(Failure::internal)?;
+    app.audit(&session.user.id, Some(&id), "agent_released")
         .await;
     Ok(StatusCode::NO_CONTENT)
 }

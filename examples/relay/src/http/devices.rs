@@ -4,15 +4,12 @@
 use std::net::IpAddr;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use katachi_auth::clock::{Clock as _, SystemClock, Timestamp};
-use katachi_auth::device::dpop::{self, ProofError};
-use katachi_auth::device::form::Form;
 use katachi_auth::device::{
     Approval, DecideError, GuessLimits, Guesser, PollError, Start, StartError, Waiting,
 };
@@ -20,16 +17,18 @@ use katachi_auth::replay::AsyncReplayStore as _;
 use katachi_auth::signature::KeyId;
 use katachi_crypto::Secret;
 use katachi_protocol::device::{
-    CLIENT_ID, DeviceAuthorizationResponse, DeviceInfo, GRANT_TYPE, TokenError, TokenResponse,
-    UserCodeBody,
+    CLIENT_ID, DeviceAuthorizationResponse, DeviceInfo, GRANT_TYPE, TokenResponse, UserCodeBody,
 };
 use katachi_protocol::{Sensitive, routes};
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use super::App;
+use super::access;
 use super::accounts::{Peer, Session};
-use super::extract::{self, JsonBody, QueryOf};
+use super::extract::{JsonBody, QueryOf};
+use super::oauth_failure::OauthFailure;
+use super::proof::{form_body, key_of_start, parse, proof, require_client, spend};
 use super::signed::AgentKeys;
 use crate::connection::network;
 use crate::failure::Failure;
@@ -51,13 +50,14 @@ pub(super) async fn authorize(
     State(app): State<App>,
     Peer(address): Peer,
     headers: HeaderMap,
-    body: axum::body::Body,
+    request: Request,
 ) -> Result<Response, OauthFailure> {
     app.throttles.device.take(network(address)).await?;
-    let body = form_body(&app, &headers, body).await?;
+    let body = form_body(&app, request).await?;
     let form = parse(&body)?;
     require_client(&form)?;
-    let thumbprint = proof(&app, &headers, routes::DEVICE_AUTHORIZATION).await?;
+    let path = routes::DEVICE_AUTHORIZATION;
+    let thumbprint = key_of_start(&app, &headers, path, &form).await?;
     let details = Details {
         host_name: printable(form.get("host_name"), 64),
         os: printable(form.get("os"), 64),
@@ -97,10 +97,10 @@ pub(super) async fn token(
     State(app): State<App>,
     Peer(address): Peer,
     headers: HeaderMap,
-    body: axum::body::Body,
+    request: Request,
 ) -> Result<Response, OauthFailure> {
     app.throttles.token.take(network(address)).await?;
-    let body = form_body(&app, &headers, body).await?;
+    let body = form_body(&app, request).await?;
     let form = parse(&body)?;
     if form.get("grant_type") != Some(GRANT_TYPE) {
         return Err(OauthFailure::new(
@@ -113,7 +113,20 @@ pub(super) async fn token(
         .get("device_code")
         .ok_or_else(|| OauthFailure::new("invalid_request", "no device_code"))?;
     let code = Sensitive::new(code);
-    let thumbprint = proof(&app, &headers, routes::TOKEN).await?;
+    let unspent = proof(&app, &headers, &Method::POST, routes::TOKEN).await?;
+    let (device, asked) = (app.clone(), code.clone());
+    let by = unspent.thumbprint().to_owned();
+    let waited_for = blocking(move || {
+        let (grants, now) = (device.records.grants(), SystemClock.now());
+        let code = asked.expose_secret();
+        device
+            .device
+            .is_waited_for(&grants, CLIENT_ID, code, Some(&by), now)
+    });
+    if !waited_for.await?.map_err(Failure::internal)? {
+        return Err(of_poll(PollError::InvalidGrant));
+    }
+    let thumbprint = spend(&app, unspent).await?;
     let now = SystemClock.now();
     let device = app.clone();
     let polled = blocking(move || {
@@ -129,16 +142,19 @@ pub(super) async fn token(
     .await?;
     let approval = match polled {
         Ok(approval) => approval,
-        Err(PollError::SlowDown { interval }) => {
-            let mut failure = OauthFailure::new("slow_down", "polled too early");
-            failure.body.interval = Some(u64::from(interval));
-            return Err(failure);
-        }
         Err(PollError::Unavailable(error)) => return Err(Failure::internal(error).into()),
-        Err(error) => return Err(OauthFailure::new(error.code(), &error.to_string())),
+        Err(error) => return Err(of_poll(error)),
     };
     let response = mint(&app, approval, now).await?;
     Ok(Json(response).into_response())
+}
+
+fn of_poll(error: PollError) -> OauthFailure {
+    let mut failure = OauthFailure::new(error.code(), &error.to_string());
+    if let PollError::SlowDown { interval } = error {
+        failure.body.interval = Some(u64::from(interval));
+    }
+    failure
 }
 
 /// Makes the agent that was approved, and its key.
@@ -154,9 +170,9 @@ async fn mint(app: &App, approval: Approval, now: Timestamp) -> Result<TokenResp
         approved_at: now.as_unix(),
         seen_at: None,
         state: "idle".to_owned(),
+        quarantined_at: None,
     };
     let key_id = KeyId::parse(&new_id().map_err(Failure::internal)?).map_err(Failure::internal)?;
-    let keys = AgentKeys::derive(&key_id, &agent.id, &agent.user_id, &secret, false);
     let shown = Sensitive::new(URL_SAFE_NO_PAD.encode(secret.expose_secret()));
     let mut key = KeyRow {
         id: key_id.to_string(),
@@ -165,7 +181,9 @@ async fn mint(app: &App, approval: Approval, now: Timestamp) -> Result<TokenResp
         version: 1,
         sealed: Vec::new(),
         revoked: false,
+        quarantined: false,
     };
+    let keys = AgentKeys::derive(&key_id, &key, &secret);
     let (records, row) = (app.records.clone(), agent.clone());
     let approved_by = app
         .records
@@ -194,8 +212,11 @@ async fn mint(app: &App, approval: Approval, now: Timestamp) -> Result<TokenResp
     app.gate.keys.insert(key_id.as_str(), keys);
     info!(agent = %agent.id, "an agent was connected");
     let epoch = app.replay.epoch().await;
+    let thumbprint = approval.thumbprint.unwrap_or_default();
     Ok(TokenResponse {
-        token_type: "katachi-hmac".to_owned(),
+        access_token: access::issue(&access::key(app), key_id.as_str(), &thumbprint, now),
+        token_type: "DPoP".to_owned(),
+        expires_in: access::LIFETIME,
         agent_id: agent.id,
         key_id: key_id.to_string(),
         hmac_secret: shown,
@@ -351,61 +372,6 @@ fn prefix(address: IpAddr) -> String {
     }
 }
 
-/// The thumbprint of the key that the request proves. The agent is registered as a
-/// client that does (RFC 9449 section 5.2): a request without a proof is refused, at
-/// the start and at every poll.
-async fn proof(app: &App, headers: &HeaderMap, path: &str) -> Result<String, OauthFailure> {
-    let uri = format!("{}{path}", app.hosts.public());
-    let verified = match single_proof(headers) {
-        Ok(proof) => dpop::verify_async(proof, "POST", &uri, &app.replay, SystemClock.now())
-            .await
-            .map_err(|error| OauthFailure::of_proof(&error)),
-        Err(why) => Err(OauthFailure::new("invalid_dpop_proof", why)),
-    };
-    match verified {
-        Ok(thumbprint) => Ok(thumbprint),
-        Err(mut failure) => {
-            // RFC 9449 section 8: the answer carries the nonce to use.
-            let epoch = app.replay.epoch().await.ok();
-            failure.nonce = epoch.map(|epoch| epoch.to_string());
-            Err(failure)
-        }
-    }
-}
-
-/// The one proof of a request (RFC 9449 section 4.3).
-fn single_proof(headers: &HeaderMap) -> Result<&str, &'static str> {
-    let mut proofs = headers.get_all("dpop").iter();
-    match (proofs.next(), proofs.next()) {
-        (Some(proof), None) => proof.to_str().map_err(|_| "the proof is not text"),
-        (None, _) => Err("this client proves its key: send a DPoP header"),
-        (Some(_), Some(_)) => Err("two proofs"),
-    }
-}
-
-async fn form_body(
-    app: &App,
-    headers: &HeaderMap,
-    body: axum::body::Body,
-) -> Result<Bytes, Failure> {
-    extract::require_type(headers, "application/x-www-form-urlencoded")?;
-    extract::read(app, body).await
-}
-
-fn parse(body: &[u8]) -> Result<Form<'_>, OauthFailure> {
-    Form::parse(body).map_err(|error| OauthFailure::new("invalid_request", &error.to_string()))
-}
-
-fn require_client(form: &Form<'_>) -> Result<(), OauthFailure> {
-    if form.get("client_id") == Some(CLIENT_ID) {
-        return Ok(());
-    }
-    Err(OauthFailure::new(
-        "invalid_client",
-        "this client is not known here",
-    ))
-}
-
 /// What a stranger says of itself, short and without control characters.
 fn printable(text: Option<&str>, most: usize) -> String {
     text.unwrap_or_default()
@@ -426,79 +392,6 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .map_err(Failure::internal)
-}
-
-/// A refusal as RFC 6749 section 5.2 writes it.
-#[derive(Debug)]
-pub(super) struct OauthFailure {
-    status: StatusCode,
-    body: TokenError,
-    nonce: Option<String>,
-    retry_after: Option<u64>,
-}
-
-impl OauthFailure {
-    fn new(error: &str, description: &str) -> Self {
-        let body = TokenError {
-            error: error.to_owned(),
-            error_description: Some(description.to_owned()),
-            interval: None,
-        };
-        Self {
-            status: StatusCode::BAD_REQUEST,
-            body,
-            nonce: None,
-            retry_after: None,
-        }
-    }
-
-    fn of_proof(error: &ProofError) -> Self {
-        let mut failure = Self::new(error.code(), &error.to_string());
-        failure.status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_REQUEST);
-        if matches!(failure.status.as_u16(), 429 | 503) {
-            failure.retry_after = Some(1);
-        }
-        failure
-    }
-}
-
-impl From<Failure> for OauthFailure {
-    fn from(failure: Failure) -> Self {
-        let problem = failure.problem();
-        let word = if failure.status().is_server_error() {
-            "temporarily_unavailable"
-        } else {
-            "invalid_request"
-        };
-        let mut oauth = Self::new(word, &problem.message);
-        oauth.status = failure.status();
-        oauth.retry_after = match failure {
-            Failure::RateLimited { seconds } => Some(seconds),
-            Failure::Unavailable => Some(1),
-            _ => None,
-        };
-        oauth
-    }
-}
-
-impl IntoResponse for OauthFailure {
-    fn into_response(self) -> Response {
-        let mut response = (self.status, Json(self.body)).into_response();
-        if let Some(nonce) = self
-            .nonce
-            .and_then(|nonce| HeaderValue::from_str(&nonce).ok())
-        {
-            response
-                .headers_mut()
-                .insert(HeaderName::from_static("dpop-nonce"), nonce);
-        }
-        if let Some(seconds) = self.retry_after {
-            response
-                .headers_mut()
-                .insert(http::header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
-    }
 }
 
 #[cfg(test)]

@@ -1,15 +1,18 @@
 //! Bodies and queries, read once, within bounds, into types.
 
+use std::sync::Arc;
+
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use bytes::Bytes;
-use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
+use http::{Extensions, HeaderMap};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
 use super::App;
+use crate::connection::Connection;
 use crate::failure::Failure;
 
 /// A JSON body.
@@ -25,7 +28,8 @@ impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Failure> {
         require_type(request.headers(), "application/json")?;
-        let body = read(app, request.into_body()).await?;
+        let (head, body) = request.into_parts();
+        let body = read(app, &head.extensions, body, app.limits.body_bytes).await?;
         let value = serde_json::from_slice(&body).map_err(|error| {
             Failure::BadRequest(format!("the body is not what this path takes: {error}"))
         })?;
@@ -78,14 +82,34 @@ pub(super) fn require_type(headers: &HeaderMap, expected: &str) -> Result<(), Fa
     }
 }
 
-/// Reads a whole body, as long as it is small and comes in time.
-pub(super) async fn read(app: &App, body: Body) -> Result<Bytes, Failure> {
-    let limit = app.limits.body_bytes;
+/// Reads a whole body of at most `limit` bytes, as long as it comes in time and its
+/// connection has room for it beside the others that are read.
+pub(super) async fn read(
+    app: &App,
+    extensions: &Extensions,
+    body: Body,
+    limit: usize,
+) -> Result<Bytes, Failure> {
     if body.size_hint().lower() > limit as u64 {
         return Err(Failure::TooLarge);
     }
-    let collected = tokio::time::timeout(app.limits.body, Limited::new(body, limit).collect());
-    match collected.await {
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    let room = extensions
+        .get::<Connection>()
+        .map(|c| Arc::clone(&c.bodies));
+    let collect = async {
+        let most = body.size_hint().upper().unwrap_or(limit as u64);
+        let most = u32::try_from(most.min(limit as u64)).unwrap_or(u32::MAX);
+        // Held until the body is there; nobody closes it.
+        let _room = match &room {
+            Some(room) => room.acquire_many(most).await.ok(),
+            None => None,
+        };
+        Limited::new(body, limit).collect().await
+    };
+    match tokio::time::timeout(app.limits.body, collect).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Failure::TooLarge),
         Ok(Err(_)) => Err(Failure::BadRequest("the body broke off".to_owned())),

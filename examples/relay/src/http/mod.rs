@@ -1,5 +1,6 @@
 //! The routes: who may call them, and what they do.
 
+mod access;
 pub(crate) mod accounts;
 mod agent_api;
 mod agents;
@@ -14,7 +15,9 @@ mod mail;
 mod mcp;
 mod notice;
 mod oauth;
+mod oauth_failure;
 mod passwords;
+mod proof;
 mod public;
 mod signed;
 
@@ -96,6 +99,8 @@ struct Throttles {
     account: Limiter<String>,
     device: Limiter<IpAddr>,
     token: Limiter<IpAddr>,
+    /// Proofs of strangers that are remembered, of all of them.
+    proofs: Limiter<&'static str>,
     activity: Limiter<String>,
 }
 
@@ -108,6 +113,7 @@ impl Throttles {
             account: Limiter::new("account", Throttle::new(10, seconds(30)), shared),
             device: Limiter::new("device", Throttle::new(20, seconds(5)), shared),
             token: Limiter::new("token", Throttle::new(240, millis(500)), shared),
+            proofs: Limiter::new("proofs", Throttle::new(512, millis(100)), shared),
             activity: Limiter::new("activity", Throttle::new(600, millis(100)), shared),
         }
     }
@@ -211,8 +217,7 @@ impl App {
         })?;
         for (secret, row) in opened {
             let key_id = KeyId::parse(&row.id)?;
-            let keys =
-                AgentKeys::derive(&key_id, &row.agent_id, &row.user_id, &secret, row.revoked);
+            let keys = AgentKeys::derive(&key_id, &row, &secret);
             self.gate.keys.insert(&row.id, keys);
         }
         Ok(())
@@ -250,14 +255,14 @@ impl App {
             return Ok(());
         }
         let (records, id) = (self.records.clone(), key_id.to_owned());
-        let known = self.gate.keys.is_revoked(key_id);
+        let app = self.clone();
         let read = self.records.read(move |tx| {
             let Some(row) = rows::key(tx, &id)? else {
                 return Ok(None);
             };
-            let secret = match known {
-                Some(revoked) if revoked == row.revoked => None,
-                _ => Some(records.open_agent_key(tx, &row)?),
+            let secret = match app.gate.keys.is_current(&row) {
+                true => None,
+                false => Some(records.open_agent_key(tx, &row)?),
             };
             Ok(Some((row, secret)))
         });
@@ -266,8 +271,7 @@ impl App {
             Some((_, None)) => {}
             Some((row, Some(secret))) => {
                 let id = KeyId::parse(&row.id).map_err(Failure::internal)?;
-                let keys =
-                    AgentKeys::derive(&id, &row.agent_id, &row.user_id, &secret, row.revoked);
+                let keys = AgentKeys::derive(&id, &row, &secret);
                 self.gate.keys.insert(&row.id, keys);
             }
         }
@@ -335,6 +339,7 @@ fn open() -> Router<App> {
         .route(routes::EPOCH, get(public::epoch))
         .route(routes::DEVICE_AUTHORIZATION, post(devices::authorize))
         .route(routes::TOKEN, post(devices::token))
+        .route(routes::TOKEN_OWNER, get(access::owner))
 }
 
 /// For our own pages, mostly with a session.
@@ -359,6 +364,7 @@ fn browser(app: &App) -> Router<App> {
         .route(routes::DEVICE_DENY, post(devices::deny))
         .route(routes::AGENTS, get(agents::list))
         .route(routes::AGENT, delete(agents::remove))
+        .route(routes::AGENT_RELEASE, post(agents::release))
         .route(routes::AGENT_CHANNEL, get(channel::open))
         .route(routes::MCP, get(mcp::list))
         .route(

@@ -9,19 +9,19 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{FromRequestParts, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Request, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use katachi_auth::clock::{Clock as _, SystemClock};
 use katachi_auth::replay::AsyncReplayStore as _;
 use katachi_auth::signature::{
-    Answer, Context, KeyId, Keys, KnownKey, Profile, Refusal, RequestBinding, ResponseView, Signer,
-    SigningKey, Verified, Verifier, derive_key, sign_response,
+    Answer, Context, KeyId, Keys, KnownKey, Profile, Reason, Refusal, RequestBinding, ResponseView,
+    Signer, SigningKey, Verified, Verifier, derive_key, sign_response,
 };
 use katachi_crypto::Secret;
 use katachi_protocol::problem::Problem;
@@ -32,11 +32,14 @@ use super::extract;
 use crate::carrier::{ORIGIN_REQUEST, WEBSOCKET_REQUEST};
 use crate::connection::Connection;
 use crate::failure::Failure;
+use crate::records::agents::KeyRow;
 
 /// The keys of one agent, derived from its secret, one for each purpose.
 pub(crate) struct AgentKeys {
     pub(crate) agent_id: String,
     pub(crate) user_id: String,
+    /// Two places use it, and its owner has not decided yet.
+    pub(crate) quarantined: bool,
     api: Arc<KnownKey>,
     tunnel: Arc<KnownKey>,
     websocket: Arc<KnownKey>,
@@ -46,13 +49,8 @@ pub(crate) struct AgentKeys {
 }
 
 impl AgentKeys {
-    pub(crate) fn derive(
-        key_id: &KeyId,
-        agent_id: &str,
-        user_id: &str,
-        secret: &Secret<32>,
-        revoked: bool,
-    ) -> Self {
+    pub(crate) fn derive(key_id: &KeyId, row: &KeyRow, secret: &Secret<32>) -> Self {
+        let (agent_id, revoked) = (row.agent_id.as_str(), row.revoked);
         let known = |profile: &Profile| {
             let mut known = KnownKey::new(
                 key_id.clone(),
@@ -64,7 +62,8 @@ impl AgentKeys {
         };
         Self {
             agent_id: agent_id.to_owned(),
-            user_id: user_id.to_owned(),
+            user_id: row.user_id.clone(),
+            quarantined: row.quarantined,
             api: known(&Profile::AGENT_REQUEST),
             tunnel: known(&Profile::TUNNEL_REQUEST),
             websocket: known(&WEBSOCKET_REQUEST),
@@ -112,9 +111,11 @@ impl KeyRing {
             .remove(key_id);
     }
 
-    /// Whether this key was withdrawn; `None` if it is not here.
-    pub(crate) fn is_revoked(&self, key_id: &str) -> Option<bool> {
-        self.get(key_id).map(|keys| keys.api.revoked)
+    /// Whether the key of `row` is here as the row has it.
+    pub(crate) fn is_current(&self, row: &KeyRow) -> bool {
+        self.get(&row.id).is_some_and(|keys| {
+            (keys.api.revoked, keys.quarantined) == (row.revoked, row.quarantined)
+        })
     }
 
     /// The keys of an agent that may still use them.
@@ -123,6 +124,11 @@ impl KeyRing {
         all.values()
             .find(|keys| keys.agent_id == agent_id && !keys.api.revoked)
             .cloned()
+    }
+
+    /// The keys of this name, unless they were withdrawn.
+    pub(crate) fn live(&self, key_id: &str) -> Option<Arc<AgentKeys>> {
+        self.get(key_id).filter(|keys| !keys.api.revoked)
     }
 
     fn get(&self, key_id: &str) -> Option<Arc<AgentKeys>> {
@@ -199,14 +205,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     }
 }
 
-/// Lets only signed requests pass and signs what comes back.
+/// Lets only signed requests pass and signs what comes back. Of a stranger's body nothing
+/// is read.
 pub(super) async fn layer(State(app): State<App>, request: Request<Body>, next: Next) -> Response {
-    let (parts, body) = request.into_parts();
-    let body = match extract::read(&app, body).await {
-        Ok(body) => body,
-        Err(failure) => return failure.into_response(),
-    };
-    let request = Request::from_parts(parts, body);
     let verified = match verify(&app, request, Purpose::Api).await {
         Ok(verified) => verified,
         Err(response) => return *response,
@@ -217,6 +218,11 @@ pub(super) async fn layer(State(app): State<App>, request: Request<Body>, next: 
     };
     let (key_id, binding) = (verified.key().id.clone(), verified.binding());
     let mut request = verified.into_request().map(Body::from);
+    // It may still go for good.
+    if keys.quarantined && request.method() != Method::DELETE {
+        let refused = Failure::Quarantined.into_response();
+        return sign(&keys, &key_id, &binding, refused).await;
+    }
     request.extensions_mut().insert(Caller {
         agent_id: keys.agent_id.clone(),
         user_id: keys.user_id.clone(),
@@ -233,7 +239,7 @@ pub(super) async fn verify_tunnel(
     request: Request<Body>,
     purpose: Purpose,
 ) -> Result<Tunnelled, Box<Response>> {
-    let verified = verify(app, request.map(|_| Bytes::new()), purpose).await?;
+    let verified = verify(app, request, purpose).await?;
     let keys = app
         .gate
         .keys
@@ -259,46 +265,57 @@ impl Tunnelled {
     }
 }
 
+/// Why a signed request goes no further.
+enum Refused {
+    Signature(Refusal),
+    Body(Failure),
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self::Signature(refusal)
+    }
+}
+
 async fn verify(
     app: &App,
-    request: Request<Bytes>,
+    request: Request<Body>,
     purpose: Purpose,
 ) -> Result<Verified<Request<Bytes>>, Box<Response>> {
-    if let Some(key_id) = claimed_key(&request) {
+    if let Some(key_id) = claimed_key(request.headers()) {
         app.refresh_key(key_id.as_str())
             .await
             .map_err(|failure| Box::new(failure.into_response()))?;
     }
     match accept(app, request, purpose).await {
         Ok(verified) => Ok(verified),
-        Err(refusal) => Err(Box::new(answer(app, &refusal).await)),
+        Err(Refused::Signature(refusal)) => Err(Box::new(answer(app, &refusal).await)),
+        Err(Refused::Body(failure)) => Err(Box::new(failure.into_response())),
     }
 }
 
 /// The key that a request says it was signed with, before anything is checked.
-fn claimed_key(request: &Request<Bytes>) -> Option<KeyId> {
-    let input = request.headers().get("signature-input")?.to_str().ok()?;
+fn claimed_key(headers: &HeaderMap) -> Option<KeyId> {
+    let input = headers.get("signature-input")?.to_str().ok()?;
     let (_, rest) = input.split_once(";keyid=\"")?;
     KeyId::parse(rest.split_once('"')?.0).ok()
 }
 
 async fn accept(
     app: &App,
-    request: Request<Bytes>,
+    request: Request<Body>,
     purpose: Purpose,
-) -> Result<Verified<Request<Bytes>>, Refusal> {
-    let now = SystemClock.now();
+) -> Result<Verified<Request<Bytes>>, Refused> {
+    let (head, body) = request.into_parts();
     let epoch = app.replay.epoch().await.map_err(|error| {
         // Without an epoch nothing can be accepted; a random one refuses all.
         warn!(%error, "the replay store gives no epoch");
         error
     });
     let epoch = epoch.unwrap_or(katachi_auth::replay::Epoch::from_bytes([0; 16]));
-    let mut context = Context::new(now, epoch);
-    let channel = request
-        .extensions()
-        .get::<Connection>()
-        .map(|connection| connection.exporter);
+    let mut context = Context::new(SystemClock.now(), epoch);
+    let channel = head.extensions.get::<Connection>();
+    let channel = channel.map(|connection| connection.exporter);
     context.channel = channel.as_ref();
     let verifier = match purpose {
         Purpose::Api => &app.gate.api,
@@ -306,8 +323,23 @@ async fn accept(
         Purpose::WebSocket => &app.gate.websocket,
     };
     let keys = For(&app.gate.keys, purpose);
-    let authentic = verifier.check(request, &keys, &context)?;
-    authentic.spend_async(&app.replay, now).await
+    let head = verifier.check_head(head, &keys, &context)?;
+    let body = match takes_body(&head.head().method) {
+        true => extract::read(app, &head.head().extensions, body, app.limits.body_bytes).await,
+        false if body.is_end_stream() => Ok(Bytes::new()),
+        // Whatever it is, it is not what was signed for a request without one.
+        false => return Err(head.refuse(Reason::Digest).into()),
+    };
+    let body = body.map_err(Refused::Body)?;
+    // The body may have taken its time.
+    let now = SystemClock.now();
+    let authentic = head.with_body(body, now)?;
+    Ok(authentic.spend_async(&app.replay, now).await?)
+}
+
+/// Whether a signed request with this method has a body at all.
+fn takes_body(method: &Method) -> bool {
+    !matches!(*method, Method::GET | Method::HEAD | Method::DELETE)
 }
 
 /// Says to the peer what it may hear, and to the operator the rest.

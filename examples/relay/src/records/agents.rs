@@ -16,6 +16,8 @@ pub(crate) struct AgentRow {
     pub(crate) approved_at: u64,
     pub(crate) seen_at: Option<u64>,
     pub(crate) state: String,
+    /// Since when its key is refused, because two places use it.
+    pub(crate) quarantined_at: Option<u64>,
 }
 
 /// A signing key as it is stored.
@@ -27,6 +29,8 @@ pub(crate) struct KeyRow {
     pub(crate) version: u64,
     pub(crate) sealed: Vec<u8>,
     pub(crate) revoked: bool,
+    /// Of its agent.
+    pub(crate) quarantined: bool,
 }
 
 const AGENTS: &str = "agents";
@@ -98,7 +102,7 @@ pub(crate) fn count(tx: &ReadTx<'_>, user_id: &str) -> Result<u64, RecordsError>
 pub(crate) fn of_user(tx: &ReadTx<'_>, user_id: &str) -> Result<Vec<AgentRow>, RecordsError> {
     let cover = tx.cover(user_id, &users::tenant_key(tx, user_id)?)?;
     tx.query(
-        "SELECT id, user_id, host_name, os, version, approved_at, seen_at, state
+        "SELECT id, user_id, host_name, os, version, approved_at, seen_at, state, quarantined_at
          FROM agents WHERE user_id = ?1 ORDER BY approved_at DESC, id",
         values![user_id],
         |row| read(&cover, row),
@@ -113,7 +117,7 @@ pub(crate) fn one(
 ) -> Result<Option<AgentRow>, RecordsError> {
     let cover = tx.cover(user_id, &users::tenant_key(tx, user_id)?)?;
     tx.query_one(
-        "SELECT id, user_id, host_name, os, version, approved_at, seen_at, state
+        "SELECT id, user_id, host_name, os, version, approved_at, seen_at, state, quarantined_at
          FROM agents WHERE user_id = ?1 AND id = ?2",
         values![user_id, id],
         |row| read(&cover, row),
@@ -129,12 +133,16 @@ fn read(cover: &Cover, row: &Row<'_>) -> Result<AgentRow, RecordsError> {
         os: covered("os", 3)?,
         version: covered("version", 4)?,
         approved_at: row.uint(5)?,
-        seen_at: row
-            .get::<Option<i64>>(6)?
-            .and_then(|at| u64::try_from(at).ok()),
+        seen_at: time(row, 6)?,
         state: row.get(7)?,
+        quarantined_at: time(row, 8)?,
         id,
     })
+}
+
+fn time(row: &Row<'_>, at: usize) -> Result<Option<u64>, RecordsError> {
+    let time = row.get::<Option<i64>>(at)?;
+    Ok(time.and_then(|time| u64::try_from(time).ok()))
 }
 
 /// The agent lives, and its vault was saved so often; the highest that it ever said.
@@ -185,10 +193,31 @@ pub(crate) fn revoke(tx: &Tx<'_>, user_id: &str, id: &str) -> Result<bool, Recor
     Ok(removed == 1)
 }
 
+/// Refuses the agent's key from now on; `false` if that is so already.
+pub(crate) fn quarantine(tx: &Tx<'_>, id: &str, now: u64) -> Result<bool, RecordsError> {
+    let changed = tx.execute(
+        "UPDATE agents SET quarantined_at = ?2 WHERE id = ?1 AND quarantined_at IS NULL",
+        values![id, int(now)],
+    )?;
+    Ok(changed == 1)
+}
+
+/// The owner lets the agent in again; `false` if it was not kept out.
+pub(crate) fn release(tx: &Tx<'_>, user_id: &str, id: &str) -> Result<bool, RecordsError> {
+    let changed = tx.execute(
+        "UPDATE agents SET quarantined_at = NULL
+         WHERE user_id = ?1 AND id = ?2 AND quarantined_at IS NOT NULL",
+        values![user_id, id],
+    )?;
+    Ok(changed == 1)
+}
+
 /// Every signing key.
 pub(crate) fn keys(tx: &ReadTx<'_>) -> Result<Vec<KeyRow>, RecordsError> {
     tx.query(
-        "SELECT id, agent_id, user_id, version, sealed, revoked FROM agent_keys",
+        "SELECT k.id, k.agent_id, k.user_id, k.version, k.sealed, k.revoked,
+                (SELECT a.quarantined_at FROM agents a WHERE a.id = k.agent_id)
+         FROM agent_keys k",
         values![],
         read_key,
     )
@@ -197,7 +226,9 @@ pub(crate) fn keys(tx: &ReadTx<'_>) -> Result<Vec<KeyRow>, RecordsError> {
 /// The signing keys of one agent.
 pub(crate) fn keys_of(tx: &ReadTx<'_>, agent_id: &str) -> Result<Vec<KeyRow>, RecordsError> {
     tx.query(
-        "SELECT id, agent_id, user_id, version, sealed, revoked FROM agent_keys WHERE agent_id = ?1",
+        "SELECT k.id, k.agent_id, k.user_id, k.version, k.sealed, k.revoked,
+                (SELECT a.quarantined_at FROM agents a WHERE a.id = k.agent_id)
+         FROM agent_keys k WHERE k.agent_id = ?1",
         values![agent_id],
         read_key,
     )
@@ -206,7 +237,9 @@ pub(crate) fn keys_of(tx: &ReadTx<'_>, agent_id: &str) -> Result<Vec<KeyRow>, Re
 /// A signing key by its identifier.
 pub(crate) fn key(tx: &ReadTx<'_>, id: &str) -> Result<Option<KeyRow>, RecordsError> {
     tx.query_one(
-        "SELECT id, agent_id, user_id, version, sealed, revoked FROM agent_keys WHERE id = ?1",
+        "SELECT k.id, k.agent_id, k.user_id, k.version, k.sealed, k.revoked,
+                (SELECT a.quarantined_at FROM agents a WHERE a.id = k.agent_id)
+         FROM agent_keys k WHERE k.id = ?1",
         values![id],
         read_key,
     )
@@ -220,5 +253,6 @@ fn read_key(row: &Row<'_>) -> Result<KeyRow, RecordsError> {
         version: row.uint(3)?,
         sealed: row.get(4)?,
         revoked: row.get(5)?,
+        quarantined: time(row, 6)?.is_some(),
     })
 }

@@ -64,6 +64,25 @@ pub(crate) fn append(
     Ok((sequence, hash))
 }
 
+/// How often this happened to an agent after `since`, in seconds since 1970.
+pub(crate) fn count(
+    tx: &ReadTx<'_>,
+    user_id: &str,
+    agent_id: &str,
+    action: &str,
+    since: u64,
+) -> Result<u64, RecordsError> {
+    // The newest alone: what is counted is what happened lately.
+    let count = tx.query_one(
+        "SELECT count(*) FROM (SELECT at, agent_id, action FROM audit WHERE user_id = ?1
+             ORDER BY sequence DESC LIMIT 1000) AS newest
+         WHERE agent_id = ?2 AND action = ?3 AND at > ?4",
+        values![user_id, agent_id, action, int(since)],
+        |row| row.uint(0),
+    )?;
+    Ok(count.unwrap_or_default())
+}
+
 /// The newest entries, newest first, and whether they form a chain.
 pub(crate) fn newest(
     tx: &ReadTx<'_>,

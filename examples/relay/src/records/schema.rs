@@ -153,6 +153,7 @@ pub(super) const MIGRATIONS: &[Migration] = &[
         before_ms   INTEGER NOT NULL
     ) STRICT;",
     ),
+    Migration::sql(QUARANTINE),
 ];
 
 /// The same tables in PostgreSQL. Released steps never change.
@@ -377,4 +378,9 @@ pub(super) const POSTGRES: &[&str] = &[
         ADD COLUMN key_id BYTEA GENERATED ALWAYS AS (substring(address FROM 9 FOR 8)) STORED,
         ADD CONSTRAINT mail_tokens_account_key FOREIGN KEY (user_id, key_id)
             REFERENCES users (id, key_id) ON DELETE CASCADE DEFERRABLE NOT VALID;",
+    QUARANTINE_POSTGRES,
 ];
+
+/// When an agent's key was found in two places, until its owner lets it in again.
+const QUARANTINE: &str = "ALTER TABLE agents ADD COLUMN quarantined_at INTEGER;";
+const QUARANTINE_POSTGRES: &str = "ALTER TABLE agents ADD COLUMN quarantined_at BIGINT;";

@@ -1,6 +1,6 @@
 //! Programs that others wrote, at the running relay: `curl`, which verifies its
-//! certificate and plays the browser, and an agent whose signatures are made by npm
-//! `http-message-signatures`.
+//! certificate and plays the browser, an agent whose signatures are made by npm
+//! `http-message-signatures`, and a device that npm `oauth4webapi` connects.
 //!
 //! Where one is missing its tests are listed as ignored, and fail under
 //! `KATACHI_REQUIRE_ALL=1`.
@@ -14,14 +14,14 @@ mod embedded;
 #[path = "../service/relay.rs"]
 mod relay;
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};
 
-use agent::{poll, start_device};
+use agent::{TestAgent, poll, start_device};
 use embedded::database;
 use relay::{PASSWORD, TestRelay};
 
@@ -62,6 +62,12 @@ fn main() -> ExitCode {
         needs,
         signer,
         another_signer,
+    );
+    test(
+        "d06_d07_another_oauth_client_connects_a_device",
+        "npm oauth4webapi",
+        node_modules("oauth4webapi").is_some(),
+        another_oauth_client,
     );
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -221,6 +227,65 @@ fn another_signer() {
         assert_eq!(taken["whole"], true, "{taken}");
         assert!(taken["body"]["next_seconds"].as_u64().unwrap() > 0);
         assert_eq!(state().await, "busy");
+    });
+}
+
+fn another_oauth_client() {
+    on_a_relay(async |relay: TestRelay| {
+        let browser = relay.browser_of("ana@example.org").await;
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/device.mjs");
+        let mut child = Command::new("node")
+            .arg(script)
+            .env("NODE_PATH", node_modules("oauth4webapi").unwrap())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut to = child.stdin.take().unwrap();
+        let mut from = BufReader::new(child.stdout.take().unwrap()).lines();
+        // Where it fails, it says why on standard error and this ends.
+        let mut said =
+            || -> Value { serde_json::from_str(&from.next().unwrap().unwrap()).unwrap() };
+        let port = relay.address.port();
+        let job = json!({"url": relay.url, "port": port, "ca": relay.authority});
+        writeln!(to, "{job}").unwrap();
+        let started = said();
+        assert_eq!(started["pending"], "authorization_pending");
+        let code = json!({"user_code": started["user_code"]});
+        let approved = browser.post("/api/device/approve", code).await;
+        assert!(approved.status().is_success());
+        writeln!(to, "approved").unwrap();
+        let became = said();
+        assert!(child.wait().unwrap().success());
+
+        assert_eq!(became["stolen"], "invalid_grant", "{became}");
+        assert_eq!(became["given"], 1, "{became}");
+        assert_eq!(became["words"], json!(["invalid_grant"]), "{became}");
+        assert_eq!(became["again"], "invalid_grant", "{became}");
+        let token = &became["token"];
+        assert_eq!(
+            (&token["token_type"], &token["expires_in"]),
+            (&json!("dpop"), &json!(600))
+        );
+        let owner = json!({
+            "agent_id": token["agent_id"], "key_id": token["key_id"], "approved_by": "ana@example.org",
+        });
+        assert_eq!(became["owner"], owner);
+        // The token is nothing in the hands of another key, and good as it is alone.
+        assert_eq!(became["other"], "invalid_token", "{became}");
+        assert_eq!(became["longer"], "invalid_token", "{became}");
+        assert_eq!(became["plain"], 401, "{became}");
+        // What came along makes the device an agent.
+        let agent = TestAgent::from_token(token);
+        let beat = agent.call(
+            &relay,
+            http::Method::POST,
+            "/v1/agent/heartbeat",
+            Some(json!({"state": "busy"})),
+        );
+        assert_eq!(beat.await.status, 200);
+        let agents = browser.json("/api/agents").await;
+        assert_eq!(agents["agents"][0]["host_name"], "a box of another make");
     });
 }
 

@@ -14,7 +14,7 @@ use crate::relay::{PASSWORD, TestRelay};
 
 const MIB: usize = 1024 * 1024;
 
-struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -24,7 +24,7 @@ impl Drop for Process {
 }
 
 impl Process {
-    fn start() -> (Self, TestRelay) {
+    pub(crate) fn start() -> (Self, TestRelay) {
         let state = Arc::new(tempfile::tempdir().unwrap());
         let mut child = program()
             .args([
@@ -63,7 +63,7 @@ impl Process {
     }
 
     /// Memory of its own, in bytes.
-    fn memory(&self) -> usize {
+    pub(crate) fn memory(&self) -> usize {
         self.status("RssAnon") * 1024
     }
 }

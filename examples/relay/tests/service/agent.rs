@@ -66,6 +66,19 @@ impl<'a> Device<'a> {
         }
     }
 
+    /// The same from elsewhere.
+    pub(crate) fn with(relay: &'a TestRelay, seed: u8, http: reqwest::Client) -> Self {
+        Self {
+            http,
+            ..Self::new(relay, seed)
+        }
+    }
+
+    /// Names the device's key.
+    pub(crate) fn thumbprint(&self) -> String {
+        self.key.thumbprint()
+    }
+
     /// The nonce that the relay wants to see in proofs.
     pub(crate) async fn nonce(&self) -> Epoch {
         let url = format!("{}{EPOCH}", self.relay.url);
@@ -222,6 +235,17 @@ impl TestAgent {
         );
         let mut freshness = Freshness::new(now, self.nonces.draw(), self.epoch);
         freshness.channel = channel;
+        let signed = signer.sign(request, &freshness).unwrap();
+        signed.apply(request.headers_mut());
+        signed.binding().clone()
+    }
+
+    /// Signs `request` as of now, with this nonce in place of the next of its own.
+    pub(crate) fn sign_with(&self, request: &mut Request<Bytes>, nonce: Nonce) -> RequestBinding {
+        let profile = Profile::AGENT_REQUEST;
+        let key = derive_key(&self.secret, &self.id, &profile);
+        let signer = Signer::new(profile, self.key_id.clone(), key);
+        let freshness = Freshness::new(SystemClock.now(), nonce, self.epoch);
         let signed = signer.sign(request, &freshness).unwrap();
         signed.apply(request.headers_mut());
         signed.binding().clone()

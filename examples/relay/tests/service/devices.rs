@@ -5,7 +5,7 @@ use std::time::Duration;
 use katachi_auth::clock::{Clock as _, SystemClock, Timestamp};
 use katachi_auth::replay::Epoch;
 use katachi_protocol::device::GRANT_TYPE;
-use katachi_protocol::routes::{DEVICE_AUTHORIZATION, TOKEN};
+use katachi_protocol::routes::{DEVICE_AUTHORIZATION, TOKEN, TOKEN_OWNER};
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -255,6 +255,24 @@ async fn d10_guesses_are_counted_by_where_they_come_from_whoever_makes_them() {
     assert_eq!(answer.status(), StatusCode::NO_CONTENT);
 }
 
+#[tokio::test]
+async fn d10_guesses_of_one_account_are_counted_wherever_it_signs_in() {
+    let mut relay = TestRelay::start().await;
+    relay.browser_of("ana@example.org").await;
+    // Five sessions, each from another neighbourhood: within every other limit.
+    let mut statuses = Vec::new();
+    for place in 0..5 {
+        relay.source = Some([127, 0, 40 + place, 1].into());
+        let browser = relay.signed_in("ana@example.org").await;
+        for _ in 0..5 {
+            let answer = browser.get("/api/device?user_code=BBBB-BBBB").await;
+            statuses.push(answer.status().as_u16());
+        }
+    }
+    assert_eq!(statuses[..20], [404; 20]);
+    assert_eq!(statuses[20..], [429; 5]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d10_of_guesses_from_everywhere_there_is_a_last_one() {
     let mut relay = TestRelay::start().await;
@@ -391,6 +409,147 @@ async fn neither_a_start_nor_a_poll_passes_without_a_good_proof() {
     let agents = browser.json("/api/agents").await;
     assert_eq!(agents["agents"].as_array().unwrap().len(), 0);
     assert_eq!(device.post(TOKEN, &polling).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_proof_is_remembered_only_where_something_depends_on_it() {
+    let relay = TestRelay::start().await;
+    let device = Device::new(&relay, 1);
+    let nonce = device.nonce().await;
+    // Of a code that nobody waits for the proof is not even used up.
+    let nobody = poll_form("nobody-waits-for-this-code");
+    let proof = device.prove(TOKEN, Some(&nonce));
+    for _ in 0..2 {
+        let answer = device.send(TOKEN, &nobody, [&proof]).await;
+        assert_eq!(refused(answer).await, (400, "invalid_grant".to_owned()));
+    }
+    let started = device.post(DEVICE_AUTHORIZATION, &START).await;
+    let started: Value = started.json().await.unwrap();
+    let form = poll_form(started["device_code"].as_str().unwrap());
+    for word in ["authorization_pending", "invalid_dpop_proof"] {
+        let answer = device.send(TOKEN, &form, [&proof]).await;
+        assert_eq!(refused(answer).await, (400, word.to_owned()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_who_make_keys_and_proofs_leave_room_for_agents() {
+    let mut relay = TestRelay::start().await;
+    let browser = relay.browser_of("ana@example.org").await;
+    let agent = TestAgent::approved(&relay, &browser).await;
+    let mut crowd = Vec::new();
+    for place in 0..75 {
+        relay.source = Some([127, 30, place, 1].into());
+        crowd.push((place, relay.client()));
+    }
+    let relay = &relay;
+    // Each from an address of its own, within what that may start.
+    let starts = crowd.iter().map(|(place, client)| async move {
+        let device = Device::with(relay, *place, client.clone());
+        let nonce = device.nonce().await;
+        let mut started = 0;
+        for _ in 0..16 {
+            let proof = device.prove(DEVICE_AUTHORIZATION, Some(&nonce));
+            let answer = device.send(DEVICE_AUTHORIZATION, &START, [proof]).await;
+            match answer.status().as_u16() {
+                200 => started += 1,
+                status => assert_eq!(status, 429),
+            }
+        }
+        started
+    });
+    let began = std::time::Instant::now();
+    let started: u64 = futures_util::future::join_all(starts)
+        .await
+        .into_iter()
+        .sum();
+    let most = 512 + began.elapsed().as_secs() * 10 + 10;
+    assert!(
+        started <= most.min(1200),
+        "{started} of 1200, at most {most}"
+    );
+    assert!(started >= 500.min(most), "{started} of 1200");
+    let heartbeat = agent.call(
+        relay,
+        http::Method::POST,
+        "/v1/agent/heartbeat",
+        Some(json!({"state": "busy"})),
+    );
+    assert_eq!(heartbeat.await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_start_may_name_a_key_and_is_of_use_to_its_holder_alone() {
+    let relay = TestRelay::start().await;
+    let browser = relay.browser_of("ana@example.org").await;
+    let (device, other) = (Device::new(&relay, 1), Device::new(&relay, 2));
+    let (own, theirs) = (device.thumbprint(), other.thumbprint());
+    let with = |jkt: &'static str| [START.as_slice(), &[("dpop_jkt", jkt)]].concat();
+    for (jkt, word) in [("", "invalid_dpop_proof"), ("x", "invalid_request")] {
+        let answer = device.send(DEVICE_AUTHORIZATION, &with(jkt), [""; 0]).await;
+        assert_eq!(refused(answer).await, (400, word.to_owned()));
+    }
+    let named = |jkt| [START.as_slice(), &[("dpop_jkt", jkt)]].concat();
+    let answer = device.post(DEVICE_AUTHORIZATION, &named(&theirs)).await;
+    assert_eq!(
+        refused(answer).await,
+        (400, "invalid_dpop_proof".to_owned())
+    );
+    let answer = device
+        .send(DEVICE_AUTHORIZATION, &named(&own), [""; 0])
+        .await;
+    let started: Value = answer.json().await.unwrap();
+    let code = json!({"user_code": started["user_code"]});
+    browser.post("/api/device/approve", code).await;
+    let form = poll_form(started["device_code"].as_str().unwrap());
+    let answer = other.post(TOKEN, &form).await;
+    assert_eq!(refused(answer).await, (400, "invalid_grant".to_owned()));
+    let token: Value = device.post(TOKEN, &form).await.json().await.unwrap();
+    assert_eq!(
+        (&token["token_type"], &token["expires_in"]),
+        (&json!("DPoP"), &json!(600))
+    );
+    assert!(!token["access_token"].as_str().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_access_token_needs_a_proof_that_names_it() {
+    let relay = TestRelay::start().await;
+    let browser = relay.browser_of("ana@example.org").await;
+    let device = Device::new(&relay, 1);
+    let started = device.post(DEVICE_AUTHORIZATION, &START).await;
+    let started: Value = started.json().await.unwrap();
+    let code = json!({"user_code": started["user_code"]});
+    browser.post("/api/device/approve", code).await;
+    let form = poll_form(started["device_code"].as_str().unwrap());
+    let token: Value = device.post(TOKEN, &form).await.json().await.unwrap();
+    let authorization = format!("DPoP {}", token["access_token"].as_str().unwrap());
+    let nonce = device.nonce().await;
+    // By the right key, in time, for the right address, and for no token.
+    let proof = device.prove_as("GET", TOKEN_OWNER, SystemClock.now(), Some(&nonce));
+    let with = headers(&[
+        ("authorization", authorization.as_str()),
+        ("dpop", proof.as_str()),
+    ]);
+    let without = headers(&[("authorization", authorization.as_str())]);
+    for headers in [with, without] {
+        let answer = relay
+            .browser()
+            .raw(Method::GET, TOKEN_OWNER, headers, "")
+            .await;
+        let challenge = answer.headers()["www-authenticate"]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        assert!(
+            challenge.starts_with("DPoP error=\"invalid_dpop_proof\""),
+            "{challenge}"
+        );
+        assert_eq!(
+            refused(answer).await,
+            (401, "invalid_dpop_proof".to_owned())
+        );
+    }
 }
 
 #[tokio::test]

@@ -4,12 +4,14 @@
 
 mod accounts;
 mod agent;
+mod bodies;
 mod cloudflare;
 mod cloudflare_api;
 mod devices;
 mod edge;
 mod embedded;
 mod faults;
+mod flips;
 mod input;
 mod mcp;
 mod relay;

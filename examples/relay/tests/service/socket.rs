@@ -111,14 +111,21 @@ impl World {
 
     /// A channel as nothing but a connection.
     async fn open(&self) -> TlsStream<TcpStream> {
+        let origin = format!("Origin: {}\r\n", self.relay.url);
+        let (stream, head) = self.ask(&origin).await;
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        stream
+    }
+
+    /// Asks for one with these headers besides; the connection, and the head of the answer.
+    async fn ask(&self, more: &str) -> (TlsStream<TcpStream>, String) {
         let mut stream = connect(&self.relay).await;
         let request = format!(
-            "GET {} HTTP/1.1\r\nHost: katachi.localhost:{}\r\nOrigin: {}\r\nCookie: {}\r\n\
+            "GET {} HTTP/1.1\r\nHost: katachi.localhost:{}\r\n{more}Cookie: {}\r\n\
              Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
              Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
             channel_with(&self.agent.id),
             self.relay.address.port(),
-            self.relay.url,
             self.browser.cookie(),
         );
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -126,8 +133,7 @@ impl World {
         while !head.ends_with(b"\r\n\r\n") {
             head.push(stream.read_u8().await.unwrap());
         }
-        assert!(head.starts_with(b"HTTP/1.1 101 "));
-        stream
+        (stream, String::from_utf8(head).unwrap())
     }
 
     /// Sends until the relay ends the connection; how much that took.
@@ -297,6 +303,24 @@ async fn r02_a_peer_that_breaks_the_rules_is_cut_off_and_others_go_on() {
             attack.what
         );
     }
+}
+
+#[tokio::test]
+async fn l09_a_channel_is_opened_by_our_own_pages_alone() {
+    let world = World::start(|_| {}).await;
+    // The cookie of a session alone, as any page makes a browser send it.
+    for origin in [
+        "",
+        "Origin: null\r\n",
+        "Origin: https://attacker.example\r\n",
+        "Origin: https://katachi.localhost\r\n",
+        "Sec-Fetch-Site: same-origin\r\n",
+        "Sec-Fetch-Site: none\r\n",
+    ] {
+        let (_, head) = world.ask(origin).await;
+        assert!(head.starts_with("HTTP/1.1 403 "), "{origin}: {head}");
+    }
+    world.open().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,6 +15,8 @@ mod cloudflare;
 mod cloudflare_api;
 #[path = "../service/devices.rs"]
 mod devices;
+#[path = "../service/flips.rs"]
+mod flips;
 #[path = "../service/input/mod.rs"]
 mod input;
 #[path = "../service/mcp.rs"]

@@ -6,7 +6,7 @@
 //! the table of [`routes`] fails the test.
 
 mod bodies;
-mod process;
+pub(crate) mod process;
 mod requests;
 mod routes;
 
@@ -157,6 +157,7 @@ impl Asked {
             Verdict::Refused => refused,
             Verdict::NoFault => refused || (200..400).contains(&status),
             Verdict::RefusedOrCut => refused || status == 0,
+            Verdict::TooLargeOrCut => refused && status == 413 || status == 0,
             Verdict::RefusedOrCutOrServed => refused || status < 400,
             Verdict::NoRequest => status == 400,
         };

@@ -20,14 +20,14 @@ impl Drop for Running {
 }
 
 /// The relay as a process, whose log is kept.
-pub(super) struct Process {
+pub(crate) struct Process {
     child: Running,
-    pub(super) relay: TestRelay,
+    pub(crate) relay: TestRelay,
     log: JoinHandle<String>,
 }
 
 impl Process {
-    pub(super) fn start(state: &Arc<TempDir>) -> Self {
+    pub(crate) fn start(state: &Arc<TempDir>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_katachi-relay"));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("KATACHI_") {
@@ -67,7 +67,7 @@ impl Process {
     }
 
     /// Asks it to stop, and gives what it said.
-    pub(super) fn stop(mut self) -> String {
+    pub(crate) fn stop(mut self) -> String {
         let pid = self.child.0.id().to_string();
         let told = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
         assert!(told.success());

@@ -27,10 +27,12 @@ pub(super) enum Verdict {
     RefusedOrCut,
     /// Not even that: what is wrong may be nothing that it reads, or too much to read.
     RefusedOrCutOrServed,
+    /// 413, unless the connection ends before the answer.
+    TooLargeOrCut,
     /// 400 by the server before there is a request, and so without a line.
     NoRequest,
 }
-use Verdict::{NoFault, NoRequest, Refused, RefusedOrCut, RefusedOrCutOrServed};
+use Verdict::{NoFault, NoRequest, Refused, RefusedOrCut, RefusedOrCutOrServed, TooLargeOrCut};
 
 pub(super) struct Bad {
     pub(super) what: String,
@@ -159,7 +161,7 @@ impl Against<'_> {
         for (what, body) in bad {
             self.body(&what, kind, &body, Refused);
         }
-        self.body("300 KiB", kind, big.as_bytes(), RefusedOrCut);
+        self.body("300 KiB", kind, big.as_bytes(), TooLargeOrCut);
         for other in [
             None,
             Some("text/plain"),

@@ -105,6 +105,7 @@ pub(super) fn table() -> Vec<Row> {
         row("GET", routes::EPOCH, Anybody, Nothing),
         row("POST", routes::DEVICE_AUTHORIZATION, Anybody, Form(start)),
         row("POST", routes::TOKEN, Anybody, Form(poll)),
+        row("GET", routes::TOKEN_OWNER, Anybody, Nothing),
         row("POST", routes::SIGN_UP, Anybody, Json(person.clone())),
         row("POST", routes::LOG_IN, Anybody, Json(person)),
         // With its cookie it would end the session, whatever else is wrong.
@@ -145,6 +146,7 @@ pub(super) fn table() -> Vec<Row> {
         row("POST", routes::DEVICE_DENY, Person, code()),
         row("GET", routes::AGENTS, Person, Nothing),
         row("DELETE", routes::AGENT, Person, Nothing),
+        row("POST", routes::AGENT_RELEASE, Person, Nothing),
         row("GET", routes::AGENT_CHANNEL, Person, Nothing),
         row("GET", routes::MCP, Person, Nothing),
         row("GET", routes::MCP_ONE, Person, Nothing),

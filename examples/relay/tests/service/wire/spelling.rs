@@ -140,7 +140,7 @@ async fn s35_a_signature_input_without_end() {
         ("1,000 parameters", parameters(1000), NoRequest),
         ("14 KiB", "a".repeat(14 * 1024), NoRequest),
         ("2,000 brackets", "(".repeat(2000), Silence),
-        ("60 KiB", "a".repeat(60 * 1024), NoRequest),
+        ("60 KiB", "a".repeat(60 * 1024), Elsewhere(&[431, 0])),
         ("200 KiB", "a".repeat(200 * 1024), Elsewhere(&[431, 0])),
     ] {
         let mut sent = world.heartbeat(BUSY);

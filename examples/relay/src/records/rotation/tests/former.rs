@@ -24,7 +24,8 @@ const UNDO: &str = "
     ALTER TABLE users DROP CONSTRAINT users_one_key, DROP COLUMN key_id, DROP COLUMN key_made_ms;
     DROP INDEX agent_keys_by_user;
     DROP TABLE key_rotation;
-    DELETE FROM migrations WHERE step = 5;";
+    ALTER TABLE agents DROP COLUMN quarantined_at;
+    DELETE FROM migrations WHERE step >= 5;";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_database_in_postgresql_is_brought_up_to_date_and_its_keys_rotate() {

@@ -136,6 +136,7 @@ fn account(records: &Records, name: &str) -> String {
                 approved_at: BEGUN,
                 seen_at: None,
                 state: "idle".to_owned(),
+                quarantined_at: None,
             };
             let mut key = KeyRow {
                 id: format!("key-{name}"),
@@ -144,6 +145,7 @@ fn account(records: &Records, name: &str) -> String {
                 version: 1,
                 sealed: Vec::new(),
                 revoked: false,
+                quarantined: false,
             };
             key.sealed = records.seal_agent_key(tx, &key, &Secret::new([7; 32]))?;
             agents::add(tx, &agent, &key)?;

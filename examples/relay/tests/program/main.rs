@@ -8,10 +8,13 @@
 #[path = "../service/agent.rs"]
 mod agent;
 mod backup;
+mod certificate;
 #[path = "../service/embedded.rs"]
 mod embedded;
 #[cfg(target_os = "linux")]
 mod flood;
+#[cfg(target_os = "linux")]
+mod forgeries;
 #[path = "../service/held.rs"]
 mod held;
 #[path = "../service/relay.rs"]

@@ -21,6 +21,8 @@ mod flips;
 mod input;
 #[path = "../service/mcp.rs"]
 mod mcp;
+#[path = "../service/midway.rs"]
+mod midway;
 mod outages;
 #[path = "../../../../crates/katachi-store/tests/support/postgres.rs"]
 mod postgres;

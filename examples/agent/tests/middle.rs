@@ -9,6 +9,8 @@ mod browser;
 #[path = "../src/demo/device.rs"]
 #[allow(dead_code, reason = "each test file uses a part of this")]
 mod device;
+#[path = "support/frames.rs"]
+mod frames;
 #[path = "support/meddler.rs"]
 mod meddler;
 #[path = "support/meeting.rs"]
@@ -23,8 +25,9 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use device::Device;
+use frames::Frames;
 use katachi_protocol::channel::ChannelRequest;
-use meddler::{At, Frames, Meddler};
+use meddler::{At, Meddler};
 use meeting::{Meeting, run};
 use support::{Place, needing};
 use up::{Up, block_on};

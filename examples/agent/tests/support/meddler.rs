@@ -1,5 +1,5 @@
 //! Whoever sits between a device's WebSocket and the relay, and can cut what
-//! passes into frames: a length of two bytes, and so many bytes.
+//! passes into frames.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,13 +12,11 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::device::{Answer, Device};
+use crate::frames::{Frames, cut};
 use crate::meeting::Meeting;
 
 /// Longer than an agent waits for what does not come.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Frames, each with its length.
-pub(crate) type Frames = Vec<Vec<u8>>;
 
 /// Points at which frames pass.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -190,17 +188,4 @@ async fn pass(
             }
         }
     }
-}
-
-/// Takes the whole frames from the front of `bytes`.
-fn cut(bytes: &mut Vec<u8>) -> Frames {
-    let mut frames = Vec::new();
-    while let Some(length) = bytes.first_chunk::<2>() {
-        let end = 2 + usize::from(u16::from_be_bytes(*length));
-        if bytes.len() < end {
-            break;
-        }
-        frames.push(bytes.drain(..end).collect());
-    }
-    frames
 }

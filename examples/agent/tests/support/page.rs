@@ -29,7 +29,7 @@ pub(crate) fn browse(link: &str) -> Vec<(String, String)> {
 /// A person who does the next thing when told to.
 pub(crate) struct Person {
     child: Child,
-    ears: ChildStdin,
+    ears: Option<ChildStdin>,
     mouth: BufReader<ChildStdout>,
 }
 
@@ -44,13 +44,18 @@ impl Person {
         let (ears, mouth) = (child.stdin.take(), child.stdout.take());
         Self {
             child,
-            ears: ears.unwrap(),
+            ears,
             mouth: BufReader::new(mouth.unwrap()),
         }
     }
 
     pub(crate) fn told(&mut self, word: &str) {
-        writeln!(self.ears, "{word}").unwrap();
+        writeln!(self.ears.as_mut().unwrap(), "{word}").unwrap();
+    }
+
+    /// Nothing more will be told.
+    pub(crate) fn told_all(&mut self) {
+        self.ears = None;
     }
 
     /// What the page showed next, which has to be `what`.

@@ -1,7 +1,7 @@
 // Asks an agent through an end-to-end channel: one request, one WebSocket, one
 // Noise channel. The relay carries the bytes and cannot read them.
 import { ApiError, agentPath } from "./api.js";
-import { CodeInitiator, Frames, Initiator, concat, fields, frame, toBase64url } from "./noise.js";
+import { CodeInitiator, Frames, Initiator, NotTheAgent, concat, fields, frame, toBase64url } from "./noise.js";
 import { forget, forgetPending, idOf, keep, newKey, newSigningKey, ownName, paired, pending } from "./pairing.js";
 
 let account = "";
@@ -102,6 +102,7 @@ async function exchange(way, agent, request, onChunk, signal) {
       const sealed = await carrier.frame("records");
       if (!sealed) throw status ? new ApiError(0, "cut", "The answer was cut off") : notReached(way);
       const { message: piece, closed } = await channel.receive(sealed);
+      if (closed && !status) throw new ApiError(0, "cut", "The agent ended the connection without an answer");
       if (closed) break;
       if (!piece) continue;
       if (!status) {
@@ -122,7 +123,7 @@ async function exchange(way, agent, request, onChunk, signal) {
 async function openByKey(way, binding, carrier) {
   const begun = await Initiator.begin({ ...way, binding });
   carrier.send(frame(begun.message));
-  const answer = await carrier.frame("handshake");
+  const answer = await carrier.soon("handshake");
   if (!answer) throw notReached(way);
   const channel = await begun.finish(answer);
   carrier.send(await channel.confirm());
@@ -132,10 +133,10 @@ async function openByKey(way, binding, carrier) {
 async function openByCode(way, binding, carrier) {
   const begun = await CodeInitiator.begin({ key: way.key, binding });
   carrier.send(frame(begun.message));
-  const answer = await carrier.frame("handshake");
+  const answer = await carrier.soon("handshake");
   if (!answer) throw new ApiError(0, "not_waiting", "The machine does not wait for numbers. Run `katachi-agent device pair --code` there first.");
   carrier.send(frame(await begun.answer(answer)));
-  const sealed = await carrier.frame("records");
+  const sealed = await carrier.soon("records");
   if (!sealed) throw notReached(way);
   const numbers = await begun.reveal(sealed);
   const over = carrier.over.then(() => null);
@@ -177,13 +178,20 @@ function notReached({ mode }) {
 /** Forgets the pairing, so that another link can be used. */
 export const unpair = (agent) => forget(account, agent);
 
+/** Longest wait for the agent's part of a handshake, in milliseconds. */
+const PATIENCE = 20000;
+/** Most bytes that wait to be read; a relay that sends faster is not listened to. */
+const MOST_WAITING = 64 * 1024 * 1024;
+
 /** A WebSocket whose bytes are read one frame at a time. */
 class Carrier {
   #socket;
   #frames = new Frames();
   #queue = [];
+  #waiting = 0;
   #wake = () => {};
   #ended = false;
+  #fault = null;
   /** Resolves once the carrier has ended. */
   over;
 
@@ -196,12 +204,12 @@ class Carrier {
     await new Promise((resolve, reject) => {
       socket.onopen = resolve;
       socket.onerror = () => reject(new ApiError(0, "offline", "The agent cannot be reached now"));
+      // One that is not open yet fails by being closed.
+      const late = setTimeout(() => socket.close(), PATIENCE);
+      socket.addEventListener("open", () => clearTimeout(late));
       signal?.addEventListener("abort", () => { socket.close(); reject(signal.reason); }, { once: true });
     });
-    socket.onmessage = ({ data }) => {
-      self.#queue.push(new Uint8Array(data));
-      self.#wake();
-    };
+    socket.onmessage = ({ data }) => self.#take(data);
     self.over = new Promise((resolve) => {
       socket.onclose = socket.onerror = () => {
         self.#ended = true;
@@ -214,18 +222,49 @@ class Carrier {
     return self;
   }
 
+  #take(data) {
+    if (this.#fault) return;
+    const size = data.byteLength ?? Infinity;
+    this.#waiting += size;
+    if (this.#waiting <= MOST_WAITING) {
+      this.#queue.push(new Uint8Array(data));
+    } else {
+      // Text, which has no place here, or more than anybody reads.
+      this.#fault = new NotTheAgent("The relay sent what is no part of a connection to your agent. It was ended.");
+      this.#queue = [];
+      this.close();
+    }
+    this.#wake();
+  }
+
   send(bytes) { this.#socket.send(bytes); }
 
   close() { this.#socket.close(); }
+
+  /** The next frame, which the agent has to send soon. */
+  async soon(kind) {
+    let late;
+    const patience = new Promise((_, reject) => {
+      late = setTimeout(() => reject(new ApiError(0, "late", "The agent did not answer in time; try again")), PATIENCE);
+    });
+    try {
+      return await Promise.race([this.frame(kind), patience]);
+    } finally {
+      clearTimeout(late);
+    }
+  }
 
   /** The next frame, or `null` once the carrier has ended. */
   async frame(kind) {
     for (;;) {
       this.signal?.throwIfAborted();
+      if (this.#fault) throw this.#fault;
       const found = this.#frames.next(kind);
       if (found) return found;
       if (this.#queue.length) {
-        this.#frames.push(this.#queue.shift());
+        const piece = this.#queue.shift();
+        this.#waiting -= piece.length;
+        this.#frames.push(piece);
       } else if (this.#ended) {
         return null;
       } else {

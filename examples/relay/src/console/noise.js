@@ -13,11 +13,22 @@ const HEADER = 8;
 const MAX_CONTENT = 16384 - HEADER;
 const MAX_MESSAGE = 16 * 1024 * 1024;
 const TAG = 16;
+// As the agent holds itself to: far below the 2^64 - 1 at which Noise ends a
+// channel (section 5.1), and so many records under one key.
+const MAX_RECORDS = 2n ** 48n;
+const RECORDS_PER_KEY = 2 ** 20;
 const EMPTY = new Uint8Array(0);
 const subtle = crypto.subtle;
 const utf8 = new TextEncoder();
 
 export const X25519 = { name: "X25519" };
+
+/** The bytes are not what the agent would have sent here. The channel is over. */
+export class NotTheAgent extends Error {}
+
+function altered() {
+  throw new NotTheAgent("What arrived is not what your agent sent: something between changed, repeated or left out a part. This connection was ended; you can try again.");
+}
 
 export function concat(...parts) {
   const out = new Uint8Array(parts.reduce((length, part) => length + part.length, 0));
@@ -72,8 +83,9 @@ const publicKey = (bytes) => subtle.importKey("raw", bytes, X25519, true, []);
 
 /** A key agreement; a result of zeros, which a bad key forces, is refused. */
 async function agree(privateKey, publicKey) {
-  const shared = new Uint8Array(await subtle.deriveBits({ ...X25519, public: publicKey }, privateKey, 256));
-  if (shared.every((byte) => byte === 0)) throw new Error("The agent's key cannot be used");
+  const derived = subtle.deriveBits({ ...X25519, public: publicKey }, privateKey, 256);
+  const shared = new Uint8Array(await derived.catch(altered));
+  if (shared.every((byte) => byte === 0)) altered();
   return shared;
 }
 
@@ -88,6 +100,14 @@ class CipherState {
     return state;
   }
 
+  /** What seals the next record; no counter is used twice. */
+  #next(associated) {
+    if (this.#counter >= MAX_RECORDS) throw new Error("This connection was used up; try again");
+    const parameters = CipherState.#parameters(this.#counter, associated);
+    this.#counter += 1n;
+    return parameters;
+  }
+
   static #parameters(counter, additionalData) {
     const iv = new Uint8Array(12);
     new DataView(iv.buffer).setBigUint64(4, counter);
@@ -95,15 +115,12 @@ class CipherState {
   }
 
   async encrypt(plain, associated = EMPTY) {
-    const parameters = CipherState.#parameters(this.#counter, associated);
-    this.#counter += 1n;
-    return new Uint8Array(await subtle.encrypt(parameters, this.#key, plain));
+    return new Uint8Array(await subtle.encrypt(this.#next(associated), this.#key, plain));
   }
 
   async decrypt(sealed, associated = EMPTY) {
-    const parameters = CipherState.#parameters(this.#counter, associated);
-    this.#counter += 1n;
-    return new Uint8Array(await subtle.decrypt(parameters, this.#key, sealed));
+    const opened = subtle.decrypt(this.#next(associated), this.#key, sealed);
+    return new Uint8Array(await opened.catch(altered));
   }
 
   /** Section 4.2; the counter goes on. */
@@ -186,7 +203,7 @@ export class Initiator {
   /** Reads the agent's answer and gives the open channel. */
   async finish(message) {
     const { transcript } = this;
-    if (message.length !== 48) throw new Error("The agent's answer is not one");
+    if (message.length !== 48) altered();
     const ephemeral = message.slice(0, 32);
     await transcript.mixHash(ephemeral);
     if (this.secret) await transcript.mixKey(ephemeral);
@@ -216,7 +233,7 @@ export class CodeInitiator {
   /** Reads the agent's key and what it commits to; gives the message to send. */
   async answer(message) {
     const { transcript } = this;
-    if (message.length !== 128) throw new Error("The agent's answer is not one");
+    if (message.length !== 128) altered();
     const ephemeral = message.slice(0, 32);
     await transcript.mixHash(ephemeral);
     const theirs = await publicKey(ephemeral);
@@ -236,7 +253,7 @@ export class CodeInitiator {
   async reveal(sealed) {
     const number = await this.channel.reveal(sealed);
     const committed = await sha256(utf8.encode("katachi-channel/1 commitment"), number);
-    if (committed.some((byte, at) => byte !== this.commitment[at])) throw new Error("The agent cheated");
+    if (committed.some((byte, at) => byte !== this.commitment[at])) altered();
     const input = concat(lengthBefore(number), lengthBefore(this.number));
     const key = await subtle.importKey("raw", input, "HKDF", false, ["deriveBits"]);
     const info = lengthBefore(utf8.encode("katachi-channel/1 code"));
@@ -263,14 +280,18 @@ const CONFIRM = 5;
 const REVEAL = 6;
 
 function broken(what) {
-  throw new Error(`The agent broke a rule of the channel: ${what}`);
+  throw new NotTheAgent(`The agent broke a rule of the channel (${what}). This connection was ended.`);
 }
 
-/** An open channel: messages into frames, frames into messages. */
+/** An open channel: messages into frames, frames into messages. What it refuses
+ * once ends it. */
 export class Channel {
   #sending;
   #receiving;
   #partial = null;
+  /** Records that were received under the current key. */
+  #inKey = 0;
+  #over = false;
 
   constructor(sending, receiving) {
     this.#sending = sending;
@@ -305,25 +326,37 @@ export class Channel {
   async #open(sealed) {
     const record = await this.#receiving.decrypt(sealed);
     const view = new DataView(record.buffer, record.byteOffset);
-    const length = view.getUint16(2);
-    if (record[1] !== 0 || HEADER + length > record.length) broken("a header");
+    const [kind, length, total] = [record[0], view.getUint16(2), view.getUint32(4)];
+    if (record[1] !== 0 || record.length !== SIZES.find((size) => HEADER + length <= size)) broken("a header");
+    if (kind === MESSAGE ? total > MAX_MESSAGE : total !== 0) broken("a length");
     if (record.subarray(HEADER + length).some((byte) => byte !== 0)) broken("padding");
-    return { kind: record[0], length, total: view.getUint32(4), content: record.subarray(HEADER, HEADER + length) };
+    this.#inKey += 1;
+    if (this.#inKey >= RECORDS_PER_KEY && kind !== REKEY && kind !== CLOSE) broken("an old key");
+    return { kind, length, total, content: record.subarray(HEADER, HEADER + length) };
   }
 
   /** The number in the first record of a pairing by numbers. */
   async reveal(sealed) {
-    const { kind, length, total, content } = await this.#open(sealed);
-    if (kind !== REVEAL || length !== 32 || total !== 0) broken("a first record");
+    const { kind, length, content } = await this.#open(sealed);
+    if (kind !== REVEAL || length !== 32) broken("a first record");
     return content.slice();
   }
 
   /** Opens one record: `{ message }`, `{ closed: true }`, or nothing yet. */
   async receive(sealed) {
+    if (this.#over) throw new Error("This connection was ended");
+    // Only what opens whole goes on.
+    this.#over = true;
+    const event = await this.#event(sealed);
+    this.#over = event.closed === true;
+    return event;
+  }
+
+  async #event(sealed) {
     const { kind, length, total, content } = await this.#open(sealed);
     switch (kind) {
       case MESSAGE:
-        if (this.#partial || total > MAX_MESSAGE || length !== Math.min(total, MAX_CONTENT)) broken("a message");
+        if (this.#partial || length !== Math.min(total, MAX_CONTENT)) broken("a message");
         if (length === total) return { message: content.slice() };
         this.#partial = { total, parts: [content.slice()], length };
         return {};
@@ -338,11 +371,12 @@ export class Channel {
         return { message: concat(...partial.parts) };
       }
       case REKEY:
-        if (this.#partial) broken("a change of keys");
+        if (length !== 0) broken("a change of keys");
         await this.#receiving.rekey();
+        this.#inKey = 0;
         return {};
       case CLOSE:
-        if (this.#partial) broken("an end");
+        if (this.#partial || length !== 0) broken("an end");
         return { closed: true };
       default:
         return broken("a kind");
@@ -360,18 +394,22 @@ export function frame(bytes) {
 /** Takes frames out of bytes that come in pieces of any size. */
 export class Frames {
   #rest = EMPTY;
+  #at = 0;
 
-  push(bytes) { this.#rest = concat(this.#rest, bytes); }
+  push(bytes) {
+    this.#rest = concat(this.#rest.subarray(this.#at), bytes);
+    this.#at = 0;
+  }
 
   /** The next frame, or `null` if it is not complete. `kind` names the lengths
    * that exist; any other is refused before anything is kept for it. */
   next(kind) {
-    if (this.#rest.length < 2) return null;
-    const length = (this.#rest[0] << 8) | this.#rest[1];
-    if (!FRAMES[kind].includes(length)) throw new Error("The relay sent what is no channel");
-    if (this.#rest.length < 2 + length) return null;
-    const found = this.#rest.slice(2, 2 + length);
-    this.#rest = this.#rest.slice(2 + length);
-    return found;
+    const rest = this.#rest.subarray(this.#at);
+    if (rest.length < 2) return null;
+    const length = (rest[0] << 8) | rest[1];
+    if (!FRAMES[kind].includes(length)) altered();
+    if (rest.length < 2 + length) return null;
+    this.#at += 2 + length;
+    return rest.slice(2, 2 + length);
   }
 }

@@ -1,5 +1,7 @@
 //! Conversations with the AI, kept in the encrypted database.
 
+use std::time::Duration;
+
 use katachi_protocol::record::HistoryHit;
 use katachi_store::history::{
     History, Message, NewMessage, Role, Search, Session, SessionId, Stream, WorkspaceId,
@@ -27,6 +29,16 @@ impl Chat {
         let history = History::open(&home.database()?)?;
         let workspace = history.workspace(&workspace.display().to_string())?;
         Ok(Self { history, workspace })
+    }
+
+    /// Marks answers that were being written when an agent of this home was killed as
+    /// interrupted; returns how many. For the only agent that runs in it.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the database cannot be written.
+    pub(crate) fn close_abandoned(&self) -> anyhow::Result<u64> {
+        Ok(self.history.close_abandoned_streams(Duration::ZERO)?)
     }
 
     /// Keeps what the person wrote and names the conversation, a new one

@@ -87,6 +87,10 @@ fn main() -> ExitCode {
             who_leaves_ends_the_servers_and_their_sockets,
         ),
         trial(
+            "what_a_killed_agent_left_is_removed_by_the_next",
+            what_a_killed_agent_left_is_removed_by_the_next,
+        ),
+        trial(
             "where_the_way_cannot_be_confined_there_is_none",
             where_the_way_cannot_be_confined_there_is_none,
         ),
@@ -514,6 +518,45 @@ fn runs(place: &Place) -> bool {
     })
 }
 
+/// Where sockets lie, if `event` has the entries of servers.
+fn sockets_in(event: &RunEvent) -> Option<PathBuf> {
+    let RunEvent::Output { data, .. } = event else {
+        return None;
+    };
+    let entries: Value = serde_json::from_str(data).ok()?;
+    let socket = Path::new(entries[0]["args"][1].as_str()?);
+    Some(socket.parent()?.to_owned())
+}
+
+fn what_a_killed_agent_left_is_removed_by_the_next() {
+    let place = Place::new();
+    let mut up = Up::start_by(configure(&place, ""), &[]);
+    let mut sockets = None;
+    block_on(async {
+        let meeting = Meeting::of(&mut up).await;
+        let device = meeting.paired(&up).await;
+        sign_plums(&place, &meeting, &device).await;
+        let text = json!([{ "do": "entries" }, call("wait")]).to_string();
+        let until_it_is_killed = async |event: &RunEvent| {
+            sockets = sockets_in(event);
+            if sockets.is_some() {
+                up::signal("-KILL", &up.child);
+            }
+            sockets.is_none()
+        };
+        meeting
+            .follow(&device, (None, &text), until_it_is_killed)
+            .await;
+    });
+    up.child.wait().unwrap();
+    let sockets = sockets.unwrap();
+    assert!(sockets.exists(), "{} is gone by itself", sockets.display());
+    let mut next = Up::start_by(configure(&place, ""), &[]);
+    next.wait_for("Connected.");
+    assert!(!sockets.exists(), "{} stays", sockets.display());
+    next.stop();
+}
+
 fn who_leaves_ends_the_servers_and_their_sockets() {
     let place = Place::new();
     let waiting = place.workspace().join("waiting");
@@ -521,12 +564,7 @@ fn who_leaves_ends_the_servers_and_their_sockets() {
         let mut sockets = None;
         let text = json!([{ "do": "entries" }, call("wait")]).to_string();
         let until_it_waits = async |event: &RunEvent| {
-            if let RunEvent::Output { data, .. } = event
-                && let Ok(entries) = serde_json::from_str::<Value>(data)
-            {
-                let socket = entries[0]["args"][1].as_str().unwrap();
-                sockets = Some(Path::new(socket).parent().unwrap().to_owned());
-            }
+            sockets = sockets_in(event).or(sockets.take());
             if !matches!(event, RunEvent::Tool { .. }) {
                 return true;
             }

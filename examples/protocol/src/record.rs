@@ -47,6 +47,9 @@ pub struct SessionEntry {
     pub title: String,
     /// How many messages it has.
     pub messages: u64,
+    /// How many of them were cut off.
+    #[serde(default)]
+    pub interrupted: u64,
     /// When its last message was written.
     #[serde(default)]
     pub at: Option<Timestamp>,

@@ -75,6 +75,8 @@ pub struct Session {
     pub updated_ms: i64,
     /// How many messages it has.
     pub messages: u64,
+    /// How many of them were cut off.
+    pub interrupted: u64,
 }
 
 /// How much was written on one day.
@@ -94,7 +96,9 @@ const MAX_NAME: usize = 4096;
 
 const SESSION: &str = "
     SELECT s.id, s.workspace_id, s.title, s.created_ms, s.updated_ms,
-           (SELECT count(*) FROM history_message m WHERE m.session_id = s.id)
+           (SELECT count(*) FROM history_message m WHERE m.session_id = s.id),
+           (SELECT count(*) FROM history_message m
+            WHERE m.session_id = s.id AND m.state = 'interrupted')
     FROM history_session s";
 
 fn read_session(row: &Row<'_>) -> RowResult<Session> {
@@ -105,6 +109,7 @@ fn read_session(row: &Row<'_>) -> RowResult<Session> {
         created_ms: row.get(3)?,
         updated_ms: row.get(4)?,
         messages: row.get::<_, i64>(5)?.unsigned_abs(),
+        interrupted: row.get::<_, i64>(6)?.unsigned_abs(),
     })
 }
 

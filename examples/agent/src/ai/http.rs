@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use genai::chat::{ChatMessage, Tool, ToolCall, ToolResponse};
 use katachi_protocol::run::{OutputStream, RunEvent};
-use katachi_store::history::Role;
+use katachi_store::history::{Role, State};
 use katachi_store::memory::Memory;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
@@ -27,6 +27,10 @@ const MAX_CALLS: usize = 16;
 const REMEMBERED: u32 = 200;
 /// Bytes of earlier messages that the model is shown.
 const MAX_HISTORY: usize = 512 * 1024;
+
+/// What the model is shown behind an earlier answer that has no end.
+const INTERRUPTED: &str =
+    "\n[This answer was interrupted here. What it had begun may be done or not.]";
 
 const SYSTEM: &str = "You work for a person on their own computer, in one directory, the \
 workspace. Use the tools to look and to act. Every tool runs in a sandbox under the person's \
@@ -165,6 +169,9 @@ fn earlier(service: &Service, session: &str) -> anyhow::Result<Vec<ChatMessage>>
         }
         match message.role {
             Role::User => messages.push(ChatMessage::user(message.text)),
+            Role::Assistant if message.state == State::Interrupted => {
+                messages.push(ChatMessage::assistant(message.text + INTERRUPTED));
+            }
             Role::Assistant if !message.text.is_empty() => {
                 messages.push(ChatMessage::assistant(message.text));
             }

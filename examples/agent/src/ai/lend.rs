@@ -32,13 +32,13 @@ use katachi_protocol::run::RunEvent;
 use katachi_sandbox::Policy;
 use katachi_sandbox::policy::CommandRule;
 use rmcp::model::Tool;
-use tempfile::TempDir;
 use tokio::net::UnixListener;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinHandle;
 
+use super::place::Place;
 use super::tools;
 use crate::mcp::bridge::SUBCOMMAND;
 use crate::mcp::desk::{Answer, Call, Desk, MAX_CALLS, Shared};
@@ -49,9 +49,6 @@ use crate::tunnel::Service;
 
 /// Servers that one program is lent.
 const MAX_SERVERS: usize = 16;
-/// Where their sockets lie. A path to a socket has at most 107 bytes: no name that
-/// somebody else chose is part of it.
-const BASE: &str = "/tmp";
 /// Files among which sockets are looked for.
 const MAX_LOOKED_AT: usize = 500_000;
 /// Sockets that are hidden.
@@ -66,7 +63,7 @@ pub(super) struct Lent {
     program: PathBuf,
     servers: Vec<Lending>,
     /// The directory of their sockets, which goes with this.
-    _place: TempDir,
+    _place: Place,
 }
 
 #[derive(Debug)]
@@ -126,11 +123,7 @@ impl Lent {
             configs.truncate(MAX_SERVERS);
         }
         let program = this_program()?;
-        let place = tempfile::Builder::new()
-            .prefix("katachi-mcp-")
-            .permissions(std::fs::Permissions::from_mode(0o700))
-            .tempdir_in(BASE)
-            .context("no directory for sockets can be made")?;
+        let place = Place::new()?;
         let way = |sockets: &[&Path]| opened(rules, &program, sockets, &service.config.workspace);
         let mut servers = Vec::new();
         let mut tried = false;
@@ -410,16 +403,6 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
-
-    #[test]
-    fn a_path_to_a_socket_fits_whatever_servers_are_called() {
-        let place = tempfile::Builder::new()
-            .prefix("katachi-mcp-")
-            .tempdir_in(BASE);
-        let place = place.unwrap();
-        let longest = place.path().join((MAX_SERVERS - 1).to_string());
-        assert!(longest.as_os_str().len() < 100, "{}", longest.display());
-    }
 
     #[test]
     fn where_sockets_cannot_be_told_apart_the_way_is_refused() {

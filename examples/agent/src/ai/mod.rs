@@ -4,19 +4,25 @@
 
 mod acp;
 mod http;
+mod kept;
 #[cfg(unix)]
 mod lend;
 #[cfg(not(unix))]
 #[path = "lend/none.rs"]
 mod lend;
 mod model;
+#[cfg(unix)]
+mod place;
 mod tools;
 
 use std::time::Instant;
 
 use katachi_protocol::run::{MessageRequest, RunEvent};
-use katachi_store::history::Stream;
 use tokio::sync::mpsc::Sender;
+
+use kept::Kept;
+#[cfg(unix)]
+pub(crate) use place::remove_left;
 
 use crate::config::{Ai, Mind};
 use crate::runner::{Finished, Job};
@@ -49,17 +55,11 @@ pub(crate) fn answer(
                 .to_owned(),
         );
     };
-    let mut kept = match service.chat.answer(&session) {
-        Ok(kept) => Some(kept),
+    let kept = match service.chat.answer(&session) {
+        Ok(stream) => Kept::new(stream),
         Err(error) => return fail(format!("the answer could not be kept: {error:#}")),
     };
-    let mut keep = |text: &str| {
-        // An answer that cannot be kept to its end still reaches the person.
-        if let Some(Err(error)) = kept.as_mut().map(|kept| kept.push(text)) {
-            tracing::error!("the answer is kept only in part: {error}");
-            kept = None;
-        }
-    };
+    let mut keep = |text: &str| kept.push(text);
     let (finished, last) = match &ai.mind {
         Mind::Command(argv) => match job(service, ai, argv, request, &session) {
             Ok(job) => (confined(service, rules, job, events, &mut keep), None),
@@ -81,10 +81,11 @@ pub(crate) fn answer(
             )
         }),
     };
-    if let Some(Err(error)) = kept.map(Stream::finish) {
-        tracing::error!("the answer is kept only in part: {error}");
-    }
-    if !finished.success {
+    if finished.success {
+        kept.finish();
+    } else {
+        // What is not ended is kept as interrupted.
+        drop(kept);
         let how = finished.outcome.trim_start_matches("failed: ");
         let how: String = how.chars().take(MAX_NOTE).collect();
         let note = format!("Not answered to its end: {how}");

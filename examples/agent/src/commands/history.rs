@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use katachi_store::history::{History, HistoryError, Role};
+use katachi_store::history::{History, HistoryError, Role, State};
 use serde::Serialize;
 
 use crate::chart;
@@ -11,7 +11,7 @@ use crate::cli;
 use crate::config::Config;
 use crate::home::Home;
 use crate::mistake::Mistake;
-use crate::output::{BOLD, GOOD, QUIET, note, paint, print, print_json, printable};
+use crate::output::{BOLD, GOOD, QUIET, WEAK, note, paint, print, print_json, printable};
 
 /// Days in the chart.
 const DAYS: usize = 28;
@@ -47,6 +47,8 @@ struct Listed {
     session: i64,
     title: String,
     messages: u64,
+    /// How many of them were cut off.
+    interrupted: u64,
     updated: Option<u64>,
 }
 
@@ -59,6 +61,7 @@ fn list(config: &Config, json: bool, limit: u32) -> anyhow::Result<()> {
                 session: session.id.0,
                 title: session.title,
                 messages: session.messages,
+                interrupted: session.interrupted,
                 updated: seconds(session.updated_ms),
             });
         }
@@ -73,12 +76,17 @@ fn list(config: &Config, json: bool, limit: u32) -> anyhow::Result<()> {
     }
     let mut text = chart;
     for session in sessions {
+        let interrupted = match session.interrupted {
+            0 => String::new(),
+            count => format!("  {count} interrupted"),
+        };
         text.push_str(&format!(
-            "{:>6}  {}  {:>4} messages  {}\n",
+            "{:>6}  {}  {:>4} messages  {}{}\n",
             session.session,
             crate::time::show(session.updated.unwrap_or_default()),
             session.messages,
-            paint(BOLD, printable(&session.title).replace('\n', " "))
+            paint(BOLD, printable(&session.title).replace('\n', " ")),
+            paint(WEAK, interrupted)
         ));
     }
     print(&text)?;
@@ -115,6 +123,8 @@ fn activity(history: &History) -> anyhow::Result<String> {
 struct Shown {
     role: Role,
     at: Option<u64>,
+    /// `complete`, `streaming` or `interrupted`.
+    state: State,
     text: String,
 }
 
@@ -141,6 +151,7 @@ fn show(config: &Config, session: &str, json: bool) -> anyhow::Result<()> {
         messages.extend(page.into_iter().map(|message| Shown {
             role: message.role,
             at: seconds(message.created_ms),
+            state: message.state,
             text: message.text,
         }));
     }
@@ -150,10 +161,16 @@ fn show(config: &Config, session: &str, json: bool) -> anyhow::Result<()> {
     let text: String = messages
         .iter()
         .map(|message| {
+            let state = match message.state {
+                State::Complete => "",
+                State::Interrupted => " interrupted",
+                State::Streaming => " being written",
+            };
             format!(
-                "{} {}\n{}\n\n",
+                "{} {}{}\n{}\n\n",
                 paint(BOLD, message.role),
                 paint(QUIET, crate::time::show(message.at.unwrap_or_default())),
+                paint(WEAK, state),
                 printable(message.text.trim_end())
             )
         })

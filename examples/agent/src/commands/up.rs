@@ -94,7 +94,17 @@ async fn connected(
             _ => {}
         }
     }
+    #[cfg(unix)]
+    crate::ai::remove_left();
     let chat = Chat::open(home, &config.workspace)?;
+    // Nobody else runs in this home: what is still being written was cut off by a crash.
+    match chat.close_abandoned()? {
+        0 => {}
+        1 => note("An answer was cut off when the agent last ended; it is kept as far as it came."),
+        count => note(format_args!(
+            "{count} answers were cut off when the agent last ended; they are kept as far as they came."
+        )),
+    }
     let service = Arc::new(Service::new(config, Arc::clone(home), chat, client, audit)?);
 
     match &registered {

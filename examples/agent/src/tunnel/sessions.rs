@@ -25,6 +25,7 @@ pub(super) async fn list(State(service): State<Arc<Service>>) -> Result<Json<Ses
         session: session.id.to_string(),
         title: session.title,
         messages: session.messages,
+        interrupted: session.interrupted,
         at: seconds(session.updated_ms),
     });
     Ok(Json(Sessions {

@@ -27,7 +27,7 @@ export function history(id, open) {
   const conversation = (entry) => h("div", { class: "hit row" },
     h("div", { class: "grow" },
       h("p", { class: "title" }, entry.title),
-      h("p", { class: "small muted" }, `${entry.messages} message${entry.messages === 1 ? "" : "s"}`, entry.at ? [" · ", when(entry.at)] : null)),
+      h("p", { class: "small muted" }, `${entry.messages} message${entry.messages === 1 ? "" : "s"}${entry.interrupted ? `, ${entry.interrupted} interrupted` : ""}`, entry.at ? [" · ", when(entry.at)] : null)),
     opens(entry.session, "Open"), forgets(entry));
   const hit = (one, words) => h("div", { class: "hit stack-tight" },
     h("div", { class: "row small muted" }, h("span", { class: "chip" }, one.role || "message"),

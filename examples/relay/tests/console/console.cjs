@@ -108,7 +108,7 @@ async function main() {
   await page.getByText("outside what the policy lets be read").waitFor();
   await shot("05-denied");
   await page.keyboard.press("ArrowRight");
-  await page.getByText("4 messages").waitFor();
+  await page.getByText("4 messages, 1 interrupted").waitFor();
   await page.getByLabel("Search the history").fill("plums");
   await page.keyboard.press("Enter");
   await page.locator("mark").first().waitFor();

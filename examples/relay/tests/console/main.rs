@@ -283,6 +283,7 @@ fn sessions() -> Sessions {
         session: "s1".to_owned(),
         title: "where is the parser for plums?".to_owned(),
         messages: 4,
+        interrupted: 1,
         at: Some(1_790_000_000),
     };
     let is_left = !FORGOTTEN.load(Ordering::Relaxed);

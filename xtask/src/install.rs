@@ -19,6 +19,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("dbus", "the bus that it answers on"),
     ("keyutils", "another session of the kernel's keyrings"),
     ("swtpm", "a software TPM 2.0"),
+    ("faketime", "clocks that are wrong"),
     ("strace", "kills and faults at chosen system calls"),
     ("libsecret-tools", "an independent client of it"),
     ("bubblewrap", "the peer of the sandbox benches"),

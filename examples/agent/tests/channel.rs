@@ -21,10 +21,13 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use browser::EMAIL;
 use device::Device;
+use katachi_protocol::Sensitive;
 use katachi_protocol::approval::{ApprovalRequest, Approvals, Decision};
-use katachi_protocol::channel::{ChannelRequest, Devices, Mode};
+use katachi_protocol::channel::{ChannelRequest, Devices, Mode, PairingFragment};
 use katachi_protocol::run::RunEvent;
 use meeting::{Meeting, get, run, signed};
 use support::{Place, needing};
@@ -46,6 +49,10 @@ fn main() -> ExitCode {
         plain(
             "a_device_that_is_not_paired_gets_no_channel",
             a_device_that_is_not_paired_gets_no_channel,
+        ),
+        plain(
+            "who_knows_only_the_public_part_of_a_link_gets_nothing",
+            who_knows_only_the_public_part_of_a_link_gets_nothing,
         ),
         plain(
             "a_relay_that_changes_the_place_gets_no_channel",
@@ -139,6 +146,43 @@ fn a_device_that_is_not_paired_gets_no_channel() {
     up.stop();
     let audit = place.agent(&["audit", "--json"]).ok();
     assert!(audit.contains("POST /v1/channel"), "{audit}");
+}
+
+/// Somebody who saw the agent's key, and asks for as long as a person needs to pair.
+fn who_knows_only_the_public_part_of_a_link_gets_nothing() {
+    let place = Place::new();
+    let mut up = Up::start(&place, &[]);
+    block_on(async {
+        let meeting = Meeting::of(&mut up).await;
+        let seen = up.fragment.clone().unwrap();
+        let observers: Vec<_> = (0..8)
+            .map(|n| {
+                let secret = katachi_crypto::random::bytes::<32>().unwrap();
+                let guessed = PairingFragment {
+                    agent: seen.agent.clone(),
+                    secret: Sensitive::new(URL_SAFE_NO_PAD.encode(secret)),
+                };
+                Device::new(&guessed, &format!("observer {n}")).unwrap()
+            })
+            .collect();
+        let get_nothing = async || {
+            let polls = observers
+                .iter()
+                .map(|device| meeting.ask(device, get("/v1/status")));
+            let got = futures_util::future::join_all(polls).await;
+            assert!(got.iter().all(Result::is_err), "an observer got something");
+        };
+        get_nothing().await;
+        // None of it used the link up, and what it pairs is one device.
+        meeting.paired(&up).await;
+        get_nothing().await;
+    });
+    let listed = place.agent(&["device", "list"]).ok();
+    assert!(
+        listed.contains("Ana's laptop") && !listed.contains("observer"),
+        "{listed}"
+    );
+    up.stop();
 }
 
 fn a_relay_that_changes_the_place_gets_no_channel() {

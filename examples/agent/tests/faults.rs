@@ -1,5 +1,5 @@
 //! The agent's own end of a connection that dies without a word, heartbeats that are
-//! lost while the tunnel holds, and what agent and relay hold after a long time of calls, cuts and returns (`KATACHI_LONG=1`, for
+//! lost while the tunnel holds, a tunnel that nobody uses for a while, and what agent and relay hold after a long time of calls, cuts and returns (`KATACHI_LONG=1`, for
 //! `KATACHI_SOAK_SECONDS` or 20 minutes).
 
 #![cfg(target_os = "linux")]
@@ -55,8 +55,14 @@ fn main() -> ExitCode {
             "a_heartbeat_that_is_lost_does_not_end_the_tunnel",
             a_heartbeat_that_is_lost_does_not_end_the_tunnel,
         ),
+        needing(
+            "user namespaces",
+            confine,
+            "r11_an_agent_that_nobody_asks_anything_is_still_reached",
+            an_agent_that_nobody_asks_anything_is_still_reached,
+        ),
     ];
-    if std::env::var_os("KATACHI_LONG").is_some_and(|value| value == "1") {
+    if is_long() {
         trials.push(needing(
             "user namespaces",
             confine,
@@ -65,6 +71,10 @@ fn main() -> ExitCode {
         ));
     }
     libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn is_long() -> bool {
+    std::env::var_os("KATACHI_LONG").is_some_and(|value| value == "1")
 }
 
 impl Pair {
@@ -181,6 +191,27 @@ fn a_heartbeat_that_is_lost_does_not_end_the_tunnel() {
         pair.heartbeats("answered", before + 1).await;
         // The command would have ended with the tunnel in which it began.
         assert!(goes_on(&pair.place.workspace().join("beat")).await);
+        let said = pair.up.stop_and_show();
+        assert!(!said.contains("Not connected"), "{said}");
+    });
+}
+
+/// Nothing but heartbeats, of which this relay wants one in five seconds, for several of
+/// them; in a long run for ten minutes.
+fn an_agent_that_nobody_asks_anything_is_still_reached() {
+    block_on(async {
+        let pair = Pair::meets(600.0).await;
+        pair.heartbeats("answered", 1).await;
+        let before = pair.heartbeats_that("answered");
+        let quiet = match is_long() {
+            true => Duration::from_secs(600),
+            false => Duration::from_secs(20),
+        };
+        tokio::time::sleep(quiet).await;
+        assert!(pair.meeting.browser.agents().await.agents[0].online);
+        let answer = pair.meeting.ask(&pair.device, get("/v1/status")).await;
+        assert_eq!(answer.unwrap().status, 200);
+        assert!(pair.heartbeats_that("answered") > before);
         let said = pair.up.stop_and_show();
         assert!(!said.contains("Not connected"), "{said}");
     });

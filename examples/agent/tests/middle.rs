@@ -23,6 +23,7 @@ mod up;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use device::Device;
 use frames::Frames;
@@ -48,6 +49,10 @@ fn main() -> ExitCode {
         case(
             "records_of_an_answer_have_four_sizes_at_most",
             records_of_an_answer_have_four_sizes_at_most,
+        ),
+        case(
+            "records_of_an_answer_pass_on_a_tick_of_their_own",
+            records_of_an_answer_pass_on_a_tick_of_their_own,
         ),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -225,6 +230,33 @@ fn records_of_an_answer_have_four_sizes_at_most() {
         let distinct: BTreeSet<usize> = sizes.into_iter().collect();
         assert!(distinct.len() <= 4, "{distinct:?}");
         assert!(distinct.len() > 1, "one size shows nothing: {distinct:?}");
+    });
+    up.stop();
+}
+
+/// The times at which tokens come are not those at which anything passes.
+fn records_of_an_answer_pass_on_a_tick_of_their_own() {
+    let place = Place::new();
+    let mut up = Up::start(&place, &[]);
+    block_on(async {
+        let meeting = Meeting::of(&mut up).await;
+        let device = meeting.paired(&up).await;
+        let words = "n=0; while [ $n -lt 300 ]; do n=$((n+1)); echo token $n; sleep 0.004; done";
+        let meddler = Meddler::default();
+        let began = Instant::now();
+        let asked = meddler
+            .ask(&meeting, &device, run(&["sh", "-c", words]))
+            .await;
+        let whole = asked.unwrap().whole().await.unwrap();
+        let took = began.elapsed();
+        assert!(String::from_utf8(whole).unwrap().contains("token 300"));
+        let sizes = meddler.answered();
+        // One in sixty milliseconds, and the first and last.
+        let most = took.as_millis() as usize / 60 + 4;
+        assert!(sizes.len() <= most, "{} in {took:?}", sizes.len());
+        assert!(sizes.len() > 8, "the answer came at once: {sizes:?}");
+        let distinct: BTreeSet<usize> = sizes.into_iter().collect();
+        assert!(distinct.len() <= 4, "{distinct:?}");
     });
     up.stop();
 }

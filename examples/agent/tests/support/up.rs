@@ -98,6 +98,11 @@ impl Up {
         }
     }
 
+    /// Memory of the agent that belongs to no file, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        memory(self.child.id())
+    }
+
     /// The process of its relay.
     pub(crate) fn relay(&self) -> u32 {
         let up = self.child.id();
@@ -152,6 +157,16 @@ impl Drop for Up {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Memory of a process that belongs to no file, in bytes.
+pub(crate) fn memory(process: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
+    let size = line.unwrap().trim().trim_end_matches(" kB");
+    size.parse::<usize>().unwrap() * 1024
 }
 
 pub(crate) fn signal(name: &str, child: &Child) {

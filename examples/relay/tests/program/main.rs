@@ -25,6 +25,8 @@ mod returning;
 mod rotation;
 #[cfg(target_os = "linux")]
 mod storm;
+#[cfg(target_os = "linux")]
+mod stream;
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpStream;

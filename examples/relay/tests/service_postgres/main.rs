@@ -9,6 +9,7 @@ mod abandoned;
 mod accounts;
 #[path = "../service/agent.rs"]
 mod agent;
+mod ages;
 #[path = "../service/cloudflare.rs"]
 mod cloudflare;
 #[path = "../service/cloudflare_api.rs"]

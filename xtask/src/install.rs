@@ -70,6 +70,8 @@ const PYTHON: &[&str] = &[
 /// Node packages.
 const NODE: &[&str] = &[
     "@agentclientprotocol/sdk@2.4.0",
+    // Looks for faults of accessibility in the console. MPL-2.0: a peer, never shipped.
+    "axe-core@4.14.1",
     "@modelcontextprotocol/server-filesystem@2026.8.31",
     "http-message-sig@0.3.0",
     "http-message-signatures@1.0.6",

@@ -46,7 +46,7 @@ fn main() -> ExitCode {
             not_confirmed,
         ),
         needing(
-            "chromium with node and playwright-core",
+            page::NEEDED,
             support::can_confine() && page::is_possible(),
             "a_person_compares_numbers_in_a_browser",
             a_person_compares,
@@ -273,7 +273,10 @@ fn a_person_compares() {
         let meeting = Meeting::of(&mut up).await;
         format!("{}/#agents/{}", meeting.browser.origin(), meeting.agent)
     });
-    let mut person = page::Person::starts("numbers.cjs", &[&link, EMAIL, browser::PASSWORD]);
+    let pictures = page::pictures();
+    let pictures = pictures.to_str().unwrap();
+    let told = [&link, EMAIL, browser::PASSWORD, pictures];
+    let mut person = page::Person::starts("numbers.cjs", &told);
     // First without anyone at the terminal.
     let refused = person.says("refused");
     assert!(refused.contains("does not wait"), "{refused}");
@@ -291,6 +294,7 @@ fn a_person_compares() {
     terminal.shows("The same numbers");
     person.told("accepted");
     assert_eq!(terminal.ends().0, Some(0));
+    assert_eq!(person.says("faults"), "");
     let log = person.says("log");
     assert!(log.contains("through-numbers"), "{log}");
     person.ends();

@@ -54,7 +54,7 @@ async function main() {
       await page.locator("textarea").fill(text);
       await page.keyboard.press("Enter");
       const card = cards.nth(count);
-      await card.and(page.locator("article:not([aria-busy])")).waitFor();
+      await card.and(page.locator("article:not([data-busy])")).waitFor();
       tell("card", await card.innerText());
     }
   }

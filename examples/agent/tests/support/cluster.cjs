@@ -39,7 +39,7 @@ async function main() {
     await page.keyboard.press("Enter");
     return cards.last();
   };
-  const ended = (card) => card.and(page.locator("article:not([aria-busy])")).waitFor();
+  const ended = (card) => card.and(page.locator("article:not([data-busy])")).waitFor();
   try {
     await page.goto(link);
     await page.getByText("Create an account").click();
@@ -55,7 +55,7 @@ async function main() {
 
     let card = await send("message", "when do plums ripen?");
     await card.getByText("tick 1").waitFor();
-    tell("streamed", await card.getAttribute("aria-busy") ?? "at once");
+    tell("streamed", await card.getAttribute("data-busy") === "" ? "true" : "at once");
     await card.getByText("tick 5").waitFor();
     await ended(card);
 

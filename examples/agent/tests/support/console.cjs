@@ -5,6 +5,7 @@
 //   node console.cjs LINK SCREENSHOT_DIR
 
 const { chromium } = require("playwright-core");
+const { looks } = require("../../../relay/tests/console/look.cjs");
 
 const [link, pictures] = process.argv.slice(2);
 const email = "mia@orchard.example";
@@ -23,6 +24,10 @@ async function main() {
   const page = await context.newPage();
   page.setDefaultTimeout(15000);
   page.on("pageerror", (error) => tell("error", String(error)));
+  page.on("console", (message) => {
+    if (["error", "warning"].includes(message.type())) tell("error", message.text());
+  });
+  const look = looks(page, pictures);
   page.on("request", (request) => {
     const host = new URL(request.url()).host;
     if (host !== new URL(link).host) tell("foreign", request.url());
@@ -59,6 +64,7 @@ async function main() {
       await page.keyboard.press("Enter");
       const asked = page.getByRole("group", { name: "Approval" }).filter({ hasText: "Start this?" }).filter({ has: page.getByRole("button") });
       tell("asked", await asked.innerText());
+      if (word === "Deny") await look("question");
       await asked.getByRole("button", { name: word }).click();
       await page.getByText(/^Exit \d+/).nth(ends).waitFor();
       tell("decided", `${word}: ${await page.getByText(/^Exit \d+/).nth(ends).innerText()}`);
@@ -116,10 +122,18 @@ async function main() {
     await page.getByRole("tab", { name: "Tools" }).click();
     await page.getByRole("button", { name: "Start and list" }).click();
     await page.getByText("Failed").first().waitFor();
+    await look("tools");
     tell("tools", await page.locator("#panel").innerText());
     await page.getByRole("tab", { name: "Settings" }).click();
     await page.getByText("(this browser)").waitFor();
+    await look("devices");
     tell("devices", await page.locator("#panel").innerText());
+    await page.getByRole("button", { name: "Remove", exact: true }).click();
+    await page.getByText("(this browser)").waitFor({ state: "detached" });
+    await page.reload();
+    await page.getByText("Not paired").waitFor();
+    tell("removed", await page.getByRole("form", { name: "Pair this browser" }).innerText());
+    for (const fault of look.faults) tell("fault", fault);
   } catch (error) {
     tell("error", String(error));
     await page.screenshot({ path: `${pictures}/failed.png`, fullPage: true });

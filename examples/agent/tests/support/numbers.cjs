@@ -2,12 +2,13 @@
 // numbers. Prints one line of JSON for each thing that the page showed, and
 // does the next thing for each line on standard input.
 //
-//   node numbers.cjs AGENT_PAGE EMAIL PASSWORD
+//   node numbers.cjs AGENT_PAGE EMAIL PASSWORD SCREENSHOT_DIR
 
 const readline = require("node:readline");
 const { chromium } = require("playwright-core");
+const { looks } = require("../../../relay/tests/console/look.cjs");
 
-const [address, email, password] = process.argv.slice(2);
+const [address, email, password, pictures] = process.argv.slice(2);
 const told = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 
 function tell(what, text) {
@@ -28,6 +29,7 @@ async function main() {
   const page = await context.newPage();
   page.setDefaultTimeout(20000);
   page.on("pageerror", (error) => tell("error", String(error)));
+  const look = looks(page, pictures);
   try {
     await page.goto(address);
     await page.locator("input[type=email]").fill(email);
@@ -49,6 +51,7 @@ async function main() {
       await compare.click();
       const numbers = page.locator(".numbers");
       await numbers.waitFor();
+      if (ends === "paired") await look("numbers");
       tell("numbers", await numbers.innerText());
       if (ends === "refused") {
         await refused();
@@ -61,6 +64,7 @@ async function main() {
     await page.locator("textarea").fill("echo through-numbers");
     await page.keyboard.press("Enter");
     await page.getByText(/^Exit \d+/).waitFor();
+    tell("faults", look.faults.join("\n"));
     tell("log", await page.locator(".log").innerText());
   } catch (error) {
     tell("error", String(error));

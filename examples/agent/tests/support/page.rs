@@ -4,18 +4,29 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-/// Whether node, playwright-core and Chromium are here.
+/// What has to be here.
+pub(crate) const NEEDED: &str = "chromium with node, playwright-core and axe-core";
+
+/// Whether it is.
 pub(crate) fn is_possible() -> bool {
     chromium().is_some() && find("node").is_some() && node_path().is_some()
 }
 
 /// Plays the person who opens `link`; returns what the pages showed.
 pub(crate) fn browse(link: &str) -> Vec<(String, String)> {
-    let output = node("console.cjs")
-        .arg(link)
-        .arg(env!("CARGO_TARGET_TMPDIR"))
-        .output()
-        .unwrap();
+    browse_by("console.cjs", link)
+}
+
+/// Where pictures of what people see are kept.
+pub(crate) fn pictures() -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("console");
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// The same by another script.
+pub(crate) fn browse_by(script: &str, link: &str) -> Vec<(String, String)> {
+    let output = node(script).arg(link).arg(pictures()).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let said: Vec<_> = text.lines().map(parts).collect();
     assert!(
@@ -108,9 +119,11 @@ fn node_path() -> Option<PathBuf> {
     let given = std::env::var_os("NODE_PATH").map(PathBuf::from);
     let local = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/node/node_modules");
     let places = given.into_iter().chain([local]);
-    places
-        .into_iter()
-        .find(|dir| dir.join("playwright-core").is_dir())
+    places.into_iter().find(|dir| {
+        ["playwright-core", "axe-core"]
+            .iter()
+            .all(|one| dir.join(one).is_dir())
+    })
 }
 
 fn find(program: &str) -> Option<PathBuf> {

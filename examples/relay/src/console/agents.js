@@ -68,7 +68,7 @@ export async function agentPage(id, signal) {
       scrollTo({ top: document.documentElement.scrollHeight });
     })],
     ["tools", "Tools", () => tools(id)],
-    ["settings", "Settings", () => settings(agent)],
+    ["settings", "Settings", () => settings(agent, () => showLock())],
   ];
   let selected;
   const select = async (key, focus) => {
@@ -205,9 +205,9 @@ async function tools(id) {
   }
 }
 
-async function settings(agent) {
+async function settings(agent, paired) {
   const box = problemBox();
-  const devices = h("ul", { class: "stack-tight" });
+  const devices = h("ul", { class: "stack-tight", tabindex: "-1", "aria-label": "Paired browsers" });
   const listed = await isPaired(agent.id) ? await ask(agent.id, "GET", "/v1/devices").catch(() => null) : null;
   const own = listed ? await ownId(agent.id) : null;
   devices.append(...(listed?.devices ?? []).map((device) => h("li", { class: "row spread" },
@@ -215,10 +215,18 @@ async function settings(agent) {
     h("button", {
       type: "button", class: "danger tiny",
       onclick: async (event) => {
+        const entry = event.target.closest("li");
         try {
-          await ask(agent.id, "DELETE", `/v1/devices/${device.id}`);
-          if (device.id === own) await unpair(agent.id);
-          event.target.closest("li").remove();
+          // Whom the agent removes it cuts off, also while it says so.
+          await ask(agent.id, "DELETE", `/v1/devices/${device.id}`).catch((error) => {
+            if (device.id !== own || !["cut", "not_paired"].includes(error.code)) throw error;
+          });
+          if (device.id === own) {
+            await unpair(agent.id);
+            await paired();
+          }
+          entry.remove();
+          devices.focus();
           say("Removed");
         } catch (error) {
           box.textContent = error.message;

@@ -62,7 +62,6 @@ async function compare(code) {
       h("button", { type: "button", onclick: decide("/api/device/approve", approved) }, "The codes match, approve"),
       h("button", { type: "button", class: "danger", onclick: decide("/api/device/deny", denied) }, "Deny")));
   page("Connect a device", section);
-  document.getElementById("main").focus();
 }
 
 function approved() {

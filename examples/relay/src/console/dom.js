@@ -13,11 +13,19 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Shows `children` as the page, named `title`. */
+/** Shows `children` as the page, named `title`. Whoever stood on what is gone now
+ * goes on at the page's beginning. */
 export function page(title, ...children) {
   document.title = title ? `${title} · Katachi` : "Katachi";
   const main = document.getElementById("main");
+  // A button that was switched off has lost it already.
+  const stood = main.hasChildNodes() && (main.contains(document.activeElement) || document.activeElement === document.body);
   main.replaceChildren(...children);
+  if (stood) {
+    const heading = main.querySelector("h1") ?? main;
+    heading.tabIndex = -1;
+    heading.focus();
+  }
   return main;
 }
 
@@ -47,6 +55,7 @@ export function problemBox() {
 /** Runs `work` with the form's buttons off, and shows its failure in `box`. */
 export async function attempt(form, box, work) {
   const buttons = [...form.querySelectorAll("button")];
+  const stood = document.activeElement;
   box.textContent = "";
   buttons.forEach((button) => { button.disabled = true; });
   try {
@@ -56,6 +65,8 @@ export async function attempt(form, box, work) {
     return undefined;
   } finally {
     buttons.forEach((button) => { button.disabled = false; });
+    // Who pressed one of them goes on from there.
+    if (stood?.isConnected && form.contains(stood)) stood.focus();
   }
 }
 

@@ -173,11 +173,13 @@ export function approval(agent, { event: _, ...request }) {
     } catch (error) {
       buttons.replaceChildren(h("p", { class: "problem", role: "alert" }, error.message));
     }
+    // Whoever stood on a button that is gone now goes on from here.
+    if (document.activeElement === document.body) element.focus();
   };
   const buttons = h("div", { class: "row" },
     h("button", { type: "button", onclick: () => answer("approve") }, "Approve"),
     h("button", { type: "button", class: "danger", onclick: () => answer("deny") }, "Deny"));
-  const element = h("div", { class: "denied", role: "group", "aria-label": "Approval" },
+  const element = h("div", { class: "denied", role: "group", "aria-label": "Approval", tabindex: "-1" },
     h("p", { class: "what" }, h("strong", {}, "Start this?"), " ",
       request.argv.flatMap((word) => [h("code", {}, word), " "])),
     h("p", { class: "small muted" }, "in ", h("code", {}, request.directory), `, plan ${request.plan_hash.slice(0, 12)}, because of `,
@@ -192,7 +194,7 @@ export function runCard(agent, title, isAnswer) {
   const output = isAnswer ? h("div", { class: "output" }) : h("pre", { class: "output", tabindex: "0", "aria-label": "Output" });
   const refusals = h("div");
   const foot = h("p", { class: "run-foot mono", hidden: true });
-  const element = h("article", { class: isAnswer ? "card run answer" : "card run", "aria-busy": "true" },
+  const element = h("article", { class: isAnswer ? "card run answer" : "card run", "data-busy": "" },
     h("div", { class: "run-head" }, h(isAnswer ? "p" : "code", { class: "said" }, title), chip), output, refusals, foot);
   let done = false;
   const offers = [];
@@ -201,7 +203,7 @@ export function runCard(agent, title, isAnswer) {
     for (const offer of offers) offer.withdraw();
     chip.className = `chip ${kind}`;
     chip.replaceChildren(label);
-    element.removeAttribute("aria-busy");
+    element.removeAttribute("data-busy");
     flush();
     said?.end();
     said = null;
@@ -242,6 +244,7 @@ export function runCard(agent, title, isAnswer) {
         offers.push(offer);
         asked.set(event.nonce, offer.withdraw);
         refusals.append(offer.element);
+        say(`Start ${event.argv.join(" ")}? Approve or deny it`);
         break;
       }
       case "started":

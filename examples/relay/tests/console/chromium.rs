@@ -11,7 +11,7 @@ pub(crate) fn missing() -> Option<String> {
         return Some("node".to_owned());
     }
     if node_path().is_none() {
-        return Some("playwright-core in NODE_PATH".to_owned());
+        return Some("playwright-core and axe-core in NODE_PATH".to_owned());
     }
     None
 }
@@ -27,10 +27,11 @@ pub(crate) fn chromium() -> Option<PathBuf> {
 pub(crate) fn node_path() -> Option<PathBuf> {
     let given = std::env::var_os("NODE_PATH").map(PathBuf::from);
     let local = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/node/node_modules");
-    [given, Some(local)]
-        .into_iter()
-        .flatten()
-        .find(|dir| dir.join("playwright-core").is_dir())
+    [given, Some(local)].into_iter().flatten().find(|dir| {
+        ["playwright-core", "axe-core"]
+            .iter()
+            .all(|one| dir.join(one).is_dir())
+    })
 }
 
 fn on_path(program: &str) -> bool {

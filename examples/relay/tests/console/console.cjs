@@ -4,16 +4,18 @@ const { chromium } = require("playwright-core");
 const assert = require("node:assert/strict");
 const prose = require("./prose.cjs");
 const readline = require("node:readline");
+const { looks } = require("./look.cjs");
 
-const { RELAY, USER_CODE, SHOTS, CHROMIUM, FRAGMENT } = process.env;
+const { RELAY, USER_CODE, UNWANTED_CODE, SHOTS, CHROMIUM, FRAGMENT } = process.env;
 const lines = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const complaints = [];
 const foreign = [];
+let page;
 
 async function main() {
   const browser = await chromium.launch({ executablePath: CHROMIUM, args: ["--no-sandbox"] });
   const context = await browser.newContext({ ignoreHTTPSErrors: true, viewport: { width: 1200, height: 820 } });
-  const page = await context.newPage();
+  page = await context.newPage();
   page.setDefaultTimeout(10000);
   page.on("console", (message) => {
     if (["error", "warning"].includes(message.type())) complaints.push(message.text());
@@ -22,13 +24,21 @@ async function main() {
   page.on("request", (request) => {
     if (!request.url().startsWith(RELAY) && !request.url().startsWith("data:")) foreign.push(request.url());
   });
-  const shot = (name) => page.screenshot({ path: `${SHOTS}/${name}.png`, fullPage: false });
+  // Only what removes something asks.
+  page.on("dialog", (dialog) => dialog.accept());
+  const look = looks(page, SHOTS);
   const say = (text) => process.stdout.write(`${text}\n`);
+  /** Has the machine do something. */
+  const told = async (what, done) => {
+    say(what);
+    assert.equal((await lines.next()).value, done);
+  };
 
   say("sign up, with the code in the link");
   await page.goto(`${RELAY}/device?user_code=${USER_CODE}`);
-  await shot("01-sign-in");
+  await look("sign-in");
   await page.getByRole("link", { name: "Create an account" }).click();
+  await look("sign-up");
   await page.getByLabel("E-mail").fill("ana@example.org");
   await page.getByLabel("Password").fill("correct horse battery");
   await page.keyboard.press("Enter");
@@ -36,16 +46,27 @@ async function main() {
   say("compare and approve the device");
   await page.getByText(USER_CODE, { exact: true }).waitFor();
   await page.getByText("testbox").waitFor();
-  await shot("02-device");
+  await look("device");
   await page.getByRole("button", { name: "The codes match" }).click();
   await page.getByRole("heading", { name: "Approved" }).waitFor();
-  say("approved");
-  assert.equal((await lines.next()).value, "connected");
+  await look("approved");
+
+  say("deny another device");
+  await page.goto(`${RELAY}/device`);
+  await page.getByLabel("Code from the terminal").fill(UNWANTED_CODE);
+  await look("code");
+  await page.keyboard.press("Enter");
+  await page.getByRole("button", { name: "Deny" }).click();
+  await page.getByRole("heading", { name: "Denied" }).waitFor();
+  await look("device-denied");
+  await page.getByRole("link", { name: "Back to your agents" }).click();
+  await page.getByText("No agent yet").waitFor();
+  await look("no-agent");
+  await told("approved", "connected");
 
   say("the agent is online");
-  await page.getByRole("link", { name: "See your agents" }).click();
   await page.getByText("Online").waitFor();
-  await shot("03-agents");
+  await look("agents");
   await page.getByRole("link", { name: /testbox/ }).click();
 
   say("nothing is asked before the browser is paired");
@@ -54,7 +75,7 @@ async function main() {
   await input.fill("ls -l");
   await input.press("Enter");
   await page.getByText("This browser is not paired").waitFor();
-  await shot("03-not-paired");
+  await look("not-paired");
 
   say("the link of the agent pairs it");
   const agentHash = await page.evaluate(() => location.hash);
@@ -91,6 +112,7 @@ async function main() {
   await input.fill("sleep 60");
   await input.press("Enter");
   await page.getByText("tick 2").waitFor();
+  await look("running");
   await input.press("Escape");
   await page.getByText("Stopped").waitFor();
 
@@ -100,19 +122,37 @@ async function main() {
   await page.getByRole("button", { name: "Send" }).click();
   await page.getByText("You wrote: hello there").waitFor();
   await page.getByText(/^Answered/).waitFor();
-  await shot("04-work");
+  await look("work");
+
+  say("the agent goes, and comes back");
+  await told("leave", "left");
+  await page.getByText("Offline").waitFor();
+  await look("offline");
+  await page.getByRole("radio", { name: "Command" }).check();
+  await input.fill("ls -l");
+  await input.press("Enter");
+  await page.getByText("The agent cannot be reached now").waitFor();
+  await look("asked-while-offline");
+  // What cannot be reached is noted by the browser as well.
+  assert.match(complaints.pop() ?? "", /WebSocket connection to .* failed/);
+  await told("return", "connected");
+  await page.getByText("Online").waitFor();
+  await input.fill("ls -l");
+  await input.press("Enter");
+  await page.locator("article").last().getByText(/^Exit 0/).waitFor();
+  await page.getByRole("radio", { name: "Message" }).check();
 
   say("denials, history and settings, by arrow keys");
   await page.getByRole("tab", { name: "Work" }).focus();
   await page.keyboard.press("ArrowRight");
   await page.getByText("outside what the policy lets be read").waitFor();
-  await shot("05-denied");
+  await look("denied");
   await page.keyboard.press("ArrowRight");
   await page.getByText("4 messages, 1 interrupted").waitFor();
   await page.getByLabel("Search the history").fill("plums");
   await page.keyboard.press("Enter");
   await page.locator("mark").first().waitFor();
-  await shot("06-history");
+  await look("history");
 
   say("an earlier conversation is opened, goes on, and is forgotten");
   await page.getByRole("button", { name: "Open conversation" }).first().click();
@@ -122,7 +162,7 @@ async function main() {
   assert.match(await cards.nth(0).locator("ol pre").innerText(), /^cargo test -p plums$/);
   assert.equal(await cards.nth(0).locator("td").nth(1).innerText(), "plum");
   await cards.nth(1).getByText("Interrupted").waitFor();
-  await shot("06-conversation");
+  await look("conversation");
   await input.fill("go on");
   await input.press("Enter");
   assert.equal(await cards.nth(2).locator("strong").innerText(), "s1");
@@ -134,7 +174,6 @@ async function main() {
   await page.getByText(/^Answered/).waitFor();
   assert.equal(await cards.locator("strong").count(), 0);
   await page.getByRole("tab", { name: "History" }).click();
-  page.once("dialog", (dialog) => dialog.accept());
   await page.getByRole("button", { name: "Forget" }).click();
   await page.getByText("No conversation yet").waitFor();
 
@@ -142,6 +181,7 @@ async function main() {
   await prose(page);
   await page.getByRole("tab", { name: "Settings" }).click();
   await page.getByText("Identifier").waitFor();
+  await look("settings");
 
   say("an MCP configuration with a secret");
   await page.getByRole("link", { name: "MCP" }).click();
@@ -152,41 +192,38 @@ async function main() {
   await page.getByLabel("Secrets: name").fill("GITHUB_TOKEN");
   await page.getByLabel("Secrets: value").fill("canary-token");
   await page.getByLabel("testbox").check();
-  await shot("07-mcp-form");
+  await look("mcp-form");
   await page.getByRole("button", { name: "Save" }).click();
   await page.getByText("Released to testbox").waitFor();
   await page.getByRole("button", { name: "What the database holds" }).click();
   await page.getByText(/^S1RD/).first().waitFor();
   assert.ok(!(await page.content()).includes("canary-token"));
-  await shot("08-mcp");
+  await look("mcp");
+
+  say("it is changed, and deleted");
+  await page.getByRole("button", { name: "Change", exact: true }).click();
+  await page.getByLabel("Command").fill("npx -y @modelcontextprotocol/server-github --verbose");
+  await page.getByLabel("Secrets: value").fill("canary-token");
+  await look("mcp-change");
+  await page.getByRole("button", { name: "Save" }).click();
+  await page.getByText("version 2").waitFor();
+  await page.getByText("--verbose").waitFor();
+  await page.getByRole("button", { name: "Delete" }).click();
+  await page.getByText("None yet.").waitFor();
+  await look("mcp-none");
 
   say("the activity");
   await page.getByRole("link", { name: "Activity" }).click();
   await page.getByText("Chain intact").waitFor();
   await page.getByText("agent connected").waitFor();
-  await shot("09-activity");
+  await look("activity");
 
-  say("dark, and a phone");
+  say("the colours are the person's");
   const before = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
   await page.getByRole("button", { name: "Change colours" }).click();
   const after = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
   assert.notEqual(before, after);
-  await shot("10-activity-dark");
-  await page.getByRole("link", { name: "Agents" }).click();
-  await page.getByRole("link", { name: /testbox/ }).click();
-  await page.getByLabel("Command or message").fill("cat /etc/shadow");
-  await page.keyboard.press("Enter");
-  await page.getByText(/^Exit 1/).waitFor();
-  await shot("11-work-dark");
-  await page.setViewportSize({ width: 375, height: 740 });
-  await shot("12-work-phone");
-  for (const view of ["agents", "mcp", "activity"]) {
-    await page.goto(`${RELAY}/#${view}`);
-    await page.getByRole("heading", { level: 1 }).waitFor();
-    const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
-    assert.ok(!wide, `${view} is wider than a phone`);
-  }
-  await shot("13-activity-phone");
+  await page.getByRole("button", { name: "Change colours" }).click();
 
   say("reload keeps the session, sign out ends it");
   await page.reload();
@@ -224,7 +261,21 @@ async function main() {
     await fresh.close();
   }
 
+  say("a fault of accessibility would be found");
+  await page.evaluate(() => {
+    const image = document.createElement("img");
+    image.src = "/assets/icon.svg";
+    image.style.marginLeft = "2000px";
+    document.getElementById("main").append(image);
+  });
+  const wrong = looks(page, SHOTS);
+  await wrong("with-a-fault");
+  for (const fault of ["image-alt", "wider than the window"]) {
+    assert.equal(wrong.faults.filter((found) => found.includes(fault)).length, 4, fault);
+  }
+
   await browser.close();
+  assert.deepEqual(look.faults, [], "faults of accessibility");
   assert.deepEqual(foreign, [], "asked somebody else");
   assert.deepEqual(complaints, [], "the browser complained");
   say("done");
@@ -255,7 +306,9 @@ async function privateKeys() {
   })));
 }
 
-main().catch((error) => {
+main().catch(async (error) => {
   process.stdout.write(`${error.stack}\n`);
+  const shown = await page.locator("body").innerText().catch(() => "");
+  process.stdout.write(`${complaints.join("\n")}\n${shown}\n`);
   process.exit(1);
 });

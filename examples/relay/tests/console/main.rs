@@ -1,8 +1,9 @@
-//! The console in a real browser: every flow, both themes, a phone, and no
-//! complaint of the browser. Screenshots are kept in `target/console`.
+//! The console in a real browser: every flow, and each view in both themes, on a
+//! screen and a phone, without a fault of accessibility that axe-core sees and
+//! without a complaint of the browser. Screenshots are kept in `target/console`.
 //!
-//! Needs Chromium, node and playwright-core (`NODE_PATH`); without them the
-//! test is reported as ignored, and fails where `KATACHI_REQUIRE_ALL=1`.
+//! Needs Chromium, node, playwright-core and axe-core (`NODE_PATH`); without them
+//! the test is reported as ignored, and fails where `KATACHI_REQUIRE_ALL=1`.
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 #![allow(
     dead_code,
@@ -41,6 +42,7 @@ use katachi_protocol::record::{
 use katachi_protocol::run::{MessageRequest, OutputStream, RunEvent, RunRequest};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::task::JoinHandle;
 
 use agent::{TestAgent, poll, start_device};
 use device::Keys;
@@ -70,6 +72,7 @@ fn main() -> std::process::ExitCode {
 async fn browse() -> Result<(), Failed> {
     let relay = TestRelay::start().await;
     let started = start_device(&relay).await;
+    let unwanted = start_device(&relay).await;
     let shots = Path::new(env!("CARGO_TARGET_TMPDIR"))
         .parent()
         .unwrap()
@@ -83,6 +86,7 @@ async fn browse() -> Result<(), Failed> {
         .env("CHROMIUM", chromium::chromium().unwrap())
         .env("RELAY", &relay.url)
         .env("USER_CODE", started["user_code"].as_str().unwrap())
+        .env("UNWANTED_CODE", unwanted["user_code"].as_str().unwrap())
         .env("SHOTS", &shots)
         .env("FRAGMENT", keys.fragment().expose())
         .stdin(Stdio::piped())
@@ -92,23 +96,33 @@ async fn browse() -> Result<(), Failed> {
     let mut answers = child.stdin.take().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut said = Vec::new();
+    let mut machine: Option<(TestAgent, JoinHandle<()>)> = None;
     // The page waits where the machine has to act.
     while let Some(line) =
         tokio::time::timeout(Duration::from_secs(60), lines.next_line()).await??
     {
-        if line == "approved" {
-            let answer = poll(&relay, started["device_code"].as_str().unwrap()).await;
-            let agent = TestAgent::from_token(&answer.json().await?);
-            agent
-                .open_tunnel(
-                    &relay,
-                    device::carrier(&keys, &relay.url, &agent.id, router()),
-                    None,
-                )
-                .await
-                .map_err(|status| format!("tunnel: {status}"))?;
-            answers.write_all(b"connected\n").await?;
-        }
+        let done = match line.as_str() {
+            "approved" | "return" => {
+                let agent = match machine.take() {
+                    Some((agent, _)) => agent,
+                    None => {
+                        let answer = poll(&relay, started["device_code"].as_str().unwrap()).await;
+                        TestAgent::from_token(&answer.json().await?)
+                    }
+                };
+                let carrier = device::carrier(&keys, &relay.url, &agent.id, router());
+                let tunnel = agent.open_tunnel(&relay, carrier, None).await;
+                let tunnel = tunnel.map_err(|status| format!("tunnel: {status}"))?;
+                machine = Some((agent, tunnel));
+                "connected\n"
+            }
+            "leave" => {
+                machine.as_ref().ok_or("no machine")?.1.abort();
+                "left\n"
+            }
+            _ => "",
+        };
+        answers.write_all(done.as_bytes()).await?;
         said.push(line);
     }
     let status = child.wait().await?;

@@ -2,6 +2,7 @@
 const { chromium } = require("playwright-core");
 const assert = require("node:assert/strict");
 const fs = require("node:fs");
+const { looks } = require("../console/look.cjs");
 
 const { RELAY, ISSUER, MAIL, SHOTS, CHROMIUM } = process.env;
 const complaints = [];
@@ -36,7 +37,7 @@ async function main() {
     const known = [RELAY, ISSUER, "data:"].some((start) => request.url().startsWith(start));
     if (!known) foreign.push(request.url());
   });
-  const shot = (name) => page.screenshot({ path: `${SHOTS}/${name}.png` });
+  const look = looks(page, SHOTS);
   // Who the person is at the provider.
   let hint = "ana";
   await context.route(`${ISSUER}/auth?*`, (route) =>
@@ -49,13 +50,6 @@ async function main() {
     await page.getByRole("button", { name: "Sign out" }).click();
     await page.getByRole("heading", { name: "Sign in" }).waitFor();
   };
-  const narrow = async (what) => {
-    await page.setViewportSize({ width: 375, height: 740 });
-    const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
-    assert.ok(!wide, `${what} is wider than a phone`);
-    await shot(`${what}-phone`);
-    await page.setViewportSize({ width: 1200, height: 820 });
-  };
   const press = async (name) => {
     await page.getByRole("button", { name }).focus();
     await page.keyboard.press("Enter");
@@ -64,8 +58,7 @@ async function main() {
   say("in by a provider, with the keyboard, back to where one was");
   await page.goto(`${RELAY}/device`);
   await page.getByRole("group", { name: "Other ways in" }).waitFor();
-  await narrow("sign-in");
-  await shot("sign-in");
+  await look("ways-in");
   await press("Continue with Work account");
   await page.getByRole("heading", { name: "Connect a device" }).waitFor();
   assert.equal(new URL(page.url()).pathname, "/device");
@@ -80,11 +73,7 @@ async function main() {
   await page.getByRole("alert").filter({ hasText: "only way into your account" }).waitFor();
   await press("Send a link that sets one");
   await mailed("ana@example.com", "reset");
-  await narrow("account");
-  await shot("account");
-  await page.getByRole("button", { name: "Change colours" }).click();
-  await shot("account-dark");
-  await page.getByRole("button", { name: "Change colours" }).click();
+  await look("account");
 
   say("a new account confirms its address");
   await signOut();
@@ -98,7 +87,7 @@ async function main() {
     await page.keyboard.press("Enter");
   };
   await page.getByRole("status").filter({ hasText: "A mail is on its way to ben@example.com" }).waitFor();
-  await shot("not-confirmed");
+  await look("not-confirmed");
   await signIn();
   await page.getByRole("alert").filter({ hasText: "open the link that was sent" }).waitFor();
   await page.goto(await mailed("ben@example.com", "verify"));
@@ -121,6 +110,7 @@ async function main() {
   say("forgets the password, and sets another");
   await signOut();
   await page.getByRole("link", { name: "Forgot your password?" }).click();
+  await look("forgot-password");
   await page.getByLabel("E-mail").fill("ben@example.com");
   await page.keyboard.press("Enter");
   await page.getByRole("status").filter({ hasText: "a link is on its way" }).waitFor();
@@ -129,6 +119,7 @@ async function main() {
     await page.goto("about:blank");
     await page.goto(link);
     await page.getByLabel("New password").fill(password);
+    if (password.startsWith("yet")) await look("new-password");
     assert.ok(!page.url().includes("reset"), "the token left the address");
     await page.keyboard.press("Enter");
   };
@@ -149,14 +140,12 @@ async function main() {
   await page.getByRole("heading", { name: "That did not work" }).waitFor();
   await page.getByRole("alert").filter({ hasText: "does not vouch" }).waitFor();
   assert.equal(await page.locator("script").count(), 0);
-  await narrow("refused");
-  await page.emulateMedia({ colorScheme: "dark" });
-  await shot("refused-dark");
+  await look("refused");
   await page.getByRole("link", { name: "Back" }).click();
   await page.getByRole("heading", { name: "Sign in" }).waitFor();
-  await shot("sign-in-dark");
 
   await browser.close();
+  assert.deepEqual(look.faults, [], "faults of accessibility");
   assert.deepEqual(foreign, [], "asked somebody else");
   assert.deepEqual(complaints, [], "the browser complained");
 }

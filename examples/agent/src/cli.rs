@@ -228,6 +228,8 @@ Exit code: 0 for allowed, 1 for denied.")]
     /// `up` as a service of your session: systemd or launchd
     #[command(subcommand)]
     Service(Service),
+    /// What paired devices can ask of this machine, as an OpenAPI document
+    Schema,
     /// Every call that crossed the tunnel
     Audit(Audit),
     /// Look at this machine and everything stored on it
@@ -256,6 +258,9 @@ pub(crate) struct Up {
         hide_env_values = true
     )]
     pub(crate) listen: Option<std::net::SocketAddr>,
+    /// Show the link as text alone
+    #[arg(long)]
+    pub(crate) no_qr: bool,
 }
 
 #[derive(Debug, Args)]
@@ -270,6 +275,9 @@ pub(crate) struct Login {
     /// Account that must approve; replaces the question on the terminal
     #[arg(long, value_name = "EMAIL")]
     pub(crate) expect_account: Option<String>,
+    /// Show the link as text alone
+    #[arg(long)]
+    pub(crate) no_qr: bool,
 }
 
 #[derive(Debug, Args)]
@@ -378,6 +386,9 @@ pub(crate) enum Device {
         /// For a browser to which no link can be carried: type the numbers that it shows
         #[arg(long)]
         code: bool,
+        /// Show the link as text alone
+        #[arg(long)]
+        no_qr: bool,
     },
     /// Name the paired browsers
     List {

@@ -27,6 +27,7 @@ mod paths;
 mod policy;
 mod progress;
 mod promises;
+mod qr;
 mod relay_client;
 mod relay_process;
 mod runner;
@@ -79,6 +80,10 @@ fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Relay(cli::Relay::Serve(args)) => {
             return runtime()?.block_on(commands::relay::serve(args));
         }
+        Command::Schema => {
+            output::print(katachi_protocol::AGENT_API)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         _ => {}
     }
     let config = Config::load(&cli.options)?;
@@ -101,9 +106,11 @@ fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Service(args) => commands::service::service(&config, &cli.options, args),
         Command::Up(args) => runtime()?.block_on(commands::up::up(&config, args)),
-        Command::Demo(_) | Command::Relay(_) | Command::Tethered(_) | Command::McpBridge(_) => {
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Demo(_)
+        | Command::Relay(_)
+        | Command::Schema
+        | Command::Tethered(_)
+        | Command::McpBridge(_) => Ok(ExitCode::SUCCESS),
     }
 }
 

@@ -19,6 +19,7 @@ pub struct Epoch {
 
 /// What an agent is doing.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum AgentState {
     /// Waiting for work.
@@ -173,6 +174,7 @@ pub struct AgentSummary {
 /// The agent dials again at a moment of its own choice within the spread, and never
 /// later than it would by itself; requests that run keep the old connection.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Reconnect {
     /// Milliseconds before the first agent may come back.
@@ -183,6 +185,7 @@ pub struct Reconnect {
 
 /// `GET /v1/status` on the tunnel.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AgentStatus {
     /// Version of the agent.
     pub version: String,

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// What is to be started, where, and under which plan.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ApprovalRequest {
     /// Names this request: 22 characters of base64url, drawn anew for each.
@@ -29,6 +30,7 @@ pub struct ApprovalRequest {
 
 /// What a person says to it.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
     /// Start it, this once.
@@ -50,6 +52,7 @@ impl Decision {
 
 /// A device's answer. `POST /v1/approvals`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ApprovalAnswer {
     /// The request, as the person saw it.
@@ -62,6 +65,7 @@ pub struct ApprovalAnswer {
 
 /// What waits for an answer. `GET /v1/approvals`.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Approvals {
     /// In no particular order.
     pub approvals: Vec<ApprovalRequest>,

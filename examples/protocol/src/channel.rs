@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 /// How a device opens a channel.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// With the secret of a pairing link, once.
@@ -31,6 +32,7 @@ pub enum Mode {
 /// The query of both carriers. The handshake covers every part of it: a relay
 /// that changes one gets no channel.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ChannelQuery {
     /// How the channel is opened.
@@ -69,6 +71,7 @@ fn is_base64url(text: &str, length: usize) -> bool {
 
 /// The only message of the device.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ChannelRequest {
     /// `GET`, `POST` or `DELETE`.
@@ -103,6 +106,7 @@ impl ChannelRequest {
 
 /// The first message of the agent; the body follows it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ChannelHead {
     /// The status, as HTTP has it.
     pub status: u16,
@@ -110,6 +114,7 @@ pub struct ChannelHead {
 
 /// A browser or program that may use the agent. `GET /v1/devices`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Device {
     /// Its public key, base64url.
     pub id: String,
@@ -124,6 +129,7 @@ pub struct Device {
 
 /// The answer of `GET /v1/devices`.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Devices {
     /// Oldest first.
     pub devices: Vec<Device>,

@@ -48,12 +48,18 @@ pub mod problem;
 pub mod record;
 pub mod routes;
 pub mod run;
+#[cfg(test)]
+mod schema;
 mod sensitive;
 
 pub use sensitive::Sensitive;
 
 /// Version of the agent's API behind the tunnel, as `GET /v1/schema` names it.
 pub const SCHEMA_VERSION: u32 = 1;
+
+/// Every route of that API with its types, as an OpenAPI 3.1 document; `agent-api.json`
+/// beside this package's manifest.
+pub const AGENT_API: &str = include_str!("../agent-api.json");
 
 /// Media type of an answer that streams one JSON object per line.
 pub const NDJSON: &str = "application/x-ndjson";

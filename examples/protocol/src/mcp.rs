@@ -207,6 +207,7 @@ pub struct AgentMcpConfig {
 
 /// One configuration as the agent judges it. `GET /v1/mcp` inside a channel.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct McpServer {
     /// Name of the configuration.
     pub name: String,
@@ -219,6 +220,7 @@ pub struct McpServer {
 
 /// `GET /v1/mcp`.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct McpServers {
     /// By name.
     pub servers: Vec<McpServer>,
@@ -226,6 +228,7 @@ pub struct McpServers {
 
 /// `POST /v1/mcp`: starts a server, asks it one thing, and ends it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct McpCall {
     /// Name of the configuration.

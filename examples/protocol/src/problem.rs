@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 /// The JSON body of every refusal, except those that RFC 6749 defines
 /// ([`TokenError`](crate::device::TokenError)).
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Problem {
     /// One of [`codes`].
     pub error: String,

@@ -8,6 +8,7 @@ use crate::Timestamp;
 /// `GET /v1/history?q=`: what a search found, or the newest messages for an
 /// empty question.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct History {
     /// Best first.
     pub hits: Vec<HistoryHit>,
@@ -15,6 +16,7 @@ pub struct History {
 
 /// One message that matched.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct HistoryHit {
     /// The session it belongs to.
     pub session: String,
@@ -32,6 +34,7 @@ pub struct HistoryHit {
 
 /// `GET /v1/sessions`: the conversations about this workspace.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Sessions {
     /// Newest first.
     pub sessions: Vec<SessionEntry>,
@@ -39,6 +42,7 @@ pub struct Sessions {
 
 /// One conversation, without what was said.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SessionEntry {
     /// Its identifier, as [`MessageRequest::session`](crate::run::MessageRequest::session)
     /// takes it to go on.
@@ -57,6 +61,7 @@ pub struct SessionEntry {
 
 /// `GET /v1/sessions/{id}`: one conversation.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Conversation {
     /// Its identifier.
     pub session: String,
@@ -71,6 +76,7 @@ pub struct Conversation {
 
 /// One message of a conversation.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Said {
     /// `user`, `assistant`, `system`, ...
     pub role: String,
@@ -85,6 +91,7 @@ pub struct Said {
 
 /// `GET /v1/denials`.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Denials {
     /// Newest first.
     pub denials: Vec<Denial>,
@@ -92,6 +99,7 @@ pub struct Denials {
 
 /// One action that the sandbox refused.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Denial {
     /// When.
     pub at: Timestamp,

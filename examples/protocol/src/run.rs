@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// Runs one program in the agent's sandbox.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RunRequest {
     /// Program and arguments; no shell is involved.
@@ -25,6 +26,7 @@ impl RunRequest {
 
 /// Sends a message to the AI process of the agent.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct MessageRequest {
     /// Continues a session; a new one where absent.
@@ -41,6 +43,7 @@ impl MessageRequest {
 
 /// Where output came from.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OutputStream {
     /// Standard output, or the answer to a message.
@@ -51,6 +54,7 @@ pub enum OutputStream {
 
 /// One thing that happened to a command.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum RunEvent {
     /// It waits for a paired device to approve it; `POST /v1/approvals`.

@@ -13,7 +13,7 @@ use crate::home::Home;
 use crate::mistake::Mistake;
 use crate::output::{self, BOLD, GOOD, note, paint, print, print_json, printable};
 use crate::relay_client::{Registration, RegistrationFile};
-use crate::time;
+use crate::{qr, time};
 
 /// Does what was asked.
 ///
@@ -23,15 +23,15 @@ use crate::time;
 pub(crate) fn device(config: &Config, command: &cli::Device) -> anyhow::Result<ExitCode> {
     let home = Home::open(config)?;
     match command {
-        cli::Device::Pair { code: false } => pair(config, &home)?,
-        cli::Device::Pair { code: true } => pair_by_code(config, &home)?,
+        cli::Device::Pair { code: false, no_qr } => pair(config, &home, *no_qr)?,
+        cli::Device::Pair { code: true, .. } => pair_by_code(config, &home)?,
         cli::Device::List { json } => list(config, &home, *json)?,
         cli::Device::Rm { id } => remove(config, &home, id)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn pair(config: &Config, home: &Home) -> anyhow::Result<()> {
+fn pair(config: &Config, home: &Home, no_qr: bool) -> anyhow::Result<()> {
     let registration = registration(config, home)?;
     note(format_args!(
         "Open this link in the browser that should use this machine, within {} minutes:",
@@ -39,7 +39,10 @@ fn pair(config: &Config, home: &Home) -> anyhow::Result<()> {
     ));
     note("");
     let link = format!("{}/{}", registration.url, fragment(config, home)?);
-    print(&format!("    {}\n", paint(BOLD, link)))?;
+    print(&format!("    {}\n", paint(BOLD, &link)))?;
+    if !no_qr {
+        qr::show(&link);
+    }
     Ok(())
 }
 

@@ -11,7 +11,8 @@ use crate::config::{Config, RelayChoice};
 use crate::home::Home;
 use crate::mistake::Mistake;
 use crate::output::{self, WEAK, note, paint, printable};
-use crate::relay_client::{Registration, RegistrationFile, RelayClient, login};
+use crate::relay_client::login::{self, Invitation};
+use crate::relay_client::{Registration, RegistrationFile, RelayClient};
 use crate::relay_process::RelayProcess;
 
 /// Registers this machine with the configured relay.
@@ -38,8 +39,11 @@ pub(crate) async fn login(config: &Config, args: &cli::Login) -> anyhow::Result<
     let made = login::with_person(
         &endpoint,
         false,
-        args.expect_account.as_deref(),
-        &super::device::fragment(config, &home)?,
+        &Invitation {
+            expected: args.expect_account.as_deref(),
+            pairing: &super::device::fragment(config, &home)?,
+            no_qr: args.no_qr,
+        },
     )
     .await?;
     file.write(&home.vault, &made)?;

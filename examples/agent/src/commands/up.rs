@@ -16,7 +16,8 @@ use crate::home::Home;
 use crate::mistake::Mistake;
 use crate::output::{BOLD, GOOD, QUIET, WEAK, note, one_line, paint, printable};
 use crate::policy::Rules;
-use crate::relay_client::{Endpoint, Registration, RegistrationFile, RelayClient, login};
+use crate::relay_client::login::{self, Invitation};
+use crate::relay_client::{Endpoint, Registration, RegistrationFile, RelayClient};
 use crate::relay_process::RelayProcess;
 use crate::tunnel::{self, Link, Service};
 
@@ -195,8 +196,11 @@ async fn registered(
     let made = login::with_person(
         endpoint,
         embedded,
-        args.expect_account.as_deref(),
-        &super::device::fragment(config, home)?,
+        &Invitation {
+            expected: args.expect_account.as_deref(),
+            pairing: &super::device::fragment(config, home)?,
+            no_qr: args.no_qr,
+        },
     )
     .await?;
     file.write(&home.vault, &made)?;

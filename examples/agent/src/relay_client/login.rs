@@ -26,6 +26,7 @@ use super::call::{self, Answer};
 use super::{Endpoint, Registration, RelayClient};
 use crate::mistake::Mistake;
 use crate::output::{self, BOLD, note, paint, printable};
+use crate::qr;
 
 /// Longest time for one answer.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -214,8 +215,19 @@ pub(crate) enum Poll {
     Answer(PollAnswer),
 }
 
-/// Logs in with a person at the terminal. `pairing` stands behind the link: the
-/// browser that opens it is paired as well.
+/// Whom the terminal asks to approve, and how.
+#[derive(Debug)]
+pub(crate) struct Invitation<'a> {
+    /// The account that must approve; asks at the terminal where absent.
+    pub(crate) expected: Option<&'a str>,
+    /// What stands behind the link, for the browser alone.
+    pub(crate) pairing: &'a str,
+    /// Show the link as text alone.
+    pub(crate) no_qr: bool,
+}
+
+/// Logs in with a person at the terminal. The browser that opens the link is paired as
+/// well.
 ///
 /// # Errors
 ///
@@ -224,9 +236,9 @@ pub(crate) enum Poll {
 pub(crate) async fn with_person(
     endpoint: &Endpoint,
     embedded: bool,
-    expected: Option<&str>,
-    pairing: &str,
+    invitation: &Invitation<'_>,
 ) -> anyhow::Result<Registration> {
+    let expected = invitation.expected;
     if expected.is_none() && !std::io::stdin().is_terminal() {
         return Err(Mistake::new(
             "login",
@@ -238,10 +250,12 @@ pub(crate) async fn with_person(
     let flow = Flow::begin(endpoint).await?;
     note("Open this link, compare the code and approve:");
     note("");
-    note(format_args!(
-        "    {}",
-        paint(BOLD, format_args!("{}{pairing}", flow.link()))
-    ));
+    let link = format!("{}{}", flow.link(), invitation.pairing);
+    note(format_args!("    {}", paint(BOLD, &link)));
+    if !invitation.no_qr {
+        qr::show(&link);
+        note("");
+    }
     note(format_args!("    code {}", paint(BOLD, flow.user_code())));
     note("");
     let token = flow.wait().await?;

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Extension, Path, Query, State};
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
@@ -411,28 +411,30 @@ async fn remove_device(
     }
 }
 
-async fn schema(State(service): State<Arc<Service>>) -> Result<Json<serde_json::Value>, Refusal> {
+async fn schema(State(service): State<Arc<Service>>) -> Result<impl IntoResponse, Refusal> {
     service.record("GET /v1/schema", String::new(), "answered")?;
-    Ok(Json(serde_json::json!({
-        "schema": SCHEMA_VERSION,
-        "routes": [
-            { "method": "POST", "path": routes::RUN, "takes": { "argv": ["string"], "cwd": "string, optional, relative to the workspace" }, "answers": "one run event per line" },
-            { "method": "POST", "path": routes::MESSAGE, "takes": { "text": "string", "session": "string, optional" }, "answers": "one run event per line" },
-            { "method": "GET", "path": routes::STATUS, "answers": "what this agent is" },
-            { "method": "GET", "path": routes::HISTORY, "takes": { "q": "words" }, "answers": "messages that match" },
-            { "method": "GET", "path": routes::SESSIONS, "answers": "conversations about this workspace" },
-            { "method": "GET", "path": routes::SESSION, "answers": "what was said in one" },
-            { "method": "DELETE", "path": routes::SESSION, "answers": "nothing; the conversation is forgotten" },
-            { "method": "GET", "path": routes::DENIALS, "answers": "actions that the sandbox refused" },
-            { "method": "POST", "path": routes::CHANNEL, "takes": "a Noise channel with one of the other requests inside", "answers": "the same channel" },
-            { "method": "POST", "path": routes::RECONNECT, "takes": { "after_ms": "number", "spread_ms": "number" }, "answers": "nothing; outside a channel only" },
-            { "method": "GET", "path": routes::APPROVALS, "answers": "starts that wait for a person" },
-            { "method": "POST", "path": routes::APPROVALS, "takes": "a start, a decision, and the device's signature of both", "answers": "nothing" },
-            { "method": "GET", "path": routes::MCP, "answers": "the account's MCP servers, and why one is not started here" },
-            { "method": "POST", "path": routes::MCP, "takes": { "server": "its name", "tool": "string, optional: its tools are listed without", "arguments": "object, optional" }, "answers": "one run event per line" },
-            { "method": "GET", "path": routes::DEVICES, "answers": "paired devices; inside a channel only" },
-            { "method": "DELETE", "path": routes::DEVICE, "answers": "nothing; inside a channel only" },
-            { "method": "GET", "path": routes::SCHEMA, "answers": "this" },
-        ],
-    })))
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    Ok((json, katachi_protocol::AGENT_API))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::ROUTES;
+
+    #[test]
+    fn every_route_is_described_and_nothing_else_is() {
+        let api: serde_json::Value = serde_json::from_str(katachi_protocol::AGENT_API).unwrap();
+        let paths = api["paths"].as_object().unwrap();
+        let described: BTreeSet<_> = paths
+            .iter()
+            .flat_map(|(path, methods)| {
+                let methods = methods.as_object().unwrap().keys();
+                methods.map(move |method| (method.to_uppercase(), path.clone()))
+            })
+            .collect();
+        let served = ROUTES.map(|(method, path)| (method.to_owned(), path.to_owned()));
+        assert_eq!(described, BTreeSet::from(served));
+    }
 }

@@ -1,6 +1,6 @@
 //! What a plan explains is what the kernel does.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use katachi_sandbox::bundle::BUNDLES;
@@ -45,6 +45,8 @@ fn bundles(bed: &Bed) -> Verdict {
             }
         };
         let shown = plan.to_string();
+        let (files, rest) = shown.split_once("\nprograms\n").ok_or("no programs")?;
+        let (programs_shown, _) = rest.split_once("\nnetwork\n").ok_or("no network")?;
         let programs = bundle.programs.iter().filter(|name| {
             let answer = plan.explain(&Query::Exec(vec![name.into()]));
             answer.allowed && shown.contains(&answer.target)
@@ -53,7 +55,10 @@ fn bundles(bed: &Bed) -> Verdict {
         for name in bundle.programs {
             let answer = plan.explain(&Query::Exec(vec![name.into()]));
             must(
-                !answer.allowed || shown.contains(&format!("  {}", answer.target)),
+                !answer.allowed
+                    || programs_shown
+                        .lines()
+                        .any(|line| line.split_whitespace().next() == Some(answer.target.as_str())),
                 &format!("{} is not in {shown}", answer.target),
             )?;
         }
@@ -64,6 +69,17 @@ fn bundles(bed: &Bed) -> Verdict {
         {
             let answer = plan.explain(&Query::Read(path.into()));
             must(answer.allowed, &answer.to_string())?;
+            // By itself, or with a directory that it lies in.
+            let above = Path::new(&answer.target).ancestors();
+            let mut named = above.filter(|place| place.parent().is_some());
+            let lists = |place: &Path| {
+                let mut words = files.split_whitespace();
+                words.any(|word| Path::new(word) == place)
+            };
+            must(
+                named.any(lists),
+                &format!("{} is not in {files}", answer.target),
+            )?;
         }
     }
     Ok(())

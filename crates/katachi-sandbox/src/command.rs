@@ -8,7 +8,7 @@ use std::process::Stdio;
 use crate::approval::{Approver, Question};
 use crate::child::{Child, Output};
 use crate::error::SpawnError;
-use crate::plan::Plan;
+use crate::plan::{Plan, Records};
 use crate::pool::Pool;
 use crate::terminal::TerminalSize;
 
@@ -21,6 +21,18 @@ pub(crate) enum Streams {
     Piped,
     /// As they were set.
     Chosen,
+}
+
+/// Which refusals are noted that the kernel tells nobody about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Notes {
+    /// Of programs that were started in vain.
+    #[default]
+    Starts,
+    /// Of files as well, and of programs that were looked up.
+    Files,
+    /// Of all that was looked for, as the kernel answered.
+    Looks,
 }
 
 /// A command to start under a [`Plan`].
@@ -39,11 +51,15 @@ pub struct Command {
     pub(crate) terminal: Option<TerminalSize>,
     pub(crate) approved: bool,
     pub(crate) approver: Option<Approver>,
-    pub(crate) observes: bool,
+    pub(crate) notes: Notes,
 }
 
 impl Command {
     pub(crate) fn new(plan: Plan, argv: Vec<OsString>) -> Self {
+        let notes = match plan.0.records {
+            Records::Starts => Notes::Starts,
+            Records::Files => Notes::Files,
+        };
         Self {
             plan,
             argv,
@@ -57,7 +73,7 @@ impl Command {
             terminal: None,
             approved: false,
             approver: None,
-            observes: false,
+            notes,
         }
     }
 
@@ -170,7 +186,7 @@ impl Command {
     /// several times as long, and programs inside cannot be debugged.
     #[must_use]
     pub fn observed(mut self) -> Self {
-        self.observes = true;
+        self.notes = Notes::Looks;
         self
     }
 
@@ -199,7 +215,7 @@ impl Command {
     /// Whether a sandbox that waits can be given everything it needs.
     #[cfg(target_os = "linux")]
     pub(crate) fn can_use_pool(&self) -> bool {
-        self.streams != Streams::Chosen && self.terminal.is_none() && !self.observes
+        self.streams != Streams::Chosen && self.terminal.is_none() && self.notes != Notes::Looks
     }
 
     #[cfg(target_os = "linux")]

@@ -13,6 +13,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use crate::codec::{Reader, Writer};
+use crate::suggest::quoted;
 
 /// Device and inode.
 pub(crate) type FileNumber = (u64, u64);
@@ -245,9 +246,9 @@ pub(crate) fn allow_with<S: AsRef<OsStr>>(argv: &[S]) -> String {
     let words: Vec<_> = argv
         .iter()
         .take(2)
-        .map(|word| word.as_ref().to_string_lossy())
+        .map(|word| quoted(&word.as_ref().to_string_lossy()))
         .collect();
-    format!("[commands] allow = [{words:?}]")
+    format!("[commands] allow = [[{}]]", words.join(", "))
 }
 
 #[cfg(test)]

@@ -50,6 +50,15 @@ pub(crate) enum Message {
     },
     /// From now on, nothing more of that is told: so much was.
     NotNoted(u64),
+    /// A program was started in vain, by one of this name.
+    NotStarted {
+        path: OsString,
+        /// Whether it is there for the command.
+        there: bool,
+        program: String,
+    },
+    /// This program tries so much that it is not looked at any more.
+    Flood { program: String },
     /// A program waits before its first instruction for an answer.
     Ask {
         number: u64,
@@ -231,6 +240,17 @@ impl Message {
             Self::NotNoted(count) => {
                 writer.number(10).number(*count);
             }
+            Self::NotStarted {
+                path,
+                there,
+                program,
+            } => {
+                writer.number(11).text(path).flag(*there);
+                writer.bytes(shorten(program).as_bytes());
+            }
+            Self::Flood { program } => {
+                writer.number(12).bytes(shorten(program).as_bytes());
+            }
             Self::Ask {
                 number,
                 program,
@@ -299,6 +319,8 @@ impl Message {
             | Self::Uncovered { .. }
             | Self::Missed { .. }
             | Self::NotNoted(_)
+            | Self::NotStarted { .. }
+            | Self::Flood { .. }
             | Self::Ask { .. } => SpawnError::Helper("it answered out of order".to_owned()),
         }
     }
@@ -348,6 +370,14 @@ impl Message {
                 program: text(reader)?,
             },
             10 => Self::NotNoted(reader.number()?),
+            11 => Self::NotStarted {
+                path: reader.text()?,
+                there: reader.flag()?,
+                program: text(reader)?,
+            },
+            12 => Self::Flood {
+                program: text(reader)?,
+            },
             6 => Self::Ask {
                 number: reader.number()?,
                 program: reader.text()?,
@@ -400,6 +430,14 @@ mod tests {
                 program: "sh".into(),
             },
             Message::NotNoted(9),
+            Message::NotStarted {
+                path: "/usr/bin/curl".into(),
+                there: true,
+                program: "sh".into(),
+            },
+            Message::Flood {
+                program: "python3".into(),
+            },
             Message::Ask {
                 number: 7,
                 program: "/usr/bin/git".into(),

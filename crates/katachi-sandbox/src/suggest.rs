@@ -1,4 +1,4 @@
-//! Finds the word someone probably meant.
+//! Finds the word someone probably meant, and writes words into lines of policy.
 
 /// The candidate nearest to `word`, if it is near enough to be a slip.
 pub(crate) fn closest<'a>(
@@ -11,6 +11,24 @@ pub(crate) fn closest<'a>(
         .filter(|(distance, candidate)| *distance <= 1 + candidate.chars().count() / 4)
         .min()
         .map(|(_, candidate)| candidate)
+}
+
+/// The text as a string of TOML on one line, whatever is in it: it may be a name
+/// that a command chose.
+pub(crate) fn quoted(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for letter in text.chars() {
+        match letter {
+            '"' | '\\' => quoted.extend(['\\', letter]),
+            // Rust escapes what does not print, in braces.
+            _ if letter.escape_debug().len() > 1 && letter != '\'' => {
+                quoted.push_str(&format!("\\U{:08X}", u32::from(letter)));
+            }
+            _ => quoted.push(letter),
+        }
+    }
+    quoted.push('"');
+    quoted
 }
 
 /// Edits, swaps of neighbours included, that turn one word into the other.
@@ -42,6 +60,24 @@ fn distance(from: &str, to: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_stays_one_word_of_one_line() {
+        for text in [
+            "plain name",
+            "it's",
+            "a\"]\n[network]\nallow = [\"evil",
+            "\\",
+            "\u{1b}[2K\r\0\u{202e}ü",
+        ] {
+            let line = format!("[commands]\nallow = [{}]", quoted(text));
+            assert_eq!(line.lines().count(), 2);
+            let read: toml::Table = line.parse().unwrap();
+            let words = read["commands"]["allow"].as_array().unwrap();
+            assert_eq!(words.len(), 1);
+            assert_eq!(words[0].as_str(), Some(text));
+        }
+    }
 
     #[test]
     fn finds_a_slip_and_nothing_else() {

@@ -9,7 +9,7 @@ use super::Network;
 use super::running::Running;
 use crate::admit::admit;
 use crate::child::Child;
-use crate::command::Command;
+use crate::command::{Command, Notes};
 use crate::environment::{Proxies, environment, stay_in};
 use crate::error::SpawnError;
 use crate::feed::Feed;
@@ -31,7 +31,7 @@ pub(crate) fn spawn(mut command: Command) -> Result<Child, SpawnError> {
         return Err(SpawnError::Unwitnessed(system.name()));
     }
     crate::helper::check(&inner)?;
-    if command.terminal.is_some() || command.observes {
+    if command.terminal.is_some() || command.notes == Notes::Looks {
         return Err(SpawnError::Request {
             problem: format!(
                 "there are no terminals and no monitor mode on {}",

@@ -18,9 +18,10 @@ use landlock::{
 };
 
 use super::floor;
+use super::heard::{LISTENER, NO_LISTENER};
 use super::helper::{Failure, Identities, Step as _};
 use super::init::check_identity;
-use super::observe::OBSERVED;
+use super::observe::{self, OBSERVED};
 use super::root::DEVICES;
 use super::spec::{Source, Spec};
 use super::sys::seccomp::{self, Choices};
@@ -45,7 +46,7 @@ pub(super) fn prepare(spec: &Spec, who: Identities) -> Result<(), Failure> {
 }
 
 /// Becomes the command, or says which step failed. `first` leads to the first
-/// process, where that decides about some calls.
+/// process, where that decides about calls or hears of them.
 pub(super) fn become_command(
     spec: &Spec,
     terminal: Option<OwnedFd>,
@@ -74,13 +75,11 @@ pub(super) fn become_command(
     });
     process::default_signals().step("reset signals")?;
     fd::close_range(3, u32::MAX, true).step("close descriptors")?;
-    match first {
-        None => seccomp::install(&mut filter),
-        Some(first) => seccomp::install_heard(&mut filter)
-            .and_then(|listener| net::send(first.as_fd(), b"f", &[listener.as_fd()])),
+    seccomp::install(&mut filter).step("install the system call filter")?;
+    if let Some(first) = first {
+        be_heard(spec, &first).step("let the first process hear of system calls")?;
     }
-    .step("install the system call filter")?;
-    if spec.observes {
+    if spec.observes() {
         let calls: Vec<_> = OBSERVED.iter().map(|observed| observed.call).collect();
         seccomp::install(&mut seccomp::observing(&calls)).step("observe system calls")?;
     }
@@ -92,6 +91,21 @@ pub(super) fn become_command(
     Err(Failure(Message::NotExecuted {
         code: error.raw_os_error().unwrap_or(0),
     }))
+}
+
+/// Hands the first process the calls that it decides or hears of.
+fn be_heard(spec: &Spec, first: &OwnedFd) -> io::Result<()> {
+    let heard = observe::heard(spec.notes);
+    let mut filter = seccomp::hearing(spec.floor.is_some(), &heard);
+    match seccomp::install_heard(&mut filter) {
+        Ok(listener) => net::send(first.as_fd(), LISTENER, &[listener.as_fd()]),
+        // Somebody who confines the caller hears of its calls already. What is
+        // only noted can be done without.
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) && spec.floor.is_none() => {
+            net::send(first.as_fd(), NO_LISTENER, &[])
+        }
+        Err(error) => Err(error),
+    }
 }
 
 pub(super) fn limit(spec: &Spec, who: Identities) -> io::Result<()> {

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use super::confine;
 use super::floor;
+use super::heard::{Calls, Heard};
 use super::helper::{self, Failure, Identities, Step as _, Trees};
 use super::inside::{self, Inside};
-use super::metadata;
 use super::root;
 use super::spec::{Identity, Spec};
 use super::sys::process::{Change, Ended, Fork};
@@ -151,28 +151,36 @@ pub(super) fn attend(
         spec
     };
     drop(channel);
-    // It says why by the other pipe if there is none.
-    let decides = match &spec.floor {
-        None => None,
-        Some(_) => {
-            let (_, fds) = net::receive(begin.as_fd(), &mut [0; 1]).step("hear of calls")?;
-            fds.into_iter().next()
+    let mut calls = None;
+    if spec.hears() {
+        let heard = Calls::take(spec, who.user, begin.as_fd(), control.as_fd());
+        match heard.step("hear of calls")? {
+            Heard::Calls(heard) => calls = Some(heard),
+            Heard::TakenBefore => gaps.push((
+                "exec".to_owned(),
+                "programs that are started in vain are not noted: somebody who confines the calling process hears of all its calls already"
+                    .to_owned(),
+            )),
+            Heard::Nothing => {}
         }
-    };
+    }
     drop(begin);
     let started = Instant::now();
     let tracer = spec.is_traced().then(|| Tracer::new(spec, command));
 
-    if spec.observes {
+    if spec.observes() {
         pass_first_call(command).step("let the command begin")?;
     }
-    wait_for_start(&running, &control).step("wait for the command")?;
+    wait_for_start(&running, &control, calls.as_mut(), status).step("wait for the command")?;
     // The pipe closes when the command is executed, and has a byte in it when
     // that failed, in which case the reason is already on its way.
     if running.read(&mut [0; 1]).step("wait for the command")? > 0 {
         process::exit(125);
     }
     drop(running);
+    if let Some(calls) = &mut calls {
+        calls.begin().step("take notes")?;
+    }
     Message::Started(gaps)
         .send(&mut &*status)
         .step("report the start")?;
@@ -182,8 +190,7 @@ pub(super) fn attend(
         watchdog,
         watcher,
         status,
-        decides,
-        user: who.user,
+        calls,
     };
     let end = watch(spec, watched, started, (control, inside), signals);
     if spec.floor.is_some() {
@@ -213,27 +220,44 @@ fn command(
     process::open_memory(false).step("hide the command")?;
     confine::prepare(spec, who)?;
     if !spec.waits {
-        let first = spec.floor.as_ref().map(|_| go);
+        let first = spec.hears().then_some(go);
         return confine::become_command(spec, terminal, first);
     }
     let mut fds = told(receive()?).into_iter();
     let plan = fds.next().ok_or_else(|| io::Error::other("there is none"));
     let spec = spec.with_start(helper::read_spec(plan.step("read the command")?)?);
-    drop(go);
     let streams: Vec<OwnedFd> = fds.collect();
     fd::take_standard(&streams).step("take over the standard descriptors")?;
     drop(streams);
-    confine::become_command(&spec, None, None)
+    let first = spec.hears().then_some(go);
+    confine::become_command(&spec, None, first)
 }
 
 /// Waits until the command is executed or has failed to be, and not for a caller
 /// that is gone.
-fn wait_for_start(running: &io::PipeReader, control: &OwnedFd) -> io::Result<()> {
-    let [command, caller] = fd::poll([running.as_fd(), control.as_fd()], -1)?;
-    if caller.closed && !command.readable && !command.closed {
-        process::exit(0);
+fn wait_for_start(
+    running: &io::PipeReader,
+    control: &OwnedFd,
+    mut calls: Option<&mut Calls<'_>>,
+    status: &File,
+) -> io::Result<()> {
+    loop {
+        // Without calls, the end of the control pipe is asked for twice.
+        let source = calls
+            .as_deref()
+            .map_or(control.as_fd(), |calls| calls.source());
+        let polled = [running.as_fd(), control.as_fd(), source];
+        let [command, caller, call] = fd::poll(polled, -1)?;
+        if command.readable || command.closed {
+            return Ok(());
+        }
+        if caller.closed {
+            process::exit(0);
+        }
+        if let Some(calls) = calls.as_deref_mut().filter(|_| call.readable) {
+            calls.attend(status);
+        }
     }
-    Ok(())
 }
 
 /// What has been going on since before the command.
@@ -326,9 +350,7 @@ struct Watched<'a> {
     watchdog: Watchdog,
     watcher: Option<Watcher>,
     status: &'a File,
-    /// By which some calls are decided, for files of this user.
-    decides: Option<OwnedFd>,
-    user: u32,
+    calls: Option<Calls<'a>>,
 }
 
 /// Waits for the end. `None` if the caller let go.
@@ -361,8 +383,8 @@ fn watch(
         let channel = inside.as_ref().map_or(control.as_fd(), Inside::channel);
         let watcher = watched.watcher.as_ref();
         let source = watcher.map_or(control.as_fd(), Watcher::source);
-        let calls = watched.decides.as_ref();
-        let calls = calls.map_or(control.as_fd(), AsFd::as_fd);
+        let calls = watched.calls.as_ref();
+        let calls = calls.map_or(control.as_fd(), Calls::source);
         let polled = [control.as_fd(), signals.as_fd(), channel, source, calls];
         let Ok([caller, child, channel, source, calls]) = fd::poll(polled, timeout) else {
             return None;
@@ -383,14 +405,12 @@ fn watch(
                 (Order::Answer(..), None) => return None,
             }
         }
-        if let (true, Some(listener), Some(places)) =
-            (calls.readable, &watched.decides, &spec.floor)
-        {
-            metadata::attend(listener.as_fd(), places, watched.user);
+        if let Some(heard) = watched.calls.as_mut().filter(|_| calls.readable) {
+            heard.attend(watched.status);
         }
         // Nobody is left who could call.
         if calls.closed {
-            watched.decides = None;
+            watched.calls = None;
         }
         if channel.readable || channel.closed {
             inside = inside.filter(Inside::answer);

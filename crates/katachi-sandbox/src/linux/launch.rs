@@ -16,9 +16,10 @@ use super::floor;
 use super::init::check_identity;
 use super::inside::PROXY_PORT;
 use super::listen::Listener;
+use super::missed::Refusals;
 use super::prepared::Prepared;
 use super::record::{self, Record};
-use super::running::{Placeholder, Running, Status, Traces};
+use super::running::{Placeholder, Running, Traces};
 use super::spec::{Doors, ExecTree, Identity, Joined, Mount, Place, Source, Spec};
 use super::sys::{c_string, fd, net};
 use super::{confine, landlock_version};
@@ -70,6 +71,7 @@ pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {
             directory,
             approved,
             asks: command.approver.is_some(),
+            notes: command.notes,
             ..Spec::default()
         };
         let pool = command.pool.clone();
@@ -95,7 +97,7 @@ pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {
     spec.terminal = command.terminal.map(|size| (size.rows, size.columns));
     spec.approved = approved;
     spec.asks = command.approver.is_some();
-    spec.observes = command.observes;
+    spec.notes = command.notes;
     start(command, &spec, traces, &real)
 }
 
@@ -285,16 +287,12 @@ pub(super) fn finish(
         killer,
         ..
     } = helper;
-    let messages = match spec.is_traced() {
-        true => Status::Listener(Listener::start(
-            status,
-            killer.clone(),
-            command.approver,
-            feed.clone(),
-            command.plan.clone(),
-        )),
-        false => Status::Pipe(status),
-    };
+    let heard = Listener::start(
+        status,
+        killer.clone(),
+        command.approver,
+        Refusals::new(feed.clone(), command.plan.clone(), command.notes),
+    );
     let mut enforcement = command.plan.enforcement();
     for (control, reason) in &gaps {
         enforcement.add_gap(control, reason);
@@ -313,7 +311,7 @@ pub(super) fn finish(
         enforcement,
         running: Running {
             hold: Hold::new(process, killer, feed, started),
-            status: messages,
+            heard: Some(heard),
             traces,
             network,
         },

@@ -3,13 +3,11 @@
 use std::io::{self, PipeReader};
 use std::thread::JoinHandle;
 
-use super::missed::missed;
+use super::missed::Refusals;
 use super::running::uncovered;
 use crate::approval::{Approver, Question};
-use crate::feed::Feed;
 use crate::killer::Killer;
 use crate::message::{End, Message};
-use crate::plan::Plan;
 use crate::report::Violation;
 
 /// A thread that reads until nothing of the sandbox is left.
@@ -22,8 +20,7 @@ impl Listener {
         mut status: PipeReader,
         killer: Killer,
         approver: Option<Approver>,
-        feed: Feed,
-        plan: Plan,
+        mut refusals: Refusals,
     ) -> Self {
         let thread = std::thread::spawn(move || {
             let mut end = None;
@@ -35,18 +32,19 @@ impl Listener {
                         line,
                         reason,
                         allow_with,
-                    } => feed.add(refusal(program, line, reason, allow_with)),
+                    } => refusals.add(refusal(program, line, reason, allow_with)),
                     Message::Missed {
                         want,
                         path,
                         program,
-                    } => {
-                        let path = std::path::Path::new(&path);
-                        missed(&plan, want, path, &program)
-                            .into_iter()
-                            .for_each(|violation| feed.add(violation));
-                    }
-                    Message::NotNoted(count) => feed.add(not_noted(count)),
+                    } => refusals.missed(want, path.as_ref(), &program),
+                    Message::NotStarted {
+                        path,
+                        there,
+                        program,
+                    } => refusals.not_started(path.as_ref(), there, &program),
+                    Message::Flood { program } => refusals.flood(&program),
+                    Message::NotNoted(count) => refusals.add(not_noted(count)),
                     Message::Ask {
                         number,
                         program,
@@ -60,11 +58,9 @@ impl Listener {
                         };
                         answer(number, question, approver.clone(), killer.clone());
                     }
-                    message => {
-                        if let Some(violation) = uncovered(message) {
-                            feed.add(violation);
-                        }
-                    }
+                    message => uncovered(message)
+                        .into_iter()
+                        .for_each(|violation| refusals.add(violation)),
                 }
             }
             Ok(end)

@@ -13,6 +13,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 
 use super::spec::Place;
 use super::sys::notify::{self, Call};
+use super::sys::seccomp::DECIDED;
 use crate::plan::Reach;
 
 /// Longest path, in bytes, with its end.
@@ -31,12 +32,15 @@ enum Change {
     Times(Option<[libc::timespec; 2]>),
 }
 
-/// Deals with one call that waits.
-pub(super) fn attend(listener: BorrowedFd<'_>, places: &[Place], user: u32) {
-    if let Some(call) = notify::receive(listener) {
-        let result = change(listener, &call, places, user);
-        notify::answer(listener, &call, result);
-    }
+/// Whether a call that waits is one of these.
+pub(super) fn decides(call: &Call) -> bool {
+    DECIDED.contains(&call.number)
+}
+
+/// Deals with one that waits.
+pub(super) fn attend(listener: BorrowedFd<'_>, call: &Call, places: &[Place], user: u32) {
+    let result = change(listener, call, places, user);
+    notify::answer(listener, call, result);
 }
 
 fn change(listener: BorrowedFd<'_>, call: &Call, places: &[Place], user: u32) -> io::Result<()> {

@@ -12,11 +12,13 @@
 //! steps before the command, [`sys`] the calls all of them make.
 
 mod after;
+mod apart;
 mod attempts;
 mod cgroup;
 mod confine;
 mod disk;
 mod floor;
+mod heard;
 mod helper;
 mod init;
 pub(crate) mod inside;
@@ -25,6 +27,7 @@ mod listen;
 mod members;
 mod metadata;
 mod missed;
+mod notes;
 mod observe;
 mod prepared;
 mod processor;

@@ -12,10 +12,12 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::ffi::OsStringExt as _;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use super::sys::process;
+use super::sys::seccomp::Heard;
 use super::sys::trace::{self, Moment};
+use crate::command::Notes;
 use crate::message::{Message, Want};
 
 /// The most different notes; what comes later is dropped, which is told.
@@ -111,6 +113,45 @@ pub(super) const OBSERVED: &[Observed] = &[
     observed(libc::SYS_chmod, None, 0, Want::Write),
 ];
 
+/// Looks that shells, `make` and compilers take at a program before they start
+/// it, and few others: the values of those arguments.
+const LOOKED_UP: &[(libc::c_long, &[(u32, u32)])] = &[
+    (
+        libc::SYS_newfstatat,
+        &[(0, libc::AT_FDCWD.cast_unsigned()), (3, 0)],
+    ),
+    (libc::SYS_faccessat, &[(2, libc::X_OK as u32)]),
+    (libc::SYS_faccessat2, &[(2, libc::X_OK as u32)]),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_stat, &[]),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_access, &[(1, libc::X_OK as u32)]),
+];
+
+/// The calls that are heard of where refusals are noted.
+pub(super) fn heard(notes: Notes) -> Vec<Heard> {
+    let heard = |observed: &Observed| match (notes, &observed.want) {
+        (Notes::Looks, _) => None,
+        (_, Wants::Always(Want::Execute)) => Some(&[][..]),
+        (Notes::Starts, _) => None,
+        (_, Wants::Always(Want::Look)) => {
+            let mut looks = LOOKED_UP.iter();
+            let found = looks.find(|(call, _)| *call == observed.call);
+            found.map(|(_, only)| *only)
+        }
+        _ => Some(&[][..]),
+    };
+    OBSERVED
+        .iter()
+        .filter_map(|observed| {
+            Some(Heard {
+                call: observed.call,
+                only: heard(observed)?,
+            })
+        })
+        .collect()
+}
+
 /// Calls that have begun, and what was noted already.
 #[derive(Default)]
 pub(super) struct Observer {
@@ -127,7 +168,7 @@ impl Observer {
     pub(super) fn stopped(&mut self, pid: libc::pid_t, status: &File) {
         match trace::moment(pid) {
             Ok(Moment::Begins { call, arguments }) => {
-                if let Some(begun) = begins(pid, call, arguments) {
+                if let Some(begun) = named(pid, call, arguments) {
                     self.begun.insert(pid, begun);
                     return trace::resume_to_return(pid);
                 }
@@ -184,11 +225,17 @@ fn was_in_vain(result: i64) -> bool {
 }
 
 /// What a call is about to do with which file.
-fn begins(pid: libc::pid_t, call: u64, arguments: [u64; 6]) -> Option<(Want, PathBuf)> {
+pub(super) fn named(pid: libc::pid_t, call: u64, arguments: [u64; 6]) -> Option<(Want, PathBuf)> {
     let observed = OBSERVED
         .iter()
         .find(|observed| observed.call.cast_unsigned() == call)?;
-    let path = read_path(pid, arguments[observed.path])?;
+    let Some(path) = read_path(pid, arguments[observed.path]) else {
+        // Without a name it can be the file that is open under a number.
+        let by_number = call == libc::SYS_execveat.cast_unsigned()
+            && arguments[4] as i32 & libc::AT_EMPTY_PATH != 0;
+        let file = format!("/proc/{pid}/fd/{}", arguments[0] as i32);
+        return by_number.then(|| (Want::Execute, file.into()));
+    };
     let want = match observed.want {
         Wants::Always(want) => want,
         Wants::Flags(index) => wanted_by(arguments[index]),
@@ -222,14 +269,13 @@ fn plain(path: &Path) -> PathBuf {
 
 /// A string in the memory of a process that stands still.
 fn read_path(pid: libc::pid_t, address: u64) -> Option<PathBuf> {
-    let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
     let mut bytes = Vec::new();
     while bytes.len() < LONGEST {
         // Never over the border of a page, behind which nothing may be.
         let at = address.checked_add(bytes.len() as u64)?;
         let mut part = [0; 256];
         let length = (256 - (at % 256)) as usize;
-        let length = memory.read_at(&mut part[..length], at).ok()?;
+        let length = process::read_memory(pid, at, &mut part[..length]).ok()?;
         let read = &part[..length];
         match read.iter().position(|byte| *byte == 0) {
             Some(end) => {

@@ -1,7 +1,7 @@
 //! The caller's hold on a running sandbox.
 
 use std::fs::File;
-use std::io::{self, PipeReader};
+use std::io;
 use std::path::PathBuf;
 
 use super::cgroup::Leaf;
@@ -17,19 +17,10 @@ use crate::scratch::Scratch;
 /// Everything that has to be let go in the right order.
 pub(crate) struct Running {
     pub(crate) hold: Hold,
-    pub(super) status: Status,
+    /// Until it is waited for.
+    pub(super) heard: Option<Listener>,
     pub(super) traces: Traces,
     pub(super) network: Option<Network>,
-}
-
-/// Where the helper's messages arrive.
-pub(super) enum Status {
-    /// Read by who waits.
-    Pipe(PipeReader),
-    /// Read by a thread, for sandboxes that say something while they run.
-    Listener(Listener),
-    /// Read to the end.
-    Read,
 }
 
 /// What was put into the user's directories for the run, and what was there
@@ -87,20 +78,9 @@ impl Running {
         }
         // The pipe closes when helper and first process are gone, which the
         // kernel lets happen only after everything in the namespace is.
-        let end = match std::mem::replace(&mut self.status, Status::Read) {
-            Status::Pipe(mut pipe) => {
-                let mut end = None;
-                while let Some(message) = Message::receive(&mut pipe)? {
-                    if let Message::Ended(seen) = message {
-                        end = Some(seen);
-                    } else if let Some(violation) = uncovered(message) {
-                        self.hold.feed.add(violation);
-                    }
-                }
-                end
-            }
-            Status::Listener(listener) => listener.finish()?,
-            Status::Read => None,
+        let end = match self.heard.take() {
+            Some(listener) => listener.finish()?,
+            None => None,
         };
         self.hold.helper.wait()?;
         let leaf = self.traces.leaf.take();

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::attempts::Attempts;
 use crate::codec::{Reader, Writer};
+use crate::command::Notes;
 use crate::guard::Guards;
 use crate::plan::{Late, Reach};
 
@@ -37,8 +38,8 @@ pub(super) struct Spec {
     pub(super) approved: Option<String>,
     /// Whether the caller can be asked about further starts.
     pub(super) asks: bool,
-    /// Whether what the command looks for in vain is noted.
-    pub(super) observes: bool,
+    /// Which refusals are noted.
+    pub(super) notes: Notes,
     /// `NAME=value`.
     pub(super) environment: Vec<OsString>,
     pub(super) directory: PathBuf,
@@ -310,7 +311,11 @@ impl Spec {
         writer.list(self.approved.iter(), |writer, rule| {
             writer.bytes(rule.as_bytes());
         });
-        writer.flag(self.asks).flag(self.observes);
+        writer.flag(self.asks).number(match self.notes {
+            Notes::Starts => 0,
+            Notes::Files => 1,
+            Notes::Looks => 2,
+        });
         writer.list(self.attempts.iter(), |writer, attempts| {
             attempts.write(writer)
         });
@@ -319,7 +324,17 @@ impl Spec {
 
     /// Whether the first process traces the command.
     pub(super) fn is_traced(&self) -> bool {
-        self.guards.is_some() || self.observes
+        self.guards.is_some() || self.observes()
+    }
+
+    /// Whether calls are looked at by the tracer, who sees how they end too.
+    pub(super) fn observes(&self) -> bool {
+        self.notes == Notes::Looks
+    }
+
+    /// Whether the first process hears of calls before the kernel does.
+    pub(super) fn hears(&self) -> bool {
+        self.floor.is_some() || !self.observes()
     }
 
     /// Memory in bytes, where no control group holds it.
@@ -344,6 +359,7 @@ impl Spec {
             directory: start.directory,
             approved: start.approved,
             asks: start.asks,
+            notes: start.notes,
             ..self.clone()
         }
     }
@@ -422,7 +438,12 @@ impl Spec {
                 .list(|reader| String::from_utf8(reader.bytes()?.to_vec()).ok())?
                 .pop(),
             asks: reader.flag()?,
-            observes: reader.flag()?,
+            notes: match reader.number()? {
+                0 => Notes::Starts,
+                1 => Notes::Files,
+                2 => Notes::Looks,
+                _ => return None,
+            },
             attempts: reader.list(Attempts::read)?.pop(),
         };
         reader.at_end().then_some(spec)
@@ -501,7 +522,7 @@ mod tests {
             guards: Some(Guards(vec![crate::guard::Executable::default()])),
             approved: Some("rule".into()),
             asks: true,
-            observes: true,
+            notes: Notes::Files,
             attempts: Some(Attempts {
                 protected: Some("/p".into()),
                 port: 443,

@@ -266,6 +266,7 @@ fn finish(
         system: None,
         accepts_unwitnessed: draft.options.accept <= Tier::Unwitnessed,
         children: draft.options.children,
+        records: draft.options.records,
         recovered: Vec::new(),
         #[cfg(target_os = "linux")]
         record: std::sync::OnceLock::new(),

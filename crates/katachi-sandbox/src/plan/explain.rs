@@ -258,7 +258,8 @@ fn kernel_file(place: &Path, tree: &str, write: bool) -> (bool, String) {
     }
 }
 
-fn shorten(plan: &Inner, path: &Path) -> String {
+/// The path as a rule of this plan would write it.
+pub(crate) fn shorten(plan: &Inner, path: &Path) -> String {
     if let Ok(rest) = path.strip_prefix(&plan.workspace) {
         return if rest.as_os_str().is_empty() {
             ".".to_owned()

@@ -31,8 +31,10 @@ pub(crate) mod seatbelt;
 mod show;
 mod snapshot;
 
+#[cfg(target_os = "linux")]
+pub(crate) use explain::shorten;
 pub use explain::{Answer, Query};
-pub use options::{ArgvRules, Children, LateMatches, NewConfiguration, PlanOptions};
+pub use options::{ArgvRules, Children, LateMatches, NewConfiguration, PlanOptions, Records};
 
 pub(crate) use elsewhere::System;
 #[cfg(target_os = "linux")]
@@ -133,6 +135,7 @@ pub(crate) struct Inner {
     #[cfg_attr(target_os = "linux", expect(dead_code))]
     pub(crate) accepts_unwitnessed: bool,
     pub(crate) children: Children,
+    pub(crate) records: Records,
     /// What was left by commands whose callers were killed, and is set aside
     /// now.
     pub(crate) recovered: Vec<crate::report::Violation>,

@@ -19,6 +19,7 @@ pub struct PlanOptions {
     pub(crate) accept: Tier,
     pub(crate) only: bool,
     pub(crate) children: Children,
+    pub(crate) records: Records,
 }
 
 /// What a command may start in turn on Windows, whose kernel keeps no list of
@@ -33,6 +34,28 @@ pub enum Children {
     /// Whatever an AppContainer may execute, confined like the command. The
     /// report calls the control partial, and rules about arguments are refused.
     Any,
+}
+
+/// Which refusals leave a record that the kernel tells nobody of; those of
+/// rules about arguments, of the proxy and of limits always do.
+///
+/// For either, the sandbox's first process looks at the calls in question and
+/// leaves the answer to the kernel, so that nothing depends on the record: a
+/// program that changes a name while it is looked at can keep its own refusal
+/// from being recorded, and makes nothing possible. Each is told as it happens,
+/// with the line that would allow it; after 50 of one program, the rest are one
+/// record. Programs are recorded by the file that runs, whatever they call
+/// themselves. On Linux alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Records {
+    /// Programs that were to be started and may not be, by the command or its
+    /// descendants. Costs some ten microseconds at each start.
+    #[default]
+    Starts,
+    /// The same, programs that a shell looked up and could not see, and files that
+    /// were to be read, written or changed and may not be. Costs some ten
+    /// microseconds at each file that is opened.
+    Files,
 }
 
 /// What to do about files that appear, while a command runs, under a name that
@@ -105,6 +128,7 @@ impl PlanOptions {
             accept: Tier::Namespaces,
             only: false,
             children: Children::default(),
+            records: Records::default(),
         }
     }
 
@@ -112,6 +136,13 @@ impl PlanOptions {
     #[must_use]
     pub fn home(mut self, home: impl AsRef<Path>) -> Self {
         self.home = Some(home.as_ref().to_owned());
+        self
+    }
+
+    /// Which refusals leave a record.
+    #[must_use]
+    pub fn records(mut self, records: Records) -> Self {
+        self.records = records;
         self
     }
 

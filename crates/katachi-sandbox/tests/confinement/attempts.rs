@@ -183,6 +183,13 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
                 raw::address(&nothing),
             )
         }
+        // As many as there are, of which none may start.
+        "execute-each" => {
+            let started = (0..number(1))
+                .any(|index| execute(Path::new(&format!("{}{index}", text(0))), &[]).is_ok());
+            found(started)
+        }
+        "start-flipping" => start_flipping(text(0), text(1), path(2), number(3)),
         "execute-flipping" => execute_flipping(path(0), text(1), text(2), number(3)),
         "execute-copy" => {
             fs::copy(path(0), path(1))?;
@@ -463,6 +470,33 @@ pub(crate) fn execute(program: &Path, arguments: &[String]) -> io::Result<()> {
         .stdout(std::process::Stdio::null())
         .status()?;
     found(status.code().is_some_and(|code| code == 0))
+}
+
+/// Starts a program again and again while another thread changes which one it
+/// is, between two paths of one length. It succeeds if it made the marker.
+fn start_flipping(one: &str, other: &str, marker: &Path, times: u64) -> io::Result<()> {
+    let word = raw::shared_memory(4096)?;
+    word.fill(0);
+    word[..one.len()].copy_from_slice(one.as_bytes());
+    let address = word.as_ptr() as u64;
+    let (one, other) = (one.as_bytes().to_vec(), other.as_bytes().to_vec());
+    std::thread::spawn(move || {
+        for wanted in [&one, &other].into_iter().cycle() {
+            word[..wanted.len()].copy_from_slice(wanted);
+            std::hint::spin_loop();
+        }
+    });
+    let (name, made) = (c"touch", c_string(marker));
+    let argv = [
+        raw::address(name.to_bytes()),
+        raw::address(made.as_bytes()),
+        0,
+    ];
+    let environment = [0_u64];
+    for _ in 0..times {
+        raw::execute_in_child(address, raw::address(&argv), raw::address(&environment));
+    }
+    found(marker.exists())
 }
 
 /// Starts a program again and again while another thread changes its argument

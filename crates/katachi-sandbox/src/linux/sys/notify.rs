@@ -1,15 +1,14 @@
 //! System calls that the filter hands to this process instead of the kernel,
 //! seccomp_unotify(2).
 //!
-//! The caller stands still until it is answered. It is never told to go on with
-//! its call, whose arguments others could change meanwhile: this process acts
-//! on copies of them, or refuses.
+//! The caller stands still until it is answered. Where this process decides, the
+//! caller is never told to go on with its call, whose arguments others could
+//! change meanwhile: this process acts on copies of them, or refuses. Where it
+//! merely hears of a call, the kernel goes on as if nobody had looked.
 
 use std::ffi::CStr;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
-use std::os::unix::fs::FileExt as _;
 
 use super::check;
 
@@ -65,11 +64,21 @@ pub(in crate::platform) fn answer(listener: BorrowedFd<'_>, call: &Call, result:
         Ok(()) => 0,
         Err(error) => -error.raw_os_error().unwrap_or(libc::EPERM),
     };
+    send(listener, call, error, 0);
+}
+
+/// Has the kernel go on with the call, whatever its arguments are by now.
+pub(in crate::platform) fn go_on(listener: BorrowedFd<'_>, call: &Call) {
+    let flags = libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32;
+    send(listener, call, 0, flags);
+}
+
+fn send(listener: BorrowedFd<'_>, call: &Call, error: i32, flags: u32) {
     let answer = libc::seccomp_notif_resp {
         id: call.id,
         val: 0,
         error,
-        flags: 0,
+        flags,
     };
     // SAFETY: the call reads one `seccomp_notif_resp`, which outlives it. An
     // error means that the caller is gone.
@@ -88,7 +97,7 @@ pub(in crate::platform) fn read_memory(
     address: u64,
     buffer: &mut [u8],
 ) -> io::Result<usize> {
-    File::open(format!("/proc/{}/mem", call.caller))?.read_at(buffer, address)
+    super::process::read_memory(call.caller.cast_signed(), address, buffer)
 }
 
 /// Opens by path, following links but none of the kernel's magic ones.

@@ -143,6 +143,28 @@ pub(in crate::platform) fn open_memory(open: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Reads the memory of a process that stands still, as far as it goes: who asks
+/// for more than one page must not count on getting all.
+pub(in crate::platform) fn read_memory(
+    pid: libc::pid_t,
+    address: u64,
+    buffer: &mut [u8],
+) -> io::Result<usize> {
+    let here = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    let there = libc::iovec {
+        iov_base: std::ptr::with_exposed_provenance_mut(address as usize),
+        iov_len: buffer.len(),
+    };
+    // SAFETY: the kernel writes at most the buffer's length to the buffer, which
+    // outlives the call; the other address is the other process's, and only the
+    // kernel follows it.
+    let read = unsafe { libc::process_vm_readv(pid, &raw const here, 1, &raw const there, 1, 0) };
+    Ok(check(read as libc::c_long)? as usize)
+}
+
 /// No program executed from now on gains anything.
 pub(in crate::platform) fn no_new_privileges() -> io::Result<()> {
     // SAFETY: integers.

@@ -311,7 +311,7 @@ const APART: &[(libc::c_long, i32)] = &[
 ];
 
 /// Modes and times of whatever can be named: the first process decides.
-const DECIDED: &[libc::c_long] = &[
+pub(in crate::platform) const DECIDED: &[libc::c_long] = &[
     libc::SYS_fchmod,
     libc::SYS_fchmodat,
     452, // fchmodat2
@@ -347,9 +347,6 @@ const OTHERS: &[(libc::c_long, u32)] = &[
 ];
 
 fn keep_apart(program: &mut Program) {
-    for call in DECIDED {
-        program.if_equal(*call as u32, libc::SECCOMP_RET_USER_NOTIF);
-    }
     for (call, errno) in APART {
         program.if_equal(*call as u32, refuse(*errno));
     }
@@ -373,7 +370,48 @@ fn keep_apart(program: &mut Program) {
     });
 }
 
-/// Builds a second filter that stops these calls for the tracer.
+/// A call that the first process hears of, before the kernel goes on with it.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::platform) struct Heard {
+    pub(in crate::platform) call: libc::c_long,
+    /// Only with these values of these arguments, as 32 bits.
+    pub(in crate::platform) only: &'static [(u32, u32)],
+}
+
+/// Builds a second filter that hands calls to the first process: those that it
+/// decides, if `alone`, and those that it merely hears of.
+///
+/// It is a filter of its own so that the first one keeps its say about what the
+/// kernel is told to go on with: of two answers the stricter counts.
+pub(in crate::platform) fn hearing(alone: bool, heard: &[Heard]) -> Vec<libc::sock_filter> {
+    const HEARD: u32 = libc::SECCOMP_RET_USER_NOTIF;
+    let mut program = Program::default();
+    program.load(ARCHITECTURE);
+    program.unless_equal(NATIVE, ALLOW);
+    program.load(NUMBER);
+    let decided = DECIDED.iter().filter(|_| alone).copied();
+    let always = heard.iter().filter(|heard| heard.only.is_empty());
+    let mut calls: Vec<(u32, u32)> = decided
+        .chain(always.map(|heard| heard.call))
+        .map(|call| (call as u32, HEARD))
+        .collect();
+    calls.sort_unstable();
+    calls.dedup();
+    program.search(&calls);
+    for heard in heard.iter().filter(|heard| !heard.only.is_empty()) {
+        program.call(heard.call, |block| {
+            for (index, value) in heard.only {
+                block.load(argument(*index));
+                block.unless_equal(*value, ALLOW);
+            }
+            block.give(HEARD);
+        });
+    }
+    program.give(ALLOW);
+    program.0
+}
+
+/// Builds a filter that stops these calls for the tracer.
 pub(in crate::platform) fn observing(calls: &[libc::c_long]) -> Vec<libc::sock_filter> {
     let mut program = Program::default();
     program.load(ARCHITECTURE);
@@ -525,10 +563,13 @@ pub(in crate::platform) fn install(filter: &mut [libc::sock_filter]) -> io::Resu
     install_with(filter, 0).map(drop)
 }
 
-/// The same, with a descriptor by which another process hears of the calls
-/// that it is to decide.
+/// The same, with a descriptor by which another process hears of calls. Who
+/// makes one waits for the answer through every signal but those that kill, so
+/// that nothing is begun twice.
 pub(in crate::platform) fn install_heard(filter: &mut [libc::sock_filter]) -> io::Result<OwnedFd> {
-    let listener = install_with(filter, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
+    const WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | WAIT_KILLABLE_RECV;
+    let listener = install_with(filter, flags)?;
     // SAFETY: the kernel just gave us this descriptor and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(listener as RawFd) })
 }

@@ -15,6 +15,7 @@ mod network;
 mod online;
 mod programs;
 mod proxy;
+mod records;
 mod repositories;
 mod resources;
 mod sideways;
@@ -60,6 +61,7 @@ pub(crate) fn all() -> Vec<Case> {
         groups::CASES,
         programs::CASES,
         learning::CASES,
+        records::CASES,
         sideways::CASES,
         agreement::CASES,
     ]

@@ -177,10 +177,6 @@ fn without_namespaces_what_they_keep_apart_is_refused() {
     for (call, errno) in APART {
         assert_eq!(verdict(alone, *call, [0; 6]), refuse(*errno), "{call}");
     }
-    for call in DECIDED {
-        let notified = libc::SECCOMP_RET_USER_NOTIF;
-        assert_eq!(verdict(alone, *call, [0; 6]), notified, "{call}");
-    }
     for (call, index) in OTHERS {
         let mut arguments = [0; 6];
         assert_eq!(verdict(alone, *call, arguments), ALLOW, "{call}");
@@ -270,5 +266,45 @@ fn ordinary_calls_pass() {
         libc::SYS_getrandom,
     ] {
         assert_eq!(verdict(Choices::default(), number, [0; 6]), ALLOW);
+    }
+}
+
+#[test]
+fn calls_are_heard_of_and_refused_as_ever() {
+    const HEARD: u32 = libc::SECCOMP_RET_USER_NOTIF;
+    let looks = &[(0, libc::AT_FDCWD as u32), (3, 0)];
+    let heard = [
+        (libc::SYS_execve, &[][..]),
+        (libc::SYS_newfstatat, looks),
+        (libc::SYS_fchmod, &[]),
+    ]
+    .map(|(call, only)| Heard { call, only });
+    let here = libc::AT_FDCWD as u64;
+    for alone in [false, true] {
+        let filter = hearing(alone, &heard);
+        let verdict = |call, arguments| run(&filter, NATIVE, call, arguments);
+        assert_eq!(verdict(libc::SYS_execve, [7; 6]), HEARD);
+        assert_eq!(verdict(libc::SYS_newfstatat, [here, 1, 2, 0, 9, 9]), HEARD);
+        // The upper half means nothing to the kernel.
+        let upper = here | 7 << 32;
+        assert_eq!(verdict(libc::SYS_newfstatat, [upper, 1, 2, 0, 0, 0]), HEARD);
+        for other in [[here, 1, 2, 1, 0, 0], [3, 1, 2, 0, 0, 0]] {
+            assert_eq!(verdict(libc::SYS_newfstatat, other), ALLOW);
+        }
+        assert_eq!(verdict(libc::SYS_read, [0; 6]), ALLOW);
+        for call in DECIDED.iter().filter(|call| **call != libc::SYS_fchmod) {
+            let wanted = if alone { HEARD } else { ALLOW };
+            assert_eq!(verdict(*call, [0; 6]), wanted, "{call}");
+        }
+        // The first filter is asked too, and its answer is the stricter one.
+        let choices = Choices {
+            alone,
+            ..Choices::default()
+        };
+        for (call, errno) in REFUSED {
+            let refused = super::tests::verdict(choices, *call, [0; 6]);
+            assert_eq!(refused, refuse(*errno), "{call}");
+            assert!((refused & libc::SECCOMP_RET_ACTION_FULL) < HEARD);
+        }
     }
 }

@@ -59,8 +59,11 @@ pub fn probe() -> Result<Capabilities, SpawnError> {
 /// variables, arguments that a rule refuses, a process that stays. Returns the report
 /// with each control that refused marked as witnessed.
 ///
-/// Limits are not tried, since that takes what they bound; a control for which the
-/// policy has no rule (`argv`) has nothing to show.
+/// Limits of memory, processes, disk, wall time and processor time are tried with small
+/// values in sandboxes of their own, at one time and within a second: that shows that what holds them
+/// does. `limits.cpus` and `limits.network` are not tried, and where the policy has
+/// them the report says so. A control for which the policy has no rule (`argv`) has
+/// nothing to show.
 ///
 /// With a plan for [`PlanOptions::only`](crate::PlanOptions::only) the tier below
 /// is tried in the same way, where the better one works too.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::inside::PROXY_PORT;
+use super::strain::Strain;
 use super::sys::process::{Ended, Fork};
 use super::sys::{c_string, fd, namespace, process};
 use crate::codec::{Reader, Writer};
@@ -41,6 +42,8 @@ pub(super) struct Attempts {
     pub(super) descriptor: u32,
     /// A start that a rule about arguments refuses.
     pub(super) refused: Option<(PathBuf, Vec<OsString>)>,
+    /// A limit to pass, instead of all that.
+    pub(super) strain: Option<Strain>,
 }
 
 impl Attempts {
@@ -67,6 +70,9 @@ impl Attempts {
                 writer.text(word);
             });
         });
+        writer.list(self.strain.iter(), |writer, strain| {
+            writer.number(strain.number());
+        });
     }
 
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
@@ -85,16 +91,22 @@ impl Attempts {
             refused: reader
                 .list(|reader| Some((reader.path()?, reader.list(Reader::text)?)))?
                 .pop(),
+            strain: reader.list(|reader| Strain::of(reader.number()?))?.pop(),
         })
     }
 
     /// Tries everything and prints `control refused` or `control possible`
     /// for each attempt. The program would get these variables.
     pub(super) fn run(&self, environment: &[OsString]) {
-        self.inherited(environment);
+        if self.strain.is_none() {
+            self.inherited(environment);
+        }
         // As executing does, which the first process waits for.
         if fd::close_range(3, u32::MAX, false).is_err() {
             return;
+        }
+        if let Some(strain) = self.strain {
+            return strain.run();
         }
         self.files();
         self.network();

@@ -389,6 +389,16 @@ pub(super) fn plan_spec(
     rule: Option<usize>,
     traces: &mut Traces,
 ) -> Result<Spec, SpawnError> {
+    plan_spec_within(plan, rule, &plan.policy.limits, traces)
+}
+
+/// The same with other limits.
+pub(super) fn plan_spec_within(
+    plan: &Inner,
+    rule: Option<usize>,
+    limits: &Limits,
+    traces: &mut Traces,
+) -> Result<Spec, SpawnError> {
     let opens = |gate: &Gate| match rule {
         Some(rule) => gate.opens_for(rule),
         None => !matches!(gate, Gate::Rules(_)),
@@ -433,7 +443,6 @@ pub(super) fn plan_spec(
             protects: entry.protects,
         });
     }
-    let limits = &plan.policy.limits;
     let cgroup = match &plan.cgroup {
         Some(place) => Some(control_group(place, limits, traces)?),
         None => None,

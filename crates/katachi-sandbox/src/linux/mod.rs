@@ -35,6 +35,7 @@ mod record;
 mod root;
 mod running;
 mod spec;
+mod strain;
 pub(crate) mod sys;
 mod tracer;
 mod usage;

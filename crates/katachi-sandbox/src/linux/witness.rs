@@ -11,6 +11,7 @@ use std::process::Stdio;
 use super::attempts::{Attempts, WITNESS};
 use super::launch::plan_spec;
 use super::running::Traces;
+use super::strain;
 use super::sys::fd;
 use super::{kernel, landlock_version};
 use crate::doctor::{Capabilities, Check};
@@ -119,6 +120,7 @@ pub(crate) fn witness(plan: &Plan) -> Result<Enforcement, SpawnError> {
         variables: unpassed(&plan.0),
         descriptor: outside.inherited.as_raw_fd().cast_unsigned(),
         refused: refused(&plan.0),
+        strain: None,
     });
     spec.environment = environment(&plan.0, &BTreeMap::new(), None)?;
     spec.guards = plan.0.guards.clone();
@@ -138,6 +140,26 @@ pub(crate) fn witness(plan: &Plan) -> Result<Enforcement, SpawnError> {
     }
     if outside.directory.join("written").exists() {
         tried.insert("files", false);
+    }
+    let strained = strain::limits(plan)?;
+    if let Some(limits) = enforcement
+        .controls
+        .iter_mut()
+        .find(|control| control.id == "limits")
+    {
+        limits.witnessed = strained.tried > 0 && strained.untried.is_empty();
+        if !strained.passed.is_empty() {
+            limits.witnessed = false;
+            limits.enforced = Enforced::Off(format!(
+                "the self-test passed limits.{}",
+                strained.passed.join(" and limits.")
+            ));
+        }
+    }
+    for untried in &strained.untried {
+        enforcement
+            .residual
+            .push(format!("the self-test does not try limits.{untried}"));
     }
     for control in &mut enforcement.controls {
         match tried.get(control.id.as_str()) {

@@ -2,8 +2,10 @@
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use katachi_sandbox::Policy;
+use katachi_sandbox::policy::{ByteSize, Limits, TimeSpan};
 use katachi_sandbox::report::{Enforced, Tier};
 
 use super::{Case, OWN_PLACE, ROOT};
@@ -158,12 +160,34 @@ fn each_control(bed: &Bed) -> Verdict {
     // Without this very program, which is what is executed.
     let policy = Policy::default().read("@system").write(".").allow("cat");
     let policy = policy.allow(["touch", "good"]);
-    let plan = bed.plan(&policy)?;
-    let seen = katachi_sandbox::doctor::witness(&plan).map_err(|error| error.to_string())?;
+    // Without namespaces nothing holds what is written.
+    let namespaces = Ground::here() != Ground::Nothing;
+    let mut limits = Limits::default();
+    limits.memory = Some(ByteSize::new(8 << 30));
+    limits.processes = Some(4000);
+    limits.disk = namespaces.then_some(ByteSize::new(8 << 30));
+    limits.wall_time = Some(TimeSpan::new(Duration::from_secs(3600)));
+    limits.cpu_time = Some(TimeSpan::new(Duration::from_secs(3600)));
+    let witness = |policy: &Policy| {
+        katachi_sandbox::doctor::witness(&bed.plan(policy)?).map_err(|error| error.to_string())
+    };
+    let seen = witness(&policy.clone().limits(limits.clone()))?;
     for control in &seen.controls {
+        let holds = !matches!(control.enforced, Enforced::Off(_));
         must(
-            control.witnessed || control.id == "limits",
+            control.witnessed && holds,
             &format!("{} was not seen to hold: {seen}", control.id),
+        )?;
+    }
+    // What is not tried is named, and then the limits are not seen to hold.
+    if namespaces {
+        limits.network = Some(ByteSize::new(1 << 30));
+        let seen = witness(&policy.limits(limits))?;
+        let control = seen.control("limits").ok_or("there is no control")?;
+        let mut said = seen.residual.iter();
+        must(
+            !control.witnessed && said.any(|line| line.ends_with("does not try limits.network")),
+            &seen.to_string(),
         )?;
     }
     Ok(())

@@ -69,6 +69,7 @@ pub(crate) struct AuditLog {
     /// would take it all.
     reading: Mutex<()>,
     tail: Mutex<Tail>,
+    room: Mutex<Room>,
 }
 
 #[derive(Debug)]
@@ -93,6 +94,11 @@ impl AuditLog {
         Ok(Self {
             path: path.to_owned(),
             reading: Mutex::default(),
+            room: Mutex::new(Room {
+                left: MOST_REFUSED,
+                since: now(),
+                untold: 0,
+            }),
             tail: Mutex::new(Tail {
                 file,
                 sequence: last.as_ref().map_or(0, |entry| entry.sequence),
@@ -134,6 +140,24 @@ impl AuditLog {
         Ok(())
     }
 
+    /// Appends a call that came to nothing, or counts it where a relay makes so many
+    /// that they would push everything else out; the next one that is written says
+    /// how many.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the entry could not be written.
+    pub(crate) fn record_refused(&self, mut call: Call) -> anyhow::Result<()> {
+        let mut room = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        match room.take(now()) {
+            None => return Ok(()),
+            Some(0) => {}
+            Some(untold) => call.detail += &format!("; {untold} more calls were refused before"),
+        }
+        drop(room);
+        self.record(call)
+    }
+
     /// The latest denials, newest first.
     ///
     /// # Errors
@@ -150,6 +174,37 @@ impl AuditLog {
             }
         })?;
         Ok(latest.into_iter().rev().collect())
+    }
+}
+
+/// Room for entries that anybody at the relay can cause.
+#[derive(Debug)]
+struct Room {
+    left: u64,
+    /// When it last grew.
+    since: u64,
+    untold: u64,
+}
+
+/// Refused calls that are each written down at once; then one in [`EACH`] seconds. A log
+/// and the one before it then last for months.
+const MOST_REFUSED: u64 = 1000;
+const EACH: u64 = 60;
+
+impl Room {
+    /// How many were passed over before this one; nothing if this one is.
+    fn take(&mut self, now: u64) -> Option<u64> {
+        let grown = now.saturating_sub(self.since) / EACH;
+        if grown > 0 {
+            self.left = MOST_REFUSED.min(self.left + grown);
+            self.since = now;
+        }
+        if self.left == 0 {
+            self.untold += 1;
+            return None;
+        }
+        self.left -= 1;
+        Some(std::mem::take(&mut self.untold))
     }
 }
 
@@ -318,6 +373,35 @@ mod tests {
         };
         assert_eq!(targets(3), ["d", "c", "b"]);
         assert_eq!(targets(9), ["d", "c", "b", "a"]);
+    }
+
+    #[test]
+    fn refused_calls_do_not_push_out_what_happened() {
+        let (_dir, path) = log_of_three();
+        let log = AuditLog::open(&path).unwrap();
+        for _ in 0..2 * MOST_REFUSED {
+            log.record_refused(call("a guess")).unwrap();
+        }
+        log.record(call("four")).unwrap();
+        let count = |text: &str| {
+            let entries = read(&path).unwrap().entries;
+            entries.iter().filter(|one| one.detail == text).count()
+        };
+        assert!(count("a guess").abs_diff(1000) < 10, "{}", count("a guess"));
+        assert_eq!([count("one"), count("four")], [1, 1]);
+
+        let mut room = Room {
+            left: 1,
+            since: 0,
+            untold: 0,
+        };
+        let taken = [0, 0, 59, 60, 61, 50, 180, 180, 180].map(|now| room.take(now));
+        let none = None;
+        let [first, second, third] = [Some(0), Some(2), Some(2)];
+        assert_eq!(
+            taken,
+            [first, none, none, second, none, none, third, Some(0), none]
+        );
     }
 
     #[test]

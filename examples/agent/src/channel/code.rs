@@ -23,7 +23,7 @@ use katachi_store::vault::Vault;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::converse::{Carrier, PATIENCE, binding, request};
+use super::converse::{Carrier, PATIENCE, binding, record, request};
 use super::devices::id_of;
 use super::pairing::LIFETIME;
 use crate::paths::Paths;
@@ -207,6 +207,7 @@ pub(super) async fn pair(
     let shaken = handshake(service, &place, carrier);
     let shaken = tokio::time::timeout(PATIENCE, shaken).await;
     let (uncompared, reveal) = shaken.context("nothing came in time")??;
+    record(service, query)?;
     // A handshake that ends before this has learnt nothing and costs nothing.
     codes.take(vault, attempt)?;
     let paired = async {

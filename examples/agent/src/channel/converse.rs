@@ -52,13 +52,6 @@ pub(crate) async fn serve(
                 "too many channels are open; wait for one to end",
             )
         })?;
-    let how = match query.mode {
-        Mode::Pair => "pairing by link",
-        Mode::Code => "pairing by code",
-        Mode::Resume => "paired",
-    };
-    let detail = format!("{how}, device {}", &query.device[..8]);
-    service.record("POST /v1/channel", detail, "received")?;
     let (sender, receiver) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
         let _permit = permit;
@@ -144,14 +137,20 @@ async fn converse(
     query: &ChannelQuery,
     mut carrier: Carrier,
 ) -> anyhow::Result<()> {
-    let (mut channel, request) = match query.mode {
-        Mode::Code => super::code::pair(service, query, &mut carrier).await?,
+    let opened = match query.mode {
+        Mode::Code => super::code::pair(service, query, &mut carrier).await,
         Mode::Pair | Mode::Resume => {
             let opened = by_key(service, query, &mut carrier);
             let opened = tokio::time::timeout(PATIENCE, opened).await;
-            opened.context("nothing came in time")??
+            opened
+                .context("nothing came in time")
+                .and_then(|opened| opened)
         }
     };
+    if opened.is_err() {
+        service.record_refused(CALL, detail(query));
+    }
+    let (mut channel, request) = opened?;
     let seen = service.devices.changed();
     let mut watch = Watch {
         service,
@@ -159,6 +158,23 @@ async fn converse(
         seen,
     };
     answer(service, request, &mut channel, &mut carrier, &mut watch).await
+}
+
+const CALL: &str = "POST /v1/channel";
+
+/// Writes down that a device proved itself, before anything comes of it.
+pub(super) fn record(service: &Service, query: &ChannelQuery) -> anyhow::Result<()> {
+    let recorded = service.record(CALL, detail(query), "received");
+    recorded.map_err(|_| anyhow::anyhow!("the audit log cannot be written"))
+}
+
+fn detail(query: &ChannelQuery) -> String {
+    let how = match query.mode {
+        Mode::Pair => "pairing by link",
+        Mode::Code => "pairing by code",
+        Mode::Resume => "paired",
+    };
+    format!("{how}, device {}", &query.device[..8])
 }
 
 /// Opens the channel of a device that knows this agent's key, from a link or
@@ -179,6 +195,7 @@ async fn by_key(
         Mode::Code | Mode::Resume => None,
     };
     let proved = handshake(service, query, secret.as_ref(), carrier).await?;
+    record(service, query)?;
     let peer = proved.peer();
     if let Some(secret) = &secret {
         // First the end of the secret, then the device: a crash in between

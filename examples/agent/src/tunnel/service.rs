@@ -148,6 +148,20 @@ impl Service {
             })
     }
 
+    /// Writes down what came to nothing, as far as there is room for it.
+    pub(crate) fn record_refused(&self, call: &str, detail: String) {
+        let recorded = self.audit.record_refused(Call {
+            direction: Direction::In,
+            call: call.to_owned(),
+            detail,
+            outcome: "refused".to_owned(),
+            denial: None,
+        });
+        if let Err(error) = recorded {
+            tracing::error!("{error:#}");
+        }
+    }
+
     pub(super) fn record_end(&self, call: &str, detail: &str, finished: &Finished) {
         let entry = |outcome: String, denial: Option<Denial>| Call {
             direction: Direction::In,
@@ -189,6 +203,10 @@ async fn reconnect(
     body: Result<Json<Reconnect>, JsonRejection>,
 ) -> Result<StatusCode, Refusal> {
     let Json(when) = body?;
+    if leave.borrow().is_some() {
+        // It was told, and the agent is about to go.
+        return Ok(StatusCode::NO_CONTENT);
+    }
     let said = format!("after {} ms, within {} ms", when.after_ms, when.spread_ms);
     service.record("POST /v1/reconnect", said, "received")?;
     // Nobody listens where the tunnel ends anyway.
@@ -226,9 +244,7 @@ async fn refuse(State(service): State<Arc<Service>>, method: Method, uri: Uri) -
         // A relay does not choose what our log says.
         None => "another call".to_owned(),
     };
-    if let Err(refusal) = service.record(&call, "outside a channel".to_owned(), "refused") {
-        return refusal.into_response();
-    }
+    service.record_refused(&call, "outside a channel".to_owned());
     Refusal::new(
         StatusCode::FORBIDDEN,
         codes::NOT_PAIRED,

@@ -1,10 +1,10 @@
 //! What a command left whose caller was killed.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, BufRead as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use katachi_sandbox::report::Tier;
 use katachi_sandbox::{PlanOptions, Policy, Violation};
@@ -12,6 +12,7 @@ use katachi_sandbox::{PlanOptions, Policy, Violation};
 use super::Case;
 use super::appeared::{NEW, VECTORS, git, is_clean, script, tools};
 use crate::bed::{Bed, Verdict, must, text};
+use crate::raw;
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -28,6 +29,11 @@ pub(crate) const CASES: &[Case] = &[
         name: "commands of a caller that lives are left alone",
         run: living_caller,
         needs: &["git"],
+    },
+    Case {
+        name: "a caller killed at any moment of a start leaves nothing",
+        run: killed_at_any_moment,
+        needs: &["sleep"],
     },
     Case {
         name: "a policy that lets a command write the records is refused",
@@ -54,10 +60,16 @@ pub(crate) fn caller(words: &[String]) -> io::Result<()> {
         // Until somebody has made something meanwhile.
         io::stdin().read_line(&mut String::new())?;
     }
+    if what == "start" {
+        println!("now");
+    }
     let mut child = plan
         .command(["sh", "-c", script.as_str()])
         .spawn()
         .map_err(io::Error::other)?;
+    if what == "start" {
+        println!("started");
+    }
     if what == "leave" {
         let done = Path::new(workspace).join("new/done");
         wait_for(&done);
@@ -224,4 +236,129 @@ fn writable_records(bed: &Bed) -> Verdict {
     must(!status.success(), "it was planned")?;
     let status = start(bed, &bed.outside.join("state"), "run", "true");
     said(status).map(drop)
+}
+
+/// How many moments of a start are tried.
+const MOMENTS: u32 = 60;
+/// How many of them have to lie between the fork of the command and its program.
+const HELD: u32 = 5;
+
+fn killed_at_any_moment(bed: &Bed) -> Verdict {
+    let state = bed.outside.join("state");
+    bed.repository("repository");
+    let before = tree(&bed.workspace);
+    // Whoever loses its parent becomes a child of this process, and is seen.
+    raw::call(
+        libc::SYS_prctl,
+        &[libc::PR_SET_CHILD_SUBREAPER as u64, 1, 0, 0, 0],
+    )
+    .map_err(|error| error.to_string())?;
+    let begin = || {
+        let mut caller = start(bed, &state, "start", "exec sleep 1000");
+        let mut said = io::BufReader::new(caller.stdout.take().unwrap());
+        said.read_line(&mut String::new()).unwrap();
+        (Doomed(caller), said)
+    };
+    let (mut caller, mut said) = begin();
+    let began = Instant::now();
+    said.read_line(&mut String::new()).unwrap();
+    let whole = began.elapsed();
+    must(descendants().len() >= 3, "the control shows nothing")?;
+    caller.end();
+    nothing_is_left("after the start")?;
+
+    let (mut moment, mut held) = (0, 0);
+    while moment < MOMENTS || held < HELD {
+        must(moment < 20 * MOMENTS, "no moment lies before the program")?;
+        let (mut caller, _said) = begin();
+        std::thread::sleep(whole * (moment % MOMENTS) / MOMENTS);
+        // One that never comes to its program must not keep the others.
+        if let [_caller, _helper, _first, (command, name)] = descendants().as_slice()
+            && !["sh", "sleep"].contains(&name.as_str())
+        {
+            let stop = [u64::from(*command), libc::SIGSTOP as u64];
+            held += u32::from(raw::call(libc::SYS_kill, &stop).is_ok());
+        }
+        caller.end();
+        nothing_is_left(&format!("at moment {moment}"))?;
+        moment += 1;
+    }
+    start(bed, &state, "recover", "")
+        .wait()
+        .map_err(|error| error.to_string())?;
+    let after = tree(&bed.workspace);
+    must(after == before, &format!("{before:?} became {after:?}"))?;
+    // What is no record yet is none, and goes when it is a minute old.
+    let records = tree(&state);
+    let mut whole = records
+        .iter()
+        .filter(|path| path.extension().is_some_and(|ending| ending == "record"));
+    must(whole.next().is_none(), &format!("{records:?} stay"))
+}
+
+/// Processes that this one and its descendants started and that run, with their
+/// names, each after its parent.
+fn descendants() -> Vec<(u32, String)> {
+    let mut parents: Vec<(u32, u32, String)> = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(process) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        let Ok(line) = fs::read_to_string(entry.path().join("stat")) else {
+            continue;
+        };
+        // The name is in brackets and may have any letter in it.
+        let Some((head, rest)) = line.rsplit_once(") ") else {
+            continue;
+        };
+        let name = head.split_once('(').map_or("", |(_, name)| name);
+        let mut rest = rest.split(' ');
+        let (state, parent) = (rest.next(), rest.next());
+        if state != Some("Z")
+            && let Some(parent) = parent.and_then(|parent| parent.parse().ok())
+        {
+            parents.push((process, parent, name.to_owned()));
+        }
+    }
+    let mut found: Vec<(u32, String)> = vec![(std::process::id(), String::new())];
+    let mut next = 0;
+    while next < found.len() {
+        let of = found[next].0;
+        let children = parents.iter().filter(|(_, parent, _)| *parent == of);
+        found.extend(children.map(|(process, _, name)| (*process, name.clone())));
+        next += 1;
+    }
+    found.remove(0);
+    found
+}
+
+fn nothing_is_left(when: &str) -> Verdict {
+    let began = Instant::now();
+    let mut left = descendants();
+    while !left.is_empty() && began.elapsed() < Duration::from_secs(30) {
+        std::thread::sleep(Duration::from_millis(2));
+        left = descendants();
+    }
+    for (process, _) in &left {
+        // What stays would keep this case from ending.
+        let _ = raw::call(libc::SYS_kill, &[u64::from(*process), libc::SIGKILL as u64]);
+    }
+    must(left.is_empty(), &format!("{when} these stay: {left:?}"))
+}
+
+/// Every name below a directory.
+fn tree(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap().flatten() {
+        found.push(entry.path());
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(tree(&entry.path()));
+        }
+    }
+    found.sort();
+    found
 }

@@ -116,6 +116,15 @@ pub(crate) struct Options {
         hide_env_values = true
     )]
     pub(crate) accept_tier: Option<crate::config::AcceptTier>,
+    /// Which refusals to commands are told and kept [default: files]
+    #[arg(
+        long,
+        global = true,
+        env = "KATACHI_RECORDS",
+        value_name = "KIND",
+        hide_env_values = true
+    )]
+    pub(crate) records: Option<crate::config::RecordKind>,
     /// Command line of the AI that answers messages
     #[arg(
         long,

@@ -118,12 +118,13 @@ impl Rules {
     }
 }
 
-/// The workspace, how little of a sandbox is accepted, and that denied names which
+/// The workspace, how little of a sandbox is accepted, which refusals are recorded, and that denied names which
 /// appear later are watched for: a person's `.env` is denied wherever it is made.
 pub(crate) fn options(config: &Config) -> PlanOptions {
     PlanOptions::new(&config.workspace)
         .accept(config.accept_tier.into())
         .late_matches(LateMatches::Watch)
+        .records(config.records.into())
 }
 
 /// Whether the search path has a program of this name.

@@ -120,6 +120,12 @@ fn a_model_works_with_tools_under_the_policy() {
     let canary = canary.to_str().unwrap().to_owned();
     // The file is there for whoever is not confined.
     assert_eq!(std::fs::read_to_string(&canary).unwrap(), CANARY);
+    // What a program's children are refused: a file, and one that is changed; a
+    // program by its path, and one that is only looked up.
+    let secret = place.file("secret.txt", CANARY).canonicalize().unwrap();
+    let secret = secret.to_str().unwrap().to_owned();
+    let script =
+        format!("sh -c 'cat {secret}; echo x > /etc/katachi-other; /usr/bin/perl; python3'; true");
     let provider = Provider::start(vec![
         uses("I look. ", "read", json!({ "path": "plums.txt" })),
         uses("", "read", json!({ "path": canary })),
@@ -129,6 +135,7 @@ fn a_model_works_with_tools_under_the_policy() {
             "run",
             json!({ "argv": ["curl", "http://elsewhere.example"] }),
         ),
+        uses("", "run", json!({ "argv": ["sh", "-c", script] })),
         uses("", "search", json!({ "pattern": "tw. pl" })),
         uses("", "write", json!({ "path": "note.txt", "content": "2" })),
         uses("", "list", json!({ "path": "." })),
@@ -155,7 +162,7 @@ fn a_model_works_with_tools_under_the_policy() {
         let used = events
             .iter()
             .filter(|event| matches!(event, RunEvent::Tool { .. }));
-        assert_eq!(used.count(), 9);
+        assert_eq!(used.count(), 10);
         let denied: Vec<_> = events
             .iter()
             .filter_map(|event| match event {
@@ -176,6 +183,10 @@ fn a_model_works_with_tools_under_the_policy() {
         shown("canary.txt", "read = ");
         shown("curl", "allow = [\"curl\"]");
         shown("katachi-note", "write = ");
+        shown("secret.txt", "read = ");
+        shown("katachi-other", "write = ");
+        shown("perl", "allow = [\"perl\"]");
+        shown("python3", "allow = [\"python3\"]");
         assert!(!format!("{events:?}").contains(CANARY));
     });
     up.stop();
@@ -185,7 +196,7 @@ fn a_model_works_with_tools_under_the_policy() {
     );
 
     let asked = provider.asked();
-    assert_eq!(asked.len(), 10);
+    assert_eq!(asked.len(), 11);
     for one in &asked {
         assert_eq!(one.path, "/v1/messages");
         assert_eq!(one.key.as_deref(), Some(KEY));
@@ -209,6 +220,7 @@ fn a_model_works_with_tools_under_the_policy() {
         "denied by the policy of this machine",
         "No such file",
         "allow = [\"curl\"]",
+        "allow = [\"perl\"]",
         "plums.txt:1:two plums",
         "written",
         "note.txt",
@@ -217,6 +229,12 @@ fn a_model_works_with_tools_under_the_policy() {
     ]) {
         assert!(result.contains(part), "{part}: {result}");
     }
+    // The model is not told which files there are outside.
+    assert!(
+        !told[4].contains("read = ") && !told[4].contains("write = "),
+        "{}",
+        told[4]
+    );
     // The log says everything that it ever does, and the key is in none of it.
     for (path, bytes) in place.stored() {
         let found = bytes.windows(KEY.len()).any(|part| part == KEY.as_bytes());

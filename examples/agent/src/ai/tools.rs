@@ -379,10 +379,12 @@ pub(super) async fn gather(
     }
 }
 
-/// What an event is in the words of a terminal.
+/// What an event is in the words of a terminal, for who asked for the command.
 pub(super) fn in_words(event: &RunEvent) -> String {
     match event {
         RunEvent::Output { data, .. } => data.clone(),
+        // It would say which files there are outside; a person sees it.
+        RunEvent::Denied { control, .. } if control == "files" => String::new(),
         RunEvent::Denied {
             reason, allow_with, ..
         } => refusal(reason, allow_with.as_deref()) + "\n",

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{AcceptTier, CarrierKind, KeychainUse};
+use super::{AcceptTier, CarrierKind, KeychainUse, RecordKind};
 use crate::mistake::Mistake;
 
 /// Everything that may stand in `config.toml`.
@@ -45,6 +45,7 @@ pub(super) struct Sandbox {
     pub(super) workspace: Option<PathBuf>,
     pub(super) policy: Option<PathBuf>,
     pub(super) accept_tier: Option<AcceptTier>,
+    pub(super) records: Option<RecordKind>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -62,6 +62,27 @@ pub(crate) enum AcceptTier {
     Unwitnessed,
 }
 
+/// Which refusals to a command are told and kept.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RecordKind {
+    /// Also files that it wanted, and programs that a shell looked up; each file that it opens
+    /// takes some microseconds longer
+    #[default]
+    Files,
+    /// Programs, hosts and limits alone
+    Starts,
+}
+
+impl From<RecordKind> for katachi_sandbox::plan::Records {
+    fn from(kind: RecordKind) -> Self {
+        match kind {
+            RecordKind::Files => Self::Files,
+            RecordKind::Starts => Self::Starts,
+        }
+    }
+}
+
 impl From<AcceptTier> for katachi_sandbox::report::Tier {
     fn from(accept: AcceptTier) -> Self {
         match accept {
@@ -86,6 +107,7 @@ pub(crate) struct Config {
     /// The policy file, or `None` for the default policy.
     pub(crate) policy: Option<PathBuf>,
     pub(crate) accept_tier: AcceptTier,
+    pub(crate) records: RecordKind,
     pub(crate) ai: Option<Ai>,
     pub(crate) mcp: Mcp,
     pub(crate) keychain: KeychainUse,
@@ -228,6 +250,7 @@ impl Config {
                 .accept_tier
                 .or(file.sandbox.accept_tier)
                 .unwrap_or_default(),
+            records: options.records.or(file.sandbox.records).unwrap_or_default(),
             keychain: options.keychain.or(file.vault.keychain).unwrap_or_default(),
             file: path,
             paths,

@@ -168,6 +168,7 @@ impl Story {
                 workspace: workspace.canonicalize()?,
                 policy: None,
                 accept_tier: crate::config::AcceptTier::default(),
+                records: crate::config::RecordKind::default(),
                 // Stands for any AI that reads a message and writes an answer.
                 ai: Some(Ai {
                     mind: crate::config::Mind::Command(

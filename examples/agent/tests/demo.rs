@@ -39,7 +39,7 @@ fn the_demo_succeeds_in_time_and_says_what_it_saw() {
     // Nothing of a command or of its output is for the relay, paired or not.
     assert_eq!(promises[0]["status"], "kept", "{}", promises[0]);
     let channel = promises[1]["evidence"].as_str().unwrap();
-    assert!(channel.contains("gets 403 on 12 of 12 routes"), "{channel}");
+    assert!(channel.contains("gets 403 on 15 of 15 routes"), "{channel}");
     let sign_in = promises[8]["evidence"].as_str().unwrap();
     for tried in ["link in its mail", "OpenID provider", "another browser"] {
         assert!(sign_in.contains(tried), "{sign_in}");

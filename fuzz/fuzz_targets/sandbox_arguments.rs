@@ -20,6 +20,9 @@ mod codec;
 #[allow(dead_code)]
 #[path = "../../crates/katachi-sandbox/src/guard.rs"]
 mod guard;
+#[allow(dead_code)]
+#[path = "../../crates/katachi-sandbox/src/suggest.rs"]
+mod suggest;
 // The twin names the types beside it.
 use guard::{Executable, FileNumber, Place};
 #[path = "../../crates/katachi-sandbox/src/guard/naive.rs"]

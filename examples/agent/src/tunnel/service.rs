@@ -2,7 +2,8 @@
 //!
 //! There is no route for files and none for shells. A command is an argument
 //! vector that runs in the sandbox under the person's policy; every request is
-//! written to the audit log before anything happens.
+//! written to the audit log before anything happens, and one that is refused is at least
+//! counted there.
 //!
 //! The relay itself reaches two routes only: one carries the channels of paired
 //! devices, and by the other it says that it stops. Everything else is served inside
@@ -236,7 +237,8 @@ pub(crate) fn inside(service: Arc<Service>) -> Router {
         .with_state(service)
 }
 
-/// Refuses what the relay asks by itself, and writes down that it did.
+/// Refuses what the relay asks by itself, and writes down that it did, or counts it where
+/// there is no room for more of them.
 async fn refuse(State(service): State<Arc<Service>>, method: Method, uri: Uri) -> Response {
     let asked = (method.as_str(), uri.path());
     let call = match ROUTES.into_iter().find(|route| *route == asked) {

@@ -155,7 +155,7 @@ pub(crate) fn run() -> Result<Finished> {
     let mut finished = run::observe(emulator)?;
     // The emulator ends well whatever happened inside, and this machine has
     // all that the cases need.
-    let count = finished.count;
+    let count = finished.tally.count;
     finished.success &= count.passed > 0 && count.failed == 0 && count.skipped == 0;
     Ok(finished)
 }

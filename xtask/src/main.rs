@@ -10,6 +10,7 @@ mod fuzz;
 mod install;
 mod machine;
 mod package;
+mod programs;
 mod readme;
 mod run;
 mod test;

@@ -23,12 +23,29 @@ impl Count {
     }
 }
 
+/// What test harnesses printed so far.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) count: Count,
+    pub(crate) skipped_names: Vec<String>,
+}
+
+impl Tally {
+    /// Takes a line of their output.
+    pub(crate) fn see(&mut self, line: &str) {
+        if let Some(found) = parse_result_line(line) {
+            self.count.add(found);
+        } else if let Some(name) = parse_ignored_line(line) {
+            self.skipped_names.push(name);
+        }
+    }
+}
+
 /// How a command ended.
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) success: bool,
-    pub(crate) count: Count,
-    pub(crate) skipped_names: Vec<String>,
+    pub(crate) tally: Tally,
     pub(crate) took: Duration,
 }
 
@@ -53,22 +70,14 @@ pub(crate) fn observe(mut command: Command) -> Result<Finished> {
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start {:?}", command.get_program()))?;
-    let mut count = Count::default();
-    let mut skipped_names = Vec::new();
+    let mut tally = Tally::default();
     if let Some(stdout) = child.stdout.take() {
-        relay_lines(stdout, |line| {
-            if let Some(found) = parse_result_line(line) {
-                count.add(found);
-            } else if let Some(name) = parse_ignored_line(line) {
-                skipped_names.push(name);
-            }
-        })?;
+        relay_lines(stdout, |line| tally.see(line))?;
     }
     let success = child.wait()?.success();
     Ok(Finished {
         success,
-        count,
-        skipped_names,
+        tally,
         took: started.elapsed(),
     })
 }

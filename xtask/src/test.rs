@@ -13,7 +13,7 @@ use clap::Args;
 
 use crate::foreign::FOREIGN;
 use crate::run::{self, Count, Finished, cargo, root};
-use crate::{fuzz, install, machine, package, readme, wine};
+use crate::{fuzz, install, machine, package, programs, readme, wine};
 
 /// Seconds that each fuzz target runs in the suite.
 const FUZZ_SECONDS: u32 = 10;
@@ -89,7 +89,7 @@ impl Verdict {
     }
 
     fn of(finished: Finished) -> Self {
-        let mut count = finished.count;
+        let mut count = finished.tally.count;
         // A build that fails, or a harness that dies, prints no result.
         if !finished.success && count.failed == 0 {
             count.failed = 1;
@@ -98,7 +98,7 @@ impl Verdict {
         Self {
             success: finished.success,
             count,
-            skipped: finished.skipped_names,
+            skipped: finished.tally.skipped_names,
         }
     }
 
@@ -247,14 +247,16 @@ fn stages(long: bool) -> Vec<Stage> {
             },
         ));
     }
-    stages.push(tests(&format!("test {}", PROGRAMS.join(", ")), || {
-        let mut command = cargo(["test", "--no-fail-fast", "--locked"]);
-        command.args(PROGRAM_FEATURES);
-        for name in PROGRAMS {
-            command.args(["-p", name]);
-        }
-        command
-    }));
+    stages.push(Stage {
+        name: format!("test {}", PROGRAMS.join(", ")),
+        work: Box::new(move || {
+            let mut packages = PROGRAM_FEATURES.to_vec();
+            PROGRAMS
+                .iter()
+                .for_each(|name| packages.extend(["-p", name]));
+            programs::run(&packages, long, prepared).map(Verdict::of)
+        }),
+    });
     for foreign in FOREIGN {
         stages.push(Stage {
             name: foreign.stage(),

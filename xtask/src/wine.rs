@@ -116,7 +116,7 @@ pub(crate) fn run() -> Result<Finished> {
             }
         );
         finished.success &= refused;
-        finished.count.add(Count {
+        finished.tally.count.add(Count {
             passed: u64::from(refused),
             failed: u64::from(!refused),
             skipped: 0,

@@ -37,6 +37,7 @@ mod time;
 mod tunnel;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 
@@ -47,6 +48,8 @@ use output::{BAD, note, paint};
 
 /// Something the user wrote has to change.
 const MISTAKEN: u8 = 2;
+/// Longest time for what a command that was cut off still has to write down.
+const LAST_RECORDS: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     // Before anything else: this process may be the helper that builds a sandbox.
@@ -72,13 +75,13 @@ fn main() -> ExitCode {
 fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
     // These stand apart from whatever is configured on this machine.
     match &cli.command {
-        Command::Demo(args) => return runtime()?.block_on(demo::demo(args, &cli.options)),
+        Command::Demo(args) => return block_on(demo::demo(args, &cli.options)),
         #[cfg(unix)]
         Command::Tethered(args) => return cloudflared::tether::become_program(args),
         #[cfg(unix)]
         Command::McpBridge(args) => return mcp::bridge::bridge(args),
         Command::Relay(cli::Relay::Serve(args)) => {
-            return runtime()?.block_on(commands::relay::serve(args));
+            return block_on(commands::relay::serve(args));
         }
         Command::Schema => {
             output::print(katachi_protocol::AGENT_API)?;
@@ -94,18 +97,16 @@ fn command(cli: &Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => commands::run::run(&config, args),
         Command::Why(args) => commands::why::why(&config, args),
         Command::Key(args) => commands::key::key(&config, args),
-        Command::Vault(args) => runtime()?.block_on(commands::vault::vault(&config, args)),
+        Command::Vault(args) => block_on(commands::vault::vault(&config, args)),
         Command::Device(args) => commands::device::device(&config, args),
         Command::History(args) => commands::history::history(&config, args),
         Command::Memory(args) => commands::memory::memory(&config, args),
         Command::Audit(args) => commands::audit::audit(&config, args),
-        Command::Doctor(args) => runtime()?.block_on(commands::doctor::doctor(&config, args)),
-        Command::Login(args) => runtime()?.block_on(commands::login::login(&config, args)),
-        Command::Unregister(args) => {
-            runtime()?.block_on(commands::login::unregister(&config, args))
-        }
+        Command::Doctor(args) => block_on(commands::doctor::doctor(&config, args)),
+        Command::Login(args) => block_on(commands::login::login(&config, args)),
+        Command::Unregister(args) => block_on(commands::login::unregister(&config, args)),
         Command::Service(args) => commands::service::service(&config, &cli.options, args),
-        Command::Up(args) => runtime()?.block_on(commands::up::up(&config, args)),
+        Command::Up(args) => block_on(commands::up::up(&config, args)),
         Command::Demo(_)
         | Command::Relay(_)
         | Command::Schema
@@ -124,11 +125,15 @@ fn recover() {
     }
 }
 
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
+/// Runs `work` to its end, then lets threads that still write records finish.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
-        .build()
+        .build()?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_timeout(LAST_RECORDS);
+    done
 }
 
 /// Warnings on standard error; more with `KATACHI_LOG=debug`.

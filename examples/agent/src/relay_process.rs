@@ -83,7 +83,9 @@ impl RelayProcess {
             }
         }
         let mut child = command
-            .args(["relay", "serve", "--ready-json", "--listen"])
+            .args(["relay", "serve", "--ready-json"])
+            // It serves this machine alone: a person who approved need not wait.
+            .args(["--device-interval", "1", "--listen"])
             .arg(listen.to_string())
             .arg("--state-dir")
             .arg(state_dir)

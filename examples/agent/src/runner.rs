@@ -8,7 +8,7 @@ use std::time::Instant;
 use katachi_crypto::SecretString;
 use katachi_protocol::record::Denial;
 use katachi_protocol::run::{OutputStream, RunEvent};
-use katachi_sandbox::child::Ending;
+use katachi_sandbox::child::{Ending, Killer};
 use katachi_sandbox::{Child, Command, Plan, SpawnError, Violation};
 use tokio::sync::mpsc::Sender;
 
@@ -223,11 +223,10 @@ fn follow(
             session: job.session.clone(),
         },
     );
-    let killer = child.killer();
-    let watched = events.clone();
+    let (ends, watched) = (Ends(child.killer()), events.clone());
     let watch = tokio::spawn(async move {
         watched.closed().await;
-        killer.kill();
+        drop(ends);
     });
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let result = std::thread::scope(|scope| {
@@ -272,6 +271,16 @@ fn follow(
         code,
         signal,
         seconds: outcome.time.as_secs_f64(),
+    }
+}
+
+/// Ends a command when it goes: also with the runtime that was to watch for its
+/// reader, which waits for the thread that follows the command.
+struct Ends(Killer);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.kill();
     }
 }
 

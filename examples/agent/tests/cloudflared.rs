@@ -98,7 +98,14 @@ impl Stage {
         let state = place.home().join("relay");
         let mut relay = place
             .command()
-            .args(["relay", "serve", "--ready-json", "--no-keychain"])
+            .args([
+                "relay",
+                "serve",
+                "--ready-json",
+                "--no-keychain",
+                "--device-interval",
+                "1",
+            ])
             .args(["--listen", "127.0.0.1:0", "--state-dir"])
             .arg(&state)
             .args(["--cloudflare-account", ACCOUNT, "--cloudflare-zone", ZONE])

@@ -147,7 +147,8 @@ fn nothing_that_a_person_types_passes_or_is_logged_in_plain() {
     let link = addresses.find(|address| address.contains('#')).unwrap();
     let said = page::browse(&format!("https://{link}"));
     let shown = up.stop_and_show();
-    let packets = capture.end();
+    let port = link.split([':', '/']).nth(1).unwrap().parse().unwrap();
+    let packets = capture.end(port);
     // The agent passes on what the relay, a process of its own, writes.
     let log: Vec<&str> = shown
         .lines()

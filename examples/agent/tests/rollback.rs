@@ -43,7 +43,14 @@ impl Relay {
     fn start() -> Self {
         let state = tempfile::tempdir().unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_katachi-agent"))
-            .args(["relay", "serve", "--no-keychain", "--ready-json"])
+            .args([
+                "relay",
+                "serve",
+                "--no-keychain",
+                "--ready-json",
+                "--device-interval",
+                "1",
+            ])
             .args(["--listen", "127.0.0.1:0", "--state-dir"])
             .arg(state.path())
             .stdin(Stdio::piped())

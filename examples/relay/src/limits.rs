@@ -57,6 +57,9 @@ pub struct Limits {
     pub session_check: Duration,
     /// Time between two heartbeats that agents are asked for, in whole seconds.
     pub heartbeat: Duration,
+    /// Seconds between two polls of who waits for a person's approval (RFC 8628
+    /// section 3.2, `interval`).
+    pub device_interval: u32,
     /// Time for running requests to end once a shutdown was asked for.
     pub drain: Duration,
     /// How long agents are told to stay away when the relay stops: until another node
@@ -94,6 +97,7 @@ impl Default for Limits {
             channel_silence: seconds(60),
             session_check: seconds(60),
             heartbeat: seconds(30),
+            device_interval: 5,
             drain: seconds(5),
             restart: Duration::from_millis(500),
             returns_per_second: 200,
@@ -142,6 +146,10 @@ pub struct LimitOptions {
     #[arg(long, value_name = "SECONDS", env = "KATACHI_RELAY_HEARTBEAT", value_parser = clap::value_parser!(u64).range(5..=300))]
     pub heartbeat: Option<u64>,
 
+    /// Time between two polls of a machine that waits for approval, whole and from 1 to 60 [default: 5]
+    #[arg(long, value_name = "SECONDS", env = "KATACHI_RELAY_DEVICE_INTERVAL", value_parser = clap::value_parser!(u32).range(1..=60))]
+    pub device_interval: Option<u32>,
+
     /// Time for running requests to end when the relay stops [default: 5]
     #[arg(long, value_name = "SECONDS", env = "KATACHI_RELAY_DRAIN", value_parser = seconds)]
     pub drain: Option<Duration>,
@@ -176,6 +184,7 @@ impl LimitOptions {
             // A browser that is there has answered by then.
             channel_ping: usual.channel_ping.min(silence / 3),
             heartbeat: self.heartbeat.map_or(usual.heartbeat, Duration::from_secs),
+            device_interval: self.device_interval.unwrap_or(usual.device_interval),
             drain: self.drain.unwrap_or(usual.drain),
             restart: self.restart.unwrap_or(usual.restart),
             returns_per_second: self.returns_per_second.unwrap_or(usual.returns_per_second),

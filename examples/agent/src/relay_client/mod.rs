@@ -39,12 +39,35 @@ pub(crate) use tls::{Endpoint, public_http};
 /// A connection that was idle for longer is not used again: it may be gone without
 /// either end knowing, and a call on it would wait for its deadline.
 const IDLE: Duration = Duration::from_secs(2);
-/// Waits before a heartbeat is tried again.
-const HEARTBEAT_WAITS: [Duration; 3] = [
+/// Waits before a report to the relay is tried again.
+const REPORT_WAITS: [Duration; 3] = [
     Duration::from_secs(1),
     Duration::from_secs(2),
     Duration::from_secs(4),
 ];
+
+/// Makes a call again after a while where the relay gives no answer or cannot serve:
+/// one that is lost is no reason to end what runs in the tunnel, whose own
+/// keep-alive notices sooner when the relay is gone.
+///
+/// # Errors
+///
+/// As the call, once no attempt is left.
+pub(crate) async fn patiently<T, Calling>(call: impl Fn() -> Calling) -> anyhow::Result<T>
+where
+    Calling: Future<Output = anyhow::Result<T>>,
+{
+    for wait in REPORT_WAITS {
+        match call().await {
+            Err(error) if call::may_pass(&error) => {
+                tracing::debug!("a report is tried again in {wait:?}: {error:#}");
+                tokio::time::sleep(wait).await;
+            }
+            settled => return settled,
+        }
+    }
+    call().await
+}
 
 /// A registered machine's client.
 #[derive(Debug)]
@@ -154,29 +177,6 @@ impl RelayClient {
             }
             _ => Ok(answer),
         }
-    }
-
-    /// The same, again after a while where the relay gives no answer or cannot serve:
-    /// one call that is lost is no reason to end what runs in the tunnel, whose own
-    /// keep-alive notices sooner when the relay is gone.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::heartbeat`], once no attempt is left.
-    pub(crate) async fn heartbeat_patiently(
-        &self,
-        state: impl Fn() -> AgentState,
-    ) -> anyhow::Result<HeartbeatAnswer> {
-        for wait in HEARTBEAT_WAITS {
-            match self.heartbeat(state()).await {
-                Err(error) if call::may_pass(&error) => {
-                    tracing::debug!("a heartbeat is tried again in {wait:?}: {error:#}");
-                    tokio::time::sleep(wait).await;
-                }
-                settled => return settled,
-            }
-        }
-        self.heartbeat(state()).await
     }
 
     /// Tells the relay what happened, in closed words.

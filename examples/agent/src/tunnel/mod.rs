@@ -23,6 +23,7 @@ use katachi_protocol::agent::{Activity, ActivityKind, AgentState, Reconnect};
 use tokio::sync::watch;
 
 use crate::config::Carrier;
+use crate::relay_client::patiently;
 use backoff::Backoff;
 
 pub(crate) use ask::{Question, approve, ask};
@@ -224,11 +225,14 @@ async fn heartbeats(service: &Arc<Service>) -> anyhow::Error {
         control: None,
         milliseconds: None,
     };
-    if let Err(error) = service.client().activity(&connected).await {
+    let client = service.client();
+    // A relay that stops just now still says so in the tunnel.
+    let told = patiently(|| client.activity(&connected)).await;
+    if let Err(error) = told {
         return error.context("the relay does not take this machine's reports");
     }
     loop {
-        let beat = service.client().heartbeat_patiently(|| service.state());
+        let beat = patiently(|| client.heartbeat(service.state()));
         let answer = match beat.await {
             Ok(answer) => answer,
             Err(error) => return error.context("the relay does not take heartbeats"),

@@ -45,12 +45,19 @@ impl Capture {
         capture
     }
 
-    /// Ends it; gives every byte that was seen.
-    pub(crate) fn end(mut self) -> Packets {
+    /// Ends it; gives every byte that went from or to `port`: others use the same
+    /// interface, and speak as they like.
+    pub(crate) fn end(mut self, port: u16) -> Packets {
         assert!(self.sees("capture ends"), "the capture broke off");
         let _ = self.tcpdump.kill();
         let _ = self.tcpdump.wait();
-        Packets(std::fs::read(&self.file).unwrap())
+        let chosen = Command::new("tcpdump")
+            .args(["-Z", "root", "-w", "-", "-r"])
+            .arg(&self.file)
+            .args(["port", &port.to_string()])
+            .output()
+            .unwrap();
+        Packets(chosen.stdout)
     }
 
     /// Sends `mark` in plain text until the file holds it.

@@ -55,7 +55,7 @@ async function main() {
 
     let card = await send("message", "when do plums ripen?");
     await card.getByText("tick 1").waitFor();
-    tell("streamed", await card.getAttribute("data-busy") === "" ? "true" : "at once");
+    tell("begins", await card.innerText());
     await card.getByText("tick 5").waitFor();
     await ended(card);
 

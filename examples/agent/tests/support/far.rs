@@ -38,7 +38,14 @@ impl Far {
     pub(crate) fn at(port: u16) -> Self {
         let state = tempfile::tempdir().unwrap();
         let mut relay = Command::new(env!("CARGO_BIN_EXE_katachi-agent"))
-            .args(["relay", "serve", "--no-keychain", "--ready-json"])
+            .args([
+                "relay",
+                "serve",
+                "--no-keychain",
+                "--ready-json",
+                "--device-interval",
+                "1",
+            ])
             .args(["--listen", &format!("{ADDRESS}:{port}")])
             .arg("--state-dir")
             .arg(state.path())

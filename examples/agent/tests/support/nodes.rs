@@ -65,7 +65,14 @@ impl Nodes {
         nodes.key(first, &["add-node", "b", &key]);
         for (at, address) in ADDRESSES.into_iter().enumerate() {
             let mut child = Command::new(env!("CARGO_BIN_EXE_katachi-agent"))
-                .args(["relay", "serve", "--no-keychain", "--ready-json"])
+                .args([
+                    "relay",
+                    "serve",
+                    "--no-keychain",
+                    "--ready-json",
+                    "--device-interval",
+                    "1",
+                ])
                 .args(["--node-listen", "127.0.0.1:0", "--cluster", &cluster])
                 .args(["--public-url", &nodes.url(), "--listen"])
                 .arg(format!("{address}:{port}"))

@@ -176,7 +176,10 @@ impl App {
         let post =
             mailer.map(|mailer| Post::start(mailer, records.clone(), hosts.public().clone()));
         let pepper = records.derive("katachi-relay/user-codes");
-        let verification_uri = format!("{}{}", hosts.public(), routes::DEVICE_PAGE);
+        let device = DeviceConfig {
+            interval: limits.device_interval,
+            ..DeviceConfig::new(format!("{}{}", hosts.public(), routes::DEVICE_PAGE))
+        };
         let app = Self(Arc::new(Shared {
             tunnels: Tunnels::new(Arc::clone(&limits)),
             sessions: Sessions::default(),
@@ -190,7 +193,7 @@ impl App {
             post: post.transpose()?,
             replay,
             gate: Gate::new(&hosts.accepted()),
-            device: DeviceServer::new(DeviceConfig::new(verification_uri), &pepper),
+            device: DeviceServer::new(device, &pepper),
             guesses: Guesses::new(GuessLimits::default()),
             passwords: Passwords::new(),
             throttles: Throttles::new(cluster.as_ref().map(|_| &records)),

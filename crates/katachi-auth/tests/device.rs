@@ -2,18 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "tests may fail loudly")]
 
+mod proofs;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use katachi_auth::clock::Timestamp;
-use katachi_auth::device::dpop::{self, ProofError, ProofKey};
 use katachi_auth::device::{
-    AuthorizationResponse, Config, DecideError, Failure, GuessLimits, Guesser, Guesses,
-    MemoryDeviceStore, Metadata, Next, PollAnswer, PollError, Polling, Server, Start, StartError,
+    AuthorizationResponse, Config, DecideError, DeviceStore, Failure, Find, Grant, GuessLimits,
+    Guesser, Guesses, Inserted, MemoryDeviceStore, Metadata, Next, PollAnswer, PollError, Polling,
+    Server, Start, StartError,
 };
-use katachi_auth::replay::{Limits, MemoryReplay, Nonce, ReplayStore};
+use katachi_auth::replay::Unavailable;
 use katachi_crypto::Secret;
 
 const NOW: Timestamp = Timestamp::from_unix(1_800_000_000);
@@ -250,6 +252,90 @@ fn d07_a_stranger_s_polls_do_not_slow_the_client_down() {
 }
 
 #[test]
+fn a_poll_is_waited_for_by_its_own_client_alone_until_its_grant_is_used() {
+    let world = World::new();
+    let asked = |client: &str, code: &str, key: Option<&str>, now| {
+        let before = format!("{:?}", world.store);
+        let answer = world
+            .server
+            .is_waited_for(&world.store, client, code, key, now)
+            .unwrap();
+        assert_eq!(
+            before,
+            format!("{:?}", world.store),
+            "asking changes nothing"
+        );
+        answer
+    };
+    let open = world.start(None);
+    let bound = world.start(Some("thumb"));
+    let (open, bound_code) = (&open.device_code, &bound.device_code);
+    // A grant that names no key is anybody's of that client, with a key or without.
+    assert!(asked("agent", open, None, NOW));
+    assert!(asked("agent", open, Some("thumb"), NOW));
+    for (client, code, key) in [
+        ("other", bound_code.as_str(), Some("thumb")),
+        ("", bound_code, Some("thumb")),
+        ("agent", bound_code, Some("another")),
+        ("agent", bound_code, Some("")),
+        ("agent", bound_code, None),
+        ("agent", &bound_code[1..], Some("thumb")),
+        ("agent", &bound.user_code, Some("thumb")),
+        ("agent", "", Some("thumb")),
+    ] {
+        assert!(!asked(client, code, key, NOW), "{client} {code} {key:?}");
+    }
+    let theirs = |now| asked("agent", bound_code, Some("thumb"), now);
+    assert!(theirs(NOW) && theirs(later(599)));
+    assert!(!theirs(later(600)), "it ran out");
+    world.approve(&bound.user_code).unwrap();
+    assert!(theirs(later(5)), "the approval is to be fetched");
+    let fetched = world.poll_as("agent", bound_code, Some("thumb"), later(5));
+    fetched.unwrap();
+    assert!(!theirs(later(6)), "it was used");
+}
+
+#[test]
+fn a_poll_that_was_denied_is_still_to_be_told_so() {
+    let world = World::new();
+    let started = world.start(None);
+    world
+        .server
+        .deny(
+            &world.store,
+            &world.guesses,
+            &ana(),
+            &started.user_code,
+            NOW,
+        )
+        .unwrap();
+    let waited = world
+        .server
+        .is_waited_for(&world.store, "agent", &started.device_code, None, NOW);
+    assert!(waited.unwrap());
+    assert_eq!(code(world.poll(&started.device_code, NOW)), "access_denied");
+}
+
+#[test]
+fn whether_a_poll_is_waited_for_is_not_made_up_while_the_store_is_away() {
+    struct Away;
+    impl DeviceStore for Away {
+        fn insert(&self, _: Grant, _: Timestamp) -> Result<Inserted, Unavailable> {
+            Err(Unavailable::new("away"))
+        }
+
+        fn change(&self, _: &Find, _: &mut dyn FnMut(&mut Grant)) -> Result<bool, Unavailable> {
+            Err(Unavailable::new("away"))
+        }
+    }
+    let world = World::new();
+    let asked = world
+        .server
+        .is_waited_for(&Away, "agent", "code", None, NOW);
+    assert!(asked.is_err());
+}
+
+#[test]
 fn d08_the_short_code_says_nothing_about_the_long_one() {
     let world = World::new();
     let started = [world.start(None), world.start(None)];
@@ -411,161 +497,6 @@ fn a_decision_is_final() {
     );
     assert!(matches!(again, Err(DecideError::Unknown)));
     assert!(world.poll(&started.device_code, later(5)).is_ok());
-}
-
-// Proof of possession.
-
-fn prove(key: &ProofKey, store: &MemoryReplay) -> String {
-    let epoch = store.epoch().unwrap();
-    key.prove(
-        "POST",
-        TOKEN_URL,
-        NOW,
-        &Nonce::random().unwrap(),
-        Some(&epoch),
-    )
-}
-
-#[test]
-fn a_proof_is_good_once_for_its_own_request() {
-    let store = MemoryReplay::new(Limits::default()).unwrap();
-    let key = ProofKey::from_seed(&Secret::new([1; 32]));
-    let proof = prove(&key, &store);
-    let verify = |proof: &str, method, uri, now| dpop::verify(proof, method, uri, &store, now);
-    assert!(matches!(
-        verify(&proof, "GET", TOKEN_URL, NOW),
-        Err(ProofError::Invalid)
-    ));
-    let elsewhere = "https://relay.example/other";
-    assert!(matches!(
-        verify(&proof, "POST", elsewhere, NOW),
-        Err(ProofError::Invalid)
-    ));
-    assert!(matches!(
-        verify(&proof, "POST", TOKEN_URL, later(61)),
-        Err(ProofError::Skew)
-    ));
-    let early = NOW.before(Duration::from_secs(6));
-    assert!(matches!(
-        verify(&proof, "POST", TOKEN_URL, early),
-        Err(ProofError::Skew)
-    ));
-    assert_eq!(
-        verify(&proof, "POST", TOKEN_URL, NOW).unwrap(),
-        key.thumbprint()
-    );
-    assert!(matches!(
-        verify(&proof, "POST", TOKEN_URL, NOW),
-        Err(ProofError::Replayed)
-    ));
-}
-
-#[test]
-fn a_proof_without_the_current_nonce_is_sent_back_for_one() {
-    let store = MemoryReplay::new(Limits::default()).unwrap();
-    let key = ProofKey::from_seed(&Secret::new([1; 32]));
-    let bare = key.prove("POST", TOKEN_URL, NOW, &Nonce::random().unwrap(), None);
-    let error = dpop::verify(&bare, "POST", TOKEN_URL, &store, NOW).unwrap_err();
-    assert_eq!(error.code(), "use_dpop_nonce");
-    let old = prove(&key, &store);
-    store.start_new_epoch().unwrap();
-    let error = dpop::verify(&old, "POST", TOKEN_URL, &store, NOW).unwrap_err();
-    assert_eq!(error.code(), "use_dpop_nonce");
-}
-
-#[test]
-fn a_proof_altered_anywhere_is_refused() {
-    let store = MemoryReplay::new(Limits::default()).unwrap();
-    let proof = prove(&ProofKey::from_seed(&Secret::new([1; 32])), &store);
-    let other = prove(&ProofKey::from_seed(&Secret::new([2; 32])), &store);
-    let parts: Vec<&str> = proof.split('.').collect();
-    let others: Vec<&str> = other.split('.').collect();
-    for mixed in [
-        format!("{}.{}.{}", others[0], parts[1], parts[2]),
-        format!("{}.{}.{}", parts[0], others[1], parts[2]),
-        format!("{}.{}.{}", parts[0], parts[1], others[2]),
-        format!("{}.{}.", parts[0], parts[1]),
-        format!("{}.{}", parts[0], parts[1]),
-        format!("{proof}."),
-        format!("{proof}="),
-        String::new(),
-        "a.b.c".into(),
-        "x".repeat(100_000),
-    ] {
-        let outcome = dpop::verify(&mixed, "POST", TOKEN_URL, &store, NOW);
-        assert!(matches!(outcome, Err(ProofError::Invalid)), "{mixed}");
-    }
-    assert!(store.is_empty(), "strangers leave no trace");
-}
-
-#[test]
-fn a_proof_that_names_another_algorithm_is_refused() {
-    use base64::Engine as _;
-    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-    use ring::signature::{Ed25519KeyPair, KeyPair as _};
-    let store = MemoryReplay::new(Limits::default()).unwrap();
-    let pair = Ed25519KeyPair::from_seed_unchecked(&[5; 32]).unwrap();
-    let x = URL_SAFE_NO_PAD.encode(pair.public_key());
-    let sign = |header: String| {
-        let claims = format!(
-            r#"{{"jti":"an-id-of-another-client","htm":"POST","htu":"{TOKEN_URL}","iat":{},"nonce":"{}","extra":1}}"#,
-            NOW.as_unix(),
-            store.epoch().unwrap()
-        );
-        let text = format!(
-            "{}.{}",
-            URL_SAFE_NO_PAD.encode(header),
-            URL_SAFE_NO_PAD.encode(claims)
-        );
-        let signature = URL_SAFE_NO_PAD.encode(pair.sign(text.as_bytes()));
-        dpop::verify(
-            &format!("{text}.{signature}"),
-            "POST",
-            TOKEN_URL,
-            &store,
-            NOW,
-        )
-    };
-    let header = |typ: &str, alg: &str, rest: &str| {
-        format!(
-            r#"{{"typ":"{typ}","alg":"{alg}","jwk":{{"kty":"OKP","crv":"Ed25519","x":"{x}"{rest}}}}}"#
-        )
-    };
-    for (typ, alg, rest) in [
-        ("JWT", "EdDSA", ""),
-        ("dpop+jwt", "none", ""),
-        ("dpop+jwt", "HS256", ""),
-        ("dpop+jwt", "EdDSA", r#","d":"secret""#),
-    ] {
-        assert!(
-            matches!(sign(header(typ, alg, rest)), Err(ProofError::Invalid)),
-            "{typ} {alg}"
-        );
-    }
-    sign(header("dpop+jwt", "Ed25519", "")).unwrap();
-    assert!(matches!(
-        sign(header("dpop+jwt", "EdDSA", "")),
-        Err(ProofError::Replayed)
-    ));
-}
-
-#[test]
-fn a_thumbprint_is_that_of_rfc_8037() {
-    // Appendix A.1 and A.3: the key and its thumbprint.
-    let seed: [u8; 32] = {
-        use base64::Engine as _;
-        let text = "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A";
-        base64::engine::general_purpose::URL_SAFE_NO_PAD
-            .decode(text)
-            .unwrap()
-            .try_into()
-            .unwrap()
-    };
-    let key = ProofKey::from_seed(&Secret::new(seed));
-    assert_eq!(
-        key.thumbprint(),
-        "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
-    );
 }
 
 // The client.

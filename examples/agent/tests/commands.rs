@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
-mod support;
+#[path = "support/place.rs"]
+#[allow(dead_code, reason = "these tests use a part of this")]
+mod place;
 
-use support::Place;
+use place::Place;
 
 const KEY: &str = "sk-live-5f0e7c21";
 

@@ -12,9 +12,9 @@ use serde_json::json;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use crate::browser::{Browser, EMAIL};
-use crate::device::{self, Answer, Device};
-use crate::up::Up;
+use super::browser::{Browser, EMAIL};
+use super::device::{self, Answer, Device};
+use super::up::Up;
 
 /// A browser, its agent, and where both are.
 pub(crate) struct Meeting {

@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use katachi_protocol::channel::PairingFragment;
 
-use crate::browser::{Browser, EMAIL};
-use crate::device::Device;
-use crate::far::{self, Far};
-use crate::meeting::Meeting;
-use crate::support::Place;
-use crate::up::{PATIENCE, Up};
+use super::Place;
+use super::browser::{Browser, EMAIL};
+use super::device::Device;
+use super::far::{self, Far};
+use super::meeting::Meeting;
+use super::up::{PATIENCE, Up};
 
 /// An agent that reaches its relay through something, and somebody who is paired with it.
 pub(crate) struct Pair {

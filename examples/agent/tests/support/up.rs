@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use katachi_protocol::channel::PairingFragment;
 
-use crate::browser::{Browser, EMAIL};
-use crate::support::Place;
+use super::Place;
+use super::browser::{Browser, EMAIL};
 
 /// Longest time for anything here.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

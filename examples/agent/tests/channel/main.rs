@@ -1,0 +1,17 @@
+//! Paired devices, those that are not, and who changes what passes between.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+mod channel;
+mod meddler;
+mod middle;
+mod pair_by_code;
+mod stranger;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    support::run([channel::trials(), pair_by_code::trials(), middle::trials()])
+}

@@ -1,0 +1,116 @@
+//! An agent whose clock is wrong, by libfaketime: it is told by a signed answer and goes
+//! on at once; and a pairing link that is too old.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use katachi_protocol::channel::PairingFragment;
+use libtest_mimic::Trial;
+
+use crate::support::device::Device;
+use crate::support::far::Far;
+use crate::support::meeting::{Meeting, get};
+use crate::support::pair::Pair;
+use crate::support::place::{Place, Said};
+use crate::support::up::{Up, block_on};
+use crate::support::{needing, up};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let case = |name: &str, test: fn()| needing("libfaketime", library().is_some(), name, test);
+    vec![
+        case(
+            "s38_a_clock_ten_minutes_off_costs_one_repetition",
+            a_clock_ten_minutes_off_costs_one_repetition,
+        ),
+        case(
+            "e18_a_link_is_good_for_ten_minutes",
+            a_link_is_good_for_ten_minutes,
+        ),
+    ]
+}
+
+/// The library that tells programs another time.
+fn library() -> Option<PathBuf> {
+    let roots = std::fs::read_dir("/usr/lib").ok()?.flatten();
+    let mut found = roots.map(|root| root.path().join("faketime/libfaketimeMT.so.1"));
+    found.find(|path| path.exists())
+}
+
+/// `command` with its clock as `offset`, a file, says at each moment.
+fn with_clock(mut command: Command, offset: &Path) -> Command {
+    command
+        .env("LD_PRELOAD", library().unwrap())
+        .env("FAKETIME_TIMESTAMP_FILE", offset)
+        .env("FAKETIME_NO_CACHE", "1")
+        // Time that passes is right; which time it is, is not.
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .env("DONT_FAKE_MONOTONIC", "1");
+    command
+}
+
+fn a_clock_ten_minutes_off_costs_one_repetition() {
+    block_on(async {
+        let mut pair = Pair::meet(Far::start(), "", &[]).await;
+        for offset in ["-600", "+600"] {
+            let clock = pair.place.file("clock", offset);
+            let command = with_clock(pair.place.command(), &clock);
+            let relay = [
+                "--relay-url",
+                &pair.far.url,
+                "--relay-ca",
+                &pair.far.authority,
+            ];
+            up::signal("-TERM", &pair.up.child);
+            pair.up.child.wait().unwrap();
+            pair.up = Up::start_by(command, &relay);
+            pair.up.wait_for("Connected.");
+            pair.meeting.is_online().await;
+            let answer = pair.meeting.ask(&pair.device, get("/v1/status")).await;
+            assert_eq!(answer.unwrap().status, 200, "{offset}");
+            // Whoever asks is told by how much it is wrong.
+            let mut command = with_clock(pair.place.command(), &clock);
+            let doctor = command.args(["doctor", "--json"]).args(relay).output();
+            let doctor = String::from_utf8(doctor.unwrap().stdout).unwrap();
+            let (_, known) = doctor.split_once("\"clock\"").expect(&doctor);
+            let known = known.split_once(" ms from the relay's").expect(&doctor).0;
+            let known: i64 = known.rsplit('"').next().unwrap().parse().unwrap();
+            let expected = -1000 * offset.parse::<i64>().unwrap();
+            assert!((known - expected).abs() < 30_000, "{offset}: {known}");
+        }
+        // Neither was a trouble that anybody was told of.
+        let said = pair.up.stop_and_show();
+        assert!(!said.contains("Not connected"), "{said}");
+    });
+}
+
+fn a_link_is_good_for_ten_minutes() {
+    let place = Place::new();
+    let clock = place.file("clock", "+0");
+    let mut up = Up::start_by(with_clock(place.command(), &clock), &[]);
+    block_on(async {
+        let meeting = Meeting::of(&mut up).await;
+        let fragment = up.fragment.take().unwrap();
+        let late = Device::new(&fragment, "late").unwrap();
+        for (offset, is_good) in [("+605", false), ("+700", false), ("+0", false)] {
+            std::fs::write(&clock, offset).unwrap();
+            let asked = meeting.ask(&late, get("/v1/status")).await;
+            assert_eq!(asked.is_ok(), is_good, "{offset}: once too old, it is gone");
+        }
+        // One that is made then is as good as any, up to its own end.
+        std::fs::write(&clock, "+700").unwrap();
+        let link = with_clock(place.command(), &clock);
+        let link = Said::from({ link }.args(["device", "pair"]).output().unwrap()).ok();
+        let (_, fragment) = link.trim().split_once('#').unwrap();
+        let fragment = PairingFragment::parse(fragment).unwrap();
+        std::fs::write(&clock, "+1290").unwrap();
+        let device = Device::new(&fragment, "in time").unwrap();
+        let answer = meeting.ask(&device, get("/v1/status")).await.unwrap();
+        assert_eq!(answer.status, 200);
+    });
+    let listed = place.agent(&["device", "list"]).ok();
+    assert!(
+        listed.contains("in time") && !listed.contains("late"),
+        "{listed}"
+    );
+    up.stop();
+}

@@ -7,19 +7,23 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::program;
 use crate::relay::{PASSWORD, TestRelay};
 
 const MIB: usize = 1024 * 1024;
 
-pub(crate) struct Process(Child);
+pub(crate) struct Process {
+    child: Child,
+    /// What it said when it listened.
+    pub(crate) ready: Value,
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -44,13 +48,14 @@ impl Process {
         let mut line = String::new();
         let stdout = child.stdout.take().unwrap();
         BufReader::new(stdout).read_line(&mut line).unwrap();
-        let relay = TestRelay::of_process(&serde_json::from_str(&line).unwrap(), state);
-        (Self(child), relay)
+        let ready: Value = serde_json::from_str(&line).unwrap();
+        let relay = TestRelay::of_process(&ready, state);
+        (Self { child, ready }, relay)
     }
 
     /// A number of `/proc/PID/status`.
     fn status(&self, name: &str) -> usize {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status
             .lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));

@@ -17,6 +17,8 @@ mod flood;
 mod forgeries;
 #[path = "../service/held.rs"]
 mod held;
+#[cfg(target_os = "linux")]
+mod idle;
 #[path = "../service/relay.rs"]
 mod relay;
 #[cfg(target_os = "linux")]

@@ -1,7 +1,7 @@
 //! Hundreds of agents and a relay that is stopped, or killed, and started again.
 //!
-//! The agents wait as the real one does, by its own code. `KATACHI_LONG=1` brings
-//! more of them.
+//! The agents wait as the real one does, by its own code. `KATACHI_LONG=1` brings more
+//! of them, and five storms in place of two.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader};
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::agent::TestAgent;
 use crate::program;
 use crate::relay::TestRelay;
-use crate::returning::{Called, Known, PATIENCE, call, come_back};
+use crate::returning::{Called, Known, PATIENCE, call, call_one, come_back};
 
 /// When the relay tells its agents to come back, and how many of them in a second.
 const RESTART: Duration = Duration::from_millis(500);
@@ -31,16 +31,17 @@ const PER_ACCOUNT: usize = 200;
 const MOST_MEMORY: u64 = 400 * 1024;
 
 /// A relay that is a process, always on the same port.
-struct Node {
+pub(crate) struct Node {
     child: Child,
     ready: Value,
-    relay: Arc<TestRelay>,
+    pub(crate) relay: Arc<TestRelay>,
 }
 
 impl Node {
-    fn start(state: Arc<TempDir>, port: u16) -> Self {
+    pub(crate) fn start(state: Arc<TempDir>, port: u16) -> Self {
         let mut child = program()
             .args(["serve", "--no-keychain", "--ready-json"])
+            .args(["--max-connections", "20000"])
             .args(["--listen", &format!("127.0.0.1:{port}")])
             .args(["--restart", &RESTART.as_secs_f64().to_string()])
             .args(["--returns-per-second", &RETURNS_PER_SECOND.to_string()])
@@ -63,7 +64,7 @@ impl Node {
     }
 
     /// The same relay for clients of the address `source`.
-    fn seen_from(&self, source: [u8; 4]) -> TestRelay {
+    pub(crate) fn seen_from(&self, source: [u8; 4]) -> TestRelay {
         let mut relay = TestRelay::of_process(&self.ready, Arc::clone(&self.relay.state));
         relay.source = Some(source.into());
         relay
@@ -81,7 +82,7 @@ impl Node {
     }
 
     /// Memory of its own that lies in RAM, in bytes.
-    fn memory(&self) -> u64 {
+    pub(crate) fn memory(&self) -> u64 {
         let path = format!("/proc/{}/status", self.child.id());
         let status = std::fs::read_to_string(path).unwrap();
         let line = status
@@ -131,7 +132,7 @@ fn busiest(mut times: Vec<Instant>, window: Duration) -> usize {
 }
 
 /// Agents that were approved, those of the first account before the others.
-async fn approved(node: &Node, count: usize) -> Vec<TestAgent> {
+pub(crate) async fn approved(node: &Node, count: usize) -> Vec<TestAgent> {
     let mut agents = Vec::new();
     while agents.len() < count {
         let email = format!("ana{}@example.org", agents.len());
@@ -183,12 +184,14 @@ async fn agents_come_back_to_a_relay_that_stops_or_dies_and_no_call_is_lost_or_d
     // A relay that stops says how far they are to spread; after one that is killed
     // they spread over the second of their waits.
     let told = Duration::from_secs(1) * u32::try_from(count).unwrap() / RETURNS_PER_SECOND;
-    for (signal, spread) in [("-TERM", told), ("-KILL", Duration::from_millis(900))] {
+    let storms = [("-TERM", told), ("-KILL", Duration::from_millis(900))];
+    let storms = storms.into_iter().cycle();
+    for (storm, (signal, spread)) in storms.take(if is_long { 5 } else { 2 }).enumerate() {
         known.dialled.lock().unwrap().clear();
         let ends = Arc::new(AtomicBool::new(false));
         let callers = (0..4).map(|caller| {
             let (browser, called) = (Arc::clone(&browser), Arc::clone(&called));
-            let caller = format!("{signal}-{caller}");
+            let caller = format!("{signal}-{storm}-{caller}");
             tokio::spawn(call(browser, called, caller, Arc::clone(&ends)))
         });
         let callers: Vec<_> = callers.collect();
@@ -225,8 +228,22 @@ async fn agents_come_back_to_a_relay_that_stops_or_dies_and_no_call_is_lost_or_d
             }
             answered += usize::from(*became == Called::Answered);
         }
+        // R10: after it each of them is reached again, by a call of its own.
+        let after = called.iter().map(|agent| {
+            let (browser, id) = (&browser, format!("{storm}-after-{agent}"));
+            async move {
+                let became = call_one(browser, agent, &id);
+                tokio::time::timeout(PATIENCE, became).await == Ok(Called::Answered)
+            }
+        });
+        let after = futures_util::stream::iter(after).buffer_unordered(16);
+        let reached = after
+            .filter(|reached| std::future::ready(*reached))
+            .count()
+            .await;
+        assert_eq!(reached, called.len(), "of {} agents", called.len());
         eprintln!(
-            "{signal}: {count} agents in {returned:?}, {busiest} of them in {:?}; others waited \
+            "{storm} {signal}: {count} agents in {returned:?}, {busiest} of them in {:?}; others waited \
              {slowest:?} at most; {answered} of {} calls; {} KiB for each agent",
             spread / 4,
             became.len(),

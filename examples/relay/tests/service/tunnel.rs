@@ -140,6 +140,51 @@ async fn output_is_not_held_back() {
     assert!(spread >= tick * 4, "they came within {spread:?}");
 }
 
+/// Each piece is sent when the one before it was read, so that none can wait for another.
+/// Prints how long a piece takes from the agent to the browser.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r13_no_piece_waits_for_the_next() {
+    const PIECES: usize = 200;
+    let relay = TestRelay::start().await;
+    let browser = relay.browser_of("ana@example.org").await;
+    let agent = TestAgent::approved(&relay, &browser).await;
+    let (go, gone) = tokio::sync::mpsc::channel::<()>(1);
+    let began = Instant::now();
+    let gone = Arc::new(tokio::sync::Mutex::new(gone));
+    let speak = move || async move {
+        // Each piece is the time at which it was made.
+        let pieces = futures_util::stream::unfold(gone, move |gone| async move {
+            gone.lock().await.recv().await?;
+            let piece = began.elapsed().as_nanos().to_string();
+            Some((Ok::<_, Infallible>(Bytes::from(piece)), gone))
+        });
+        Body::from_stream(pieces).into_response()
+    };
+    let router = Router::new().route("/v1/channel", post(speak));
+    agent.open_tunnel(&relay, router, None).await.unwrap();
+    wait_until_online(&browser, &agent.id, true).await;
+    let mut carried = browser.carry(&agent.id, "go").await.unwrap();
+    let mut took = Vec::new();
+    for n in 0..PIECES {
+        go.send(()).await.unwrap();
+        let piece = tokio::time::timeout(Duration::from_secs(30), carried.next()).await;
+        let piece = piece.unwrap_or_else(|_| panic!("piece {n} waits for the next one"));
+        let made: u64 = String::from_utf8(piece.unwrap().to_vec())
+            .unwrap()
+            .parse()
+            .unwrap();
+        took.push(began.elapsed() - Duration::from_nanos(made));
+    }
+    took.sort();
+    let at = |share: usize| took[(PIECES - 1) * share / 100];
+    println!(
+        "a piece takes {:?}, one in ten {:?}, the slowest {:?}",
+        at(50),
+        at(90),
+        at(100)
+    );
+}
+
 #[tokio::test]
 async fn a_browser_that_leaves_stops_the_agent_s_work() {
     let (_relay, browser, agent, cancelled) = connected(Duration::from_millis(10)).await;

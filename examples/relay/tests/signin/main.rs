@@ -13,6 +13,8 @@ mod agent;
 mod browser;
 #[path = "../console/chromium.rs"]
 mod chromium;
+#[path = "../service/embedded.rs"]
+mod embedded;
 mod github;
 mod linking;
 mod mail;
@@ -36,6 +38,7 @@ use std::sync::Arc;
 
 use katachi_relay::DatabaseSource;
 use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::Value;
 
 use peer::{Peer, Place};
 
@@ -56,6 +59,16 @@ fn database_of(place: &Place, state: &Path) -> DatabaseSource {
 
 fn database(_state: &Path) -> DatabaseSource {
     DatabaseSource::Embedded
+}
+
+/// Every table of a relay of this place, each with its rows as JSON.
+fn tables(place: &Place, state: &Path) -> Vec<(String, Vec<Value>)> {
+    #[cfg(target_os = "linux")]
+    if place.postgres {
+        return server::tables(state);
+    }
+    let _ = place;
+    embedded::tables(state)
 }
 
 fn main() -> ExitCode {
@@ -106,6 +119,7 @@ fn main() -> ExitCode {
         openid::l01_a_state_is_good_once_in_its_own_browser,
         openid::l01_of_two_answers_at_once_one_comes_in,
         openid::l02_l03_a_code_is_worth_nothing_in_another_sign_in,
+        openid::d17_no_table_holds_what_a_sign_in_under_way_is_opened_by,
         linking::l06_an_equal_address_links_nothing,
         linking::l06_only_who_is_signed_in_links,
         linking::the_last_way_in_cannot_be_unlinked,

@@ -154,6 +154,55 @@ pub(crate) async fn l02_l03_a_code_is_worth_nothing_in_another_sign_in(place: Pl
     Ok(())
 }
 
+pub(crate) async fn d17_no_table_holds_what_a_sign_in_under_way_is_opened_by(
+    place: Place,
+) -> Outcome {
+    let relay = place.relay().await;
+    let browser = relay.browser();
+    let under_way = |tables: &[(String, Vec<Value>)]| {
+        let found = tables.iter().find(|(name, _)| name == "sign_ins");
+        found.map(|(_, rows)| rows.len())
+    };
+    let started = start(&browser, "work", json!({})).await;
+    let value = |cookie: &str| cookie.split(['=', ';']).nth(1).unwrap().to_owned();
+    let cookie = value(started.headers()["set-cookie"].to_str()?);
+    let started: Value = started.json().await?;
+    let url = started["url"].as_str().unwrap();
+    let begun = crate::tables(&place, relay.state.path());
+    let back = agree(&format!("{url}&login_hint=ana")).await;
+    let agreed = crate::tables(&place, relay.state.path());
+    let answer = browser.get(&back).await;
+    assert_eq!(answer.status(), StatusCode::SEE_OTHER);
+    let session = value(answer.headers()["set-cookie"].to_str()?);
+    let ended = crate::tables(&place, relay.state.path());
+    let counts = [&begun, &agreed, &ended].map(|tables| under_way(tables));
+    assert_eq!(counts, [Some(1), Some(1), Some(0)]);
+
+    let secrets = [
+        cookie,
+        session,
+        parameter(url, "state"),
+        parameter(url, "nonce"),
+        parameter(url, "code_challenge"),
+        parameter(&back, "code"),
+        "a secret of the web client".to_owned(),
+    ];
+    for (_, rows) in begun.iter().chain(&agreed).chain(&ended) {
+        let rows: String = rows.iter().map(Value::to_string).collect();
+        let rows = rows.to_lowercase();
+        for secret in &secrets {
+            let hex: String = secret.bytes().map(|b| format!("{b:02x}")).collect();
+            let plain = rows.contains(&secret.to_lowercase());
+            assert!(!plain && !rows.contains(&hex), "{secret} stands in a table");
+        }
+    }
+    // The search finds what does stand there.
+    let id = me(&browser).await["id"].as_str().unwrap().to_owned();
+    let all = ended.iter().flat_map(|(_, rows)| rows);
+    assert!(all.map(Value::to_string).any(|row| row.contains(&id)));
+    Ok(())
+}
+
 pub(crate) async fn l05_an_id_token_that_is_wrong_in_one_way_opens_nothing(
     place: Place,
 ) -> Outcome {

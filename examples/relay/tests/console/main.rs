@@ -18,6 +18,7 @@ mod device;
 mod embedded;
 #[path = "../service/relay.rs"]
 mod relay;
+mod sites;
 
 use embedded::database;
 
@@ -48,25 +49,29 @@ use agent::{TestAgent, poll, start_device};
 use device::Keys;
 use relay::TestRelay;
 
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Runtime::new().unwrap()
+}
+
 fn main() -> std::process::ExitCode {
-    let missing = chromium::missing();
     let required = std::env::var_os("KATACHI_REQUIRE_ALL").is_some_and(|value| value == "1");
-    let name = match &missing {
-        Some(what) => format!("a_person_does_everything_in_the_console (needs {what})"),
-        None => "a_person_does_everything_in_the_console".to_owned(),
+    let trial = |name: &str, run: fn() -> Result<(), Failed>| match chromium::missing() {
+        None => Trial::test(name, run),
+        Some(what) => {
+            let name = format!("{name} (needs {what})");
+            let said = format!("{what} is missing, and KATACHI_REQUIRE_ALL=1");
+            Trial::test(name, move || Err(Failed::from(said))).with_ignored_flag(!required)
+        }
     };
-    let trial = Trial::test(name, move || match missing {
-        Some(what) => Err(Failed::from(format!(
-            "{what} is missing, and KATACHI_REQUIRE_ALL=1"
-        ))),
-        None => tokio::runtime::Runtime::new().unwrap().block_on(browse()),
-    });
-    let ignored = chromium::missing().is_some() && !required;
-    libtest_mimic::run(
-        &Arguments::from_args(),
-        vec![trial.with_ignored_flag(ignored)],
-    )
-    .exit_code()
+    let trials = vec![
+        trial("a_person_does_everything_in_the_console", || {
+            runtime().block_on(browse())
+        }),
+        trial("no_other_site_acts_or_reads_in_the_console", || {
+            runtime().block_on(sites::try_everything())
+        }),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
 async fn browse() -> Result<(), Failed> {

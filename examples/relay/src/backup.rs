@@ -56,7 +56,7 @@ pub struct Restore {
     #[arg(long, value_name = "FILE")]
     recovery_code_file: PathBuf,
 
-    /// State directory to make
+    /// State directory to make, or to fill where it is empty
     #[arg(long, value_name = "DIR", env = "KATACHI_RELAY_STATE_DIR")]
     state_dir: Option<PathBuf>,
 
@@ -132,7 +132,8 @@ impl Restore {
     ///
     /// # Errors
     ///
-    /// Returns [`ServeError`], which says what to change; no directory is left then.
+    /// Returns [`ServeError`], which says what to change; the directory is left then as it
+    /// was, absent or empty.
     pub async fn run(&self) -> Result<(), ServeError> {
         let asked = self.clone();
         tokio::task::spawn_blocking(move || asked.restore()).await?
@@ -144,10 +145,13 @@ impl Restore {
         let code = RecoveryCode::parse(text.trim())
             .map_err(|error| ServeError::Config(format!("--recovery-code-file: {error}")))?;
         let state_dir = self.state_dir.clone().map_or_else(default_state_dir, Ok)?;
-        make(&state_dir)?;
+        let was_made = make_or_take(&state_dir)?;
         let restored = self.fill(&state_dir, code);
         if restored.is_err() {
-            let _ = fs::remove_dir_all(&state_dir);
+            let _ = clear(&state_dir);
+            if was_made {
+                let _ = fs::remove_dir(&state_dir);
+            }
         }
         restored
     }
@@ -183,6 +187,28 @@ fn make(path: &Path) -> Result<(), ServeError> {
     builder
         .create(path)
         .map_err(|source| unusable(path, source))
+}
+
+/// As [`make`]; or takes a directory that is there and empty, as a service manager makes
+/// it where the service's user may not. Whether it was made.
+fn make_or_take(path: &Path) -> Result<bool, ServeError> {
+    let is_empty = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    if is_empty {
+        return Ok(false);
+    }
+    make(path).map(|()| true)
+}
+
+/// Removes what is in a directory.
+fn clear(path: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
 }
 
 fn copy_files(from: &Path, to: &Path) -> Result<(), ServeError> {

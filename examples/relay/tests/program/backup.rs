@@ -89,6 +89,14 @@ async fn a_backup_taken_while_it_serves_comes_back_by_its_code_alone() {
     };
     assert!(!restore(&wrong).status.success());
     assert!(!state.exists(), "half of it is left");
+    // A directory that a service manager has made.
+    std::fs::create_dir(&state).unwrap();
+    assert!(!restore(&wrong).status.success());
+    assert_eq!(
+        std::fs::read_dir(&state).unwrap().count(),
+        0,
+        "some is left"
+    );
     said(&restore(&right));
     assert!(!restore(&right).status.success(), "it was overwritten");
 

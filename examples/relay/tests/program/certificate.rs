@@ -12,9 +12,9 @@ use rustls_pki_types::pem::PemObject as _;
 
 use crate::{failing, program};
 
-const NAME: &str = "relay.example";
+pub(crate) const NAME: &str = "relay.example";
 
-struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -23,8 +23,8 @@ impl Drop for Running {
     }
 }
 
-/// A client that trusts this authority alone and knows where the name leads.
-fn client(authority: &str, address: SocketAddr) -> reqwest::Client {
+/// A client that trusts this authority alone and knows where the names lead.
+pub(crate) fn client(authority: &str, address: SocketAddr) -> reqwest::Client {
     let mut roots = RootCertStore::empty();
     let authority = CertificateDer::from_pem_slice(authority.as_bytes()).unwrap();
     roots.add(authority).unwrap();
@@ -37,12 +37,13 @@ fn client(authority: &str, address: SocketAddr) -> reqwest::Client {
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .resolve(NAME, address)
+        .resolve("katachi.localhost", address)
         .build()
         .unwrap()
 }
 
 /// An authority: its PEM, and what signs in its name.
-fn authority() -> (String, Issuer<'static, KeyPair>) {
+pub(crate) fn authority() -> (String, Issuer<'static, KeyPair>) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -15,6 +15,8 @@ mod embedded;
 mod flood;
 #[cfg(target_os = "linux")]
 mod forgeries;
+#[cfg(unix)]
+mod guide;
 #[path = "../service/held.rs"]
 mod held;
 #[cfg(target_os = "linux")]

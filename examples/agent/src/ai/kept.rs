@@ -117,3 +117,97 @@ impl Held {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use katachi_store::database::{Database, DatabaseKey};
+    use katachi_store::history::{History, MessageId, Role, SessionId, State};
+    use tempfile::TempDir;
+
+    use super::Kept;
+
+    struct Place {
+        history: History,
+        session: SessionId,
+        _dir: TempDir,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let key = DatabaseKey::generate().unwrap();
+            let options = crate::home::database_options();
+            let database = Database::open(dir.path().join("db"), &key, options).unwrap();
+            let history = History::open(&database).unwrap();
+            let workspace = history.workspace("/orchard").unwrap();
+            let session = history.start_session(workspace, "plums").unwrap();
+            Self {
+                history,
+                session,
+                _dir: dir,
+            }
+        }
+
+        fn begin(&self) -> (Kept, MessageId) {
+            let stream = self.history.begin(self.session, Role::Assistant).unwrap();
+            let id = stream.id();
+            (Kept::new(stream), id)
+        }
+
+        /// State and text as another reader of the database sees them.
+        fn seen(&self, id: MessageId) -> (State, String) {
+            let message = self.history.message(id).unwrap();
+            (message.state, message.text)
+        }
+
+        fn comes_to_hold(&self, id: MessageId, text: &str) {
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while self.seen(id) != (State::Streaming, text.to_owned()) {
+                assert!(Instant::now() < deadline, "{:?}", self.seen(id));
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+
+    #[test]
+    fn a_piece_is_on_disk_though_nothing_comes_after_it() {
+        let place = Place::new();
+        let (kept, id) = place.begin();
+        kept.push("plums ");
+        place.comes_to_hold(id, "plums ");
+        // The writer waits for the next as it did for the first.
+        kept.push("are ripe");
+        place.comes_to_hold(id, "plums are ripe");
+        drop(kept);
+    }
+
+    #[test]
+    fn an_answer_is_whole_when_it_is_finished_and_else_interrupted() {
+        let place = Place::new();
+        let (whole, part) = (place.begin(), place.begin());
+        for (kept, _) in [&whole, &part] {
+            kept.push("plums ");
+            kept.push("are ripe");
+        }
+        whole.0.finish();
+        drop(part.0);
+        let text = "plums are ripe".to_owned();
+        assert_eq!(place.seen(whole.1), (State::Complete, text.clone()));
+        assert_eq!(place.seen(part.1), (State::Interrupted, text));
+    }
+
+    #[test]
+    fn who_writes_goes_on_where_nothing_can_be_kept_any_more() {
+        let place = Place::new();
+        let (kept, id) = place.begin();
+        place.history.delete_session(place.session).unwrap();
+        for _ in 0..3 {
+            kept.push("plums ");
+            std::thread::sleep(super::GATHERED);
+        }
+        kept.finish();
+        assert!(place.history.message(id).is_err());
+    }
+}

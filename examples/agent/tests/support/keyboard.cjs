@@ -20,13 +20,21 @@ function focused() {
   const label = at.labels?.[0] ?? at;
   const name = at.getAttribute("aria-label") ?? label.textContent.trim();
   const shown = at.matches(".segments input") ? at.nextElementSibling : at;
-  const { outlineStyle, outlineWidth } = getComputedStyle(shown);
+  const { outlineStyle, outlineWidth, outlineOffset } = getComputedStyle(shown);
   const box = shown.getBoundingClientRect();
+  const reach = parseFloat(outlineWidth) + parseFloat(outlineOffset);
   const [x, y] = [(box.left + box.right) / 2, (Math.max(box.top, 0) + Math.min(box.bottom, innerHeight)) / 2];
   const top = document.elementFromPoint(x, y);
   const faults = [];
   if (outlineStyle === "none" || parseFloat(outlineWidth) < 1) faults.push("its focus is not shown");
   if (!top || !(at.contains(top) || shown.contains(top) || top.contains(at))) faults.push("it is hidden");
+  for (let around = shown.parentElement; around; around = around.parentElement) {
+    const { overflowX, overflowY } = getComputedStyle(around);
+    const edge = around.getBoundingClientRect();
+    const above = overflowY !== "visible" && box.top - reach < edge.top && box.top >= edge.top;
+    const beside = overflowX !== "visible" && box.left - reach < edge.left && box.left >= edge.left;
+    if (above || beside) faults.push("its outline is cut off");
+  }
   if (at.tabIndex > 0) faults.push("it has a place of its own in the order");
   return { name, isBody: at === document.body, faults };
 }

@@ -22,7 +22,7 @@ async function main() {
   const context = await browser.newContext({ ignoreHTTPSErrors: true });
   const page = await context.newPage();
   // A channel may wait as long as the page does.
-  page.setDefaultTimeout(40000);
+  page.setDefaultTimeout(90000);
   const complaints = [];
   page.on("pageerror", (error) => complaints.push(String(error)));
   await page.goto(link);

@@ -1,5 +1,5 @@
-//! `docs/PROOFS.md` and the README's promises: what they name exists, and nothing is
-//! promised without a test.
+//! `docs/PROOFS.md` and the README's promises: what they name exists, nothing is
+//! promised without a test, and no test of an attack is left out.
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 use std::collections::BTreeSet;
@@ -8,6 +8,8 @@ use std::sync::LazyLock;
 
 static PAGE: LazyLock<String> = LazyLock::new(|| read("docs/PROOFS.md"));
 static README: LazyLock<String> = LazyLock::new(|| read("README.md"));
+/// The page of `katachi-auth`, which names more tests of the same attacks.
+static AUTH: LazyLock<String> = LazyLock::new(|| read("crates/katachi-auth/SECURITY-TESTS.md"));
 
 /// One line of a table: what is promised or attacked, and what is tried.
 struct Row {
@@ -89,6 +91,89 @@ fn every_test_that_the_page_names_exists() {
     }
 }
 
+/// The ids with which the name of a test begins, such as `d06_d07_` or `s09 s10 `.
+fn ids(mut name: &str) -> Vec<String> {
+    let mut ids = Vec::new();
+    while let Some((id, rest)) = name.split_once(['_', ' ']) {
+        let digits = id.strip_prefix(['s', 'd', 'l', 'r', 'e']);
+        if !digits.is_some_and(|two| two.len() == 2 && two.parse::<u8>().is_ok()) {
+            break;
+        }
+        ids.push(id.to_uppercase());
+        name = rest;
+    }
+    ids
+}
+
+/// What `source` calls its functions and cases, as far as an id begins the name.
+fn tests_with_ids(source: &str) -> BTreeSet<&str> {
+    let after = |mark: &'static str, end| {
+        let found = source.match_indices(mark);
+        found.filter_map(move |(at, _)| Some(source[at + mark.len()..].split_once(end)?.0))
+    };
+    let names = after("fn ", '(').chain(after("\"", '"'));
+    names.filter(|name| !ids(name).is_empty()).collect()
+}
+
+/// The sources of the crates and programs.
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let kind = path.extension().and_then(|kind| kind.to_str());
+        match path.is_dir() {
+            true => sources(&path, found),
+            false if matches!(kind, Some("rs" | "cjs")) => found.push(path),
+            false => {}
+        }
+    }
+}
+
+#[test]
+fn every_test_with_the_id_of_an_attack_stands_in_its_row() {
+    let rows = rows(&PAGE);
+    let mut files = Vec::new();
+    for folder in ["crates", "examples"] {
+        sources(&root().join(folder), &mut files);
+    }
+    let mut count = 0;
+    for file in files {
+        let source = std::fs::read_to_string(&file).unwrap();
+        for name in tests_with_ids(&source) {
+            for id in ids(name) {
+                let place = file.display();
+                let row = rows.iter().find(|row| row.id == id);
+                let row = row.unwrap_or_else(|| panic!("{id} of {name} ({place}) has no row"));
+                let is_here = row.tests.iter().any(|(test, _)| *test == name);
+                let elsewhere = AUTH
+                    .lines()
+                    .find(|line| line.starts_with(&format!("| {id} |")));
+                let is_there = elsewhere.is_some_and(|line| line.contains(&format!("`{name}`")));
+                assert!(
+                    is_here || is_there,
+                    "{name} ({place}) is not in the row of {id}"
+                );
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 150, "only {count} were found");
+}
+
+#[test]
+fn every_attack_on_the_mechanisms_has_a_row_for_the_programs() {
+    let rows: BTreeSet<_> = rows(&PAGE).into_iter().map(|row| row.id).collect();
+    let named = AUTH
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split_once(" |"));
+    let named: BTreeSet<_> = named
+        .map(|(id, _)| id)
+        .filter(|id| !ids(&format!("{}_", id.to_lowercase())).is_empty())
+        .collect();
+    assert!(named.len() > 40, "{named:?}");
+    let missing: Vec<_> = named.difference(&rows).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
 #[test]
 fn every_promise_has_a_test_and_every_attack_one_or_a_reason() {
     let rows = rows(&PAGE);
@@ -144,4 +229,16 @@ fn a_name_in_a_comment_or_of_a_helper_is_no_test() {
     let found = |name| has_test(source, name);
     assert!(found("tried") && found("case"));
     assert!(!found("helper") && !found("gone") && !found("trie"));
+}
+
+#[test]
+fn ids_are_read_from_names() {
+    assert_eq!(ids("d06_d07_another_client"), ["D06", "D07"]);
+    assert_eq!(ids("s09 s10 of many copies"), ["S09", "S10"]);
+    for other in ["r2_x", "s1234_x", "x01_y", "e18", "a_s01_b"] {
+        assert_eq!(ids(other), [""; 0], "{other}");
+    }
+    let source = "fn r11_quiet() {}\nfn quiet() {}\ncase(\"e04 waits, twice\", quiet);";
+    let found: Vec<_> = tests_with_ids(source).into_iter().collect();
+    assert_eq!(found, ["e04 waits, twice", "r11_quiet"]);
 }

@@ -408,6 +408,8 @@ pub(crate) enum Device {
     /// Take a browser's access away, at once
     Rm {
         /// Beginning of an identifier from `device list`
+        // One of 64 begins like an option.
+        #[arg(allow_hyphen_values = true)]
         id: String,
     },
 }
@@ -550,10 +552,25 @@ pub(crate) enum Relay {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::{Cli, Command, Device};
 
     #[test]
     fn the_command_line_is_consistent() {
-        super::Cli::command().debug_assert();
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_identifier_may_begin_like_an_option() {
+        for id in ["-3fA", "--x", "_a", "plain"] {
+            let read = Cli::try_parse_from(["katachi-agent", "device", "rm", id]);
+            let command = read.unwrap().command;
+            let named = |command| match command {
+                Command::Device(Device::Rm { id }) => Some(id),
+                _ => None,
+            };
+            assert_eq!(named(command).as_deref(), Some(id));
+        }
     }
 }

@@ -187,6 +187,9 @@ fn a_stream_that_a_crash_cut_off_is_closed_at_the_next_opening() {
         "it may still live"
     );
     place.wait(600_000);
+    let beside = History::open_beside(&place.database()).unwrap();
+    let seen = beside.message(id).unwrap();
+    assert_eq!(seen.state, State::Streaming, "others know whether it lives");
     let seen = place.history().message(id).unwrap();
     assert_eq!((seen.state, &*seen.text), (State::Interrupted, "flushed"));
     assert_eq!(history.search("flushed", 5).unwrap().len(), 1);

@@ -26,7 +26,7 @@ impl Chat {
     ///
     /// Returns an error if the database cannot be opened.
     pub(crate) fn open(home: &Home, workspace: &std::path::Path) -> anyhow::Result<Self> {
-        let history = History::open(&home.database()?)?;
+        let history = History::open_beside(&home.database()?)?;
         let workspace = history.workspace(&workspace.display().to_string())?;
         Ok(Self { history, workspace })
     }

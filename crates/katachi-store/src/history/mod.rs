@@ -75,7 +75,10 @@ impl std::fmt::Debug for History {
 
 impl History {
     /// Opens the history in `db`, creating its tables (all named `history_…`)
-    /// where they are missing, and closes streams that a crash cut off.
+    /// where they are missing, and closes streams that a crash cut off: those
+    /// that wrote nothing for ten minutes. A writer that may be silent for
+    /// longer calls [`Stream::flush`] meanwhile, or others open the history
+    /// with [`History::open_beside`].
     ///
     /// # Errors
     ///
@@ -98,14 +101,29 @@ impl History {
         Self::open_at(db, Arc::new(clock))
     }
 
+    /// As [`History::open`], and closes no stream: for callers that know better than
+    /// by time whether who wrote them still lives, for instance by a lock. They call
+    /// [`History::close_abandoned_streams`] where it does not.
+    ///
+    /// # Errors
+    ///
+    /// As for [`History::open`].
+    pub fn open_beside(db: &Database) -> Result<Self, HistoryError> {
+        Self::attached(db, Arc::new(system_clock))
+    }
+
     fn open_at(db: &Database, clock: Clock) -> Result<Self, HistoryError> {
-        db.migrate_component("history", schema::STEPS)?;
-        let history = Self {
-            db: db.clone(),
-            clock,
-        };
+        let history = Self::attached(db, clock)?;
         history.close_abandoned_streams(STREAM_LEASE)?;
         Ok(history)
+    }
+
+    fn attached(db: &Database, clock: Clock) -> Result<Self, HistoryError> {
+        db.migrate_component("history", schema::STEPS)?;
+        Ok(Self {
+            db: db.clone(),
+            clock,
+        })
     }
 
     /// The database below, for instance to back it up.

@@ -61,7 +61,7 @@ fn registration(config: &Config, home: &Home) -> anyhow::Result<Registration> {
 /// Plays the terminal's part of a pairing by code; `up` plays the agent's.
 fn pair_by_code(config: &Config, home: &Home) -> anyhow::Result<()> {
     let registration = registration(config, home)?;
-    if super::up::only_one(config).is_ok() {
+    if super::up::alone(config)?.is_some() {
         return Err(Mistake::new(
             "device pair --code",
             "`katachi-agent up` does not run, so no browser can reach this machine",

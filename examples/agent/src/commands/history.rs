@@ -1,6 +1,7 @@
 //! `history`: conversations in the encrypted database.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use katachi_store::history::{History, HistoryError, Role, State};
 use serde::Serialize;
@@ -39,7 +40,13 @@ fn open(config: &Config) -> anyhow::Result<Option<History>> {
     else {
         return Ok(None);
     };
-    Ok(Some(History::open(&home.database()?)?))
+    let history = History::open_beside(&home.database()?)?;
+    // A tool may be silent for hours: not time but the lock of `up` tells whether an
+    // answer is still being written.
+    if let Some(_alone) = super::up::alone(config)? {
+        history.close_abandoned_streams(Duration::ZERO)?;
+    }
+    Ok(Some(history))
 }
 
 #[derive(Debug, Serialize)]

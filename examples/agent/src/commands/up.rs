@@ -1,8 +1,10 @@
 //! `up`: connect and stay.
 
+use std::fs::{File, TryLockError};
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use katachi_protocol::agent::AgentState;
@@ -21,6 +23,9 @@ use crate::relay_client::{Endpoint, Registration, RegistrationFile, RelayClient}
 use crate::relay_process::RelayProcess;
 use crate::tunnel::{self, Link, Service};
 
+/// Longest time for which another command holds the lock of `up`, to see whether one runs.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// Runs until it is told to stop.
 ///
 /// # Errors
@@ -32,7 +37,7 @@ pub(crate) async fn up(config: &Config, args: &cli::Up) -> anyhow::Result<ExitCo
         .map(|listen| config::on_loopback(listen, "--listen (or KATACHI_LISTEN)"))
         .transpose()?;
     let home = Arc::new(Home::open(config)?);
-    let _only = only_one(config)?;
+    let _only = only_one(config).await?;
     let mut relay = match &config.relay {
         RelayChoice::Embedded(configured) => {
             let listen = free_or_any(listen.unwrap_or(*configured));
@@ -264,16 +269,32 @@ pub(crate) fn chosen_endpoint(config: &Config) -> anyhow::Result<Endpoint> {
 }
 
 /// Holds the lock that keeps a second `up` out of this home.
-pub(super) fn only_one(config: &Config) -> anyhow::Result<std::fs::File> {
-    let path = config.paths.up_lock();
-    let file = std::fs::File::create(&path)
-        .with_context(|| format!("cannot create {}", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            bail!("`katachi-agent up` runs already; stop it first, or use another --home")
+async fn only_one(config: &Config) -> anyhow::Result<File> {
+    let deadline = Instant::now() + LOOK;
+    loop {
+        match alone(config)? {
+            Some(lock) => return Ok(lock),
+            None if Instant::now() < deadline => tokio::time::sleep(LOOK / 20).await,
+            None => {
+                bail!("`katachi-agent up` runs already; stop it first, or use another --home")
+            }
         }
-        Err(std::fs::TryLockError::Error(error)) => Err(error.into()),
+    }
+}
+
+/// The lock of `up`, if none runs in this home. Whoever holds it keeps others from
+/// starting and lets go within [`LOOK`].
+///
+/// # Errors
+///
+/// Returns an error if there can be no lock.
+pub(super) fn alone(config: &Config) -> anyhow::Result<Option<File>> {
+    let path = config.paths.up_lock();
+    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error.into()),
     }
 }
 

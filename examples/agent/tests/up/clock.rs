@@ -1,19 +1,20 @@
 //! An agent whose clock is wrong, by libfaketime: it is told by a signed answer and goes
-//! on at once; and a pairing link that is too old.
+//! on at once; a pairing link that is too old; and an answer that takes long.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use katachi_protocol::channel::PairingFragment;
+use katachi_protocol::run::RunEvent;
 use libtest_mimic::Trial;
 
 use crate::support::device::Device;
 use crate::support::far::Far;
-use crate::support::meeting::{Meeting, get};
+use crate::support::meeting::{Meeting, get, session_of, text_of};
 use crate::support::pair::Pair;
 use crate::support::place::{Place, Said};
 use crate::support::up::{Up, block_on};
-use crate::support::{needing, up};
+use crate::support::{self, needing, up};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let case = |name: &str, test: fn()| needing("libfaketime", library().is_some(), name, test);
@@ -25,6 +26,12 @@ pub(crate) fn trials() -> Vec<Trial> {
         case(
             "e18_a_link_is_good_for_ten_minutes",
             a_link_is_good_for_ten_minutes,
+        ),
+        needing(
+            "user namespaces and libfaketime",
+            library().is_some() && support::can_confine(),
+            "an_answer_that_is_silent_for_an_hour_is_not_taken_for_cut_off",
+            an_answer_that_is_silent_for_an_hour,
         ),
     ]
 }
@@ -80,6 +87,58 @@ fn a_clock_ten_minutes_off_costs_one_repetition() {
         // Neither was a trouble that anybody was told of.
         let said = pair.up.stop_and_show();
         assert!(!said.contains("Not connected"), "{said}");
+    });
+}
+
+/// What another command makes of an answer goes by whether `up` runs, not by the time.
+fn an_answer_that_is_silent_for_an_hour() {
+    let config = "[ai]\ncommand = [\"sh\", \"silent.sh\"]\n";
+    block_on(async {
+        let mut pair = Pair::meet(Far::start(), config, &[]).await;
+        let silent = "cat >/dev/null; echo begun.; until [ -e go ]; do sleep 0.1; done; echo done.";
+        std::fs::write(pair.place.workspace().join("silent.sh"), silent).unwrap();
+        let (clock, go) = (
+            pair.place.file("clock", "+3600"),
+            pair.place.workspace().join("go"),
+        );
+        let interrupted = |place: &Place| {
+            let mut later = with_clock(place.command(), &clock);
+            let listed = later.args(["history", "list", "--json"]).output().unwrap();
+            let listed: serde_json::Value = serde_json::from_str(&Said::from(listed).ok()).unwrap();
+            listed[0]["interrupted"].as_u64().unwrap()
+        };
+        let answer = pair
+            .meeting
+            .follow(&pair.device, (None, "a long tool"), async |event| {
+                if let RunEvent::Output { data, .. } = event
+                    && data.contains("begun.")
+                {
+                    assert_eq!(interrupted(&pair.place), 0);
+                    std::fs::write(&go, "").unwrap();
+                }
+                true
+            });
+        let answer = answer.await;
+        assert_eq!(text_of(&answer), "begun.\ndone.\n");
+        let session = session_of(&answer);
+        let shown = pair.place.agent(&["history", "show", "--json", &session]);
+        let shown: serde_json::Value = serde_json::from_str(&shown.ok()).unwrap();
+        assert_eq!(shown[1]["state"], "complete");
+        assert_eq!(shown[1]["text"], "begun.\ndone.\n");
+        // Once it does not run, what it was writing is known to be cut off, at any time.
+        std::fs::remove_file(&go).unwrap();
+        let message = (Some(session.as_str()), "again");
+        let follow = pair.meeting.follow(&pair.device, message, async |event| {
+            let begun = matches!(event, RunEvent::Output { data, .. } if data.contains("begun."));
+            if begun {
+                up::signal("-KILL", &pair.up.child);
+            }
+            !begun
+        });
+        follow.await;
+        pair.up.child.wait().unwrap();
+        let listed = pair.place.agent(&["history", "list"]).ok();
+        assert!(listed.contains("  1 interrupted"), "{listed}");
     });
 }
 

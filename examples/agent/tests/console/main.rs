@@ -9,6 +9,8 @@ mod capture;
 mod cluster;
 mod console;
 #[cfg(target_os = "linux")]
+mod copied;
+#[cfg(target_os = "linux")]
 mod nodes;
 #[path = "../../src/demo/outside.rs"]
 mod outside;
@@ -34,6 +36,8 @@ fn main() -> ExitCode {
         cluster::trials(),
         #[cfg(target_os = "linux")]
         page::trials(),
+        #[cfg(target_os = "linux")]
+        copied::trials(),
         picture::trials(),
     ])
 }

@@ -55,6 +55,7 @@ export async function agentPage(id, signal) {
   }
   const chip = h("span", {}, stateChip(agent));
   const pairing = h("div", {});
+  const kept = h("div", {}, keptOut(agent));
   const waits = waiting(id);
   const facts = h("p", { class: "muted small" }, [agent.os, agent.version].filter(Boolean).join(" · "));
   const panel = h("div", { role: "tabpanel", id: "panel", "aria-labelledby": "tab-talk" });
@@ -99,7 +100,7 @@ export async function agentPage(id, signal) {
     h("div", { class: "stack-tight" },
       h("div", { class: "row" }, h("h1", {}, agent.host_name || "Unnamed"), chip),
       facts),
-    keptOut(agent), pairing, waits.element, bar, panel));
+    kept, pairing, waits.element, bar, panel));
   await select("talk");
   const lock = h("span", {});
   chip.after(lock);
@@ -116,6 +117,10 @@ export async function agentPage(id, signal) {
   const update = async () => {
     const fresh = (await call("GET", "/api/agents")).agents.find((one) => one.id === id);
     if (fresh) chip.replaceChildren(stateChip(fresh));
+    // Said when it becomes so, and not again every few seconds.
+    if (fresh && Boolean(fresh.quarantined_at) !== kept.hasChildNodes()) {
+      kept.replaceChildren(...[keptOut(fresh)].filter(Boolean));
+    }
     // An agent that has nothing to do waits for nobody, and its last questions go.
     if (fresh && !fresh.online) waits.clear();
     else if (fresh?.state === "busy" || waits.any()) await waits.refresh();

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 use time::macros::format_description;
 
 /// Seconds since 1970 of `moment`.
@@ -20,6 +21,12 @@ pub(crate) fn show(seconds: u64) -> String {
         .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
         .and_then(|moment| moment.format(&format).ok())
         .unwrap_or_else(|| format!("{seconds} s"))
+}
+
+/// Seconds since 1970 of a date as HTTP writes it (RFC 9110 section 5.6.7).
+pub(crate) fn of_http(date: &str) -> Option<u64> {
+    let moment = OffsetDateTime::parse(date, &Rfc2822).ok()?;
+    u64::try_from(moment.unix_timestamp()).ok()
 }
 
 /// `30 minutes`, `90 seconds` or `2.5 seconds` for a length of time.
@@ -50,6 +57,20 @@ mod tests {
             (1_800_000, "30 minutes"),
         ] {
             assert_eq!(super::span(Duration::from_millis(milliseconds)), words);
+        }
+    }
+
+    #[test]
+    fn a_date_of_http_is_read() {
+        let read = super::of_http;
+        assert_eq!(read("Tue, 14 Nov 2023 22:13:20 GMT"), Some(1_700_000_000));
+        for none in [
+            "",
+            "yesterday",
+            "1700000000",
+            "Tue, 14 Nov 1923 22:13:20 GMT",
+        ] {
+            assert_eq!(read(none), None, "{none}");
         }
     }
 

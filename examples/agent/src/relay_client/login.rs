@@ -6,11 +6,11 @@
 //! flow (RFC 9449), so that a device code read by somebody else is worth nothing.
 
 use std::io::IsTerminal as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use katachi_auth::clock::{Clock as _, SystemClock};
+use katachi_auth::clock::{Clock as _, SystemClock, Timestamp};
 use katachi_auth::device::dpop::ProofKey;
 use katachi_auth::device::{Next, PollAnswer, Polling};
 use katachi_auth::replay::{Epoch, NonceSequence};
@@ -26,10 +26,12 @@ use super::call::{self, Answer};
 use super::{Endpoint, Registration, RelayClient};
 use crate::mistake::Mistake;
 use crate::output::{self, BOLD, note, paint, printable};
-use crate::qr;
+use crate::{qr, time};
 
 /// Longest time for one answer.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// By how many seconds a clock may be off before that explains a refusal.
+const PUNCTUAL: u64 = 3;
 
 /// A flow that a person has to approve.
 #[derive(Debug)]
@@ -161,8 +163,48 @@ struct Door {
     endpoint: Endpoint,
     key: ProofKey,
     nonces: NonceSequence,
-    /// The nonce that the relay wants to see in proofs.
-    epoch: Mutex<Option<Epoch>>,
+    wanted: Mutex<Wanted>,
+}
+
+/// What the relay wants to see in proofs.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wanted {
+    nonce: Option<Epoch>,
+    /// By how many seconds its clock is ahead of ours.
+    ahead: i64,
+}
+
+impl Wanted {
+    /// Whether a refusal says what the proof should have said, so that another may pass.
+    fn learn(&mut self, refused: &Answer) -> bool {
+        let header = |name| refused.headers.get(name)?.to_str().ok();
+        let nonce = header("dpop-nonce").and_then(|nonce| Epoch::parse(nonce).ok());
+        match refused.token_error().as_deref() {
+            Some("use_dpop_nonce") => {
+                self.nonce = nonce;
+                true
+            }
+            // The date is the relay's own word, over TLS and for a proof that is good at
+            // this relay alone: nothing else of this machine goes by it.
+            Some("invalid_dpop_proof") => {
+                let date = header("date").and_then(time::of_http);
+                let ahead = date.map(|date| date.cast_signed() - now().cast_signed());
+                let is_other = |ahead: &i64| ahead.abs_diff(self.ahead) > PUNCTUAL;
+                let Some(ahead) = ahead.filter(is_other) else {
+                    return false;
+                };
+                tracing::debug!("the relay's clock is {ahead} s ahead of ours");
+                *self = Self { nonce, ahead };
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Seconds since 1970 by our own clock.
+fn now() -> u64 {
+    SystemClock.now().as_unix()
 }
 
 impl Door {
@@ -172,29 +214,30 @@ impl Door {
             endpoint: endpoint.clone(),
             key: ProofKey::from_seed(&Secret::random()?),
             nonces: NonceSequence::start()?,
-            epoch: Mutex::new(None),
+            wanted: Mutex::default(),
         })
     }
 
-    /// Sends a form; once more if the relay asks for another nonce.
+    /// Sends a form; once more if the relay asks for another nonce, or another time.
     async fn post(&self, path: &str, form: &impl Serialize) -> anyhow::Result<Answer> {
         let answer = self.post_once(path, form).await?;
-        if answer.token_error().as_deref() != Some("use_dpop_nonce") {
-            return Ok(answer);
+        let another = self.wanted().learn(&answer);
+        match another {
+            true => self.post_once(path, form).await,
+            false => Ok(answer),
         }
-        let nonce = answer.headers.get("dpop-nonce");
-        let nonce = nonce.and_then(|nonce| Epoch::parse(nonce.to_str().ok()?).ok());
-        *self.epoch.lock().unwrap_or_else(PoisonError::into_inner) = nonce;
-        self.post_once(path, form).await
+    }
+
+    fn wanted(&self) -> MutexGuard<'_, Wanted> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn post_once(&self, path: &str, form: &impl Serialize) -> anyhow::Result<Answer> {
         let url = format!("{}{path}", self.endpoint.url);
-        let epoch = *self.epoch.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = SystemClock.now();
-        let proof = self
-            .key
-            .prove("POST", &url, now, &self.nonces.draw(), epoch.as_ref());
+        let Wanted { nonce, ahead } = *self.wanted();
+        let now = Timestamp::from_unix(now().saturating_add_signed(ahead));
+        let id = self.nonces.draw();
+        let proof = self.key.prove("POST", &url, now, &id, nonce.as_ref());
         let response = self
             .http
             .post(&url)

@@ -1,5 +1,5 @@
 //! An agent whose clock is wrong, by libfaketime: it is told by a signed answer and goes
-//! on at once; a pairing link that is too old; and an answer that takes long.
+//! on at once, and logs in; a pairing link that is too old; and an answer that takes long.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,13 +8,14 @@ use katachi_protocol::channel::PairingFragment;
 use katachi_protocol::run::RunEvent;
 use libtest_mimic::Trial;
 
+use crate::support::browser::{Browser, EMAIL};
 use crate::support::device::Device;
 use crate::support::far::Far;
 use crate::support::meeting::{Meeting, get, session_of, text_of};
 use crate::support::pair::Pair;
 use crate::support::place::{Place, Said};
 use crate::support::up::{Up, block_on};
-use crate::support::{self, needing, up};
+use crate::support::{self, far, needing, up};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let case = |name: &str, test: fn()| needing("libfaketime", library().is_some(), name, test);
@@ -26,6 +27,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         case(
             "e18_a_link_is_good_for_ten_minutes",
             a_link_is_good_for_ten_minutes,
+        ),
+        case(
+            "s38_a_machine_whose_clock_is_ten_minutes_off_logs_in",
+            a_machine_whose_clock_is_wrong_logs_in,
         ),
         needing(
             "user namespaces and libfaketime",
@@ -87,6 +92,27 @@ fn a_clock_ten_minutes_off_costs_one_repetition() {
         // Neither was a trouble that anybody was told of.
         let said = pair.up.stop_and_show();
         assert!(!said.contains("Not connected"), "{said}");
+    });
+}
+
+/// The proofs of a login carry a time too, and nothing is known yet of the relay's.
+fn a_machine_whose_clock_is_wrong_logs_in() {
+    let far = Far::start();
+    let relay = ["--relay-url", &far.url, "--relay-ca", &far.authority];
+    let ca = std::fs::read_to_string(&far.own_authority).unwrap();
+    block_on(async {
+        let browser = Browser::at(far::ADDRESS, &far.url, &ca);
+        browser.sign_up(EMAIL).await;
+        for offset in ["-600", "+600"] {
+            let place = Place::new();
+            let clock = place.file("clock", offset);
+            let mut up = Up::start_by(with_clock(place.command(), &clock), &relay);
+            up.wait_for("https://");
+            browser.approve(&up.wait_for("code ")).await;
+            up.wait_for("Connected.");
+            up.stop();
+        }
+        assert_eq!(browser.agents().await.agents.len(), 2);
     });
 }
 

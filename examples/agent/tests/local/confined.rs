@@ -387,12 +387,22 @@ fn an_interrupt_ends_the_command() {
 
 fn git_log_of_this_repository() {
     let place = Place::new();
-    let root = support::repository().unwrap();
-    let root = root.to_str().unwrap();
+    // A clone has all of its repository; a linked working tree has it elsewhere.
+    let clone = place.workspace().join("clone");
+    let cloned = Command::new("git")
+        .args(["clone", "--quiet", "--no-checkout", "--depth", "4"])
+        .arg(format!(
+            "file://{}",
+            support::repository().unwrap().display()
+        ))
+        .arg(&clone)
+        .status();
+    assert!(cloned.unwrap().success());
+    let clone = clone.to_str().unwrap();
     let said = place.agent(&[
         "run",
         "--workspace",
-        root,
+        clone,
         "--",
         "git",
         "log",
@@ -401,7 +411,7 @@ fn git_log_of_this_repository() {
     ]);
     let outside = Command::new("git")
         .args(["log", "--oneline", "-3"])
-        .current_dir(root)
+        .current_dir(clone)
         .output()
         .unwrap();
     assert_eq!(said.ok(), String::from_utf8(outside.stdout).unwrap());

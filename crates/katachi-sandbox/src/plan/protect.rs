@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::build::Draft;
-use super::entry::{Access, Kind, covering};
+use super::entry::{Access, Entry, Kind, covering};
 use super::files::{pin, sorted};
 use super::options::NewConfiguration;
 use super::resolve;
@@ -241,6 +241,9 @@ pub(super) fn protect(draft: &mut Draft<'_>) -> Result<(), PlanError> {
     for directory in walk.closed {
         hide_closed(draft, directory)?;
     }
+    if draft.tier == Tier::Namespaces {
+        hide_pipes(draft);
+    }
     if !writable.is_empty() {
         let new = match draft.options.new_configuration {
             NewConfiguration::SetAside => {
@@ -292,6 +295,54 @@ fn look(root: &Path, walk: &mut Walk, git: GitAccess, writable: bool, found: &mu
         }
         true
     })
+}
+
+/// A read-only mount lets pipes be written. Landlock refuses it, but where a
+/// directory above can be written, as the private ones, it opens all below.
+fn hide_pipes(draft: &mut Draft<'_>) {
+    let is_below = |root: &Path, entry: &Entry| {
+        entry.access.write && entry.target != root && root.starts_with(&entry.target)
+    };
+    let mut roots: Vec<PathBuf> = Vec::new();
+    for (root, _) in &draft.read_roots {
+        if draft.entries.iter().any(|entry| is_below(root, entry)) {
+            roots.push(root.clone());
+        }
+    }
+    let mut pipes = Vec::new();
+    let mut walk = Walk::of(draft);
+    let mut complete = true;
+    for root in roots {
+        complete &= walk.below(&root, &mut |path, kind| {
+            if is_pipe(kind) {
+                pipes.push(path.to_owned());
+            }
+            true
+        });
+    }
+    for pipe in pipes {
+        let rule = "always, because a pipe can be written wherever it is seen";
+        draft.protect(pipe, Kind::HiddenFile, Access::READ, rule);
+    }
+    if !complete {
+        draft.gaps.push((
+            "files",
+            format!(
+                "the directories for reading hold more than {WALK_LIMIT} files, among which pipes could not be found; the command can write those"
+            ),
+        ));
+    }
+}
+
+#[cfg(unix)]
+fn is_pipe(kind: FileType) -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    kind.is_fifo()
+}
+
+#[cfg(not(unix))]
+fn is_pipe(_kind: FileType) -> bool {
+    false
 }
 
 #[cfg(unix)]

@@ -9,7 +9,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
@@ -31,26 +31,35 @@ pub(crate) fn run(name: &str, arguments: &[String]) -> ! {
 }
 
 /// Tries again and again, says how often and for how long it worked, and
-/// succeeds if it worked at the end.
-fn keep_trying(how: &str, path: &Path, time: Duration) -> io::Result<()> {
+/// succeeds if it goes on. Once the file `acted` is there, it ends when nothing
+/// worked for a while.
+fn keep_trying(how: &str, path: &Path, time: Duration, acted: &Path) -> io::Result<()> {
+    const QUIET: Duration = Duration::from_millis(300);
+    println!("trying");
     let started = Instant::now();
-    let (mut worked, mut first, mut last) = (0, None, None);
+    let (mut worked, mut first, mut last, mut since) = (0, None, None, None);
     while started.elapsed() < time {
         let tried = match how {
             "read" => fs::read(path).map(drop),
             _ => fs::File::options().append(true).open(path).map(drop),
         };
+        let now = started.elapsed();
         if tried.is_ok() {
-            let now = started.elapsed();
             worked += 1;
             first = first.or(Some(now));
             last = Some(now);
         }
+        if since.is_none() && acted.exists() {
+            since = Some(now);
+        }
+        if since.is_some_and(|since| last.unwrap_or_default().max(since) + QUIET < now) {
+            break;
+        }
         std::thread::sleep(Duration::from_micros(50));
     }
-    let (first, last) = (first.unwrap_or(time), last.unwrap_or_default());
-    println!("{worked} {}", last.saturating_sub(first).as_micros());
-    found(last + Duration::from_millis(50) > time)
+    let (first, end) = (first.unwrap_or(time), last.unwrap_or_default());
+    println!("{worked} {}", end.saturating_sub(first).as_micros());
+    found(end + Duration::from_millis(50) > started.elapsed())
 }
 
 fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
@@ -59,7 +68,10 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
     let path = |index: usize| Path::new(arguments.get(index).map_or("", String::as_str));
     match name {
         "read" => fs::read(path(0)).map(drop),
-        "keep-trying" => keep_trying(text(0), path(1), Duration::from_millis(number(2))),
+        "keep-trying" => {
+            let time = Duration::from_millis(number(2));
+            keep_trying(text(0), path(1), time, path(3))
+        }
         "terminal-size" => {
             let mut size = [0_u16; 4];
             let arguments = [0, libc::TIOCGWINSZ, raw::address_mut(&mut size)];
@@ -87,11 +99,30 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
         "write-text" => fs::write(path(0), text(1)),
         "create" => fs::File::create_new(path(0)).map(drop),
         "open-write" => fs::File::options().write(true).open(path(0)).map(drop),
+        "open-read" => fs::File::open(path(0)).map(drop),
+        "read-start" => fs::File::open(path(0))?.read(&mut [0; 16]).map(drop),
+        // Somebody reads from it, or opening fails.
+        "write-pipe" => fs::File::options()
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path(0))?
+            .write_all(b"x"),
+        "make-pipe" => {
+            let file = c_string(path(0));
+            let kind = u64::from(libc::S_IFIFO | 0o666);
+            let arguments = [libc::AT_FDCWD as u64, raw::address(file.as_bytes()), kind];
+            raw::call(libc::SYS_mknodat, &arguments).map(drop)
+        }
         "make-directory" => fs::create_dir(path(0)),
         "make-directories-and-file" => {
             fs::create_dir_all(path(0).parent().ok_or_else(nothing)?)?;
             fs::write(path(0), "x")
         }
+        "make-each" => arguments.iter().try_for_each(|file| {
+            let file = Path::new(file);
+            fs::create_dir_all(file.parent().ok_or_else(nothing)?)?;
+            fs::write(file, "x")
+        }),
         // Says for each file whether it can be read and written.
         "verdicts" => {
             for file in arguments {
@@ -106,7 +137,16 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
             .truncate(true)
             .open(path(0))
             .map(drop),
+        "truncate-by-name" => {
+            let file = c_string(path(0));
+            raw::call(libc::SYS_truncate, &[raw::address(file.as_bytes()), 0]).map(drop)
+        }
         "mode" => fs::set_permissions(path(0), fs::Permissions::from_mode(0o777)),
+        // To the one it has, which everybody may.
+        "owner" => {
+            let found = fs::metadata(path(0))?;
+            std::os::unix::fs::chown(path(0), Some(found.uid()), Some(found.gid()))
+        }
         "set-mode" => {
             let mode = u32::from_str_radix(text(1), 8).map_err(io::Error::other)?;
             fs::set_permissions(path(0), fs::Permissions::from_mode(mode))
@@ -178,6 +218,7 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
             let nothing = [0_u64];
             raw::execute_cloned(
                 number(0),
+                path(2),
                 raw::address(program.as_bytes()),
                 raw::address(&argv),
                 raw::address(&nothing),
@@ -192,9 +233,10 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
         "start-flipping" => start_flipping(text(0), text(1), path(2), number(3)),
         "execute-flipping" => execute_flipping(path(0), text(1), text(2), number(3)),
         "execute-copy" => {
-            fs::copy(path(0), path(1))?;
-            fs::set_permissions(path(1), fs::Permissions::from_mode(0o755))?;
-            execute(path(1), &arguments[2..])
+            let place = at_home(path(1));
+            fs::copy(path(0), &place)?;
+            fs::set_permissions(&place, fs::Permissions::from_mode(0o755))?;
+            execute(&place, &arguments[2..])
         }
         "execute-script" => {
             fs::write(path(0), format!("#!{}\n", text(1)))?;
@@ -243,14 +285,15 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
         "spin" => burden::spin(number(0)),
         "spin-children" => burden::spin_children(number(0), number(1), text(2) == "wait"),
         "small-files" => burden::small_files(path(0), number(1), number(2)),
-        "nameless-files" => burden::nameless_files(path(0), number(1)),
+        "nameless-files" => burden::nameless_files(path(0), number(1), number(2)),
         "deep-files" => burden::deep_files(path(0), number(1)),
         "passing-files" => burden::passing_files(path(0), number(1)),
         "reach" => crate::reach::reach(text(0)),
         "reach-direct" => crate::reach::direct(text(0)),
         "say" => crate::reach::say(text(0), text(1), text(2)),
         "many" => crate::reach::many(text(0), number(1)),
-        "serve" => crate::reach::serve(number(0) as u16, path(1)),
+        "serve" => crate::reach::serve(number(0) as u16, path(1))
+            .inspect_err(|_| drop(fs::write(path(2), ""))),
         "ask" => crate::reach::ask(text(0)),
         "unix-connect" => UnixStream::connect(path(0)).map(drop),
         "unix-listen" => UnixListener::bind(path(0)).map(drop),
@@ -303,11 +346,10 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
         }
         #[cfg(target_arch = "x86_64")]
         "call-32-bit" => {
-            // 20 is getpid there.
-            if raw::call_32bit(20) > 0 {
-                Ok(())
-            } else {
-                Err(nothing())
+            // 38 says that there is no such call.
+            match raw::call_32bit(number(0) as u32) {
+                -38 => Err(nothing()),
+                _ => Ok(()),
             }
         }
         "call-x32" => raw::call(libc::SYS_getpid | 0x4000_0000, &[]).map(drop),
@@ -351,6 +393,7 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
             });
             found(any)
         }
+        "gained" => interfaces::gained(),
         "outside-root" => {
             let user = raw::call(libc::SYS_geteuid, &[])?.unsigned_abs();
             found(outside_user(user) == 0)
@@ -364,6 +407,18 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
         "bounded-capabilities" => found(bounding_set() > 0),
         "is-user-alone" => is_user_alone(number(0)),
         "survive" => survive(path(0)),
+        "crowd" => {
+            raw::ignore_signals();
+            for _ in 0..number(0) {
+                if raw::fork() {
+                    let _ = raw::call(libc::SYS_setsid, &[]);
+                    std::thread::sleep(Duration::from_secs(60));
+                    std::process::exit(0);
+                }
+            }
+            std::thread::sleep(Duration::from_secs(60));
+            Ok(())
+        }
         "fork-bomb" => loop {
             if raw::call(libc::SYS_clone, &[libc::SIGCHLD as u64])? == 0 {
                 std::thread::sleep(Duration::from_secs(20));
@@ -378,7 +433,7 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
                 block.resize(1 << 20, 1);
                 held.push(block);
             }
-            std::thread::sleep(Duration::from_millis(400));
+            std::thread::sleep(Duration::from_millis(number(1)));
             found(held.len() as u64 == number(0))
         }
         "fill" => {
@@ -390,7 +445,7 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
         }
         "eat-shared-memory" => {
             let _held = raw::shared_memory(number(0) as usize * (1 << 20))?;
-            std::thread::sleep(Duration::from_millis(800));
+            std::thread::sleep(Duration::from_millis(number(1)));
             Ok(())
         }
         // The thread that stands for the process ends before it starts.
@@ -401,21 +456,21 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
                     std::thread::spawn(move || {
                         std::thread::sleep(Duration::from_millis(50));
                         let held = vec![1_u8; block];
-                        std::thread::sleep(Duration::from_secs(2));
+                        std::thread::sleep(Duration::from_secs(30));
                         std::hint::black_box(held);
                         std::process::exit(0);
                     });
                     raw::end_thread();
                 }
             }
-            std::thread::sleep(Duration::from_millis(1000));
+            std::thread::sleep(Duration::from_millis(number(1)));
             Ok(())
         }
         "eat-segments" => {
             for _ in 0..number(0) / 20 {
                 raw::segment(20 << 20)?;
             }
-            std::thread::sleep(Duration::from_millis(800));
+            std::thread::sleep(Duration::from_millis(number(1)));
             Ok(())
         }
         "limit-of" => {
@@ -452,6 +507,14 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
 
 fn nothing() -> io::Error {
     io::Error::other("nothing was seen")
+}
+
+/// A name that may begin with `~`.
+fn at_home(path: &Path) -> std::path::PathBuf {
+    match (path.strip_prefix("~"), std::env::var_os("HOME")) {
+        (Ok(rest), Some(home)) => Path::new(&home).join(rest),
+        _ => path.to_owned(),
+    }
 }
 
 fn found(seen: bool) -> io::Result<()> {

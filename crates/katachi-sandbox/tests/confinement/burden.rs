@@ -52,8 +52,9 @@ pub(crate) fn small_files(directory: &Path, count: u64, bytes: u64) -> io::Resul
     Ok(())
 }
 
-/// Fills so many files of a mebibyte that have no name.
-pub(crate) fn nameless_files(directory: &Path, count: u64) -> io::Result<()> {
+/// Fills so many files of a mebibyte that have no name, and holds them for so
+/// many seconds.
+pub(crate) fn nameless_files(directory: &Path, count: u64, seconds: u64) -> io::Result<()> {
     let mut held = Vec::new();
     for number in 0..count {
         let path = directory.join(number.to_string());
@@ -62,7 +63,7 @@ pub(crate) fn nameless_files(directory: &Path, count: u64) -> io::Result<()> {
         file.write_all(&vec![1; 1 << 20])?;
         held.push(file);
     }
-    std::thread::sleep(Duration::from_secs(10));
+    std::thread::sleep(Duration::from_secs(seconds));
     Ok(())
 }
 

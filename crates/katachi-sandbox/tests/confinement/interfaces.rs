@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
@@ -44,6 +45,40 @@ pub(crate) fn read_memory_of(process: u64) -> io::Result<()> {
 pub(crate) fn take_descriptor_of(process: u64) -> io::Result<()> {
     let pidfd = raw::call(libc::SYS_pidfd_open, &[process, 0])?;
     raw::call(libc::SYS_pidfd_getfd, &[pidfd.unsigned_abs(), 0, 0]).map(drop)
+}
+
+/// Whether this process has more by the file that it runs than by who started
+/// it: another user, or capabilities.
+pub(crate) fn gained() -> io::Result<()> {
+    const VERSION_3: u32 = 0x2008_0522;
+    let (mut header, mut sets) = ([VERSION_3, 0], [0_u32; 6]);
+    let arguments = [raw::address_mut(&mut header), raw::address_mut(&mut sets)];
+    raw::call(libc::SYS_capget, &arguments)?;
+    let [effective, permitted, _, more_effective, more_permitted, _] = sets;
+    let capabilities = effective | permitted | more_effective | more_permitted;
+    let user = raw::call(libc::SYS_getuid, &[])?;
+    let effective_user = raw::call(libc::SYS_geteuid, &[])?;
+    match capabilities == 0 && user == effective_user {
+        true => Err(io::Error::other("no more than its caller")),
+        false => Ok(()),
+    }
+}
+
+/// Gives a program a capability (CAP_NET_RAW), effective from its start.
+pub(crate) fn give_capability(program: &Path) -> io::Result<()> {
+    const REVISION_2_EFFECTIVE: u32 = 0x0200_0001;
+    const CAP_NET_RAW: u32 = 1 << 13;
+    let file = std::ffi::CString::new(program.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let name = c"security.capability";
+    let value = [REVISION_2_EFFECTIVE, CAP_NET_RAW, 0, 0, 0].map(u32::to_le_bytes);
+    let arguments = [
+        raw::address(file.to_bytes_with_nul()),
+        raw::address(name.to_bytes_with_nul()),
+        raw::address(&value),
+        20,
+        0,
+    ];
+    raw::call(libc::SYS_setxattr, &arguments).map(drop)
 }
 
 /// Whether this number is a descriptor of any kind.

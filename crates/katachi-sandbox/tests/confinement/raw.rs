@@ -50,6 +50,14 @@ pub(crate) fn socket_name(address: std::net::SocketAddrV4) -> [u8; 16] {
     name
 }
 
+/// Ends this process after so many seconds. Its children are none of it.
+pub(crate) fn alarm(seconds: i64) -> io::Result<()> {
+    const ITIMER_REAL: u64 = 0;
+    // Once.
+    let timer = [0, 0, seconds, 0];
+    call(libc::SYS_setitimer, &[ITIMER_REAL, address(&timer), 0]).map(drop)
+}
+
 /// Ignores every signal that can be ignored.
 pub(crate) fn ignore_signals() {
     for signal in 1..=64 {
@@ -79,10 +87,11 @@ pub(crate) fn execute_in_child(program: u64, argv: u64, environment: u64) {
     }
 }
 
-/// The same in a child that is made with these flags, which is waited for by
-/// time alone: it may be another's.
+/// The same in a child that is made with these flags. Where it is another's, it
+/// is waited for by what it makes, or by time alone.
 pub(crate) fn execute_cloned(
     flags: u64,
+    makes: &std::path::Path,
     program: u64,
     argv: u64,
     environment: u64,
@@ -97,10 +106,21 @@ pub(crate) fn execute_cloned(
                 libc::syscall(libc::SYS_execve, program, argv, environment);
                 libc::_exit(1);
             }
-            _ => {}
+            child => {
+                let waited =
+                    libc::waitpid(child as libc::pid_t, std::ptr::null_mut(), libc::__WALL);
+                if i64::from(waited) == child {
+                    return Ok(());
+                }
+            }
         }
     }
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    for _ in 0..60 {
+        if makes.exists() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
     Ok(())
 }
 

@@ -70,6 +70,16 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[],
     },
     Case {
+        name: "what is for reading in a writable directory stays as it is",
+        run: read_only_inside,
+        needs: &[],
+    },
+    Case {
+        name: "a named pipe outside is not written",
+        run: pipe_outside,
+        needs: &[],
+    },
+    Case {
         name: "a policy that allows what it denies is refused",
         run: contradiction,
         needs: &[],
@@ -214,19 +224,34 @@ fn old_hard_link(bed: &Bed) -> Verdict {
 }
 
 fn new_hard_link(bed: &Bed) -> Verdict {
-    let (victim, secret) = (bed.out("victim"), bed.out("secret"));
-    bed.control(&["hard-link", &secret, &bed.inside("control")])?;
-    std::fs::remove_file(bed.workspace.join("control")).unwrap();
-    bed.denied(&["hard-link", &victim, &bed.inside("linked")])?;
-    bed.denied(&["rename", &victim, &bed.inside("moved")])?;
     std::fs::write(bed.workspace.join("own"), "").unwrap();
-    bed.denied(&["rename", &bed.inside("own"), &bed.out("moved")])
+    let (victim, own) = (bed.out("victim"), bed.inside("own"));
+    let moves = [
+        ["hard-link", &victim, &bed.inside("linked")],
+        ["rename", &victim, &bed.inside("moved")],
+        ["rename", &own, &bed.out("moved")],
+        ["hard-link", &own, &bed.out("linked")],
+    ];
+    // Not even where the other side can be seen.
+    let seen = bed.plan(&bed.policy().read(bed.out("")))?;
+    for [how, from, to] in moves {
+        bed.denied(&[how, from, to])?;
+        bed.denied_by(&seen, &[how, from, to])?;
+    }
+    for [how, from, to] in moves {
+        bed.control(&[how, from, to])?;
+        match how {
+            "rename" => std::fs::rename(to, from).unwrap(),
+            _ => std::fs::remove_file(to).unwrap(),
+        }
+    }
+    Ok(())
 }
 
 fn metadata(bed: &Bed) -> Verdict {
     let read = bed.policy().read(bed.out(""));
     let plan = bed.plan(&read)?;
-    for attempt in ["mode", "times", "attribute"] {
+    for attempt in ["mode", "owner", "times", "attribute"] {
         let control = bed.possible_outside(&[attempt, &bed.out("secret")]);
         must(
             control || attempt == "attribute",
@@ -239,10 +264,14 @@ fn metadata(bed: &Bed) -> Verdict {
 }
 
 fn truncate(bed: &Bed) -> Verdict {
-    bed.control(&["truncate", &bed.out("secret")])?;
     let plan = bed.plan(&bed.policy().read(bed.out("")))?;
-    bed.denied_by(&plan, &["truncate", &bed.out("victim")])?;
-    bed.denied(&["truncate", &bed.out("victim")])
+    for attempt in ["truncate", "truncate-by-name"] {
+        bed.control(&[attempt, &bed.out("secret")])?;
+        bed.denied_by(&plan, &[attempt, &bed.out("victim")])?;
+        bed.denied(&[attempt, &bed.out("victim")])?;
+    }
+    let content = std::fs::read_to_string(bed.outside.join("victim")).unwrap();
+    must(content == "victim", "the file outside was cut")
 }
 
 fn workspace_works(bed: &Bed) -> Verdict {
@@ -270,6 +299,16 @@ fn denied_files(bed: &Bed) -> Verdict {
         std::fs::write(bed.workspace.join(name), "secret").unwrap();
     }
     let plan = bed.plan(&bed.policy().deny("**/.env").deny("private"))?;
+    // The plan says so.
+    let shown = plan.to_string();
+    for name in [".env", "deep/er/.env", "private"] {
+        let place = bed.inside(name);
+        let mut lines = shown.lines().map(str::split_whitespace);
+        must(
+            lines.any(|mut words| words.next() == Some("hidden") && words.next() == Some(&place)),
+            &format!("{name} is not among what is hidden: {shown}"),
+        )?;
+    }
     for name in [".env", "deep/er/.env", "private/key"] {
         bed.control(&["read", &bed.inside(name)])?;
         bed.denied_by(&plan, &["read", &bed.inside(name)])?;
@@ -317,6 +356,74 @@ fn moved_parents(bed: &Bed) -> Verdict {
     )
 }
 
+fn read_only_inside(bed: &Bed) -> Verdict {
+    let (kept, file) = (bed.workspace.join("kept/deep"), bed.inside("alone"));
+    std::fs::create_dir_all(&kept).unwrap();
+    std::fs::write(kept.join("file"), "x").unwrap();
+    std::fs::write(&file, "x").unwrap();
+    std::fs::write(bed.workspace.join("own"), "x").unwrap();
+    let (below, own) = (bed.inside("kept/deep/file"), bed.inside("own"));
+    let plan = bed.plan(&bed.policy().read("kept").read("alone"))?;
+    let attempts: &[&[&str]] = &[
+        &["append", &below],
+        &["append", &file],
+        &["truncate", &below],
+        &["truncate-by-name", &file],
+        &["mode", &below],
+        &["owner", &below],
+        &["times", &below],
+        &["hard-link", &below, &bed.inside("linked")],
+        &["hard-link", &own, &bed.inside("kept/linked")],
+        &["create", &bed.inside("kept/deep/new")],
+        &["make-directory", &bed.inside("kept/new")],
+        &["rename", &own, &bed.inside("kept/moved")],
+    ];
+    for attempt in attempts {
+        bed.denied_by(&plan, attempt)?;
+    }
+    // Another file in its place is another file for the next plan.
+    bed.denied_by(&plan, &["rename", &own, &file])?;
+    bed.denied_by(&plan, &["rename", &bed.inside("kept"), &bed.inside("away")])?;
+    bed.allowed_by(&plan, &["read", &below])?;
+    bed.allowed_by(&plan, &["read", &file])?;
+    bed.allowed_by(&plan, &["append", &own])?;
+    attempts.iter().try_for_each(|attempt| bed.control(attempt))
+}
+
+/// The kernel lets them be written on read-only mounts.
+fn pipe_outside(bed: &Bed) -> Verdict {
+    use std::io::Read as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    let place = bed.out("pipe");
+    bed.control(&["make-pipe", &place])?;
+    let mut reader = std::fs::File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(&place)
+        .unwrap();
+    let mut heard = || reader.read(&mut [0; 8]).is_ok_and(|count| count > 0);
+    bed.control(&["write-pipe", &place])?;
+    must(heard(), "the control shows nothing")?;
+    symlink(&place, bed.workspace.join("link")).unwrap();
+    let seen = bed.plan(&bed.policy().read(bed.out("")))?;
+    for name in [&place, &bed.inside("link")] {
+        bed.denied(&["write-pipe", name])?;
+        bed.denied_by(&seen, &["write-pipe", name])?;
+    }
+    must(!heard(), "somebody wrote")?;
+    // Nor one for reading alone in a directory that can be written.
+    std::fs::create_dir_all(bed.workspace.join("kept/deep")).unwrap();
+    let kept = bed.inside("kept/deep/pipe");
+    std::fs::rename(&place, &kept).unwrap();
+    bed.denied_by(
+        &bed.plan(&bed.policy().read("kept"))?,
+        &["write-pipe", &kept],
+    )?;
+    must(!heard(), "somebody wrote")?;
+    bed.allowed_by(&bed.plan(&bed.policy())?, &["write-pipe", &kept])
+}
+
 fn contradiction(bed: &Bed) -> Verdict {
     std::fs::create_dir(bed.workspace.join("kept")).unwrap();
     let error = bed
@@ -352,17 +459,27 @@ fn replaced_workspace(bed: &Bed) -> Verdict {
 
 fn foreign_directory(bed: &Bed) -> Verdict {
     let plan = bed.plan(&bed.policy())?;
-    let error = plan
-        .command(Bed::argv(&["create", "here"]))
-        .current_dir(&bed.outside)
-        .stderr(Stdio::null())
-        .spawn()
-        .err()
-        .ok_or("it started there")?;
-    must(
-        error.to_string().contains("does not open"),
-        &error.to_string(),
-    )
+    symlink(&bed.outside, bed.workspace.join("link")).unwrap();
+    // A model chooses where its commands start.
+    let places = [bed.out(""), bed.inside("link"), bed.inside("../outside")];
+    for place in places
+        .iter()
+        .map(String::as_str)
+        .chain(["link", "../outside"])
+    {
+        let error = plan
+            .command(Bed::argv(&["create", "here"]))
+            .current_dir(place)
+            .stderr(Stdio::null())
+            .spawn()
+            .err()
+            .ok_or_else(|| format!("it started in {place}"))?;
+        must(
+            error.to_string().contains("does not open"),
+            &error.to_string(),
+        )?;
+    }
+    must(!bed.outside.join("here").exists(), "it had its effect")
 }
 
 fn device(bed: &Bed) -> Verdict {
@@ -409,10 +526,19 @@ fn kernel_settings(bed: &Bed) -> Verdict {
         bed.denied(&["open-write", path])?;
     }
     // Not every kernel has it, and opening it does nothing.
-    bed.possible_outside(&["open-write", "/proc/sysrq-trigger"]);
-    bed.denied(&["open-write", "/proc/sysrq-trigger"])?;
+    for path in ["/proc/sysrq-trigger", "/sys/kernel/uevent_helper"] {
+        bed.possible_outside(&["open-write", path]);
+        bed.denied(&["open-write", path])?;
+    }
     bed.denied(&["make-directory", "/sys/fs/cgroup/katachi"])?;
-    bed.denied(&["read", "/proc/kcore"])?;
+    // What tells about the machine, its keys and other users.
+    let mut told = 0;
+    for name in ["keys", "key-users", "kallsyms", "kcore", "timer_list"] {
+        let path = format!("/proc/{name}");
+        told += u32::from(bed.possible_outside(&["read-start", &path]));
+        bed.denied(&["read-start", &path])?;
+    }
+    must(told >= 2, "the control shows nothing")?;
     bed.only_outside(&["list", "/sys"])
 }
 

@@ -97,10 +97,10 @@ fn occupied(directory: &Path) -> (u64, u64) {
 
 fn processor_time(bed: &Bed) -> Verdict {
     let plan = limited(bed, |limits| {
-        limits.cpu_time = Some(TimeSpan::new(Duration::from_secs(1)));
+        limits.cpu_time = Some(TimeSpan::new(Duration::from_millis(500)));
     })?;
-    bed.control(&["spin-children", "3", "100", "wait"])?;
-    bed.allowed_by(&plan, &["spin-children", "3", "100", "wait"])?;
+    bed.control(&["spin-children", "3", "50", "wait"])?;
+    bed.allowed_by(&plan, &["spin-children", "3", "50", "wait"])?;
     ended_by(bed, &plan, &["spin", "20000"], "cpu_time")?;
     // None of them uses that much by itself.
     ended_by(
@@ -156,11 +156,11 @@ fn empty_files(bed: &Bed) -> Verdict {
 
 fn nameless_files(bed: &Bed) -> Verdict {
     let plan = disk(bed, 16)?;
-    bed.control(&["nameless-files", &bed.inside("."), "2"])?;
+    bed.control(&["nameless-files", &bed.inside("."), "2", "0"])?;
     ended_by(
         bed,
         &plan,
-        &["nameless-files", &bed.inside("."), "64"],
+        &["nameless-files", &bed.inside("."), "64", "60"],
         "disk",
     )
 }

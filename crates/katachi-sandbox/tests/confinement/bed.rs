@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, mpsc};
+use std::time::Duration;
 
 use crate::raw;
 use katachi_sandbox::plan::LateMatches;
@@ -262,6 +263,20 @@ impl Bed {
         std::fs::write(git.join("HEAD"), "ref: refs/heads/main\n").unwrap();
         std::fs::write(git.join("config"), "[core]\n").unwrap();
         git
+    }
+}
+
+/// Does something that has to end by itself. Where it does not, the case is
+/// over: whoever waits for the same would wait for ever.
+pub(crate) fn in_time(what: &str, work: impl FnOnce() + Send + 'static) {
+    let (done, ended) = mpsc::channel();
+    std::thread::spawn(move || {
+        work();
+        let _ = done.send(());
+    });
+    if ended.recv_timeout(Duration::from_secs(30)).is_err() {
+        eprintln!("{what} does not end");
+        std::process::exit(1);
     }
 }
 

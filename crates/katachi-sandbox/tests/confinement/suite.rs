@@ -1,7 +1,7 @@
 //! The harness: which cases run, as whom, and each in a process of its own.
 
 use std::io::Write as _;
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
@@ -22,6 +22,10 @@ const CALLERS: [(bool, Ground); 5] = [
     (false, Ground::All),
     (false, Ground::Nothing),
 ];
+
+/// How many seconds a case may take. None takes a tenth of it where others do not
+/// take the processors.
+const LONGEST: i64 = 300;
 
 /// An ordinary user without a home.
 const NOBODY: u32 = 65534;
@@ -142,7 +146,11 @@ fn start(name: &str, root: bool, as_root: bool, group: bool, ground: Ground) -> 
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(format!("{}\n{said}", output.status).into())
+    let ended = match output.status.signal() {
+        Some(libc::SIGALRM) => "it does not end".to_owned(),
+        _ => output.status.to_string(),
+    };
+    Err(format!("{ended}\n{said}").into())
 }
 
 fn run_case(name: &str, ground: Ground) -> ExitCode {
@@ -151,6 +159,9 @@ fn run_case(name: &str, ground: Ground) -> ExitCode {
         .into_iter()
         .find(|case| case.name == name)
         .expect("a known case");
+    // A case that hangs is ended, instead of all that comes after it.
+    let long = std::env::var_os("KATACHI_LONG").is_some_and(|value| value == "1");
+    raw::alarm(LONGEST * if long { 10 } else { 1 }).expect("a timer");
     let bed = bed::Bed::new();
     match (case.run)(&bed).and_then(|()| bed.verdict()) {
         Ok(()) => ExitCode::SUCCESS,

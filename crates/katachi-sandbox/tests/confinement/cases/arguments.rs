@@ -386,6 +386,9 @@ fn names(bed: &Bed) -> Verdict {
         "/usr/bin/touch -- good bad",
         "/proc/self/root/usr/bin/touch bad good",
         "touch 'good ' bad",
+        // Another letter that looks the same.
+        "touch g\u{43e}od bad",
+        "touch $'good\\n' bad",
         "touch '' good bad",
         "touch --no-create good bad; touch bad",
     ] {
@@ -416,6 +419,13 @@ fn starters(bed: &Bed) -> Verdict {
         ("sh", &["-c", "touch bad"]),
         ("sh", &["-c", "(touch bad) & wait"]),
         ("sh", &["-c", "$(echo touch) bad"]),
+        ("bash", &["-c", "`echo touch` bad"]),
+        ("bash", &["-c", "touch good && touch bad || :"]),
+        ("bash", &["-c", "touch good ;#\ntouch bad"]),
+        ("bash", &["-c", "bash <<end\ncommand touch bad\nend"]),
+        ("bash", &["-c", ". ./script"]),
+        ("bash", &["-c", ": <(touch bad); wait $!"]),
+        ("bash", &["-c", "cd /; cd \"$OLDPWD\"; eval 'tou''ch bad'"]),
         ("env", &[touch, "bad"]),
         ("xargs", &["-a", "names", touch]),
         ("find", &["names", "-exec", touch, "bad", ";"]),
@@ -432,6 +442,7 @@ fn starters(bed: &Bed) -> Verdict {
         ),
     ];
     std::fs::write(bed.workspace.join("names"), "bad").unwrap();
+    std::fs::write(bed.workspace.join("script"), "touch bad").unwrap();
     for (program, arguments) in ways {
         let Some(path) = ["/usr/bin", "/bin"]
             .map(|directory| Path::new(directory).join(program))
@@ -604,8 +615,22 @@ fn multi_call(bed: &Bed) -> Verdict {
         format!("exec -a echo {real} bad"),
         format!("{} good bad", bed.out("touch")),
     ] {
-        output(&plan, &["bash", "-c", &script])?;
-        must(!exists(bed, "bad"), &script)?;
+        let has_effect = |said: &[u8]| {
+            // One of them only says it.
+            let made = std::fs::remove_file(bed.workspace.join("bad")).is_ok();
+            made || said == b"bad\n"
+        };
+        let control = std::process::Command::new("bash")
+            .args(["-c", &script])
+            .current_dir(&bed.workspace)
+            .output()
+            .unwrap();
+        must(
+            has_effect(&control.stdout),
+            &format!("the control shows nothing: {script}"),
+        )?;
+        let seen = output(&plan, &["bash", "-c", &script])?;
+        must(!has_effect(&seen.stdout), &script)?;
     }
     Ok(())
 }
@@ -739,7 +764,7 @@ fn ends(bed: &Bed) -> Verdict {
     let mut limits = katachi_sandbox::policy::Limits::default();
     limits.processes = Some(40);
     limits.memory = Some(ByteSize::new(512 << 20));
-    limits.wall_time = Some(TimeSpan::new(Duration::from_secs(3)));
+    limits.wall_time = Some(TimeSpan::new(Duration::from_secs(2)));
     let plan = bed.plan(&policy.limits(limits))?;
     let started = Instant::now();
     // It does nothing but start processes, each of which stops for the tracer.
@@ -761,9 +786,12 @@ fn ends(bed: &Bed) -> Verdict {
         .command(Bed::argv(&["survive", &bed.inside("beat")]))
         .spawn()
         .map_err(|error| error.to_string())?;
-    std::thread::sleep(Duration::from_millis(300));
-    drop(child);
     let size = || std::fs::metadata(bed.workspace.join("beat")).map_or(0, |file| file.len());
+    let started = Instant::now();
+    while size() == 0 && started.elapsed() < Duration::from_secs(30) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(child);
     let before = size();
     std::thread::sleep(Duration::from_millis(200));
     must(

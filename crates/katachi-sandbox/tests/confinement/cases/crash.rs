@@ -36,6 +36,11 @@ pub(crate) const CASES: &[Case] = &[
         needs: &["sleep"],
     },
     Case {
+        name: "records are kept in no directory that others prepared",
+        run: prepared_place,
+        needs: &["git"],
+    },
+    Case {
         name: "a policy that lets a command write the records is refused",
         run: writable_records,
         needs: &[],
@@ -57,6 +62,7 @@ pub(crate) fn caller(words: &[String]) -> io::Result<()> {
         .map_err(io::Error::other)?;
     tell(plan.recovered());
     if what == "plan" {
+        std::fs::write(Path::new(workspace).with_file_name("planned"), "")?;
         // Until somebody has made something meanwhile.
         io::stdin().read_line(&mut String::new())?;
     }
@@ -158,11 +164,10 @@ fn killed_caller(bed: &Bed) -> Verdict {
     for way in ["again", "recover", "plan"] {
         // One made its plan before, and has to look as well.
         let planned = (way == "plan").then(|| start(bed, &state, "plan", "true"));
-        std::thread::sleep(Duration::from_millis(if planned.is_some() {
-            1000
-        } else {
-            0
-        }));
+        if planned.is_some() {
+            let made = bed.workspace.with_file_name("planned");
+            must(wait_for(&made), "no plan was made")?;
+        }
         let mut caller = Doomed(start(bed, &state, "run", &steps));
         must(
             wait_for(&bed.workspace.join("new/done")),
@@ -229,6 +234,53 @@ fn living_caller(bed: &Bed) -> Verdict {
     must(records(&state) == 0, "the record stays")
 }
 
+/// Whoever knows where they would lie could have made the place before.
+fn prepared_place(bed: &Bed) -> Verdict {
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown, symlink};
+
+    let state = bed.outside.join("state");
+    let (place, elsewhere) = (state.join("katachi-sandbox"), bed.outside.join("elsewhere"));
+    let mut private = fs::DirBuilder::new();
+    private.mode(0o700).create(&state).unwrap();
+    let is_root = raw::call(libc::SYS_geteuid, &[]).is_ok_and(|user| user == 0);
+    let ways: &[&str] = match is_root {
+        true => &["own", "link", "open", "another's"],
+        false => &["own", "link", "open"],
+    };
+    let (here, go) = (bed.workspace.join("here"), bed.workspace.join("go"));
+    for way in ways {
+        let made = if *way == "link" { &elsewhere } else { &place };
+        private.create(made).unwrap();
+        match *way {
+            "link" => symlink(&elsewhere, &place).unwrap(),
+            "open" => fs::set_permissions(&place, fs::Permissions::from_mode(0o777)).unwrap(),
+            "another's" => chown(&place, Some(65534), Some(65534)).unwrap(),
+            _ => {}
+        }
+        let wait = "touch here; while ! test -e go; do sleep 0.02; done";
+        let mut caller = Doomed(start(bed, &state, "run", wait));
+        must(wait_for(&here), "nothing was started")?;
+        let kept = fs::read_dir(made).unwrap().count();
+        fs::write(&go, "").unwrap();
+        let ended = caller.0.wait();
+        must(
+            ended.is_ok_and(|ended| ended.success()),
+            "the caller failed",
+        )?;
+        // Kept in its own place, and elsewhere where that is none.
+        must(
+            (kept > 0) == (*way == "own"),
+            &format!("{way}: {kept} files of the record are there"),
+        )?;
+        let _ = fs::remove_file(&place);
+        let _ = fs::remove_dir(made);
+        for used in [&here, &go] {
+            fs::remove_file(used).unwrap();
+        }
+    }
+    Ok(())
+}
+
 fn writable_records(bed: &Bed) -> Verdict {
     let state = bed.workspace.join("state");
     let output = start(bed, &state, "run", "true");
@@ -267,21 +319,21 @@ fn killed_at_any_moment(bed: &Bed) -> Verdict {
     caller.end();
     nothing_is_left("after the start")?;
 
-    let (mut moment, mut held) = (0, 0);
-    while moment < MOMENTS || held < HELD {
-        must(moment < 20 * MOMENTS, "no moment lies before the program")?;
+    for moment in 0..MOMENTS {
         let (mut caller, _said) = begin();
-        std::thread::sleep(whole * (moment % MOMENTS) / MOMENTS);
-        // One that never comes to its program must not keep the others.
-        if let [_caller, _helper, _first, (command, name)] = descendants().as_slice()
-            && !["sh", "sleep"].contains(&name.as_str())
-        {
-            let stop = [u64::from(*command), libc::SIGSTOP as u64];
-            held += u32::from(raw::call(libc::SYS_kill, &stop).is_ok());
-        }
+        std::thread::sleep(whole * moment / MOMENTS);
         caller.end();
         nothing_is_left(&format!("at moment {moment}"))?;
-        moment += 1;
+    }
+    // One that never comes to its program must not keep the others.
+    let (mut tries, mut held) = (0, 0);
+    while held < HELD {
+        must(tries < 20 * HELD, "no moment lies before the program")?;
+        tries += 1;
+        let (mut caller, _said) = begin();
+        held += u32::from(hold_command());
+        caller.end();
+        nothing_is_left(&format!("with {held} held"))?;
     }
     start(bed, &state, "recover", "")
         .wait()
@@ -296,53 +348,59 @@ fn killed_at_any_moment(bed: &Bed) -> Verdict {
     must(whole.next().is_none(), &format!("{records:?} stay"))
 }
 
+/// Stops the command between its fork and its program, if it is seen there.
+fn hold_command() -> bool {
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(30) {
+        if let [_caller, _helper, _first, (command, name)] = descendants().as_slice() {
+            let stop = [u64::from(*command), libc::SIGSTOP as u64];
+            return !["sh", "sleep"].contains(&name.as_str())
+                && raw::call(libc::SYS_kill, &stop).is_ok();
+        }
+    }
+    false
+}
+
 /// Processes that this one and its descendants started and that run, with their
 /// names, each after its parent.
 fn descendants() -> Vec<(u32, String)> {
-    let mut parents: Vec<(u32, u32, String)> = Vec::new();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Some(process) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
-            continue;
-        };
-        let Ok(line) = fs::read_to_string(entry.path().join("stat")) else {
-            continue;
-        };
-        // The name is in brackets and may have any letter in it.
-        let Some((head, rest)) = line.rsplit_once(") ") else {
-            continue;
-        };
-        let name = head.split_once('(').map_or("", |(_, name)| name);
-        let mut rest = rest.split(' ');
-        let (state, parent) = (rest.next(), rest.next());
-        if state != Some("Z")
-            && let Some(parent) = parent.and_then(|parent| parent.parse().ok())
-        {
-            parents.push((process, parent, name.to_owned()));
-        }
-    }
     let mut found: Vec<(u32, String)> = vec![(std::process::id(), String::new())];
     let mut next = 0;
     while next < found.len() {
-        let of = found[next].0;
-        let children = parents.iter().filter(|(_, parent, _)| *parent == of);
-        found.extend(children.map(|(process, _, name)| (*process, name.clone())));
+        let threads = fs::read_dir(format!("/proc/{}/task", found[next].0));
+        for thread in threads.into_iter().flatten().flatten() {
+            let list = fs::read_to_string(thread.path().join("children"));
+            let children = list.unwrap_or_default();
+            let children = children.split(' ').filter_map(|child| child.parse().ok());
+            found.extend(children.filter_map(|child| Some((child, name_of(child)?))));
+        }
         next += 1;
     }
     found.remove(0);
     found
 }
 
+/// What a process is called that has not ended.
+fn name_of(process: u32) -> Option<String> {
+    let line = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name is in brackets and may have any letter in it.
+    let (head, rest) = line.rsplit_once(") ")?;
+    (!rest.starts_with('Z')).then(|| head.split_once('(').map_or("", |(_, name)| name).to_owned())
+}
+
+/// Whoever loses its parent while this looks is seen the next time.
 fn nothing_is_left(when: &str) -> Verdict {
     let began = Instant::now();
-    let mut left = descendants();
-    while !left.is_empty() && began.elapsed() < Duration::from_secs(30) {
-        std::thread::sleep(Duration::from_millis(2));
-        left = descendants();
+    let mut times = 0;
+    while times < 3 && began.elapsed() < Duration::from_secs(30) {
+        times = if descendants().is_empty() {
+            times + 1
+        } else {
+            0
+        };
+        std::thread::sleep(Duration::from_millis(1));
     }
+    let left = descendants();
     for (process, _) in &left {
         // What stays would keep this case from ending.
         let _ = raw::call(libc::SYS_kill, &[u64::from(*process), libc::SIGKILL as u64]);

@@ -93,7 +93,9 @@ fn memory(bed: &Bed) -> Verdict {
     // One process, many, and files in memory.
     let mut scripts = vec![
         format!("{program} --attempt eat-memory 200; echo done"),
-        format!("for i in 1 2 3; do {program} --attempt eat-memory 50 & done; wait; echo all"),
+        format!(
+            "for i in 1 2 3; do {program} --attempt eat-memory 50 30000 & done; wait; echo all"
+        ),
     ];
     if bed.has_namespaces_for("files in memory") {
         scripts.push(format!(

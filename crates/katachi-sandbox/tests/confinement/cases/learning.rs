@@ -200,7 +200,7 @@ fn flood(bed: &Bed) -> Verdict {
     };
     let (few, usual) = look(1000, 2)?;
     must(few.success() && cut(&few) == 0, &format!("{few:?}"))?;
-    for (many, length) in [(11_000, 2), (2000, 4000)] {
+    for (many, length) in [(10_500, 2), (1200, 4000)] {
         let (outcome, most) = look(if long { 1_000_000 } else { many }, length)?;
         must(
             outcome.success() && cut(&outcome) == 1 && outcome.violations.len() < 100,

@@ -230,6 +230,11 @@ fn spellings(bed: &Bed) -> Verdict {
         "127.0.0.1%00.allowed.test",
         "127.0.0.1\\@allowed.test",
         "127.0.0.1/allowed.test",
+        // Letters and dots that some programs take for others.
+        "\u{ff11}\u{ff12}\u{ff17}.0.0.1",
+        "127\u{3002}0\u{3002}0\u{3002}1",
+        "\u{430}llowed.test",
+        "xn--llowed-8cd.test",
         "xallowed.test",
         "allowed.test.evil.test",
     ] {
@@ -293,7 +298,7 @@ fn rebinding(bed: &Bed) -> Verdict {
 }
 
 /// The address with which this machine would speak to others. Nothing is sent.
-fn own_address() -> Option<std::net::IpAddr> {
+pub(super) fn own_address() -> Option<std::net::IpAddr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
     let address = socket.local_addr().ok()?.ip();
@@ -568,7 +573,8 @@ fn free_port() -> u16 {
 fn publish(bed: &Bed) -> Verdict {
     let port = free_port();
     let ready = bed.inside("ready");
-    let attempt = ["serve", &port.to_string(), &ready].map(str::to_owned);
+    let refused = bed.inside("refused");
+    let attempt = ["serve", &port.to_string(), &ready, &refused].map(str::to_owned);
     let attempt: Vec<&str> = attempt.iter().map(String::as_str).collect();
     let start = |plan: &Plan| {
         let _ = std::fs::remove_file(&ready);
@@ -576,9 +582,13 @@ fn publish(bed: &Bed) -> Verdict {
             .command(Bed::argv(&attempt))
             .spawn()
             .map_err(|error| error.to_string())?;
-        for _ in 0..500 {
+        // Says that it does not work where it does not.
+        for _ in 0..3000 {
             if std::path::Path::new(&ready).exists() {
                 return Ok(child);
+            }
+            if std::path::Path::new(&refused).exists() {
+                break;
             }
             std::thread::sleep(Duration::from_millis(10));
         }

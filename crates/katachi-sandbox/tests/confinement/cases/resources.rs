@@ -7,7 +7,7 @@ use katachi_sandbox::Ending;
 use katachi_sandbox::policy::{ByteSize, Limits, TimeSpan};
 
 use super::Case;
-use crate::bed::{Bed, Ground, Verdict, must};
+use crate::bed::{Bed, Ground, Verdict, in_time, must};
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -154,7 +154,32 @@ fn dropped(bed: &Bed) -> Verdict {
         std::thread::sleep(Duration::from_millis(10));
     }
     drop(child);
-    must(!beats(bed), "a process outlived the handle")
+    must(!beats(bed), "a process outlived the handle")?;
+    // A crowd, each in a session of its own and deaf to signals.
+    let mark = bed.inside("crowd");
+    let child = plan
+        .command(Bed::argv(&["crowd", "60", &mark]))
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    let started = Instant::now();
+    while called(&mark) < 60 && started.elapsed() < Duration::from_secs(30) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    must(called(&mark) >= 60, "there is no crowd")?;
+    drop(child);
+    let left = called(&mark);
+    must(left == 0, &format!("{left} outlived the handle"))
+}
+
+/// Processes of this machine that have a word among theirs.
+fn called(word: &str) -> usize {
+    let list = std::fs::read_dir("/proc").unwrap().flatten();
+    list.filter(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0)
+            .any(|known| known == word.as_bytes())
+    })
+    .count()
 }
 
 fn killed(bed: &Bed) -> Verdict {
@@ -216,7 +241,7 @@ fn memory(bed: &Bed) -> Verdict {
     })))?;
     let program = Bed::program();
     let script = format!(
-        "for i in 1 2 3; do {} --attempt eat-memory 70 & done; wait; echo all",
+        "for i in 1 2 3; do {} --attempt eat-memory 70 30000 & done; wait; echo all",
         program.display()
     );
     let output = sum
@@ -539,8 +564,7 @@ fn pool_once(bed: &Bed) -> Verdict {
     let plan = bed.plan(&bed.policy().allow("sh"))?;
     let pool = katachi_sandbox::Pool::new(&plan, 3).map_err(|error| error.to_string())?;
     let before = helpers().len();
-    drop(pool);
-    std::thread::sleep(Duration::from_millis(100));
+    in_time("dropping a pool", move || drop(pool));
     must(
         before >= 3 && helpers().is_empty(),
         "a waiting sandbox is left",

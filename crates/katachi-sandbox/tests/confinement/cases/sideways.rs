@@ -446,7 +446,7 @@ fn shared_memory(bed: &Bed) -> Verdict {
         "eat-memory-without-leader",
         "eat-segments",
     ] {
-        let outcome = bed.run(&plan, &[attempt, "200"])?;
+        let outcome = bed.run(&plan, &[attempt, "200", "10000"])?;
         must(!outcome.success(), &format!("{attempt} got all the memory"))?;
     }
     Ok(())

@@ -357,6 +357,8 @@ fn hash(inner: &Inner) -> String {
     writer.list(inner.system.iter(), |writer, system| {
         writer.text(format!("{system:?} {:?}", inner.children).as_ref());
     });
+    let options = (inner.new_configuration, inner.records);
+    writer.text(format!("{options:?}").as_ref());
     writer.list(inner.guards.iter(), |writer, guards| guards.write(writer));
     writer.list(inner.search_path.iter(), |writer, path| {
         writer.path(path);

@@ -117,7 +117,6 @@ pub(crate) struct Inner {
     /// What is hidden if it appears while a command runs.
     pub(crate) late: Vec<entry::Late>,
     /// What becomes of tool configuration that a command makes.
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code))]
     pub(crate) new_configuration: NewConfiguration,
     /// Links with protected names, and where they lead.
     pub(crate) named_links: Vec<(PathBuf, PathBuf)>,

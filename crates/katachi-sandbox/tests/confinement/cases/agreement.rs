@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use katachi_sandbox::bundle::BUNDLES;
+use katachi_sandbox::plan::{NewConfiguration, Records};
+use katachi_sandbox::policy::{GitAccess, Limits};
 use katachi_sandbox::report::Tier;
-use katachi_sandbox::{Plan, Policy, Query};
+use katachi_sandbox::{Plan, PlanOptions, Policy, Query};
 
 use super::Case;
 use crate::bed::{Bed, Verdict, must, text};
@@ -27,11 +29,79 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[],
     },
     Case {
+        name: "plans with one hash confine alike",
+        run: hashes,
+        needs: &[],
+    },
+    Case {
         name: "a plan shows all that a bundle became",
         run: bundles,
         needs: &[],
     },
 ];
+
+fn hashes(bed: &Bed) -> Verdict {
+    let program = bed.outside.join("tool");
+    std::fs::copy("/usr/bin/true", &program).unwrap();
+    for directory in ["a", "b", ".vscode"] {
+        std::fs::create_dir(bed.workspace.join(directory)).unwrap();
+    }
+    bed.repository("");
+    let base = bed.policy().allow(text(&program));
+    let mut limits = Limits::default();
+    limits.processes = Some(7);
+    let others = [
+        base.clone().read(bed.out("")),
+        base.clone().deny("a"),
+        base.clone().deny("b"),
+        base.clone().deny("**/.env"),
+        base.clone().exec_from("a"),
+        base.clone().read("a"),
+        base.clone().git(GitAccess::Commit),
+        base.clone().allow("true"),
+        base.clone().allow(["true", "x"]),
+        base.clone().ask("true"),
+        base.clone().set_env("A", "b"),
+        base.clone().pass_env("A"),
+        base.clone().limits(limits),
+        // Not everywhere.
+        base.clone().allow_host("example.com:443"),
+        base.clone().publish(3000),
+    ];
+    let plan = |policy: &Policy, options: &PlanOptions| {
+        let plan = policy.plan(options);
+        plan.map(|plan| plan.hash().to_owned())
+            .map_err(|error| error.to_string())
+    };
+    let usual = bed.options();
+    let first = plan(&base, &usual)?;
+    must(first == plan(&base, &usual)?, "one policy has two hashes")?;
+    let mut seen = vec![first];
+    for policy in &others {
+        match plan(policy, &usual) {
+            Ok(hash) => seen.push(hash),
+            Err(error) => must(error.contains("cannot be enforced"), &error)?,
+        }
+    }
+    let options = [
+        bed.options().new_configuration(NewConfiguration::Report),
+        bed.options().records(Records::Files),
+    ];
+    for options in &options {
+        seen.push(plan(&base, options)?);
+    }
+    // Another file under the name of a program, or of a directory.
+    std::fs::copy("/usr/bin/env", &program).unwrap();
+    seen.push(plan(&base, &usual)?);
+    std::fs::rename(bed.workspace.join(".vscode"), bed.workspace.join("old")).unwrap();
+    std::fs::create_dir(bed.workspace.join(".vscode")).unwrap();
+    seen.push(plan(&base, &usual)?);
+    let different: std::collections::BTreeSet<_> = seen.iter().collect();
+    must(
+        different.len() == seen.len() && seen.len() >= 18,
+        &format!("different plans have one hash: {seen:#?}"),
+    )
+}
 
 fn bundles(bed: &Bed) -> Verdict {
     for bundle in BUNDLES {

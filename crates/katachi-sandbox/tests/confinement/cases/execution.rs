@@ -82,6 +82,11 @@ pub(crate) const CASES: &[Case] = &[
         run: preload,
         needs: &[],
     },
+    Case {
+        name: "what variables make programs run is confined like the command",
+        run: variables,
+        needs: &["sh", "bash"],
+    },
 ];
 
 fn not_listed(bed: &Bed) -> Verdict {
@@ -184,7 +189,7 @@ fn copies(bed: &Bed) -> Verdict {
         "PATH",
     ])?;
     let inside = bed.inside("copy");
-    for place in [inside.as_str(), "/tmp/copy", "/dev/shm/copy"] {
+    for place in [inside.as_str(), "/tmp/copy", "/dev/shm/copy", "~/copy"] {
         bed.denied(&[
             "execute-copy",
             &program,
@@ -422,17 +427,123 @@ fn preload(bed: &Bed) -> Verdict {
         return Ok(());
     };
     std::fs::copy(library, bed.workspace.join("libattack.so")).unwrap();
+    // Every program asks for this one.
+    let libc = Path::new(library).with_file_name("libc.so.6");
+    std::fs::copy(libc, bed.workspace.join("libc.so.6")).unwrap();
     let place = bed.inside("libattack.so");
-    let loaded = |errors: &[u8]| !String::from_utf8_lossy(errors).contains("cannot be preloaded");
-    let control = std::process::Command::new("/usr/bin/true")
-        .env("LD_PRELOAD", &place)
-        .output()
-        .unwrap();
-    must(loaded(&control.stderr), "the control shows nothing")?;
-    let plan = bed.plan(&bed.policy().allow("true").set_env("LD_PRELOAD", &place))?;
-    let output = plan
-        .command(["true"])
-        .output()
-        .map_err(|error| error.to_string())?;
-    must(!loaded(&output.stderr), "the library was loaded")
+    // Which is how the loader says that it may not be mapped as code.
+    let loaded = |errors: &[u8]| !String::from_utf8_lossy(errors).contains("failed to map");
+    for (name, value) in [
+        ("LD_PRELOAD", place.clone()),
+        ("LD_AUDIT", place),
+        ("LD_LIBRARY_PATH", bed.inside("")),
+    ] {
+        let control = std::process::Command::new("/usr/bin/true")
+            .env(name, &value)
+            .output()
+            .unwrap();
+        must(
+            loaded(&control.stderr),
+            &format!("the control shows nothing: {name}"),
+        )?;
+        let plan = bed.plan(&bed.policy().allow("true").set_env(name, &value))?;
+        let output = plan
+            .command(["true"])
+            .output()
+            .map_err(|error| error.to_string())?;
+        must(
+            !loaded(&output.stderr),
+            &format!("{name}: the library was loaded"),
+        )?;
+    }
+    Ok(())
+}
+
+/// A command can have the programs it may start run its own code. That code
+/// sees what the command sees.
+fn variables(bed: &Bed) -> Verdict {
+    let (secret, stolen, ran) = (bed.out("secret"), bed.inside("stolen"), bed.inside("ran"));
+    let shell = format!("read x < {secret}; echo \"$x\" > {stolen}\n: > {ran}\n");
+    let python = format!(
+        "try: open('{stolen}', 'w').write(open('{secret}').read())\n\
+         except OSError: pass\n\
+         open('{ran}', 'w')\n"
+    );
+    let perl = format!(
+        "if (open(my $in, '<', '{secret}')) {{ open(my $out, '>', '{stolen}'); print {{$out}} <$in>; }}\n\
+         open(my $ran, '>', '{ran}');\n1;\n"
+    );
+    let node = format!(
+        "const f = require('fs');\n\
+         try {{ f.writeFileSync('{stolen}', f.readFileSync('{secret}')) }} catch {{}}\n\
+         f.writeFileSync('{ran}', '');\n"
+    );
+    for (name, content) in [
+        ("begin", shell),
+        ("sitecustomize.py", python),
+        ("Begin.pm", perl),
+        ("begin.cjs", node),
+    ] {
+        std::fs::write(bed.workspace.join(name), content).unwrap();
+    }
+    let here = bed.workspace.display();
+    let ways = [
+        ("bash", "bash", format!("BASH_ENV={here}/begin bash -c :")),
+        (
+            "git",
+            "@git",
+            format!("GIT_SSH_COMMAND='sh {here}/begin' git ls-remote ssh://no.test/x"),
+        ),
+        (
+            "python3",
+            "@python",
+            format!("PYTHONPATH={here} /usr/bin/python3 -c ''"),
+        ),
+        (
+            "perl",
+            "perl",
+            format!("PERL5OPT='-I{here} -MBegin' perl -e ''"),
+        ),
+        (
+            "node",
+            "@node",
+            format!("NODE_OPTIONS='--require {here}/begin.cjs' node -e ''"),
+        ),
+    ];
+    for (program, rule, script) in ways {
+        let script = format!("{script}; exit 0");
+        let mut outside = std::process::Command::new("sh");
+        outside.args(["-c", &script]).current_dir(&bed.workspace);
+        let _ = outside.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let taken = || std::fs::read(&stolen).is_ok_and(|content| content.starts_with(b"secret"));
+        if !Path::new(&ran).exists() {
+            must(!installed(program), &format!("{program} ran nothing"))?;
+            continue;
+        }
+        must(taken(), &format!("the control shows nothing: {program}"))?;
+        for made in [&stolen, &ran] {
+            std::fs::remove_file(made).unwrap();
+        }
+        // One of several, where they are several.
+        let mut policy = bed.policy().allow("sh").allow(rule);
+        if program == "python3" {
+            policy = policy.allow("/usr/bin/python3");
+        }
+        let plan = bed.plan(&policy)?;
+        let output = plan.command(["sh", "-c", &script]).output();
+        let output = output.map_err(|error| error.to_string())?;
+        must(
+            Path::new(&ran).exists(),
+            &format!("{program} ran nothing inside: {output:?}"),
+        )?;
+        must(!taken(), &format!("{program} saw what the command cannot"))?;
+        std::fs::remove_file(&ran).unwrap();
+    }
+    Ok(())
+}
+
+fn installed(program: &str) -> bool {
+    ["/usr/local/bin", "/usr/bin"]
+        .iter()
+        .any(|place| Path::new(place).join(program).exists())
 }

@@ -38,6 +38,11 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[],
     },
     Case {
+        name: "a linked working tree is protected with its repository",
+        run: linked_tree,
+        needs: &["git"],
+    },
+    Case {
         name: "a pointer in a repository opens nothing",
         run: pointer,
         needs: &[],
@@ -45,6 +50,11 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "existing tool configuration is read-only",
         run: configuration,
+        needs: &[],
+    },
+    Case {
+        name: "every name that tools act upon is protected, there or not",
+        run: every_name,
         needs: &[],
     },
     Case {
@@ -180,6 +190,142 @@ fn pointer(bed: &Bed) -> Verdict {
         let plan = bed.plan(&bed.policy().git(access))?;
         bed.denied_by(&plan, &["read", &bed.out("secret")])?;
         bed.denied_by(&plan, &["create", &bed.out("new")])?;
+    }
+    Ok(())
+}
+
+/// As `git worktree add` makes it. Git follows what each of these files says.
+fn linked_tree(bed: &Bed) -> Verdict {
+    let make = "git init -q -b main main && cd main && \
+                git -c user.name=a -c user.email=a@example.com commit -q --allow-empty -m x && \
+                git worktree add -q ../linked";
+    let made = std::process::Command::new("sh")
+        .args(["-c", make])
+        .current_dir(&bed.workspace)
+        .env("HOME", &bed.outside)
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .status();
+    must(made.is_ok_and(|status| status.success()), "no working tree")?;
+    let own = "main/.git/worktrees/linked";
+    let there = [
+        "linked/.git".to_owned(),
+        "main/.git/config".to_owned(),
+        format!("{own}/commondir"),
+        format!("{own}/gitdir"),
+    ];
+    let absent = [
+        format!("{own}/config.worktree"),
+        "main/.git/hooks/post-checkout".to_owned(),
+        "main/.git/info/attributes".to_owned(),
+    ];
+    let places: Vec<String> = there.iter().map(|name| bed.inside(name)).collect();
+    for (access, verdict) in [
+        (GitAccess::Read, "true false\n"),
+        (GitAccess::Commit, "true false\n"),
+        (GitAccess::Hidden, "false false\n"),
+    ] {
+        let plan = bed.plan(&bed.policy().git(access))?;
+        let said = verdicts(&plan, &places)?;
+        must(
+            said == verdict.repeat(there.len()),
+            &format!("{access:?}: {said}"),
+        )?;
+        for name in &absent {
+            bed.denied_by(&plan, &["make-directories-and-file", &bed.inside(name)])?;
+        }
+        for name in ["linked/.git", own] {
+            bed.denied_by(&plan, &["rename", &bed.inside(name), &bed.inside("away")])?;
+        }
+    }
+    for name in &there {
+        bed.control(&["append", &bed.inside(name)])?;
+    }
+    absent
+        .iter()
+        .try_for_each(|name| bed.control(&["make-directories-and-file", &bed.inside(name)]))
+}
+
+/// Whether each file can be read and written under a plan.
+fn verdicts(plan: &Plan, files: &[String]) -> Result<String, String> {
+    let mut attempt = vec!["verdicts"];
+    attempt.extend(files.iter().map(String::as_str));
+    let output = plan.command(Bed::argv(&attempt)).output();
+    let output = output.map_err(|error| error.to_string())?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// What editors, shells, agents and build tools act upon.
+const NAMES: &[&str] = &[
+    ".envrc",
+    ".vscode/tasks.json",
+    ".idea/workspace.xml",
+    ".zed/settings.json",
+    ".claude/settings.json",
+    ".codex/config.toml",
+    ".cursor/mcp.json",
+    ".gemini/settings.json",
+    ".agents/settings.json",
+    ".aider.conf.yml",
+    ".mcp.json",
+    ".npmrc",
+    ".yarnrc",
+    ".yarnrc.yml",
+    ".pnpmfile.cjs",
+    ".cargo/config.toml",
+    ".gitmodules",
+    ".gitconfig",
+    ".bashrc",
+    ".bash_profile",
+    ".bash_login",
+    ".profile",
+    ".zshrc",
+    ".zshenv",
+    ".zprofile",
+    ".husky/pre-commit",
+    ".devcontainer/devcontainer.json",
+    ".pre-commit-config.yaml",
+];
+
+/// The file or directory of a name that is protected.
+fn protected(name: &str) -> &str {
+    name.split('/').next().unwrap()
+}
+
+fn every_name(bed: &Bed) -> Verdict {
+    // At the top and further down, where none is yet: all of it is set aside.
+    let places = |names: &[&str]| -> Vec<String> {
+        let both = names
+            .iter()
+            .flat_map(|name| [(*name).to_owned(), format!("a/b/{name}")]);
+        both.map(|name| bed.inside(&name)).collect()
+    };
+    std::fs::create_dir_all(bed.workspace.join("a/b")).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(60));
+    let plan = bed.plan(&bed.policy())?;
+    let files = places(NAMES);
+    let mut attempt = vec!["make-each"];
+    attempt.extend(files.iter().map(String::as_str));
+    let outcome = bed.run(&plan, &attempt)?;
+    must(outcome.success(), "they could not be made")?;
+    let heads: Vec<&str> = NAMES.iter().map(|name| protected(name)).collect();
+    for head in places(&heads) {
+        let told = outcome.violations.iter();
+        must(
+            told.filter(|violation| violation.target == head).count() == 1,
+            &format!("{head} is not reported once: {:#?}", outcome.violations),
+        )?;
+        let aside = format!("{head}.set-aside");
+        must(
+            !std::path::Path::new(&head).exists() && std::path::Path::new(&aside).exists(),
+            &format!("{head} was not set aside"),
+        )?;
+    }
+    // Where they are there, none of them changes.
+    bed.control(&attempt)?;
+    let said = verdicts(&bed.plan(&bed.policy())?, &files)?;
+    must(said.lines().count() == files.len(), "it said too little")?;
+    for (file, verdict) in files.iter().zip(said.lines()) {
+        must(verdict == "true false", &format!("{file}: {verdict}"))?;
     }
     Ok(())
 }

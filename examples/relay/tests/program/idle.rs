@@ -70,12 +70,11 @@ async fn r04_idle_connections_take_little_and_give_it_back() {
     let mut rounds = Vec::new();
     for _ in 0..2 {
         let before = settled(&node).await;
-        let opening = agents.iter().map(|agent| {
-            let relay = &node.relay;
-            async move { agent.open_tunnel(relay, Router::new(), None).await.unwrap() }
-        });
+        let opening = agents
+            .iter()
+            .map(|agent| agent.open_tunnel(&node.relay, Router::new(), None));
         let opening = futures_util::stream::iter(opening).buffer_unordered(16);
-        let open: Vec<_> = opening.collect().await;
+        let open: Vec<_> = opening.map(Result::unwrap).collect().await;
         let with_tunnels = settled(&node).await;
         let opening = (0..browsers).map(|n| browser(&node.relay, tls.clone(), n));
         let opening = futures_util::stream::iter(opening).buffer_unordered(16);

@@ -13,6 +13,9 @@ use crate::support::up::block_on;
 const USUAL: Duration = Duration::from_secs(20 * 60);
 /// Time between two looks.
 const LOOK: Duration = Duration::from_secs(2);
+/// Time between two cuts. Of an agent that comes more than three times in a minute the
+/// relay takes it that its key was copied.
+const APART: Duration = Duration::from_secs(25);
 /// What the last third may hold more than the second, on top of a twentieth, each when it
 /// holds least: what a command or a connection needs while it is there comes and goes, and
 /// allocators and caches have filled up by the end of the first third.
@@ -43,7 +46,7 @@ pub(crate) fn neither_end_grows_with_time() {
 
 async fn soak(length: Duration) {
     let pair = Pair::meets(0.5).await;
-    let (began, mut looked) = (Instant::now(), Instant::now());
+    let (began, mut looked, mut cut) = (Instant::now(), Instant::now(), Instant::now());
     let mut looks: Vec<[Held; 2]> = Vec::new();
     let (mut calls, mut returns) = (0_u32, 0_u32);
     while began.elapsed() < length {
@@ -61,7 +64,8 @@ async fn soak(length: Duration) {
         let nothing = pair.meeting.ask(&pair.device, run(&["plum-jam"])).await;
         nothing.unwrap().whole().await.unwrap();
         calls += 2;
-        if calls.is_multiple_of(50) {
+        if cut.elapsed() > APART {
+            cut = Instant::now();
             let mut answer = pair.beating().await;
             pair.far.forget();
             whole(&mut answer).await;

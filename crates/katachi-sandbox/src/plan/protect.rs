@@ -24,6 +24,9 @@ pub(super) const WALK_LIMIT: usize = 1_000_000;
 /// directories are made read-only instead.
 const LINKED_FILES: usize = 200;
 
+/// Most names looked at where a repository keeps those inside of it.
+const INNER_DIRECTORIES: usize = 10_000;
+
 /// Names that editors, shells, agents and build tools act upon when somebody
 /// opens the directory outside the sandbox.
 pub(crate) const PROTECTED_NAMES: &[&str] = &[
@@ -535,6 +538,9 @@ fn guard_repository(draft: &mut Draft<'_>, path: &Path, git: GitAccess) -> Resul
                     draft.absent.push(part);
                 }
             }
+            for inner in inner_repositories(path) {
+                guard_repository(draft, &inner, git)?;
+            }
             draft.gaps.push((
                 "metadata",
                 format!(
@@ -545,6 +551,41 @@ fn guard_repository(draft: &mut Draft<'_>, path: &Path, git: GitAccess) -> Resul
         }
     }
     Ok(())
+}
+
+/// Directories of linked working trees and of submodules, which a repository keeps
+/// inside of its own. What they keep inside is found with them; links are not
+/// followed, and what comes after [`INNER_DIRECTORIES`] stays as it is.
+fn inner_repositories(repository: &Path) -> Vec<PathBuf> {
+    let is_directory = |place: &PathBuf| {
+        let kind = place.symlink_metadata();
+        kind.is_ok_and(|kind| kind.is_dir())
+    };
+    let has = |place: &Path, name: &str| place.join(name).symlink_metadata().is_ok();
+    let mut found = Vec::new();
+    let mut pending: Vec<PathBuf> = ["worktrees", "modules"]
+        .iter()
+        .map(|name| repository.join(name))
+        .filter(is_directory)
+        .collect();
+    let mut seen = 0;
+    while let Some(list) = pending.pop().and_then(|place| place.read_dir().ok()) {
+        for place in list.flatten().map(|entry| entry.path()) {
+            seen += 1;
+            if seen > INNER_DIRECTORIES {
+                return found;
+            }
+            if !is_directory(&place) {
+                continue;
+            }
+            match has(&place, "HEAD") && (has(&place, "commondir") || has(&place, "objects")) {
+                true => found.push(place),
+                // The name of a submodule may have slashes.
+                false => pending.push(place),
+            }
+        }
+    }
+    found
 }
 
 /// Makes each directory between a writable root and `path` a mount, so that

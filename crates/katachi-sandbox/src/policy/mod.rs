@@ -96,8 +96,9 @@ pub enum GitAccess {
     /// History can be read and nothing changed.
     #[default]
     Read,
-    /// Commits can be made; hooks, configuration and attributes stay as they
-    /// are.
+    /// Commits can be made, also in linked working trees and submodules whose
+    /// repository is in the workspace; hooks, configuration and attributes stay as
+    /// they are.
     Commit,
     /// Like any other writable directory: what is written to hooks or
     /// configuration later runs outside the sandbox.

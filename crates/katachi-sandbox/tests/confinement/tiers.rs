@@ -41,6 +41,10 @@ const WITHOUT: &[(&str, Without)] = &[
         "git commits and its hooks stay as they are",
         Unavailable("unavailable: commits; branches"),
     ),
+    (
+        "git commits in linked working trees and submodules",
+        Unavailable("unavailable: commits; commits"),
+    ),
     ("a clone works outside and runs nothing there", Refused),
     (
         "a library in the workspace is not loaded",

@@ -25,6 +25,11 @@ pub(crate) const CASES: &[Case] = &[
         needs: &["git"],
     },
     Case {
+        name: "git commits in linked working trees and submodules",
+        run: inner_git,
+        needs: &["git"],
+    },
+    Case {
         name: "a compiler builds a program that runs",
         run: compiler,
         needs: &["cc", "make"],
@@ -132,6 +137,77 @@ fn git(bed: &Bed) -> Verdict {
         commit.is_ok_and(|output| !output.outcome.success()),
         "a commit was made",
     )
+}
+
+fn inner_git(bed: &Bed) -> Verdict {
+    const MAKE: &str = "git init -q -b main source; git init -q -b main main; \
+        git -C source commit -q --allow-empty -m x; cd main; \
+        git -c protocol.file.allow=always submodule --quiet add \"$PWD/../source\" deep/sub; \
+        git commit -q -m sub; git worktree add -q ../linked";
+    let identity = ["AUTHOR", "COMMITTER"].map(|who| {
+        let name = |what: &str| format!("GIT_{who}_{what}");
+        [(name("NAME"), "a"), (name("EMAIL"), "a@example.com")]
+    });
+    let identity = identity.as_flattened();
+    let made = std::process::Command::new("sh")
+        .args(["-ec", MAKE])
+        .current_dir(&bed.workspace)
+        .env("HOME", &bed.outside)
+        .envs(identity.iter().cloned())
+        .status();
+    must(
+        made.is_ok_and(|status| status.success()),
+        "git fails outside",
+    )?;
+    let mut policy = bed.policy().allow("@git").git(GitAccess::Commit);
+    for (name, value) in identity {
+        policy = policy.set_env(name, *value);
+    }
+    let plan = bed.plan(&policy)?;
+    let inner = [
+        ("linked", "main/.git/worktrees/linked"),
+        ("main/deep/sub", "main/.git/modules/deep/sub"),
+    ];
+    for (tree, directory) in inner {
+        if bed.has_namespaces_for("commits") {
+            let commit = [
+                "git",
+                "-C",
+                tree,
+                "commit",
+                "--allow-empty",
+                "-qm",
+                "inside",
+            ];
+            run(&plan, &commit)?;
+            let log = run(&plan, &["git", "-C", tree, "log", "-1", "--format=%s"])?;
+            must(log.stdout == b"inside\n", "the commit is not there")?;
+        }
+        let configure = ["git", "-C", tree, "config", "core.hooksPath", "hooks"];
+        let configured = plan.command(configure).output();
+        must(
+            configured.is_ok_and(|output| !output.outcome.success()),
+            "the configuration changed",
+        )?;
+        let redirect = match tree {
+            "linked" => "commondir",
+            _ => "config",
+        };
+        let redirect = bed.inside(&format!("{directory}/{redirect}"));
+        bed.denied_by(&plan, &["append", &redirect])?;
+        bed.denied_by(
+            &plan,
+            &["rename", &bed.inside("source/.git/HEAD"), &redirect],
+        )?;
+        bed.denied_by(
+            &plan,
+            &["rename", &bed.inside(directory), &bed.inside("away")],
+        )?;
+        let hook = bed.inside(&format!("{directory}/hooks/post-commit"));
+        bed.denied_by(&plan, &["make-directories-and-file", &hook])?;
+        bed.control(&["make-directories-and-file", &hook])?;
+    }
+    Ok(())
 }
 
 fn compiler(bed: &Bed) -> Verdict {

@@ -1,18 +1,18 @@
 //! Two relays that are one cluster, inside of the agent's own program, and a balancer
 //! that gives each connection to the first of them that answers.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::Read as _;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::Parser;
-use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::postgres::{Postgres, binaries};
+use crate::support::served::Served;
 
 /// Where each listens. The agent takes `katachi.localhost` to be the last of them.
 const ADDRESSES: [&str; 2] = ["127.0.0.2", "127.0.0.1"];
@@ -43,7 +43,7 @@ pub(crate) struct Nodes {
     states: [TempDir; 2],
     port: u16,
     authority: String,
-    running: Vec<Option<Child>>,
+    running: Vec<Option<Served>>,
 }
 
 impl Nodes {
@@ -64,36 +64,15 @@ impl Nodes {
         let key = nodes.key(second, &["show"]);
         nodes.key(first, &["add-node", "b", &key]);
         for (at, address) in ADDRESSES.into_iter().enumerate() {
-            let mut child = Command::new(env!("CARGO_BIN_EXE_katachi-agent"))
-                .args([
-                    "relay",
-                    "serve",
-                    "--no-keychain",
-                    "--ready-json",
-                    "--device-interval",
-                    "1",
-                ])
-                .args(["--node-listen", "127.0.0.1:0", "--cluster", &cluster])
-                .args(["--public-url", &nodes.url(), "--listen"])
-                .arg(format!("{address}:{port}"))
-                .arg("--state-dir")
-                .arg(nodes.states[at].path())
-                .env("KATACHI_RELAY_DATABASE", nodes.database())
-                // Its end is the end of the relay.
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            let mut line = String::new();
-            let mut said = BufReader::new(child.stdout.take().unwrap());
-            said.read_line(&mut line).unwrap();
-            let ready: Value = serde_json::from_str(&line).unwrap();
-            ready["ca"]
-                .as_str()
-                .unwrap()
-                .clone_into(&mut nodes.authority);
-            nodes.running.push(Some(child));
+            let relay = Served::start(nodes.states[at].path(), |relay| {
+                relay
+                    .args(["--node-listen", "127.0.0.1:0", "--cluster", &cluster])
+                    .args(["--public-url", &nodes.url(), "--listen"])
+                    .arg(format!("{address}:{port}"))
+                    .env("KATACHI_RELAY_DATABASE", nodes.database())
+            });
+            relay.authority.clone_into(&mut nodes.authority);
+            nodes.running.push(Some(relay));
         }
         nodes
     }
@@ -154,18 +133,7 @@ impl Nodes {
 
     /// Kills the relay that the balancer prefers, as a power cut would.
     pub(crate) fn kill_first(&mut self) {
-        let mut child = self.running[0].take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-}
-
-impl Drop for Nodes {
-    fn drop(&mut self) {
-        for child in self.running.iter_mut().flatten() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        drop(self.running[0].take());
     }
 }
 

@@ -4,42 +4,25 @@
 //
 //   node between.cjs LINK ADDRESS_OF_THE_RELAY
 
-const readline = require("node:readline");
-const { chromium } = require("playwright-core");
+const { hear, opens, signsUp, tell } = require("./person.cjs");
 
 const [link, relay] = process.argv.slice(2);
-const told = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
-
-function tell(what, text) {
-  process.stdout.write(JSON.stringify({ what, text }) + "\n");
-}
 
 async function main() {
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
-    args: ["--no-sandbox", `--host-resolver-rules=MAP katachi.localhost ${relay}`],
-  });
-  const context = await browser.newContext({ ignoreHTTPSErrors: true });
-  const page = await context.newPage();
+  const { browser, page } = await opens(relay);
   // A channel may wait as long as the page does.
   page.setDefaultTimeout(90000);
-  const complaints = [];
-  page.on("pageerror", (error) => complaints.push(String(error)));
-  await page.goto(link);
-  await page.getByText("Create an account").click();
-  await page.locator("input[type=email]").fill("mia@orchard.example");
-  await page.locator("input[type=password]").fill("a long enough password");
-  await page.getByRole("button", { name: "Create account" }).click();
-  await page.getByRole("button", { name: /approve/i }).click();
+  // What it says in its console is no fault here: the relay means ill.
+  const errors = [];
+  page.on("pageerror", (error) => errors.push(String(error)));
+  await (await signsUp(page, link)).click();
   await page.getByRole("heading", { name: "Approved" }).waitFor();
   await page.goto(new URL("/", link).href);
   await page.getByText("Online").first().waitFor();
   tell("online", "");
   const address = await page.locator("a.agent-card").evaluate((card) => card.href);
-  for (;;) {
-    const { value, done } = await told.next();
-    if (done) break;
-    const [word, text] = JSON.parse(value);
+  for (let told = await hear(); told !== undefined; told = await hear()) {
+    const [word, text] = JSON.parse(told);
     if (word === "open") {
       await page.goto("about:blank");
       await page.goto(address);
@@ -58,7 +41,7 @@ async function main() {
       tell("card", await card.innerText());
     }
   }
-  tell("complaints", complaints.join("\n"));
+  tell("complaints", errors.join("\n"));
   await browser.close();
 }
 

@@ -4,34 +4,11 @@
 //
 //   node cluster.cjs LINK ADDRESS_OF_THE_BALANCER
 
-const readline = require("node:readline");
-const { chromium } = require("playwright-core");
+const { opens, signsUp, tell, wait } = require("./person.cjs");
 
 const [link, balancer] = process.argv.slice(2);
-const told = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
-
-function tell(what, text) {
-  process.stdout.write(JSON.stringify({ what, text }) + "\n");
-}
-
-async function wait(word) {
-  const { value } = await told.next();
-  if (value !== word) throw new Error(`told ${value} where ${word} was expected`);
-}
-
 async function main() {
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
-    args: ["--no-sandbox", `--host-resolver-rules=MAP katachi.localhost ${balancer}`],
-  });
-  const context = await browser.newContext({ ignoreHTTPSErrors: true });
-  const page = await context.newPage();
-  page.setDefaultTimeout(15000);
-  const complaints = [];
-  page.on("pageerror", (error) => complaints.push(String(error)));
-  page.on("console", (message) => {
-    if (["error", "warning"].includes(message.type())) complaints.push(message.text());
-  });
+  const { browser, page, complaints } = await opens(balancer);
   const cards = page.locator(".log article");
   const send = async (mode, text) => {
     await page.locator(`input[value=${mode}]`).check();
@@ -41,12 +18,7 @@ async function main() {
   };
   const ended = (card) => card.and(page.locator("article:not([data-busy])")).waitFor();
   try {
-    await page.goto(link);
-    await page.getByText("Create an account").click();
-    await page.locator("input[type=email]").fill("mia@orchard.example");
-    await page.locator("input[type=password]").fill("a long enough password");
-    await page.getByRole("button", { name: "Create account" }).click();
-    await page.getByRole("button", { name: /approve/i }).click();
+    await (await signsUp(page, link)).click();
     await wait("connected");
     await page.goto(new URL("/", link).href);
     await page.getByText("Online").first().waitFor();

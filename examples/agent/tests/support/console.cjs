@@ -4,43 +4,23 @@
 //
 //   node console.cjs LINK SCREENSHOT_DIR
 
-const { chromium } = require("playwright-core");
+const { opens, signsUp, tell } = require("./person.cjs");
 const { looks } = require("../../../relay/tests/console/look.cjs");
 
 const [link, pictures] = process.argv.slice(2);
-const email = "mia@orchard.example";
-const password = "a long enough password";
-
-function tell(what, text) {
-  process.stdout.write(JSON.stringify({ what, text }) + "\n");
-}
 
 async function main() {
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
-    args: ["--no-sandbox", "--host-resolver-rules=MAP katachi.localhost 127.0.0.1"],
-  });
-  const context = await browser.newContext({ ignoreHTTPSErrors: true });
-  const page = await context.newPage();
-  page.setDefaultTimeout(15000);
-  page.on("pageerror", (error) => tell("error", String(error)));
-  page.on("console", (message) => {
-    if (["error", "warning"].includes(message.type())) tell("error", message.text());
-  });
+  const { browser, page, complaints } = await opens();
   const look = looks(page, pictures);
   page.on("request", (request) => {
     const host = new URL(request.url()).host;
     if (host !== new URL(link).host) tell("foreign", request.url());
   });
   try {
-    await page.goto(link);
-    await page.getByText("Create an account").click();
-    await page.locator("input[type=email]").fill(email);
-    await page.locator("input[type=password]").fill(password);
-    await page.getByRole("button", { name: "Create account" }).click();
-    await page.getByRole("button", { name: /approve/i }).waitFor();
+    const approve = await signsUp(page, link);
+    await approve.waitFor();
     tell("device", await page.locator("main").innerText());
-    await page.getByRole("button", { name: /approve/i }).click();
+    await approve.click();
     await page.waitForTimeout(300);
 
     await page.goto(new URL("/", link).href);
@@ -74,7 +54,7 @@ async function main() {
       const ends = await page.getByText(/^Exit \d+/).count();
       await page.locator("textarea").fill("touch approved-elsewhere");
       await page.keyboard.press("Enter");
-      const other = await context.newPage();
+      const other = await page.context().newPage();
       other.on("pageerror", (error) => tell("error", String(error)));
       await other.goto(page.url());
       const asked = other.getByRole("region", { name: "Waiting for you" }).getByRole("group", { name: "Approval" });
@@ -91,7 +71,7 @@ async function main() {
       await page.keyboard.press("Enter");
       const card = page.locator(".log article").last();
       await card.getByRole("button", { name: "Approve" }).waitFor();
-      const other = await context.newPage();
+      const other = await page.context().newPage();
       other.on("pageerror", (error) => tell("error", String(error)));
       await other.goto(page.url());
       const asked = other.getByRole("region", { name: "Waiting for you" }).getByRole("group", { name: "Approval" });
@@ -138,6 +118,7 @@ async function main() {
     tell("error", String(error));
     await page.screenshot({ path: `${pictures}/failed.png`, fullPage: true });
   }
+  for (const complaint of complaints) tell("error", complaint);
   await browser.close();
 }
 

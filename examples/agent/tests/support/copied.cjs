@@ -4,43 +4,16 @@
 //
 //   node copied.cjs LINK ADDRESS_OF_THE_RELAY SCREENSHOT_DIR
 
-const readline = require("node:readline");
-const { chromium } = require("playwright-core");
+const { opens, signsUp, tell, wait } = require("./person.cjs");
 const { looks } = require("../../../relay/tests/console/look.cjs");
 
 const [link, relay, pictures] = process.argv.slice(2);
-const told = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
-
-function tell(what, text) {
-  process.stdout.write(JSON.stringify({ what, text }) + "\n");
-}
-
-async function wait(word) {
-  const { value } = await told.next();
-  if (value !== word) throw new Error(`told ${value} where ${word} was expected`);
-}
 
 async function main() {
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
-    args: ["--no-sandbox", `--host-resolver-rules=MAP katachi.localhost ${relay}`],
-  });
-  const context = await browser.newContext({ ignoreHTTPSErrors: true });
-  const page = await context.newPage();
-  page.setDefaultTimeout(20000);
-  const complaints = [];
-  page.on("pageerror", (error) => complaints.push(String(error)));
-  page.on("console", (message) => {
-    if (["error", "warning"].includes(message.type())) complaints.push(message.text());
-  });
+  const { browser, page, complaints } = await opens(relay);
   const look = looks(page, pictures);
   try {
-    await page.goto(link);
-    await page.getByText("Create an account").click();
-    await page.locator("input[type=email]").fill("mia@orchard.example");
-    await page.locator("input[type=password]").fill("a long enough password");
-    await page.getByRole("button", { name: "Create account" }).click();
-    await page.getByRole("button", { name: /approve/i }).click();
+    await (await signsUp(page, link)).click();
     await page.goto(new URL("/", link).href);
     await page.getByText("Online").first().waitFor();
     await page.locator("a.agent-card").click();

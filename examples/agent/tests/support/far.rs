@@ -1,20 +1,20 @@
 //! A relay that the agent reaches through a router, and people directly.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use serde_json::Value;
 use tempfile::TempDir;
+
+use super::served::Served;
 
 /// Where it listens. The agent takes `katachi.localhost` to be the router.
 pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 /// The relay, inside of the agent's own program, and the router.
 pub(crate) struct Far {
-    pub(crate) relay: Child,
+    pub(crate) relay: Served,
     pub(crate) url: String,
     /// File of the authority that the agent is to trust.
     pub(crate) authority: String,
@@ -37,38 +37,19 @@ impl Far {
     /// The same on `port`, with nothing between it and the agent yet.
     pub(crate) fn at(port: u16) -> Self {
         let state = tempfile::tempdir().unwrap();
-        let mut relay = Command::new(env!("CARGO_BIN_EXE_katachi-agent"))
-            .args([
-                "relay",
-                "serve",
-                "--no-keychain",
-                "--ready-json",
-                "--device-interval",
-                "1",
-            ])
-            .args(["--listen", &format!("{ADDRESS}:{port}")])
-            .arg("--state-dir")
-            .arg(state.path())
-            // It is not to notice anything by itself.
-            .env("KATACHI_RELAY_KEEP_ALIVE", "600")
-            .env("KATACHI_RELAY_HEARTBEAT", "5")
-            .env("KATACHI_RELAY_TUNNEL_WEBSOCKET", "true")
-            // Its end is the end of the relay.
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let mut said = BufReader::new(relay.stdout.take().unwrap());
-        said.read_line(&mut line).unwrap();
-        let ready: Value = serde_json::from_str(&line).unwrap();
-        let text = |name: &str| ready[name].as_str().unwrap().to_owned();
+        let relay = Served::start(state.path(), |relay| {
+            relay
+                .args(["--listen", &format!("{ADDRESS}:{port}")])
+                // It is not to notice anything by itself.
+                .env("KATACHI_RELAY_KEEP_ALIVE", "600")
+                .env("KATACHI_RELAY_HEARTBEAT", "5")
+                .env("KATACHI_RELAY_TUNNEL_WEBSOCKET", "true")
+        });
         Self {
+            url: relay.url.clone(),
+            authority: relay.authority.clone(),
+            own_authority: relay.authority.clone(),
             relay,
-            url: text("public_url"),
-            authority: text("ca"),
-            own_authority: text("ca"),
             router: None,
             _state: state,
         }
@@ -88,13 +69,6 @@ impl Far {
 
     fn router(&self) -> &Router {
         self.router.as_ref().expect("there is a router")
-    }
-}
-
-impl Drop for Far {
-    fn drop(&mut self) {
-        let _ = self.relay.kill();
-        let _ = self.relay.wait();
     }
 }
 

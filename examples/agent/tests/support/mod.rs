@@ -13,6 +13,7 @@ pub(crate) mod page;
 pub(crate) mod pair;
 pub(crate) mod place;
 pub(crate) mod provider;
+pub(crate) mod served;
 pub(crate) mod up;
 
 use std::path::{Path, PathBuf};

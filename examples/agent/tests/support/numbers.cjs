@@ -4,30 +4,13 @@
 //
 //   node numbers.cjs AGENT_PAGE EMAIL PASSWORD SCREENSHOT_DIR
 
-const readline = require("node:readline");
-const { chromium } = require("playwright-core");
+const { opens, tell, wait } = require("./person.cjs");
 const { looks } = require("../../../relay/tests/console/look.cjs");
 
 const [address, email, password, pictures] = process.argv.slice(2);
-const told = readline.createInterface({ input: process.stdin })[Symbol.asyncIterator]();
-
-function tell(what, text) {
-  process.stdout.write(JSON.stringify({ what, text }) + "\n");
-}
-
-async function wait(word) {
-  const { value } = await told.next();
-  if (value !== word) throw new Error(`told ${value} where ${word} was expected`);
-}
 
 async function main() {
-  const browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
-    args: ["--no-sandbox", "--host-resolver-rules=MAP katachi.localhost 127.0.0.1"],
-  });
-  const context = await browser.newContext({ ignoreHTTPSErrors: true });
-  const page = await context.newPage();
-  page.setDefaultTimeout(20000);
+  const { browser, page } = await opens();
   page.on("pageerror", (error) => tell("error", String(error)));
   const look = looks(page, pictures);
   try {

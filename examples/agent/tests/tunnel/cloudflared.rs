@@ -2,11 +2,11 @@
 //! how it is called, one for Cloudflare's API keeps the books, and a paired device talks
 //! through all of it. No traffic leaves this machine.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use katachi_protocol::channel::PairingFragment;
@@ -17,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use crate::cloudflare_api::{ACCOUNT, API_TOKEN, Api, ZONE};
 use crate::support::browser::{Browser, EMAIL};
 use crate::support::meeting::Meeting;
+use crate::support::served::Served;
 use crate::support::up::{PATIENCE, Up};
 use crate::support::{Place, meeting, needing};
 
@@ -57,9 +58,7 @@ struct Stage {
     place: Place,
     runtime: tokio::runtime::Runtime,
     api: Api,
-    relay: Child,
-    url: String,
-    ca: PathBuf,
+    relay: Served,
     /// Where the stand-in takes Cloudflare's side of the tunnel.
     port: u16,
     program: PathBuf,
@@ -77,37 +76,18 @@ impl Stage {
         settle(&place, does, port, "2025.10.1");
         let authority = edge_certificate(&place);
         let state = place.home().join("relay");
-        let mut relay = place
-            .command()
-            .args([
-                "relay",
-                "serve",
-                "--ready-json",
-                "--no-keychain",
-                "--device-interval",
-                "1",
-            ])
-            .args(["--listen", "127.0.0.1:0", "--state-dir"])
-            .arg(&state)
-            .args(["--cloudflare-account", ACCOUNT, "--cloudflare-zone", ZONE])
-            .args(["--cloudflare-domain", "tunnels.example"])
-            .args(["--cloudflare-api", &api.url()])
-            .args(["--cloudflare-edge", &format!("127.0.0.1:{port}")])
-            .arg("--cloudflare-ca")
-            .arg(&authority)
-            .env("KATACHI_RELAY_CLOUDFLARE_TOKEN", API_TOKEN)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let stdout = relay.stdout.take().unwrap();
-        BufReader::new(stdout).read_line(&mut line).unwrap();
-        let ready: Value = serde_json::from_str(&line).unwrap();
-        let text = |name: &str| ready[name].as_str().unwrap().to_owned();
+        let relay = Served::start(&state, |relay| {
+            relay
+                .args(["--listen", "127.0.0.1:0"])
+                .args(["--cloudflare-account", ACCOUNT, "--cloudflare-zone", ZONE])
+                .args(["--cloudflare-domain", "tunnels.example"])
+                .args(["--cloudflare-api", &api.url()])
+                .args(["--cloudflare-edge", &format!("127.0.0.1:{port}")])
+                .arg("--cloudflare-ca")
+                .arg(&authority)
+                .env("KATACHI_RELAY_CLOUDFLARE_TOKEN", API_TOKEN)
+        });
         Self {
-            url: text("public_url"),
-            ca: text("ca").into(),
             place,
             runtime,
             api,
@@ -118,9 +98,9 @@ impl Stage {
     }
 
     fn options(&self) -> Vec<String> {
-        let text = |path: &Path| path.to_str().unwrap().to_owned();
-        let options = ["--relay-url", &self.url, "--relay-ca", &text(&self.ca)];
-        let program = text(&self.program);
+        let relay = &self.relay;
+        let options = ["--relay-url", &relay.url, "--relay-ca", &relay.authority];
+        let program = self.program.to_str().unwrap().to_owned();
         let carrier = ["--tunnel-carrier", "cloudflared", "--cloudflared", &program];
         let all = options.into_iter().chain(carrier);
         all.map(str::to_owned).collect()
@@ -138,9 +118,9 @@ impl Stage {
         let code = up.wait_for("code ");
         let (_, fragment) = link.split_once('#').unwrap();
         up.fragment = PairingFragment::parse(fragment);
-        let ca = std::fs::read_to_string(&self.ca).unwrap();
+        let ca = std::fs::read_to_string(&self.relay.authority).unwrap();
         self.runtime.block_on(async {
-            let browser = Browser::new(&self.url, &ca);
+            let browser = Browser::new(&self.relay.url, &ca);
             browser.sign_up(EMAIL).await;
             browser.approve(&code).await;
             browser
@@ -172,13 +152,6 @@ impl Stage {
 
     fn socket(&self) -> PathBuf {
         self.place.home().join("state/cloudflared/origin")
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        let _ = self.relay.kill();
-        let _ = self.relay.wait();
     }
 }
 

@@ -74,7 +74,7 @@ async fn soak(length: Duration) {
         }
         if looked.elapsed() > LOOK {
             looked = Instant::now();
-            looks.push([held(&pair.far.relay), held(&pair.up.child)]);
+            looks.push([held(&pair.far.relay.child), held(&pair.up.child)]);
         }
     }
     eprintln!("{calls} calls, {returns} returns in {:?}", began.elapsed());

@@ -1,14 +1,13 @@
 //! An older copy of everything that the agent keeps, put back: nothing on this machine
 //! can tell, and the relay can.
 
-use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use libtest_mimic::Trial;
-use serde_json::Value;
 
 use crate::support::browser::{Browser, EMAIL};
+use crate::support::served::Served;
 use crate::support::up::{Up, block_on};
 use crate::support::{Place, needing};
 
@@ -21,54 +20,6 @@ pub(crate) fn trials() -> Vec<Trial> {
     )]
 }
 
-/// A relay elsewhere.
-struct Relay {
-    child: Child,
-    url: String,
-    authority: String,
-    _state: tempfile::TempDir,
-}
-
-impl Relay {
-    fn start() -> Self {
-        let state = tempfile::tempdir().unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_katachi-agent"))
-            .args([
-                "relay",
-                "serve",
-                "--no-keychain",
-                "--ready-json",
-                "--device-interval",
-                "1",
-            ])
-            .args(["--listen", "127.0.0.1:0", "--state-dir"])
-            .arg(state.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let mut said = BufReader::new(child.stdout.take().unwrap());
-        said.read_line(&mut line).unwrap();
-        let ready: Value = serde_json::from_str(&line).unwrap();
-        let text = |name: &str| ready[name].as_str().unwrap().to_owned();
-        Self {
-            child,
-            url: text("public_url"),
-            authority: text("ca"),
-            _state: state,
-        }
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 fn copy(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("-a").args([from, to]).status();
     assert!(copied.unwrap().success());
@@ -76,7 +27,10 @@ fn copy(from: &Path, to: &Path) {
 
 fn an_older_copy_of_everything_is_known_by_the_relay() {
     let place = Place::new();
-    let relay = Relay::start();
+    let state = tempfile::tempdir().unwrap();
+    let relay = Served::start(state.path(), |relay| {
+        relay.args(["--listen", "127.0.0.1:0"])
+    });
     let options = ["--relay-url", &relay.url, "--relay-ca", &relay.authority];
     let up = || Up::start(&place, &options);
     let mut first = up();

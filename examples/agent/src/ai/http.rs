@@ -99,6 +99,7 @@ fn talk(
     let mut described = tools::described();
     described.extend(servers.offered.iter().map(|offer| offer.tool.clone()));
     for _ in 0..MAX_TURNS {
+        tools.in_time()?;
         let events = told.events.clone();
         let turn = Handle::current().block_on(async {
             let asked = model.turn(SYSTEM, messages, &described, async |text| {
@@ -115,9 +116,7 @@ fn talk(
             return Ok(());
         }
         for (number, call) in calls.iter().enumerate() {
-            if Instant::now() >= tools.until {
-                bail!("no time is left for its tools");
-            }
+            tools.in_time()?;
             let result = match number < MAX_CALLS && !events.is_closed() {
                 true => {
                     told.tool(call);

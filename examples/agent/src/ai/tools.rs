@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use anyhow::bail;
 use genai::chat::{Tool, ToolCall};
 use katachi_protocol::run::{OutputStream, RunEvent};
 use katachi_sandbox::Query;
@@ -137,6 +138,15 @@ pub(super) fn described() -> Vec<Tool> {
 }
 
 impl Tools<'_> {
+    /// Fails where the time for the answer is over. A timer that is late would let the
+    /// model go on.
+    pub(super) fn in_time(&self) -> anyhow::Result<()> {
+        match Instant::now() < self.until {
+            true => Ok(()),
+            false => bail!("no time is left"),
+        }
+    }
+
     /// Does what the model asked for; returns what it is told, which is never an
     /// error of ours: a model that asked for something wrong is told so.
     pub(super) fn use_one(&self, call: &ToolCall, finished: &mut Finished) -> String {

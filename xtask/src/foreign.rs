@@ -16,13 +16,13 @@ use anyhow::{Context, Result};
 
 use crate::{install, run};
 
-/// A package that has to type-check for `target`.
+/// Packages that have to type-check for `target`, together.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Foreign {
-    pub(crate) package: &'static str,
+    packages: &'static [&'static str],
     pub(crate) target: &'static str,
     /// What else cargo is told, such as the features.
-    pub(crate) arguments: &'static [&'static str],
+    arguments: &'static [&'static str],
 }
 
 /// A Mac and a Windows computer.
@@ -32,7 +32,7 @@ pub(crate) const WINDOWS: &str = "x86_64-pc-windows-gnu";
 /// Everything that is checked so.
 pub(crate) const FOREIGN: &[Foreign] = &[
     Foreign {
-        package: "katachi-crypto",
+        packages: &["katachi-crypto"],
         target: "wasm32-unknown-unknown",
         arguments: &[
             "--no-default-features",
@@ -40,39 +40,40 @@ pub(crate) const FOREIGN: &[Foreign] = &[
             "rustcrypto,password,channel,tokio,wasm_js",
         ],
     },
-    on("katachi-fingerprint", MAC, &[]),
-    on("katachi-store", MAC, STORE),
-    on("katachi-auth", MAC, AUTH),
-    on("katachi-sandbox", MAC, ALL),
-    on("katachi-fingerprint", WINDOWS, &[]),
-    on("katachi-store", WINDOWS, STORE),
-    on("katachi-auth", WINDOWS, AUTH),
-    on("katachi-sandbox", WINDOWS, ALL),
+    libraries(MAC),
+    sandbox(MAC),
+    libraries(WINDOWS),
+    sandbox(WINDOWS),
 ];
 
 /// What differs between systems, without the database: OpenSSL is not built here.
-const STORE: &[&str] = &["--features", "keychain,fingerprint,cloudflare"];
-const AUTH: &[&str] = &["--features", "tower"];
-
-/// With the tests, which run there in hosted CI.
-const ALL: &[&str] = &["--all-targets"];
-
-const fn on(
-    package: &'static str,
-    target: &'static str,
-    arguments: &'static [&'static str],
-) -> Foreign {
+const fn libraries(target: &'static str) -> Foreign {
     Foreign {
-        package,
+        packages: &["katachi-fingerprint", "katachi-store", "katachi-auth"],
         target,
-        arguments,
+        arguments: &[
+            "--features",
+            "katachi-store/keychain,katachi-store/fingerprint,katachi-store/cloudflare,\
+             katachi-auth/tower",
+        ],
     }
 }
+
+/// With the tests, which run there in hosted CI.
+const fn sandbox(target: &'static str) -> Foreign {
+    Foreign {
+        packages: &[SANDBOX],
+        target,
+        arguments: &["--all-targets"],
+    }
+}
+
+const SANDBOX: &str = "katachi-sandbox";
 
 impl Foreign {
     /// The name of the stage that checks it.
     pub(crate) fn stage(&self) -> String {
-        format!("check {} for {}", self.package, self.target)
+        format!("check {} for {}", self.packages.join(", "), self.target)
     }
 
     /// The command that checks it; `None` if no toolchain here can.
@@ -84,10 +85,13 @@ impl Foreign {
         let Some(mut command) = cargo_for(self.target, "check") else {
             return Ok(None);
         };
-        command.args(["-p", self.package]).args(self.arguments);
+        self.packages.iter().for_each(|name| {
+            command.args(["-p", name]);
+        });
+        command.args(self.arguments);
         // What runs here is linted elsewhere; of this one, much is not.
         let debian = !has_target(self.target) && Path::new(CLIPPY).is_file();
-        if self.package == "katachi-sandbox" && debian {
+        if self.packages == [SANDBOX] && debian {
             command.env("RUSTC_WORKSPACE_WRAPPER", CLIPPY);
         }
         let has_compiler = match self.target {

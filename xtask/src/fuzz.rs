@@ -75,7 +75,16 @@ pub(crate) fn targets() -> Result<Vec<String>> {
 
 /// Builds every target and returns the folder of the programs.
 pub(crate) fn build() -> Result<PathBuf> {
-    let triple = host_triple()?;
+    ensure!(
+        building()?.status()?.success(),
+        "the fuzz targets do not build"
+    );
+    let folder = run::root().join("target/fuzz").join(host_triple()?);
+    Ok(folder.join("release"))
+}
+
+/// The command that builds every target.
+pub(crate) fn building() -> Result<Command> {
     let mut command = run::cargo([
         "build",
         "--release",
@@ -87,11 +96,10 @@ pub(crate) fn build() -> Result<PathBuf> {
         "--target",
     ]);
     command
-        .arg(&triple)
+        .arg(host_triple()?)
         .args(["--target-dir", "target/fuzz"])
         .env("RUSTFLAGS", FLAGS);
-    ensure!(command.status()?.success(), "the fuzz targets do not build");
-    Ok(run::root().join("target/fuzz").join(triple).join("release"))
+    Ok(command)
 }
 
 /// Replays the corpus of `name`, then fuzzes for `seconds`.

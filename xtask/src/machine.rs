@@ -163,7 +163,9 @@ pub(crate) fn run() -> Result<Finished> {
 /// The confinement test, built.
 fn test_program() -> Result<PathBuf> {
     let mut build = cargo(["test", "--no-run", "--locked", "--message-format=json"]);
-    build.args(["-p", "katachi-sandbox", "--test", "confinement"]);
+    // As the suite built it before.
+    build.args(["-p", "katachi-sandbox", "--all-features"]);
+    build.args(["--test", "confinement"]);
     let messages = run::capture(build).context("the confinement test does not build")?;
     messages
         .lines()

@@ -45,18 +45,20 @@ struct Program {
 }
 
 /// Builds what `packages` (options of `cargo test`) name, runs the programs as
-/// `prepared` has them, and then the examples in the documentation.
+/// `prepared` has them, and then the examples in the documentation. `selected`, if it
+/// is not empty, names the programs; examples are not among them.
 ///
 /// # Errors
 ///
 /// Returns an error if they cannot be built or started.
 pub(crate) fn run(
     packages: &[&str],
+    selected: &[&str],
     long: bool,
     prepared: impl Fn(Command) -> Command + Sync,
 ) -> Result<Finished> {
     let began = Instant::now();
-    let programs = build(packages)?;
+    let programs = build(&[packages, selected].concat())?;
     let longest = if long { LONGEST_LONG } else { LONGEST };
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let (waiting, tally) = (
@@ -82,16 +84,17 @@ pub(crate) fn run(
             .into_iter()
             .collect::<Result<Vec<_>>>()
     })?;
-    let mut documentation = cargo(["test", "--doc", "--no-fail-fast", "--locked"]);
-    documentation.args(packages);
-    let documentation = observe(prepared(documentation))?;
+    let mut success = succeeded.into_iter().all(|success| success);
     let mut tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
-    tally.count.add(documentation.tally.count);
-    tally
-        .skipped_names
-        .extend(documentation.tally.skipped_names);
+    if selected.is_empty() {
+        let mut documentation = cargo(["test", "--doc", "--no-fail-fast", "--locked"]);
+        documentation.args(packages);
+        let documentation = observe(prepared(documentation))?;
+        success &= documentation.success;
+        tally.add(documentation.tally);
+    }
     Ok(Finished {
-        success: documentation.success && succeeded.into_iter().all(|success| success),
+        success,
         tally,
         took: began.elapsed(),
     })
@@ -150,18 +153,23 @@ fn one(
         name.to_string_lossy(),
         began.elapsed().as_secs_f64()
     );
+    let failed = tally.count.failed;
     said.lines().for_each(|line| {
         println!("{line}");
         tally.see(line);
     });
-    match status {
-        Some(status) => Ok(status.success()),
-        None => {
-            println!("it did not end within {longest:?} and was killed");
-            tally.count.failed += 1;
-            Ok(false)
-        }
-    }
+    let failure = match status {
+        Some(status) if status.success() => return Ok(true),
+        // It said what failed.
+        Some(_) if tally.count.failed > failed => return Ok(false),
+        Some(status) => format!("ended with {status}"),
+        None => format!("did not end within {longest:?} and was killed"),
+    };
+    println!("it {failure}");
+    tally.count.failed += 1;
+    let failure = format!("{} {failure}", name.to_string_lossy());
+    tally.failed_names.push(failure);
+    Ok(false)
 }
 
 fn whole(file: &mut File) -> Result<String> {

@@ -22,6 +22,9 @@ const LINK_DEADLINE: Duration = Duration::from_secs(120);
 /// How long it may take to stop when asked.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
+/// Has the system's OpenSSL taken, which a newcomer may not have.
+const PREPARED: &str = "OPENSSL_NO_VENDOR";
+
 /// What a terminal sends for Ctrl-C.
 const CTRL_C: u8 = 3;
 
@@ -53,6 +56,13 @@ pub(crate) fn try_all() -> Result<Vec<(String, bool)>> {
     }
     outcomes.extend(rust_blocks_stand_in_a_crate(&text)?);
     Ok(outcomes)
+}
+
+/// The command that builds what the README runs first.
+pub(crate) fn building() -> Command {
+    let mut command = run::cargo(["build", "--release", "-p", "katachi-agent"]);
+    command.env_remove(PREPARED);
+    command
 }
 
 /// Says for each `rust` block whether a crate's README has it too.
@@ -168,7 +178,7 @@ fn terminal(line: &str, home: &Path) -> Command {
 fn at_home(command: &mut Command, line: &str, home: &Path) {
     command.current_dir(run::root()).env("KATACHI_HOME", home);
     if line.starts_with("cargo run --release -p katachi-agent") {
-        command.env_remove("OPENSSL_NO_VENDOR");
+        command.env_remove(PREPARED);
     }
 }
 

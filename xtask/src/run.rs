@@ -27,6 +27,7 @@ impl Count {
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) count: Count,
+    pub(crate) failed_names: Vec<String>,
     pub(crate) skipped_names: Vec<String>,
 }
 
@@ -35,9 +36,20 @@ impl Tally {
     pub(crate) fn see(&mut self, line: &str) {
         if let Some(found) = parse_result_line(line) {
             self.count.add(found);
-        } else if let Some(name) = parse_ignored_line(line) {
-            self.skipped_names.push(name);
+        } else if let Some((name, verdict)) = parse_test_line(line) {
+            match verdict {
+                "FAILED" => self.failed_names.push(name.to_owned()),
+                _ if verdict.starts_with("ignored") => self.skipped_names.push(name.to_owned()),
+                _ => {}
+            }
         }
+    }
+
+    /// Takes what others printed.
+    pub(crate) fn add(&mut self, other: Tally) {
+        self.count.add(other.count);
+        self.failed_names.extend(other.failed_names);
+        self.skipped_names.extend(other.skipped_names);
     }
 }
 
@@ -60,6 +72,27 @@ pub(crate) fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root());
     command
+}
+
+/// `command` at the lowest priority and without a word: it takes what nobody else wants.
+pub(crate) fn gently(command: &Command) -> Command {
+    let mut nice = Command::new("nice");
+    nice.args(["-n", "19"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    if let Some(folder) = command.get_current_dir() {
+        nice.current_dir(folder);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => nice.env(name, value),
+            None => nice.env_remove(name),
+        };
+    }
+    nice
 }
 
 /// Runs `command`, passing its output through and counting the tests in it.
@@ -133,16 +166,15 @@ fn parse_result_line(line: &str) -> Option<Count> {
     Some(count)
 }
 
-fn parse_ignored_line(line: &str) -> Option<String> {
+/// Reads `test a::name ... ok` as the name and the verdict.
+fn parse_test_line(line: &str) -> Option<(&str, &str)> {
     let (name, verdict) = line.strip_prefix("test ")?.rsplit_once("... ")?;
-    verdict
-        .starts_with("ignored")
-        .then(|| name.trim().to_owned())
+    Some((name.trim(), verdict.trim_end()))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{parse_ignored_line, parse_result_line};
+    use super::{Tally, parse_result_line};
 
     #[test]
     fn counts_what_a_harness_reports() {
@@ -153,11 +185,19 @@ mod tests {
     }
 
     #[test]
-    fn names_an_ignored_test() {
+    fn names_what_failed_and_what_was_ignored() {
+        let mut tally = Tally::default();
+        for line in [
+            "test keychain::works (needs gnome-keyring) ... ignored",
+            "test a ... ok",
+            "test b::c ... FAILED",
+        ] {
+            tally.see(line);
+        }
+        assert_eq!(tally.failed_names, ["b::c"]);
         assert_eq!(
-            parse_ignored_line("test keychain::works (needs gnome-keyring) ... ignored").as_deref(),
-            Some("keychain::works (needs gnome-keyring)")
+            tally.skipped_names,
+            ["keychain::works (needs gnome-keyring)"]
         );
-        assert_eq!(parse_ignored_line("test a ... ok"), None);
     }
 }

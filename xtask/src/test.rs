@@ -71,6 +71,7 @@ struct Stage {
 struct Verdict {
     success: bool,
     count: Count,
+    failed: Vec<String>,
     skipped: Vec<String>,
 }
 
@@ -84,6 +85,7 @@ impl Verdict {
         Self {
             success,
             count,
+            failed: Vec::new(),
             skipped: Vec::new(),
         }
     }
@@ -98,6 +100,7 @@ impl Verdict {
         Self {
             success: finished.success,
             count,
+            failed: finished.tally.failed_names,
             skipped: finished.tally.skipped_names,
         }
     }
@@ -115,6 +118,7 @@ impl Verdict {
         Self {
             success: true,
             count,
+            failed: Vec::new(),
             skipped: vec![why.to_owned()],
         }
     }
@@ -140,9 +144,12 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         stages.iter().for_each(|stage| println!("{}", stage.name));
         return Ok(true);
     }
+    if options.stages.is_empty() {
+        std::thread::spawn(build_ahead);
+    }
     let mut total = Count::default();
     let mut rows: Vec<(String, bool, Duration)> = Vec::new();
-    let mut skipped = Vec::new();
+    let (mut failed, mut skipped) = (Vec::new(), Vec::new());
     for (number, stage) in stages.iter().enumerate() {
         println!("\n=== [{}/{}] {}", number + 1, stages.len(), stage.name);
         let begun = Instant::now();
@@ -151,12 +158,9 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
             Verdict::single(false)
         });
         total.add(verdict.count);
-        skipped.extend(
-            verdict
-                .skipped
-                .iter()
-                .map(|name| format!("{}: {name}", stage.name)),
-        );
+        let of_stage = |name: String| format!("{}: {name}", stage.name);
+        failed.extend(verdict.failed.into_iter().map(of_stage));
+        skipped.extend(verdict.skipped.into_iter().map(of_stage));
         rows.push((stage.name.clone(), verdict.success, begun.elapsed()));
     }
     println!("\n=== summary");
@@ -165,6 +169,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         println!("{mark} {:>6.1} s  {name}", took.as_secs_f64());
     }
     skipped.iter().for_each(|name| println!("skipped {name}"));
+    failed.iter().for_each(|name| println!("failed {name}"));
     println!("{:.1} minutes", started.elapsed().as_secs_f64() / 60.0);
     println!(
         "{} passed, {} failed, {} skipped",
@@ -173,21 +178,28 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     Ok(total.failed == 0 && rows.iter().all(|(_, success, _)| *success))
 }
 
+/// Builds what the last stages want, in folders of their own, while others wait for
+/// tests. Whether it builds is theirs to say.
+fn build_ahead() {
+    let builds = [Ok(readme::building()), fuzz::building()];
+    for command in builds.iter().flatten() {
+        let _ = run::gently(command).status();
+    }
+}
+
 fn stages(long: bool) -> Vec<Stage> {
     let mut stages = vec![
         check("format", || cargo(["fmt", "--all", "--check"])),
-        check("clippy workspace", || {
-            let mut command = cargo(["clippy", "--workspace", "--all-targets", "--locked"]);
-            command
-                .args(PROGRAM_FEATURES)
-                .args(["--", "-D", "warnings"]);
+        check("clippy workspace, all features", || {
+            let mut command = cargo(["clippy", "--workspace", "--all-features"]);
+            command.args(["--all-targets", "--locked", "--", "-D", "warnings"]);
             command
         }),
     ];
     let metadata = metadata();
     for name in CRATES {
         let sets = feature_sets(metadata.as_ref(), name);
-        for (features, flag) in sets.iter().copied().filter(|set| *set != DEFAULT) {
+        for (features, flag) in sets.iter().copied().filter(|set| *set == NONE) {
             stages.push(check(
                 &format!("clippy {name}, {features} features"),
                 move || {
@@ -200,18 +212,17 @@ fn stages(long: bool) -> Vec<Stage> {
     }
     for name in CRATES {
         for (features, flag) in feature_sets(metadata.as_ref(), name).iter().copied() {
-            stages.push(tests(
-                &format!("test {name}, {features} features"),
-                move || {
-                    let mut command = cargo(["test", "--no-fail-fast", "--locked", "-p", name]);
-                    command.args(flag);
-                    // No feature changes what a sandbox confines: attacks run once.
-                    if name == "katachi-sandbox" && features != ALL.0 && !long {
-                        command.args(["--lib", "--test", "portable"]);
-                    }
-                    command
-                },
-            ));
+            let mut packages = vec!["-p", name];
+            packages.extend(flag);
+            // No feature changes what a sandbox confines: attacks run once.
+            let once = name == "katachi-sandbox" && features != ALL.0 && !long;
+            let selected: &[_] = if once {
+                &["--lib", "--test", "portable"]
+            } else {
+                &[]
+            };
+            let name = format!("test {name}, {features} features");
+            stages.push(side_by_side(name, packages, selected, long));
         }
     }
     // Both together and ring alone were tested above.
@@ -224,39 +235,12 @@ fn stages(long: bool) -> Vec<Stage> {
         ]);
         command
     }));
-    // What memory holds and how long a comparison takes depends on the compiler's
-    // work, so this is seen in the profile that is shipped, for each backend.
-    for backend in ["ring", "rustcrypto"] {
-        stages.push(tests(
-            &format!("test katachi-crypto in release with {backend}"),
-            move || {
-                let mut command = cargo(["test", "--release", "--no-fail-fast", "--locked"]);
-                command.args([
-                    "-p",
-                    "katachi-crypto",
-                    "--no-default-features",
-                    "--features",
-                ]);
-                command.arg(format!("{backend},password,channel"));
-                ["wiping", "channel_wiping", "hardening", "timing"]
-                    .iter()
-                    .for_each(|name| {
-                        command.args(["--test", name]);
-                    });
-                command
-            },
-        ));
-    }
-    stages.push(Stage {
-        name: format!("test {}", PROGRAMS.join(", ")),
-        work: Box::new(move || {
-            let mut packages = PROGRAM_FEATURES.to_vec();
-            PROGRAMS
-                .iter()
-                .for_each(|name| packages.extend(["-p", name]));
-            programs::run(&packages, long, prepared).map(Verdict::of)
-        }),
-    });
+    let mut packages = PROGRAM_FEATURES.to_vec();
+    PROGRAMS
+        .iter()
+        .for_each(|name| packages.extend(["-p", name]));
+    let name = format!("test {}", PROGRAMS.join(", "));
+    stages.push(side_by_side(name, packages, &[], long));
     for foreign in FOREIGN {
         stages.push(Stage {
             name: foreign.stage(),
@@ -304,6 +288,29 @@ fn stages(long: bool) -> Vec<Stage> {
         name: "fuzz".into(),
         work: Box::new(move || fuzz_all(long)),
     });
+    // What memory holds and how long a comparison takes depends on the compiler's
+    // work, so this is seen in the profile that is shipped, for each backend.
+    for backend in ["ring", "rustcrypto"] {
+        stages.push(tests(
+            &format!("test katachi-crypto in release with {backend}"),
+            move || {
+                let mut command = cargo(["test", "--release", "--no-fail-fast", "--locked"]);
+                command.args([
+                    "-p",
+                    "katachi-crypto",
+                    "--no-default-features",
+                    "--features",
+                ]);
+                command.arg(format!("{backend},password,channel"));
+                ["wiping", "channel_wiping", "hardening", "timing"]
+                    .iter()
+                    .for_each(|name| {
+                        command.args(["--test", name]);
+                    });
+                command
+            },
+        ));
+    }
     stages.push(Stage {
         name: "benches compile".into(),
         work: Box::new(move || benches(long)),
@@ -355,18 +362,21 @@ fn feature_sets(metadata: Option<&serde_json::Value>, name: &str) -> &'static [F
     }
 }
 
-/// The benches, type-checked; built as they run where there is time. The README's
-/// row is built and run in any case.
-/// Every bench with everything, and each area as `cargo xtask bench` builds it.
+/// The benches, type-checked with everything; where there is time, each area as `cargo
+/// xtask bench` builds it. The README's row is built and run in any case.
 fn benches(long: bool) -> Result<Verdict> {
-    let areas: [&[&str]; 3] = [&["--all-features"], &["--features", "store"], &[]];
+    let all: &[&str] = &["--all-features"];
+    let areas: &[&[&str]] = match long {
+        true => &[all, &["--features", "store"], &[]],
+        false => &[all],
+    };
     for area in areas {
         let mut command = match long {
             true => cargo(["bench", "--no-run", "--target-dir", "target/benches"]),
             // Beside the workspace, with which it shares what both rest on.
             false => cargo(["check", "--benches", "--target-dir", "target"]),
         };
-        command.args(area).arg("--locked");
+        command.args(*area).arg("--locked");
         command.args(["--manifest-path", "benches/Cargo.toml"]);
         if !run::observe(command)?.success {
             return Ok(Verdict::single(false));
@@ -388,6 +398,19 @@ fn tests(name: &str, command: impl Fn() -> Command + 'static) -> Stage {
     Stage {
         name: name.to_owned(),
         work: Box::new(move || run::observe(prepared(command())).map(Verdict::of)),
+    }
+}
+
+/// The same, with test programs that run beside each other.
+fn side_by_side(
+    name: String,
+    packages: Vec<&'static str>,
+    selected: &'static [&'static str],
+    long: bool,
+) -> Stage {
+    Stage {
+        name,
+        work: Box::new(move || programs::run(&packages, selected, long, prepared).map(Verdict::of)),
     }
 }
 

@@ -7,7 +7,9 @@ use super::elsewhere::{self, System};
 use super::entry::{Entry, Late, depth};
 use super::options::PlanOptions;
 use super::snapshot::Snapshot;
-use super::{Inner, files, floor, helper, limits, mounts, network, programs, protect, resolve};
+use super::{
+    Inner, files, floor, helper, limits, linked, mounts, network, programs, protect, resolve,
+};
 use crate::codec::Writer;
 use crate::error::PlanError;
 use crate::policy::Policy;
@@ -94,8 +96,9 @@ pub(super) fn build(policy: &Policy, options: &PlanOptions) -> Result<Inner, Pla
     programs::resolve(&mut draft)?;
     files::sockets(&mut draft)?;
     mounts::hide_kernel(&mut draft);
-    protect::protect(&mut draft)?;
+    let linked = protect::protect(&mut draft)?;
     files::denied(&mut draft)?;
+    linked::guard(&mut draft, &linked)?;
     programs::check_loaders(&mut draft)?;
     files::host_resolver(&mut draft)?;
     let guards = programs::guards(&mut draft, tier)?;

@@ -380,7 +380,7 @@ pub(super) fn denied(draft: &mut Draft<'_>) -> Result<(), PlanError> {
 }
 
 /// A denial that covers all of what another rule names is a mistake.
-fn refuse_to_hide(draft: &Draft<'_>, place: &Path, rule: &str) -> Result<(), PlanError> {
+pub(super) fn refuse_to_hide(draft: &Draft<'_>, place: &Path, rule: &str) -> Result<(), PlanError> {
     let roots = draft.read_roots.iter().chain(&draft.write_roots);
     let opened = roots
         .chain(&draft.exec_trees)
@@ -396,7 +396,7 @@ fn refuse_to_hide(draft: &Draft<'_>, place: &Path, rule: &str) -> Result<(), Pla
     }
 }
 
-fn hide(draft: &mut Draft<'_>, place: PathBuf, rule: &str) -> Result<(), PlanError> {
+pub(super) fn hide(draft: &mut Draft<'_>, place: PathBuf, rule: &str) -> Result<(), PlanError> {
     let entries = sorted(&draft.entries);
     let Some(above) = covering(&entries, &place).filter(|above| !above.is_hidden()) else {
         return Ok(());

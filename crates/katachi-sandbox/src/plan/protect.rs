@@ -2,7 +2,6 @@
 //! directories, files that make programs outside run code, and files that
 //! have another name elsewhere.
 
-use std::collections::HashMap;
 use std::fs::FileType;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,6 +9,8 @@ use std::path::{Path, PathBuf};
 use super::build::Draft;
 use super::entry::{Access, Entry, Kind, covering};
 use super::files::{pin, sorted};
+use super::inner::inner_repositories;
+use super::linked::Linked;
 use super::options::NewConfiguration;
 use super::resolve;
 use super::snapshot::Snapshot;
@@ -19,13 +20,6 @@ use crate::report::Tier;
 
 /// Most entries looked at in all writable directories together.
 pub(super) const WALK_LIMIT: usize = 1_000_000;
-
-/// Files with names elsewhere that get a mount of their own, before whole
-/// directories are made read-only instead.
-const LINKED_FILES: usize = 200;
-
-/// Most names looked at where a repository keeps those inside of it.
-const INNER_DIRECTORIES: usize = 10_000;
 
 /// Names that editors, shells, agents and build tools act upon when somebody
 /// opens the directory outside the sandbox.
@@ -167,11 +161,12 @@ struct Found {
     /// Links with the name of either.
     links: Vec<PathBuf>,
     devices: Vec<PathBuf>,
-    /// By device and inode: how many names the file has, and those seen.
-    linked: HashMap<(u64, u64), (u64, Vec<PathBuf>)>,
+    linked: Linked,
 }
 
-pub(super) fn protect(draft: &mut Draft<'_>) -> Result<(), PlanError> {
+/// Protects all that, and returns the files with more than one name, which are for
+/// [`linked::guard`](super::linked::guard) once all else has its entries.
+pub(super) fn protect(draft: &mut Draft<'_>) -> Result<Linked, PlanError> {
     let git = draft.policy.filesystem.git;
     let mut found = Found::default();
     let mut walk = Walk::of(draft);
@@ -229,7 +224,6 @@ pub(super) fn protect(draft: &mut Draft<'_>) -> Result<(), PlanError> {
     for (root, _) in draft.read_roots.clone() {
         pin_parents(draft, &root)?;
     }
-    linked_files(draft, &found)?;
     // Elsewhere no mount opens devices.
     if draft.tier == Tier::Landlock {
         for device in found.devices {
@@ -260,7 +254,7 @@ pub(super) fn protect(draft: &mut Draft<'_>) -> Result<(), PlanError> {
         ));
     }
     draft.watched = writable;
-    Ok(())
+    Ok(found.linked)
 }
 
 fn look(root: &Path, walk: &mut Walk, git: GitAccess, writable: bool, found: &mut Found) -> bool {
@@ -291,7 +285,7 @@ fn look(root: &Path, walk: &mut Walk, git: GitAccess, writable: bool, found: &mu
             return false;
         }
         if kind.is_file() {
-            note_links(path, found);
+            found.linked.note(path);
         }
         if is_device(kind) {
             found.devices.push(path.to_owned());
@@ -460,25 +454,6 @@ pub(super) fn hide_closed(draft: &mut Draft<'_>, directory: PathBuf) -> Result<(
     Ok(())
 }
 
-#[cfg(unix)]
-fn note_links(path: &Path, found: &mut Found) {
-    use std::os::unix::fs::MetadataExt as _;
-    let Ok(metadata) = std::fs::symlink_metadata(path) else {
-        return;
-    };
-    if metadata.nlink() > 1 {
-        let key = (metadata.dev(), metadata.ino());
-        let entry = found
-            .linked
-            .entry(key)
-            .or_insert_with(|| (metadata.nlink(), Vec::new()));
-        entry.1.push(path.to_owned());
-    }
-}
-
-#[cfg(not(unix))]
-fn note_links(_path: &Path, _found: &mut Found) {}
-
 fn guard_repository(draft: &mut Draft<'_>, path: &Path, git: GitAccess) -> Result<(), PlanError> {
     let rule = format!("filesystem.git = {:?}", format!("{git:?}").to_lowercase());
     let is_directory = path.is_dir();
@@ -553,41 +528,6 @@ fn guard_repository(draft: &mut Draft<'_>, path: &Path, git: GitAccess) -> Resul
     Ok(())
 }
 
-/// Directories of linked working trees and of submodules, which a repository keeps
-/// inside of its own. What they keep inside is found with them; links are not
-/// followed, and what comes after [`INNER_DIRECTORIES`] stays as it is.
-fn inner_repositories(repository: &Path) -> Vec<PathBuf> {
-    let is_directory = |place: &PathBuf| {
-        let kind = place.symlink_metadata();
-        kind.is_ok_and(|kind| kind.is_dir())
-    };
-    let has = |place: &Path, name: &str| place.join(name).symlink_metadata().is_ok();
-    let mut found = Vec::new();
-    let mut pending: Vec<PathBuf> = ["worktrees", "modules"]
-        .iter()
-        .map(|name| repository.join(name))
-        .filter(is_directory)
-        .collect();
-    let mut seen = 0;
-    while let Some(list) = pending.pop().and_then(|place| place.read_dir().ok()) {
-        for place in list.flatten().map(|entry| entry.path()) {
-            seen += 1;
-            if seen > INNER_DIRECTORIES {
-                return found;
-            }
-            if !is_directory(&place) {
-                continue;
-            }
-            match has(&place, "HEAD") && (has(&place, "commondir") || has(&place, "objects")) {
-                true => found.push(place),
-                // The name of a submodule may have slashes.
-                false => pending.push(place),
-            }
-        }
-    }
-    found
-}
-
 /// Makes each directory between a writable root and `path` a mount, so that
 /// none of them can be renamed away and replaced.
 pub(super) fn pin_parents(draft: &mut Draft<'_>, path: &Path) -> Result<(), PlanError> {
@@ -616,66 +556,6 @@ pub(super) fn pin_parents(draft: &mut Draft<'_>, path: &Path) -> Result<(), Plan
         let (access, rule) = (above.access, above.rule.clone());
         let pin = pin(&parent)?;
         draft.protect(parent, Kind::Host(pin), access, &rule);
-    }
-    Ok(())
-}
-
-fn linked_files(draft: &mut Draft<'_>, found: &Found) -> Result<(), PlanError> {
-    let outside: Vec<&PathBuf> = found
-        .linked
-        .values()
-        .filter(|(names, paths)| *names > paths.len() as u64)
-        .flat_map(|(_, paths)| paths)
-        .collect();
-    let rule = "always, because the file has another name elsewhere";
-    if outside.len() <= LINKED_FILES {
-        let entries = sorted(&draft.entries);
-        for path in outside {
-            // Unless something above already keeps it from being written.
-            let Some(above) = covering(&entries, path).filter(|above| above.access.write) else {
-                continue;
-            };
-            let access = Access {
-                write: false,
-                load: above.access.load,
-            };
-            draft.protect(path.clone(), Kind::Host(pin(path)?), access, rule);
-        }
-        return Ok(());
-    }
-    let mut directories: Vec<PathBuf> = Vec::new();
-    for path in outside {
-        let root = draft
-            .write_roots
-            .iter()
-            .map(|(root, _)| root)
-            .find(|root| path.starts_with(root));
-        let Some(root) = root else { continue };
-        let below = path
-            .strip_prefix(root)
-            .ok()
-            .and_then(|rest| rest.components().next());
-        let top = below.map_or_else(|| root.clone(), |name| root.join(name));
-        if !directories.contains(&top) {
-            directories.push(top);
-        }
-    }
-    for directory in directories {
-        draft.gaps.push((
-            "files",
-            format!(
-                "{} is read-only although it lies in a writable directory: many of its files have other names elsewhere",
-                directory.display()
-            ),
-        ));
-        let pin = pin(&directory)?;
-        let load = draft.exec_trees.iter().any(|(tree, _)| *tree == directory);
-        draft.protect(
-            directory,
-            Kind::Host(pin),
-            Access { write: false, load },
-            rule,
-        );
     }
     Ok(())
 }

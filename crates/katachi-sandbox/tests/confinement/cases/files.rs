@@ -35,11 +35,6 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[],
     },
     Case {
-        name: "a file with a name outside is read-only",
-        run: old_hard_link,
-        needs: &[],
-    },
-    Case {
         name: "no name crosses the border of the workspace",
         run: new_hard_link,
         needs: &[],
@@ -213,14 +208,6 @@ fn flipped_link(bed: &Bed) -> Verdict {
     });
     must(!escaped(), "a file appeared outside")?;
     must(worked, "nothing was written, which shows nothing")
-}
-
-fn old_hard_link(bed: &Bed) -> Verdict {
-    std::fs::hard_link(bed.outside.join("victim"), bed.workspace.join("shared")).unwrap();
-    bed.control(&["append", &bed.inside("shared")])?;
-    bed.denied(&["append", &bed.inside("shared")])?;
-    let content = std::fs::read_to_string(bed.outside.join("victim")).unwrap();
-    must(content == "victim+", "the file outside changed")
 }
 
 fn new_hard_link(bed: &Bed) -> Verdict {

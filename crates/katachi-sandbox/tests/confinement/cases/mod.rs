@@ -11,6 +11,7 @@ mod groups;
 mod kernel;
 mod later;
 mod learning;
+mod linked;
 mod network;
 mod online;
 mod programs;
@@ -45,6 +46,7 @@ pub(crate) struct Case {
 pub(crate) fn all() -> Vec<Case> {
     [
         files::CASES,
+        linked::CASES,
         repositories::CASES,
         appeared::CASES,
         crash::CASES,
@@ -75,6 +77,7 @@ pub(crate) fn is_of_privileges(name: &str) -> bool {
     [
         kernel::CASES,
         files::CASES,
+        linked::CASES,
         sideways::CASES,
         execution::CASES,
         network::CASES,

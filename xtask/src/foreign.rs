@@ -64,7 +64,7 @@ const fn sandbox(target: &'static str) -> Foreign {
     Foreign {
         packages: &[SANDBOX],
         target,
-        arguments: &["--all-targets"],
+        arguments: &["--all-targets", "--all-features"],
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Element, List, names_of};
-use crate::plan::PlanOptions;
+use crate::plan::{PROTECTED_NAMES, PlanOptions};
 
 /// Names of directories and files that hold what others must not know. A part
 /// of a path with one of them is enough.
@@ -40,22 +40,10 @@ const TELLTALES: &[&str] = &[
     "id_ed25519",
 ];
 const KEY_ENDINGS: &[&str] = &["pem", "key", "p12", "pfx", "kdbx", "jks", "gpg"];
-/// Files whose content runs, or is obeyed, outside later.
+/// Names whose content runs, or is obeyed, outside later, beside those that are protected
+/// anyway.
 const STARTUP: &[&str] = &[
     ".git",
-    ".bashrc",
-    ".bash_profile",
-    ".bash_login",
-    ".bash_logout",
-    ".profile",
-    ".zshrc",
-    ".zshenv",
-    ".zprofile",
-    ".zlogin",
-    ".inputrc",
-    ".vimrc",
-    ".gitconfig",
-    ".envrc",
     "autostart",
     "systemd",
     "fish",
@@ -133,7 +121,8 @@ fn path_danger(path: &Path, write: bool, options: &PlanOptions) -> Option<String
         if secret {
             return Some(format!("{name} may hold secrets"));
         }
-        if write && STARTUP.contains(&name.as_str()) {
+        let mut known = STARTUP.iter().chain(PROTECTED_NAMES);
+        if write && known.any(|known| *known == name) {
             return Some(format!("{name} is acted upon outside later"));
         }
     }

@@ -94,14 +94,14 @@ impl Pool {
     pub(crate) fn build_next(&self) {
         let shared = Arc::downgrade(&self.0);
         let another_waits = self.ready() > 0;
-        std::thread::spawn(move || {
+        // What stands in the way is told to who starts a command.
+        let _ = std::thread::Builder::new().spawn(move || {
             if another_waits {
                 std::thread::sleep(PAUSE);
             }
             let Some(plan) = shared.upgrade().map(|shared| shared.plan.clone()) else {
                 return;
             };
-            // What stands in the way is told to who starts a command.
             if let (Ok(prepared), Some(shared)) = (Prepared::new(&plan), shared.upgrade()) {
                 let mut ready = shared.ready.lock().unwrap_or_else(PoisonError::into_inner);
                 ready.push(prepared);

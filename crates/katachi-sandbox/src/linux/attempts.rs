@@ -228,7 +228,7 @@ impl Attempts {
     fn lifetime(&self) {
         match process::fork() {
             Ok(Fork::Child) => {
-                process::new_session();
+                let _ = process::new_session();
                 std::thread::sleep(Duration::from_secs(2));
                 say("lifetime", true);
                 process::exit(0)

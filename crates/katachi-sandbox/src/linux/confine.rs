@@ -35,7 +35,7 @@ pub(super) fn prepare(spec: &Spec, who: Identities) -> Result<(), Failure> {
     if let Some(places) = &spec.floor {
         return floor::prepare(spec, places, who);
     }
-    process::new_session();
+    process::new_session().step("start a session")?;
     limit(spec, who).step("set limits")?;
     caps::forbid_regaining().step("give up capabilities for ever")?;
     namespace::become_user(who.user, who.group, who.many).step("become the command's user")?;

@@ -76,7 +76,7 @@ pub(super) fn end_all() {
 
 /// Takes away what no command of the plan may have.
 pub(super) fn prepare(spec: &Spec, places: &[Place], who: Identities) -> Result<(), Failure> {
-    process::new_session();
+    process::new_session().step("start a session")?;
     confine::limit(spec, who).step("set limits")?;
     if caps::holds_any() {
         caps::forbid_regaining().step("give up capabilities for ever")?;

@@ -110,7 +110,7 @@ fn run(
     keep.extend(channel.iter().chain(&alive).map(AsRawFd::as_raw_fd));
     close_others(&keep).step("close descriptors")?;
     refuse_directories().step("take over the standard descriptors")?;
-    process::new_session();
+    process::new_session().step("start a session")?;
     let processor = match &spec.cgroup {
         Some(group) => Some(cgroup::join(&group.path).step("join the command's control group")?),
         None => None,

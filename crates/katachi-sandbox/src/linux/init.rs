@@ -64,8 +64,7 @@ pub(super) fn run(
     }
     let watching = Watcher::new(spec, nothing);
     let problem = match &watching {
-        Ok(Some(watcher)) if watcher.is_full() => Some("there are too many directories".to_owned()),
-        Ok(_) => None,
+        Ok(watcher) => watcher.as_ref().and_then(Watcher::problem),
         Err(error) => Some(error.to_string()),
     };
     if let Some(problem) = problem {

@@ -11,18 +11,19 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use super::advice::next_step;
 use super::cgroup::Leaf;
 use super::floor;
 use super::init::check_identity;
 use super::inside::PROXY_PORT;
-use super::listen::Listener;
+use super::listen::{Heard, Listener, Waiting};
 use super::missed::Refusals;
 use super::prepared::Prepared;
 use super::record::{self, Record};
 use super::running::{Placeholder, Running, Traces};
 use super::spec::{Doors, ExecTree, Identity, Joined, Mount, Place, Source, Spec};
 use super::sys::{c_string, fd, net};
-use super::{confine, landlock_version};
+use super::{advice, landlock_version};
 use crate::admit::{Admitted, admit};
 use crate::child::Child;
 use crate::command::Command;
@@ -47,7 +48,7 @@ const MOST_ADDRESSES: usize = 64;
 pub(crate) fn spawn(command: Command) -> Result<Child, SpawnError> {
     let inner = command.plan.0.clone();
     crate::helper::check(&inner)?;
-    check_machine()?;
+    advice::landlock(landlock_version())?;
     let Admitted {
         directory,
         program,
@@ -135,8 +136,13 @@ pub(super) fn start(
         Some(_) => [Stdio::null(), Stdio::null(), Stdio::null()],
         None => command.take_streams(),
     };
+    let ends = Ends {
+        listener: Listener::prepare()?,
+        published,
+        started,
+    };
     let helper = start_helper(&command.plan.0, spec, streams)?;
-    finish(helper, command, spec, traces, started, published, program)
+    finish(helper, command, spec, traces, ends, program)
 }
 
 /// Takes the ports that the plan publishes.
@@ -251,16 +257,28 @@ impl Helper {
     }
 }
 
+/// What the caller has to have before anything runs.
+pub(super) struct Ends {
+    pub(super) listener: Waiting,
+    /// Ports that are published.
+    pub(super) published: Vec<(u16, TcpListener)>,
+    pub(super) started: Instant,
+}
+
 /// Waits until the command runs, and puts together what the caller gets.
 pub(super) fn finish(
     mut helper: Helper,
     command: Command,
     spec: &Spec,
     mut traces: Traces,
-    started: Instant,
-    published: Vec<(u16, TcpListener)>,
+    ends: Ends,
     program: &Path,
 ) -> Result<Child, SpawnError> {
+    let Ends {
+        listener,
+        published,
+        started,
+    } = ends;
     let gaps = match helper.answer(program)? {
         Message::Started(gaps) => gaps,
         _ => {
@@ -287,12 +305,12 @@ pub(super) fn finish(
         killer,
         ..
     } = helper;
-    let heard = Listener::start(
+    let heard = listener.begin(Heard {
         status,
-        killer.clone(),
-        command.approver,
-        Refusals::new(feed.clone(), command.plan.clone(), command.notes),
-    );
+        killer: killer.clone(),
+        approver: command.approver,
+        refusals: Refusals::new(feed.clone(), command.plan.clone(), command.notes),
+    });
     let mut enforcement = command.plan.enforcement();
     for (control, reason) in &gaps {
         enforcement.add_gap(control, reason);
@@ -350,18 +368,6 @@ fn take_terminal(channel: &OwnedFd) -> std::io::Result<Terminal> {
         Some(fd) => Ok(Terminal(fd.into())),
         None => Err(std::io::Error::other("no terminal was handed out")),
     }
-}
-
-pub(super) fn check_machine() -> Result<(), SpawnError> {
-    let version = landlock_version();
-    if confine::usable_abi(version).is_some() {
-        return Ok(());
-    }
-    Err(SpawnError::Machine {
-        step: "use Landlock".to_owned(),
-        detail: format!("its version here is {version}, and 3 is needed"),
-        next_step: "use Linux 6.2 or later with `landlock` in the kernel's lsm= list".to_owned(),
-    })
 }
 
 /// Where programs inside find the proxy, if the policy allows hosts.
@@ -606,20 +612,4 @@ fn owner(plan: &Inner) -> (u32, u32) {
 
 fn out_of_order() -> SpawnError {
     SpawnError::Helper("it answered out of order".to_owned())
-}
-
-fn next_step(step: &str, code: i32) -> String {
-    let namespaces = step.contains("namespace") || step.contains("map the");
-    match code {
-        libc::EPERM | libc::EACCES if namespaces => {
-            "allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, or kernel.apparmor_restrict_unprivileged_userns=0 on Ubuntu, or a container that permits them)"
-        }
-        _ if step == "trace the command" => {
-            "allow tracing of children (sysctl kernel.yama.ptrace_scope below 3, a container that permits ptrace), or allow the programs with any arguments"
-        }
-        libc::ENOSPC if namespaces => "raise sysctl user.max_user_namespaces",
-        libc::ENOSYS => "use Linux 6.2 or later",
-        _ => "nothing was started; `doctor::probe` tries each step by itself",
-    }
-    .to_owned()
 }

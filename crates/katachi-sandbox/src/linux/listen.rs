@@ -1,7 +1,8 @@
 //! Hears what the sandbox says while it runs, and answers its questions.
 
 use std::io::{self, PipeReader};
-use std::thread::JoinHandle;
+use std::sync::mpsc;
+use std::thread::{Builder, JoinHandle};
 
 use super::missed::Refusals;
 use super::running::uncovered;
@@ -15,14 +16,44 @@ pub(super) struct Listener {
     thread: JoinHandle<io::Result<Option<End>>>,
 }
 
+/// What there is to hear, and who is told.
+pub(super) struct Heard {
+    pub(super) status: PipeReader,
+    pub(super) killer: Killer,
+    pub(super) approver: Option<Approver>,
+    pub(super) refusals: Refusals,
+}
+
+/// The thread, before there is anything to hear: where the caller can have no
+/// thread, nothing is to run.
+pub(super) struct Waiting {
+    begin: mpsc::SyncSender<Heard>,
+    listener: Listener,
+}
+
+impl Waiting {
+    pub(super) fn begin(self, heard: Heard) -> Listener {
+        // It waits until this is sent or dropped.
+        let _ = self.begin.send(heard);
+        self.listener
+    }
+}
+
 impl Listener {
-    pub(super) fn start(
-        mut status: PipeReader,
-        killer: Killer,
-        approver: Option<Approver>,
-        mut refusals: Refusals,
-    ) -> Self {
-        let thread = std::thread::spawn(move || {
+    /// Starts the thread.
+    pub(super) fn prepare() -> io::Result<Waiting> {
+        let (begin, begun) = mpsc::sync_channel(1);
+        let thread = Builder::new().spawn(move || {
+            // Nothing was started.
+            let Ok(heard) = begun.recv() else {
+                return Ok(None);
+            };
+            let Heard {
+                mut status,
+                killer,
+                approver,
+                mut refusals,
+            } = heard;
             let mut end = None;
             while let Some(message) = Message::receive(&mut status)? {
                 match message {
@@ -64,8 +95,11 @@ impl Listener {
                 }
             }
             Ok(end)
-        });
-        Self { thread }
+        })?;
+        Ok(Waiting {
+            begin,
+            listener: Self { thread },
+        })
     }
 
     /// How the command ended.
@@ -103,6 +137,7 @@ fn refusal(program: String, line: String, reason: String, allow_with: String) ->
 
 /// Asks on a thread of its own: an answer may take as long as a person does.
 fn answer(number: u64, question: Question, approver: Option<Approver>, killer: Killer) {
+    let other = killer.clone();
     let ask = move || {
         // A panic of the caller's is no approval.
         let asked = std::panic::AssertUnwindSafe(|| {
@@ -110,5 +145,8 @@ fn answer(number: u64, question: Question, approver: Option<Approver>, killer: K
         });
         killer.answer(number, std::panic::catch_unwind(asked).unwrap_or(false));
     };
-    std::thread::spawn(ask);
+    if Builder::new().spawn(ask).is_err() {
+        // Nobody can be asked.
+        other.answer(number, false);
+    }
 }

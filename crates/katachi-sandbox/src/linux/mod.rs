@@ -11,6 +11,7 @@
 //! program, [`init`] and [`root`] the first process, [`confine`] the last
 //! steps before the command, [`sys`] the calls all of them make.
 
+mod advice;
 mod after;
 mod apart;
 mod attempts;

@@ -5,7 +5,10 @@ use std::path::Path;
 use std::process::{ChildStderr, ChildStdout, Stdio};
 use std::time::Instant;
 
-use super::launch::{self, Helper};
+use super::advice;
+use super::landlock_version;
+use super::launch::{self, Ends, Helper};
+use super::listen::Listener;
 use super::running::Traces;
 use super::spec::Spec;
 use super::sys::net;
@@ -27,7 +30,7 @@ pub(crate) struct Prepared {
 impl Prepared {
     pub(crate) fn new(plan: &Plan) -> Result<Self, SpawnError> {
         crate::helper::check(&plan.0)?;
-        launch::check_machine()?;
+        advice::landlock(landlock_version())?;
         let mut traces = Traces::default();
         let mut spec = launch::plan_spec(&plan.0, None, &mut traces)?;
         spec.guards = plan.0.guards.clone();
@@ -86,7 +89,11 @@ impl Prepared {
         program: &Path,
     ) -> Result<Child, SpawnError> {
         let started = Instant::now();
-        let published = launch::published(&self.spec, &command)?;
+        let ends = Ends {
+            published: launch::published(&self.spec, &command)?,
+            listener: Listener::prepare()?,
+            started,
+        };
         let mut helper = self
             .helper
             .take()
@@ -100,9 +107,7 @@ impl Prepared {
                 return Err(SpawnError::Io(error));
             }
         };
-        let mut child = launch::finish(
-            helper, command, &self.spec, traces, started, published, program,
-        )?;
+        let mut child = launch::finish(helper, command, &self.spec, traces, ends, program)?;
         (child.stdout, child.stderr) = streams;
         for (control, reason) in &self.gaps {
             child.enforcement.add_gap(control, reason);

@@ -40,8 +40,10 @@ pub(super) struct Watcher {
     covers: Vec<(PathBuf, Cover)>,
     late: Vec<(Glob, PathBuf, Vec<PathBuf>)>,
     told: usize,
-    /// Not everything is watched.
+    /// There are too many directories to watch all of them.
     full: bool,
+    /// A directory that cannot be watched, and why.
+    unwatched: Option<(PathBuf, io::Error)>,
 }
 
 impl Watcher {
@@ -66,14 +68,19 @@ impl Watcher {
             covers,
             told: 0,
             full: false,
+            unwatched: None,
         };
         watcher.look_everywhere(None);
         Ok(Some(watcher))
     }
 
-    /// Whether there are too many directories to watch.
-    pub(super) fn is_full(&self) -> bool {
-        self.full
+    /// Why not everything is watched.
+    pub(super) fn problem(&self) -> Option<String> {
+        match &self.unwatched {
+            _ if self.full => Some("there are too many directories".to_owned()),
+            Some((place, error)) => Some(format!("{}: {error}", place.display())),
+            None => None,
+        }
     }
 
     pub(super) fn source(&self) -> BorrowedFd<'_> {
@@ -82,7 +89,7 @@ impl Watcher {
 
     /// Covers what appeared.
     pub(super) fn react(&mut self, status: Option<&File>) {
-        let full = self.full;
+        let (full, watched) = (self.full, self.unwatched.is_none());
         // A command that keeps making names does not keep us here for ever.
         for _ in 0..MOST_ROUNDS {
             let appeared = match watch::read(&self.source) {
@@ -108,6 +115,10 @@ impl Watcher {
         if self.full && !full {
             let what = Path::new("what appears in directories, which are too many to be watched");
             self.tell(what, Cover::Hidden, false, status);
+        }
+        let unwatched = self.unwatched.as_ref().filter(|_| watched);
+        if let Some(place) = unwatched.map(|(place, _)| place.clone()) {
+            self.tell(&place, Cover::Hidden, false, status);
         }
     }
 
@@ -202,7 +213,15 @@ impl Watcher {
             Ok(number) => {
                 self.places.insert(number, directory.to_owned());
             }
-            Err(error) => self.full |= error.raw_os_error() == Some(libc::ENOSPC),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ENOSPC) => self.full = true,
+                // It is gone, or no directory.
+                Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP) => {}
+                _ => {
+                    self.unwatched
+                        .get_or_insert_with(|| (directory.to_owned(), error));
+                }
+            },
         }
     }
 

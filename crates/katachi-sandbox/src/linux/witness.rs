@@ -8,6 +8,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use super::advice;
 use super::attempts::{Attempts, WITNESS};
 use super::launch::plan_spec;
 use super::running::Traces;
@@ -25,14 +26,7 @@ use crate::report::{Control, Enforced, Enforcement, Tier};
 /// Starts `true` in a full sandbox.
 pub(crate) fn probe() -> Result<Capabilities, SpawnError> {
     let version = landlock_version();
-    let mut checks = vec![Check {
-        name: "Landlock".to_owned(),
-        works: super::confine::usable_abi(version).is_some(),
-        detail: match version {
-            0 => "absent; use Linux 6.2 or later with `landlock` in lsm=".to_owned(),
-            version => format!("ABI {version}"),
-        },
-    }];
+    let mut checks = vec![advice::landlock_check(version)];
     let tried = try_once(None);
     if matches!(tried, Err(SpawnError::HelperNotInstalled)) {
         return Err(SpawnError::HelperNotInstalled);

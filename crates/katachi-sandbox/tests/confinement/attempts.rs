@@ -62,7 +62,7 @@ fn keep_trying(how: &str, path: &Path, time: Duration, acted: &Path) -> io::Resu
     found(end + Duration::from_millis(50) > started.elapsed())
 }
 
-fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
+pub(crate) fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
     let text = |index: usize| arguments.get(index).map_or("", String::as_str);
     let number = |index: usize| text(index).parse::<u64>().unwrap_or(0);
     let path = |index: usize| Path::new(arguments.get(index).map_or("", String::as_str));
@@ -282,6 +282,7 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
                 .ok_or_else(nothing)
                 .map(drop)
         }
+        "ask-name" => ask_name(text(0), text(1)),
         "spin" => burden::spin(number(0)),
         "spin-children" => burden::spin_children(number(0), number(1), text(2) == "wait"),
         "small-files" => burden::small_files(path(0), number(1), number(2)),
@@ -318,6 +319,7 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
             Ok(())
         }
         "be-caller" => crate::cases::caller(arguments),
+        "faults" => crate::cases::attack(arguments),
         "start-sandbox-without-namespaces" => {
             raw::forbid_namespaces(libc::CLONE_NEWUSER | libc::CLONE_NEWNS)?;
             start_sandbox()
@@ -503,6 +505,21 @@ fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
         }
         other => panic!("no attempt is called {other}"),
     }
+}
+
+/// Asks a server for the address of a name, as RFC 1035, section 4, has it.
+fn ask_name(server: &str, name: &str) -> io::Result<()> {
+    // An identifier, recursion desired, and one question.
+    let mut question = vec![0x4b, 0x41, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        question.push(label.len() as u8);
+        question.extend_from_slice(label.as_bytes());
+    }
+    // The root, and an address of the Internet.
+    question.extend_from_slice(&[0, 0, 1, 0, 1]);
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect(server)?;
+    socket.send(&question).map(drop)
 }
 
 fn nothing() -> io::Error {

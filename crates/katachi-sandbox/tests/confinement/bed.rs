@@ -211,10 +211,15 @@ impl Bed {
         }
     }
 
+    /// Whether there are namespaces here.
+    pub(crate) fn has_namespaces(&self) -> bool {
+        Ground::here() != Ground::Nothing
+    }
+
     /// Whether there are namespaces to try this in. Where there are none, the
     /// case goes on without it, and says so in the end.
     pub(crate) fn has_namespaces_for(&self, what: &str) -> bool {
-        let has = Ground::here() != Ground::Nothing;
+        let has = self.has_namespaces();
         if !has {
             self.missing.lock().unwrap().push(what.to_owned());
         }

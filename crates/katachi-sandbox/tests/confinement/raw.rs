@@ -127,26 +127,93 @@ pub(crate) fn execute_cloned(
 /// Refuses new namespaces of these kinds (`CLONE_NEW...`) from now on, as
 /// containers do.
 pub(crate) fn forbid_namespaces(kinds: libc::c_int) -> io::Result<()> {
-    let code = |code: u32, jt, jf, k| libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    };
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     let any = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
     let give = libc::BPF_RET | libc::BPF_K;
-    let mut program = [
-        code(load, 0, 0, 0),
-        code(equal, 1, 0, libc::SYS_unshare as u32),
-        code(equal, 0, 2, libc::SYS_clone as u32),
+    install(&mut [
+        instruction(load, 0, 0, 0),
+        instruction(equal, 1, 0, libc::SYS_unshare as u32),
+        instruction(equal, 0, 2, libc::SYS_clone as u32),
         // The first argument of both.
-        code(load, 0, 0, 16),
-        code(any, 1, 0, kinds as u32),
-        code(give, 0, 0, libc::SECCOMP_RET_ALLOW),
-        code(give, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
-    ];
+        instruction(load, 0, 0, 16),
+        instruction(any, 1, 0, kinds as u32),
+        instruction(give, 0, 0, libc::SECCOMP_RET_ALLOW),
+        instruction(give, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+    ])
+}
+
+/// A system call that fails, or one kind of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fault {
+    call: libc::c_long,
+    kind: Option<Kind>,
+}
+
+/// A kind of a call, by the lower half of an argument.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Is(u32, u32),
+    Has(u32, u32),
+}
+
+impl Fault {
+    /// Every such call.
+    pub(crate) fn of(call: libc::c_long) -> Self {
+        Self { call, kind: None }
+    }
+
+    /// With this value for the argument of this number, from zero.
+    pub(crate) fn where_argument_is(self, argument: u32, value: u32) -> Self {
+        Self {
+            kind: Some(Kind::Is(argument, value)),
+            ..self
+        }
+    }
+
+    /// With one of these bits in that argument.
+    pub(crate) fn where_argument_has(self, argument: u32, bits: u32) -> Self {
+        Self {
+            kind: Some(Kind::Has(argument, bits)),
+            ..self
+        }
+    }
+
+    /// Has the kernel answer so from now on, in this process and those that it
+    /// starts.
+    pub(crate) fn lay(self, error: i32) -> io::Result<()> {
+        let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+        let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+        let any = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
+        // Sixteen bytes come before the first argument, and each has eight.
+        let (place, test, value) = match self.kind {
+            None => (0, equal, self.call as u32),
+            Some(Kind::Is(argument, value)) => (16 + 8 * argument, equal, value),
+            Some(Kind::Has(argument, bits)) => (16 + 8 * argument, any, bits),
+        };
+        let give = libc::BPF_RET | libc::BPF_K;
+        install(&mut [
+            instruction(load, 0, 0, 0),
+            instruction(equal, 0, 2, self.call as u32),
+            instruction(load, 0, 0, place),
+            instruction(test, 1, 0, value),
+            instruction(give, 0, 0, libc::SECCOMP_RET_ALLOW),
+            instruction(give, 0, 0, libc::SECCOMP_RET_ERRNO | error as u32),
+        ])
+    }
+}
+
+fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+    libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    }
+}
+
+/// Lays a filter on this process and those that it starts.
+fn install(program: &mut [libc::sock_filter]) -> io::Result<()> {
     let filter = libc::sock_fprog {
         len: program.len() as u16,
         filter: program.as_mut_ptr(),
@@ -162,6 +229,32 @@ pub(crate) fn forbid_namespaces(kinds: libc::c_int) -> io::Result<()> {
         call(libc::SYS_prctl, &no_new_privileges)?;
         install()
     })
+}
+
+/// Does something in a child of its own, which ends if that takes a minute.
+/// Fails if it is not done.
+pub(crate) fn in_child(work: impl FnOnce() -> bool) -> io::Result<()> {
+    // SAFETY: cases that call this have one thread.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // A panic goes no further: what the case made is not this process's to
+        // remove.
+        let work = std::panic::AssertUnwindSafe(work);
+        let done = alarm(60).is_ok() && std::panic::catch_unwind(work).unwrap_or(false);
+        std::process::exit(if done { 0 } else { 1 });
+    }
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    if child < 0 || unsafe { libc::waitpid(child, &raw mut status, 0) } != child {
+        return Err(io::Error::last_os_error());
+    }
+    match status {
+        0 => Ok(()),
+        status if libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGALRM => {
+            Err(io::Error::other("it does not end"))
+        }
+        status => Err(io::Error::other(format!("it ended with {status:#x}"))),
+    }
 }
 
 /// Takes the one place from which calls of this process and its children can

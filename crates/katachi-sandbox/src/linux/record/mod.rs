@@ -157,8 +157,8 @@ impl Kept {
         let path = new.with_extension("record");
         std::fs::rename(&new, &path)?;
         let (to_disk, place) = (file.try_clone()?, place.to_owned());
-        std::thread::spawn(move || {
-            // Only a cut of the power within this moment loses it.
+        // Only a cut of the power before that is done loses it.
+        let _ = std::thread::Builder::new().spawn(move || {
             let _ = to_disk.sync_all();
             let _ = File::open(place).and_then(|place| place.sync_all());
         });

@@ -114,11 +114,13 @@ pub(in crate::platform) fn exit(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Starts a session without a terminal.
-pub(in crate::platform) fn new_session() {
-    // SAFETY: no arguments. It fails only for a process that leads its group,
-    // which then has a session of its own already or is about to fork.
-    unsafe { libc::setsid() };
+/// Starts a session without a terminal, unless the process leads one already.
+pub(in crate::platform) fn new_session() -> io::Result<()> {
+    // SAFETY: no arguments.
+    let started = check(unsafe { libc::setsid() }.into());
+    // SAFETY: integers, and no arguments.
+    let leads = unsafe { libc::getsid(0) == libc::getpid() };
+    if leads { Ok(()) } else { started.map(drop) }
 }
 
 /// Dies with its parent.

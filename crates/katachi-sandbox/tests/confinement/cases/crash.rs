@@ -389,7 +389,7 @@ fn name_of(process: u32) -> Option<String> {
 }
 
 /// Whoever loses its parent while this looks is seen the next time.
-fn nothing_is_left(when: &str) -> Verdict {
+pub(super) fn nothing_is_left(when: &str) -> Verdict {
     let began = Instant::now();
     let mut times = 0;
     while times < 3 && began.elapsed() < Duration::from_secs(30) {
@@ -409,7 +409,7 @@ fn nothing_is_left(when: &str) -> Verdict {
 }
 
 /// Every name below a directory.
-fn tree(directory: &Path) -> Vec<PathBuf> {
+pub(super) fn tree(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap().flatten() {
         found.push(entry.path());

@@ -6,6 +6,7 @@ mod arguments;
 mod callers;
 mod crash;
 mod execution;
+mod faults;
 mod files;
 mod groups;
 mod kernel;
@@ -24,6 +25,7 @@ mod sums;
 
 pub(crate) use callers::without_helper;
 pub(crate) use crash::caller;
+pub(crate) use faults::attack;
 
 use crate::bed::{Bed, Verdict};
 
@@ -66,6 +68,7 @@ pub(crate) fn all() -> Vec<Case> {
         records::CASES,
         sideways::CASES,
         agreement::CASES,
+        faults::CASES,
     ]
     .concat()
 }

@@ -117,9 +117,47 @@ fn variants(bed: &Bed) -> Verdict {
 }
 
 fn resolve(bed: &Bed) -> Verdict {
-    // Whether this machine could is beside the point; a name of ours never
-    // exists, and the question must not leave.
-    bed.denied(&["resolve", "secret.katachi.invalid"])
+    // Which servers this machine asks is beside the point: the question is put to
+    // one of ours, as a resolver puts it, and it must not arrive.
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap().to_string();
+    let heard = |name: &str| -> Result<bool, String> {
+        let mut question = [0; 512];
+        let label = name.split('.').next().unwrap_or_default();
+        loop {
+            match server.recv(&mut question) {
+                Ok(length) if has(&question[..length], label) => return Ok(true),
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    };
+    server.set_nonblocking(true).unwrap();
+    bed.control(&["ask-name", &address, "control.katachi.invalid"])?;
+    must(
+        heard("control.katachi.invalid")?,
+        "the control's question did not arrive",
+    )?;
+    let name = "secret.katachi.invalid";
+    let mut policies = vec![bed.policy()];
+    if bed.has_namespaces() {
+        // With a proxy there is a server inside, which answers for allowed names.
+        policies.push(bed.policy().allow_host("katachi.example:443"));
+    }
+    for policy in policies {
+        let plan = bed.plan(&policy)?;
+        bed.run(&plan, &["ask-name", &address, name])?;
+        must(!heard(name)?, "the question left the sandbox")?;
+        // By whatever the system's library asks.
+        bed.denied_by(&plan, &["resolve", name])?;
+    }
+    // And no other way leads to a server that everybody could ask.
+    bed.denied(&["ask-name", "192.0.2.53:53", name])
+}
+
+fn has(text: &[u8], word: &str) -> bool {
+    text.windows(word.len()).any(|part| part == word.as_bytes())
 }
 
 fn unix(bed: &Bed) -> Verdict {

@@ -145,7 +145,9 @@ impl Flow {
             };
             pause = match polling.answered(answer, self.began.elapsed()) {
                 Next::Wait(pause) => pause,
-                Next::Stop(failure) => return Err(failure.into()),
+                Next::Stop(failure) => {
+                    return Err(failure).context("this machine was not registered");
+                }
                 Next::Done => bail!("the relay's token cannot be read"),
             };
             if polling.clock_runs_fast() && !told {

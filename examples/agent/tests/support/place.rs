@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 /// A temporary home and workspace.
+#[derive(Debug)]
 pub(crate) struct Place {
     dir: tempfile::TempDir,
 }

@@ -1,6 +1,6 @@
 //! Whoever runs the relay, where an agent meets it: has certificates of every kind,
-//! passes calls on to the real relay or changes what comes back, and does with the
-//! agent's tunnel what it likes.
+//! passes calls on to the real relay or changes what comes back, or answers by itself,
+//! and does with the agent's tunnel what it likes.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -40,6 +40,9 @@ pub(crate) enum Shows {
 /// What becomes of an answer of the real relay.
 pub(crate) type Alter = Arc<dyn Fn(Vec<u8>) -> Vec<u8> + Send + Sync>;
 
+/// What it answers by itself to a whole request; nothing hangs up.
+pub(crate) type Answers = Arc<dyn Fn(&[u8]) -> Option<Vec<u8>> + Send + Sync>;
+
 /// What is done with a tunnel that the agent asked for.
 pub(crate) type Receive =
     Arc<dyn Fn(Agent) -> futures_util::future::BoxFuture<'static, ()> + Send + Sync>;
@@ -64,6 +67,15 @@ impl Impostor {
     /// authority is `ca_pem`.
     pub(crate) fn before(listener: TcpListener, ca_pem: &str) -> Self {
         let port = listener.local_addr().unwrap().port();
+        Self::start(listener, Behind::Relay(Relay::new(port, ca_pem)))
+    }
+
+    /// Listens at `listener`, with no relay behind it.
+    pub(crate) fn alone(listener: TcpListener, answers: Answers) -> Self {
+        Self::start(listener, Behind::Nobody(answers))
+    }
+
+    fn start(listener: TcpListener, behind: Behind) -> Self {
         let state = Arc::new(Mutex::new(State {
             shows: Shows::Good,
             alter: None,
@@ -74,16 +86,16 @@ impl Impostor {
         let authority = tempfile::tempdir().unwrap();
         let own = Authority::new();
         std::fs::write(authority.path().join("ca.pem"), &own.pem).unwrap();
-        let (shared, relay) = (Arc::clone(&state), Relay::new(port, ca_pem));
+        let shared = Arc::clone(&state);
         tokio::spawn(async move {
             while let Ok((agent, _)) = listener.accept().await {
                 let mut state = shared.lock().unwrap();
                 state.met += 1;
                 let acceptor = own.acceptor(state.shows);
-                let (relay, own_state) = (relay.clone(), Arc::clone(&shared));
+                let (behind, own_state) = (behind.clone(), Arc::clone(&shared));
                 let task = tokio::spawn(async move {
                     if let Ok(agent) = acceptor.accept(agent).await {
-                        let _ = serve(agent, &relay, &own_state).await;
+                        let _ = serve(agent, &behind, &own_state).await;
                     }
                 });
                 state.open.push(task.abort_handle());
@@ -187,6 +199,22 @@ impl Authority {
     }
 }
 
+/// Where its answers come from.
+#[derive(Clone)]
+enum Behind {
+    Relay(Relay),
+    Nobody(Answers),
+}
+
+impl Behind {
+    async fn ask(&self, request: &[u8]) -> std::io::Result<Option<Vec<u8>>> {
+        match self {
+            Self::Relay(relay) => relay.ask(request).await.map(Some),
+            Self::Nobody(answers) => Ok(answers(request)),
+        }
+    }
+}
+
 /// The way to the real relay.
 #[derive(Clone)]
 struct Relay {
@@ -223,7 +251,7 @@ impl Relay {
     }
 }
 
-async fn serve(mut agent: Agent, relay: &Relay, state: &Mutex<State>) -> std::io::Result<()> {
+async fn serve(mut agent: Agent, behind: &Behind, state: &Mutex<State>) -> std::io::Result<()> {
     let mut rest = Vec::new();
     while let Some(request) = message(&mut agent, &mut rest).await? {
         let (alter, receive) = {
@@ -237,7 +265,9 @@ async fn serve(mut agent: Agent, relay: &Relay, state: &Mutex<State>) -> std::io
             }
             _ => {}
         }
-        let answer = relay.ask(&request).await?;
+        let Some(answer) = behind.ask(&request).await? else {
+            return Ok(());
+        };
         let answer = match alter {
             Some(alter) => alter(answer),
             None => answer,

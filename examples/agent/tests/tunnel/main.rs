@@ -17,6 +17,8 @@ mod hostile;
 #[cfg(target_os = "linux")]
 mod impostor;
 #[cfg(target_os = "linux")]
+mod login;
+#[cfg(target_os = "linux")]
 mod nginx;
 #[cfg(target_os = "linux")]
 mod proxied;
@@ -31,6 +33,8 @@ fn main() -> ExitCode {
     support::run([
         #[cfg(target_os = "linux")]
         hostile::trials(),
+        #[cfg(target_os = "linux")]
+        login::trials(),
         #[cfg(target_os = "linux")]
         faults::trials(),
         #[cfg(target_os = "linux")]

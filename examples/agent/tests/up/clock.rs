@@ -1,8 +1,10 @@
 //! An agent whose clock is wrong, by libfaketime: it is told by a signed answer and goes
-//! on at once, and logs in; a pairing link that is too old; and an answer that takes long.
+//! on at once, and logs in; one whose clock is set while its tunnel is open; a pairing
+//! link that is too old; and an answer that takes long.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use katachi_protocol::channel::PairingFragment;
 use katachi_protocol::run::RunEvent;
@@ -11,14 +13,15 @@ use libtest_mimic::Trial;
 use crate::support::browser::{Browser, EMAIL};
 use crate::support::device::Device;
 use crate::support::far::Far;
-use crate::support::meeting::{Meeting, get, session_of, text_of};
+use crate::support::meeting::{Meeting, get, run, session_of, text_of};
 use crate::support::pair::Pair;
 use crate::support::place::{Place, Said};
 use crate::support::up::{Up, block_on};
 use crate::support::{self, far, needing, up};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    let case = |name: &str, test: fn()| needing("libfaketime", library().is_some(), name, test);
+    let case =
+        |name: &str, test: fn()| needing("libfaketime", support::faketime().is_some(), name, test);
     vec![
         case(
             "s38_a_clock_ten_minutes_off_costs_one_repetition",
@@ -34,24 +37,23 @@ pub(crate) fn trials() -> Vec<Trial> {
         ),
         needing(
             "user namespaces and libfaketime",
-            library().is_some() && support::can_confine(),
+            support::faketime().is_some() && support::can_confine(),
+            "a_clock_that_is_set_while_the_tunnel_is_open_breaks_nothing",
+            a_clock_that_is_set_while_the_tunnel_is_open,
+        ),
+        needing(
+            "user namespaces and libfaketime",
+            support::faketime().is_some() && support::can_confine(),
             "an_answer_that_is_silent_for_an_hour_is_not_taken_for_cut_off",
             an_answer_that_is_silent_for_an_hour,
         ),
     ]
 }
 
-/// The library that tells programs another time.
-fn library() -> Option<PathBuf> {
-    let roots = std::fs::read_dir("/usr/lib").ok()?.flatten();
-    let mut found = roots.map(|root| root.path().join("faketime/libfaketimeMT.so.1"));
-    found.find(|path| path.exists())
-}
-
 /// `command` with its clock as `offset`, a file, says at each moment.
 fn with_clock(mut command: Command, offset: &Path) -> Command {
     command
-        .env("LD_PRELOAD", library().unwrap())
+        .env("LD_PRELOAD", support::faketime().unwrap())
         .env("FAKETIME_TIMESTAMP_FILE", offset)
         .env("FAKETIME_NO_CACHE", "1")
         // Time that passes is right; which time it is, is not.
@@ -90,6 +92,57 @@ fn a_clock_ten_minutes_off_costs_one_repetition() {
             assert!((known - expected).abs() < 30_000, "{offset}: {known}");
         }
         // Neither was a trouble that anybody was told of.
+        let said = pair.up.stop_and_show();
+        assert!(!said.contains("Not connected"), "{said}");
+    });
+}
+
+impl Pair {
+    /// Heartbeats that the relay answered so far.
+    fn heartbeats(&self) -> usize {
+        let log = self
+            .place
+            .agent(&["audit", "--json", "--limit", "1000"])
+            .ok();
+        let entries = log.lines().map(|line| serde_json::from_str(line).unwrap());
+        let answered = entries.filter(|entry: &serde_json::Value| {
+            entry["call"] == "POST /v1/agent/heartbeat" && entry["outcome"] == "answered"
+        });
+        answered.count()
+    }
+}
+
+fn a_clock_that_is_set_while_the_tunnel_is_open() {
+    block_on(async {
+        let mut pair = Pair::meet(Far::start(), "", &[]).await;
+        up::signal("-TERM", &pair.up.child);
+        pair.up.child.wait().unwrap();
+        let clock = pair.place.file("clock", "+0");
+        let relay = [
+            "--relay-url",
+            &pair.far.url,
+            "--relay-ca",
+            &pair.far.authority,
+        ];
+        pair.up = Up::start_by(with_clock(pair.place.command(), &clock), &relay);
+        pair.up.wait_for("Connected.");
+        pair.meeting.is_online().await;
+        let beat = run(&["sh", "-c", "while true; do echo beat; sleep 0.1; done"]);
+        let mut answer = pair.meeting.ask(&pair.device, beat).await.unwrap();
+        // An hour ahead, and then two hours back.
+        for offset in ["+3600", "-3600"] {
+            let (before, began) = (pair.heartbeats(), Instant::now());
+            std::fs::write(&clock, offset).unwrap();
+            let status = pair.meeting.ask(&pair.device, get("/v1/status")).await;
+            assert_eq!(status.unwrap().status, 200, "{offset}");
+            // What ran goes on, and the relay goes on hearing of this machine.
+            while pair.heartbeats() == before {
+                assert!(began.elapsed() < up::PATIENCE, "{offset}: no heartbeat");
+                let piece = tokio::time::timeout(up::PATIENCE, answer.piece()).await;
+                piece.expect("silence").unwrap().expect("an end");
+            }
+        }
+        drop(answer);
         let said = pair.up.stop_and_show();
         assert!(!said.contains("Not connected"), "{said}");
     });

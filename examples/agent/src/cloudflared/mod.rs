@@ -6,9 +6,14 @@
 //! relay's signed request to open the tunnel. From then on everything is as on a
 //! connection of our own: the same HTTP/2, the same single route, Noise inside of it.
 //!
+//! As long as it carries the tunnel it is asked whether it has a connection to
+//! Cloudflare: once it has lost that, the tunnel is opened anew, with a `cloudflared` that
+//! starts afresh if the first does not find back by itself.
+//!
 //! Where it forwards to stands in a file that we write: a tunnel whose configuration
 //! lies at Cloudflare would let the account's owner choose among this machine's ports.
 
+mod metrics;
 mod origin;
 mod process;
 mod program;
@@ -29,8 +34,14 @@ use process::Process;
 
 /// Time for `cloudflared` to reach Cloudflare.
 const READY: Duration = Duration::from_secs(10);
+/// The same for one that had reached it, and has already been waited for a while.
+const READY_AGAIN: Duration = Duration::from_secs(5);
 /// How often it is asked whether it has.
 const EVERY: Duration = Duration::from_millis(200);
+/// The same while it carries a tunnel.
+const WATCH: Duration = Duration::from_secs(2);
+/// After so many answers in a row that say no, or none, its connection is lost.
+const LOST: u32 = 2;
 /// Time for the relay to come through, once it says that it has.
 const ARRIVAL: Duration = Duration::from_secs(5);
 /// After so many vain calls of the relay in a row `cloudflared` starts afresh, with
@@ -47,12 +58,37 @@ pub(crate) struct Carrier {
     ended: u32,
     /// Calls of the relay in a row that did not arrive.
     vain: u32,
+    /// Whether the one that runs had a connection and lost it.
+    lost: bool,
 }
 
 #[derive(Debug)]
 struct Running {
     process: Process,
     origin: Origin,
+}
+
+/// Looks at the wanted program, and at the one of `config` if that runs: what is there,
+/// and if its connection to Cloudflare is not, why.
+///
+/// # Errors
+///
+/// Returns an error if the wanted program may not be started.
+pub(crate) async fn look(
+    config: &Config,
+    wanted: &Cloudflared,
+    runs: bool,
+) -> anyhow::Result<(String, Option<anyhow::Error>)> {
+    let program = program::find(wanted).await?;
+    let found = program.display().to_string();
+    let address = process::metrics_in(&config.paths.cloudflared());
+    let Some(address) = address.filter(|_| runs) else {
+        return Ok((format!("{found}, which does not run now"), None));
+    };
+    let counts = metrics::counts(address).await;
+    let counted = counts.map_or_else(|error| format!("{error:#}"), |counts| counts.to_string());
+    let found = format!("{found}; {counted}");
+    Ok((found, metrics::ready(address).await.err()))
 }
 
 impl Carrier {
@@ -71,6 +107,7 @@ impl Carrier {
             running: None,
             ended: 0,
             vain: 0,
+            lost: false,
         })
     }
 
@@ -106,8 +143,46 @@ impl Carrier {
         }
     }
 
+    /// Completes when `cloudflared` has lost its connection to Cloudflare, or ended; says
+    /// so.
+    pub(crate) async fn lost(&mut self) -> String {
+        let (mut refused, mut known) = (0, 0);
+        loop {
+            tokio::time::sleep(WATCH).await;
+            let Some(running) = &mut self.running else {
+                return "cloudflared does not run".to_owned();
+            };
+            // How it ended is told by the next try to open.
+            if !matches!(running.process.ended(), Ok(None)) {
+                return "cloudflared ended by itself".to_owned();
+            }
+            let address = running.process.metrics();
+            // One that counts nothing may be ready all the same.
+            let counts = metrics::counts(address).await.unwrap_or_default();
+            if counts.connections != known {
+                tracing::info!("cloudflared: {counts}");
+                known = counts.connections;
+            }
+            match metrics::ready(address).await {
+                Ok(()) => refused = 0,
+                Err(error) => {
+                    refused += 1;
+                    if refused == LOST {
+                        self.lost = true;
+                        let said = running.process.last_words();
+                        return format!(
+                            "cloudflared lost its connection to Cloudflare: {error:#} ({counts}); it last said: {said}"
+                        );
+                    }
+                    tracing::warn!("cloudflared has no connection to Cloudflare: {error:#}");
+                }
+            }
+        }
+    }
+
     /// Ends `cloudflared`, gently at first.
     pub(crate) async fn stop(&mut self) {
+        self.lost = false;
         if let Some(running) = self.running.take() {
             running.process.stop().await;
         }
@@ -124,7 +199,11 @@ impl Carrier {
 
     /// Waits until `cloudflared` says that it reached Cloudflare.
     async fn until_ready(&mut self) -> anyhow::Result<()> {
-        let deadline = Instant::now() + READY;
+        let patience = match self.lost {
+            true => READY_AGAIN,
+            false => READY,
+        };
+        let deadline = Instant::now() + patience;
         let mut every = tokio::time::interval(EVERY);
         loop {
             every.tick().await;
@@ -132,16 +211,26 @@ impl Carrier {
             let Some(running) = &self.running else {
                 bail!("cloudflared does not run");
             };
-            let state = running.process.ready().await;
+            let state = metrics::ready(running.process.metrics()).await;
             if state.is_ok() {
+                self.lost = false;
                 return Ok(());
             }
-            if Instant::now() >= deadline {
-                let said = running.process.last_words();
-                return state.with_context(|| {
-                    format!("cloudflared has no connection to Cloudflare; it last said: {said}")
-                });
+            if Instant::now() < deadline {
+                continue;
             }
+            let said = running.process.last_words();
+            // One that never had a connection is left to try on by itself.
+            let then = match self.lost {
+                true => {
+                    self.stop().await;
+                    "; it is started afresh"
+                }
+                false => "",
+            };
+            return state.with_context(|| {
+                format!("cloudflared has no connection to Cloudflare{then}; it last said: {said}")
+            });
         }
     }
 
@@ -155,6 +244,7 @@ impl Carrier {
         };
         let said = running.process.last_words();
         self.running = None;
+        self.lost = false;
         self.ended += 1;
         match self.ended {
             1 => bail!("cloudflared ended by itself ({status}); it last said: {said}"),

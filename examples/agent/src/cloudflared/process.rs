@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,21 +11,17 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use http_body_util::Empty;
-use hyper_util::rt::TokioIo;
 use katachi_protocol::Sensitive;
 use katachi_protocol::cloudflare::CloudflareTunnel;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use crate::output::one_line;
 
 /// Time for `cloudflared` to end by itself, a little more than it gives its requests.
 const GRACE: Duration = Duration::from_secs(7);
-/// Time for it to take its token, and to answer.
+/// Time for it to take its token.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest line of its log that is kept, in bytes.
 const LONGEST_LINE: usize = 4 * 1024;
@@ -51,9 +47,9 @@ impl Process {
         socket: &Path,
         tunnel: CloudflareTunnel,
     ) -> anyhow::Result<Self> {
-        let config = dir.join("config.yml");
-        write_config(&config, socket, &tunnel.hostname)?;
+        let config = config_in(dir);
         let metrics = free_port()?;
+        write_config(&config, socket, &tunnel.hostname, metrics)?;
         let this = std::env::current_exe().context("cannot find this program's own file")?;
         let mut child = Command::new(this)
             // Its variables are its options too.
@@ -94,32 +90,9 @@ impl Process {
         })
     }
 
-    /// Whether it has a connection to Cloudflare.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if it has none, or does not say.
-    pub(super) async fn ready(&self) -> anyhow::Result<()> {
-        let asked = async {
-            let stream = TcpStream::connect(self.metrics).await?;
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-            let connection = tokio::spawn(connection);
-            let request = http::Request::get("/ready")
-                .header(http::header::HOST, self.metrics.to_string())
-                .body(Empty::<Bytes>::new())?;
-            let answer = sender.send_request(request).await;
-            connection.abort();
-            anyhow::Ok(answer?.status())
-        };
-        let status = tokio::time::timeout(PATIENCE, asked)
-            .await
-            .context("it does not say whether it is ready")?
-            .context("it does not say whether it is ready")?;
-        match status {
-            http::StatusCode::OK => Ok(()),
-            status => bail!("/ready answers {}", status.as_u16()),
-        }
+    /// Where it says how it is.
+    pub(super) fn metrics(&self) -> SocketAddr {
+        self.metrics
     }
 
     /// How it ended, if it has.
@@ -153,12 +126,28 @@ impl Process {
     }
 }
 
-/// Writes where it forwards to. JSON is YAML.
-fn write_config(path: &Path, socket: &Path, hostname: &str) -> anyhow::Result<()> {
+fn config_in(dir: &Path) -> PathBuf {
+    dir.join("config.yml")
+}
+
+/// Where the one that was last started in `dir` says how it is.
+pub(super) fn metrics_in(dir: &Path) -> Option<SocketAddr> {
+    let config = std::fs::read(config_in(dir)).ok()?;
+    let config: serde_json::Value = serde_json::from_slice(&config).ok()?;
+    config.get("metrics")?.as_str()?.parse().ok()
+}
+
+/// Writes where it forwards to, and where it says how it is. JSON is YAML.
+fn write_config(
+    path: &Path,
+    socket: &Path,
+    hostname: &str,
+    metrics: SocketAddr,
+) -> anyhow::Result<()> {
     let Some(socket) = socket.to_str() else {
         bail!("the path {} is not text", socket.display());
     };
-    let config = serde_json::json!({ "ingress": [
+    let config = serde_json::json!({ "metrics": metrics, "ingress": [
         { "hostname": hostname, "service": format!("unix:{socket}") },
         { "service": "http_status:404" },
     ]});

@@ -113,6 +113,8 @@ pub(crate) async fn doctor(config: &Config, args: &cli::Doctor) -> anyhow::Resul
             .map(|ai| ai::ai(config, ai, home.as_ref())),
     );
     relay(config, home.as_ref(), &mut findings).await;
+    #[cfg(unix)]
+    findings.extend(cloudflared(config).await);
 
     let broken = findings.iter().any(|finding| finding.health == Health::Bad);
     let report = Report {
@@ -427,6 +429,24 @@ async fn relay(config: &Config, home: Option<&Home>, findings: &mut Vec<Finding>
         ),
         Err(error) => Finding::bad("relay", format!("{error:#}")),
     });
+}
+
+/// The program that carries the tunnel, where one does.
+#[cfg(unix)]
+async fn cloudflared(config: &Config) -> Option<Finding> {
+    let crate::config::Carrier::Cloudflared(wanted) = &config.carrier else {
+        return None;
+    };
+    // Whoever holds the lock has started it.
+    let runs = config.paths.up_lock().exists() && matches!(super::up::alone(config), Ok(None));
+    Some(match crate::cloudflared::look(config, wanted, runs).await {
+        Ok((found, None)) => Finding::good("cloudflared", found),
+        Ok((found, Some(error))) => Finding::weak(
+            "cloudflared",
+            format!("{found}; no connection to Cloudflare: {error:#}"),
+        ),
+        Err(error) => Finding::bad("cloudflared", format!("{error:#}")),
+    })
 }
 
 fn text(report: &Report) -> String {

@@ -105,6 +105,15 @@ impl Way {
         })
     }
 
+    /// Completes when what carries the open tunnel says that it no longer does; why.
+    async fn lost(&mut self) -> String {
+        match self {
+            Self::Dial | Self::WebSocket => std::future::pending().await,
+            #[cfg(unix)]
+            Self::Cloudflared(carrier) => carrier.lost().await,
+        }
+    }
+
     async fn close(&mut self) {
         match self {
             Self::Dial | Self::WebSocket => {}
@@ -134,7 +143,7 @@ async fn keep_open_by(
             Ok(connection) => {
                 let _ = link.send(Link::Open);
                 let began = tokio::time::Instant::now();
-                let ended = serve(service, connection, &mut stop).await;
+                let ended = serve(service, connection, way.lost(), &mut stop).await;
                 if began.elapsed() > limits.held {
                     backoff.reset();
                 }
@@ -168,6 +177,7 @@ enum Ended {
 async fn serve(
     service: &Arc<Service>,
     connection: Box<dyn Bytes>,
+    lost: impl Future<Output = String>,
     mut stop: impl Future<Output = ()> + Unpin,
 ) -> Ended {
     let limits = service.config.limits;
@@ -184,6 +194,7 @@ async fn serve(
     let router = TowerToHyperService::new(service::outside(Arc::clone(service), leave));
     let mut connection = Box::pin(builder.serve_connection(connection, router));
     let mut beating = pin!(heartbeats(service));
+    let mut lost = pin!(lost);
     let when = tokio::select! {
         // The relay closes an idle tunnel as soon as it has said why.
         biased;
@@ -192,6 +203,7 @@ async fn serve(
             Ok(()) => "the relay closed the tunnel".to_owned(),
             Err(error) => format!("the tunnel broke: {error}"),
         }),
+        why = lost.as_mut() => return Ended::Closed(why),
         error = beating.as_mut() => return Ended::Closed(format!("{error:#}")),
         () = &mut stop => {
             say_goodbye(service).await;

@@ -1,6 +1,6 @@
 #!/usr/bin/python3 -I
 """Stands in for cloudflared: called as it, it writes down how it was called, answers
-/ready, ends TLS and forwards the bytes to the unix socket of its configuration."""
+/ready and /metrics, ends TLS and forwards the bytes to the unix socket of its configuration."""
 
 import hashlib, http.server, json, os, signal, socket, ssl, stat, sys, threading, time
 
@@ -32,6 +32,7 @@ report({
     "descriptors": len(os.listdir("/proc/self/fd")) - 1,
     "token_sha256": hashlib.sha256(token.encode()).hexdigest(),
     "ingress": config["ingress"],
+    "metrics": config["metrics"],
     "modes": [mode(os.path.dirname(origin)), mode(origin), mode(after("--config"))],
 })
 if setting["does"] == "crash":
@@ -39,11 +40,28 @@ if setting["does"] == "crash":
     sys.exit(3)
 
 
+# As the real one writes them.
+METRICS = """# HELP cloudflared_tunnel_ha_connections Number of active ha connections
+# TYPE cloudflared_tunnel_ha_connections gauge
+cloudflared_tunnel_ha_connections {}
+# HELP cloudflared_tunnel_request_errors Count of error proxying to origin
+# TYPE cloudflared_tunnel_request_errors counter
+cloudflared_tunnel_request_errors 2
+# HELP cloudflared_tunnel_total_requests Amount of requests proxied through all the tunnels
+# TYPE cloudflared_tunnel_total_requests counter
+cloudflared_tunnel_total_requests 17
+"""
+
+
 class Ready(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        well = self.path == "/ready" and setting["does"] == "serve"
-        self.send_response(200 if well else 503)
+        lost = os.path.exists(os.path.join(here, "lost"))
+        well = setting["does"] == "serve" and not lost
+        counts = self.path == "/metrics"
+        self.send_response(200 if counts or self.path == "/ready" and well else 503)
         self.end_headers()
+        if counts:
+            self.wfile.write(METRICS.format(4 if well else 0).encode())
 
     def log_message(self, *_):
         pass

@@ -47,6 +47,14 @@ pub(crate) fn trials() -> Vec<Trial> {
             a_cloudflared_without_connection_is_reported,
         ),
         trial(
+            "a_cloudflared_that_loses_its_connection_is_noticed_while_it_carries",
+            a_cloudflared_that_loses_its_connection_is_noticed,
+        ),
+        trial(
+            "without_a_name_the_cloudflared_in_path_is_started_and_none_elsewhere",
+            the_cloudflared_in_path_is_started,
+        ),
+        trial(
             "a_cloudflared_that_keeps_ending_is_reported_without_its_token",
             a_cloudflared_that_keeps_ending_is_reported_without_its_token,
         ),
@@ -187,6 +195,7 @@ fn a_paired_device_talks_through_cloudflared_and_its_token_lies_nowhere() {
     assert_eq!(report["stdin_is_pipe"], true);
     assert_eq!(report["modes"], serde_json::json!([0o700, 0o600, 0o600]));
     assert_eq!(report["ingress"][0]["hostname"], hostname);
+    assert_eq!(report["metrics"], argv[5]);
     assert_eq!(report["ingress"][1]["service"], "http_status:404");
     let digest: String = Sha256::digest(token.as_bytes())
         .iter()
@@ -344,6 +353,115 @@ fn a_cloudflared_without_connection_is_reported() {
     // It is left to try on by itself.
     assert_eq!(stage.reports().len(), 1);
     up.stop();
+}
+
+impl Stage {
+    /// What `doctor` says of the program.
+    fn doctor(&self) -> (String, String) {
+        let options = self.options();
+        let options = options.iter().map(String::as_str);
+        let asked: Vec<&str> = ["doctor", "--json"].into_iter().chain(options).collect();
+        about(&self.place.agent(&asked).stdout)
+    }
+}
+
+/// Health and detail of the program in what `doctor` says.
+fn about(doctor: &str) -> (String, String) {
+    let report: Value = serde_json::from_str(doctor).unwrap();
+    let findings = report["findings"].as_array().unwrap();
+    let found = findings
+        .iter()
+        .find(|found| found["about"] == "cloudflared");
+    let found = found.expect(doctor);
+    let text = |name: &str| found[name].as_str().unwrap().to_owned();
+    (text("health"), text("detail"))
+}
+
+/// The stand-in goes on forwarding: that it has no connection is seen by what it says.
+fn a_cloudflared_that_loses_its_connection_is_noticed() {
+    let stage = Stage::set("serve");
+    let lost = stage.program.with_file_name("lost");
+    let mut up = stage.up(&[]);
+    let browser = stage.approve(&mut up);
+    up.wait_for("Connected.");
+    stage.online(&browser);
+    let (health, detail) = stage.doctor();
+    assert_eq!(health, "good", "{detail}");
+    let counts = "connections to Cloudflare: 4, requests: 17, errors: 2";
+    assert!(detail.ends_with(counts), "{detail}");
+    // It finds back by itself, and is the same as before.
+    std::fs::write(&lost, "").unwrap();
+    let said = up.wait_for("cloudflared lost its connection to Cloudflare: ");
+    let counts = "/ready answers 503 (connections to Cloudflare: 0, requests: 17, errors: 2)";
+    assert!(said.starts_with(counts), "{said}");
+    std::fs::remove_file(&lost).unwrap();
+    up.wait_for("Connected.");
+    assert_eq!(stage.reports().len(), 1);
+    // It does not, and another is started in its place.
+    std::fs::write(&lost, "").unwrap();
+    let (health, detail) = stage.doctor();
+    assert_eq!(health, "weak", "{detail}");
+    assert!(detail.contains("no connection to Cloudflare: "), "{detail}");
+    up.wait_for("cloudflared lost its connection to Cloudflare: ");
+    up.wait_for("it is started afresh");
+    std::fs::remove_file(&lost).unwrap();
+    up.wait_for("Connected.");
+    stage.online(&browser);
+    let started: Vec<_> = stage
+        .reports()
+        .into_iter()
+        .filter(|report| report["argv"].is_array())
+        .collect();
+    assert_eq!(started.len(), 2, "{started:?}");
+    up.stop();
+    let (health, detail) = stage.doctor();
+    assert_eq!(health, "good", "{detail}");
+    assert!(detail.ends_with("which does not run now"), "{detail}");
+}
+
+fn the_cloudflared_in_path_is_started() {
+    let stage = Stage::set("serve");
+    // One that cannot be executed, and one where commands work, which a project brings.
+    let decoys = stage.place.home().join("decoys");
+    std::fs::create_dir(&decoys).unwrap();
+    std::fs::write(decoys.join("cloudflared"), "").unwrap();
+    let brought = stage.place.workspace().join("cloudflared");
+    let trap = "#!/bin/sh\ntouch \"$(dirname \"$0\")/trapped\"\n";
+    std::fs::write(&brought, trap).unwrap();
+    chmod(&brought, 0o755);
+    let dir = stage.program.parent().unwrap();
+    let without = format!(".::{}", decoys.display());
+    let command = |path: &str| {
+        let relay = &stage.relay;
+        let mut command = stage.place.command();
+        command
+            .env("PATH", path)
+            .env("KATACHI_RELAY_URL", &relay.url)
+            .env("KATACHI_RELAY_CA", &relay.authority)
+            .env("KATACHI_TUNNEL_CARRIER", "cloudflared");
+        command
+    };
+    let mut up = Up::start_by(command(&without), &[]);
+    stage.approve(&mut up);
+    up.wait_for("there is no cloudflared in PATH");
+    assert_eq!(up.ends(), Some(2));
+    let doctor = |path: &str| {
+        let asked = command(path).args(["doctor", "--json"]).output().unwrap();
+        about(&String::from_utf8(asked.stdout).unwrap())
+    };
+    let (health, detail) = doctor(&without);
+    assert_eq!(health, "bad", "{detail}");
+    assert!(
+        detail.contains("there is no cloudflared in PATH"),
+        "{detail}"
+    );
+    let with = format!("{without}:{}", dir.display());
+    let mut up = Up::start_by(command(&with), &[]);
+    up.wait_for("Connected.");
+    assert_eq!(stage.reports().len(), 1);
+    assert!(doctor(&with).1.starts_with(stage.program.to_str().unwrap()));
+    up.stop();
+    assert!(!stage.place.workspace().join("trapped").exists());
 }
 
 fn a_cloudflared_that_keeps_ending_is_reported_without_its_token() {

@@ -13,6 +13,7 @@ use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
 use crate::support::meeting::{Meeting, notes_of, session_of, text_of};
+use crate::support::provider::{Provider, says, uses};
 use crate::support::up::{Up, block_on};
 use crate::support::{self, Place, needing, up};
 
@@ -64,8 +65,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trials.push(needing(
             "user namespaces, node and @agentclientprotocol/claude-agent-acp",
             support::can_confine() && real.is_some(),
-            "a_published_coding_agent_is_spoken_with",
-            a_published_coding_agent_is_spoken_with,
+            "a_published_coding_agent_works_asks_and_is_confined",
+            a_published_coding_agent_works,
         ));
     }
     trials
@@ -81,15 +82,20 @@ fn package(folder: &str, name: &str) -> Option<PathBuf> {
 /// An agent whose AI is `argv`, which may read `places` beside the workspace; `times`
 /// are further lines of its configuration.
 fn up_with(place: &Place, argv: &[&str], places: &[&Path], times: &str) -> Up {
-    place.agent_reading(KEY, &["key", "set", "maker"]).ok();
     let mut read = vec!["@system".to_owned()];
     read.extend(places.iter().map(|path| path.to_str().unwrap().to_owned()));
     let policy = format!(
         "[filesystem]\nread = {read:?}\nwrite = [\".\"]\n[commands]\nallow = [\"@system\", \"@node\"]\nask = [\"touch\"]\n"
     );
-    let policy = place.file("ai.toml", &policy);
+    start(place, argv, ("MAKER_KEY", &policy), times)
+}
+
+/// The same under a whole policy, with the key in that variable.
+fn start(place: &Place, argv: &[&str], (key, policy): (&str, &str), times: &str) -> Up {
+    place.agent_reading(KEY, &["key", "set", "maker"]).ok();
+    let policy = place.file("ai.toml", policy);
     let config = format!(
-        "[ai]\nkind = \"acp\"\ncommand = {argv:?}\nkeys = {{ MAKER_KEY = \"maker\" }}\npolicy = {policy:?}\n{times}"
+        "[ai]\nkind = \"acp\"\ncommand = {argv:?}\nkeys = {{ {key} = \"maker\" }}\npolicy = {policy:?}\n{times}"
     );
     std::fs::write(place.home().join("config.toml"), config).unwrap();
     let mut command = place.command();
@@ -504,25 +510,88 @@ fn doctor_says_whether_the_ai_can_start() {
     assert!(detail.contains("katachi-agent key set other"), "{detail}");
 }
 
-/// A coding agent as it is published, without an account: it says what it can do,
-/// and that it wants one.
-fn a_published_coding_agent_is_spoken_with() {
+/// A coding agent as it is published, whose model is a stand-in on loopback, the one
+/// address that its policy opens: it answers, uses a tool of its own, and asks before.
+fn a_published_coding_agent_works() {
     let place = Place::new();
+    let canary = place.file("canary.txt", CANARY).canonicalize().unwrap();
+    assert_eq!(std::fs::read_to_string(&canary).unwrap(), CANARY);
+    let shell = |command: String| {
+        uses(
+            "",
+            "Bash",
+            json!({ "command": command, "description": "a step" }),
+        )
+    };
+    let read = format!("cat {}", canary.display());
+    let provider = Provider::with_asides(vec![
+        shell("mkdir plums".to_owned()),
+        says("There is a place now."),
+        shell("mkdir pears".to_owned()),
+        says("Then not."),
+        shell(read.clone()),
+        says("Nothing there."),
+    ]);
+    let address = provider.address();
     let program = package("peers", "@agentclientprotocol/claude-agent-acp").unwrap();
     let modules = program.ancestors().nth(2).unwrap().to_owned();
+    // What does the work is a program for each system, beside it.
+    let work = std::fs::read_dir(modules.join("@anthropic-ai"))
+        .unwrap()
+        .flatten();
+    let mut work = work.map(|package| package.path().join("claude"));
+    let work = work.find(|file| file.is_file()).expect("its program");
+    // It asks a person, rather than a model, whether it may.
+    let own = place.workspace().join("own");
+    std::fs::create_dir(&own).unwrap();
+    let settings = json!({ "permissions": { "defaultMode": "default" } });
+    std::fs::write(own.join("settings.json"), settings.to_string()).unwrap();
+    let policy = format!(
+        "[filesystem]\nread = [\"@system\", {modules:?}]\nwrite = [\".\"]\n\
+         [commands]\nallow = [\"@system\", \"@node\", {{ path = {work:?} }}]\n\
+         [network]\nallow = [\"{address}\"]\n\
+         [env]\nset = {{ ANTHROPIC_BASE_URL = \"http://{address}\", CLAUDE_CONFIG_DIR = {own:?}, \
+         CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC = \"1\", DISABLE_AUTOUPDATER = \"1\" }}\n"
+    );
     let index = program.join("dist/index.js");
     let argv = ["node", index.to_str().unwrap()];
-    let mut up = up_with(&place, &argv, &[&modules], "");
+    let mut up = start(&place, &argv, ("ANTHROPIC_API_KEY", &policy), "");
     block_on(async {
         let meeting = Meeting::of(&mut up).await;
         let device = meeting.paired(&up).await;
-        let events = meeting.message(&device, None, "how many plums?").await;
-        // The handshake is behind it: what it refuses is a session or an answer.
-        let error = last_error(&events);
-        assert!(
-            error.contains("refused session/new") || error.contains("refused session/prompt"),
-            "{events:#?}"
-        );
+        for (command, decision, said) in [
+            ("mkdir plums", Decision::Approve, "There is a place now."),
+            ("mkdir pears", Decision::Deny, "Then not."),
+            (&read, Decision::Approve, "Nothing there."),
+        ] {
+            let events = meeting.decide(&device, (None, "go on"), decision).await;
+            assert!(is_done(&events), "{events:#?}");
+            assert!(text_of(&events).contains(said), "{events:#?}");
+            let asked = events.iter().find_map(|event| match event {
+                RunEvent::Approval(request) => Some(request.clone()),
+                _ => None,
+            });
+            let asked = asked.unwrap_or_else(|| panic!("{events:#?}"));
+            assert_eq!(asked.argv[..2], ["execute", command], "{asked:?}");
+            assert_eq!(Path::new(&asked.directory), place.workspace());
+            let used = events
+                .iter()
+                .any(|event| matches!(event, RunEvent::Tool { name, .. } if name == "execute"));
+            assert!(used, "{events:#?}");
+        }
     });
     up.stop();
+    assert!(place.workspace().join("plums").is_dir());
+    assert!(!place.workspace().join("pears").exists());
+    let asked = provider.asked();
+    assert_eq!(asked.len(), 6);
+    for request in &asked {
+        assert_eq!(request.path, "/v1/messages");
+        assert_eq!(request.key.as_deref(), Some(KEY));
+        assert!(!request.body.to_string().contains(CANARY));
+    }
+    let refused = asked[3].told();
+    assert!(refused.contains("refused permission"), "{refused}");
+    let confined = asked[5].told();
+    assert!(confined.contains("No such file"), "{confined}");
 }

@@ -89,6 +89,9 @@ fn turn(blocks: Vec<Vec<Value>>, reason: &str) -> Turn {
 struct Script {
     turns: Mutex<std::collections::VecDeque<Turn>>,
     asked: Mutex<Vec<Asked>>,
+    /// Whether a request without tools is about something beside the conversation, such
+    /// as its title: it is answered, and is none of the turns.
+    has_asides: bool,
 }
 
 /// The running stand-in; it ends with the test.
@@ -100,10 +103,23 @@ pub(crate) struct Provider {
 
 impl Provider {
     pub(crate) fn start(turns: Vec<Turn>) -> Self {
-        let script = Arc::new(Script {
+        Self::with(Script {
             turns: Mutex::new(turns.into()),
-            asked: Mutex::default(),
-        });
+            ..Script::default()
+        })
+    }
+
+    /// The same for a program that asks for more than its conversation.
+    pub(crate) fn with_asides(turns: Vec<Turn>) -> Self {
+        Self::with(Script {
+            turns: Mutex::new(turns.into()),
+            has_asides: true,
+            ..Script::default()
+        })
+    }
+
+    fn with(script: Script) -> Self {
+        let script = Arc::new(script);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -124,6 +140,10 @@ impl Provider {
         }
     }
 
+    pub(crate) fn address(&self) -> std::net::SocketAddr {
+        self.address
+    }
+
     pub(crate) fn base_url(&self) -> String {
         format!("http://{}/v1", self.address)
     }
@@ -139,20 +159,34 @@ async fn answer(
     headers: HeaderMap,
     body: String,
 ) -> Response {
+    if script.has_asides && body.is_empty() {
+        return StatusCode::NOT_FOUND.into_response();
+    }
     let key = headers
         .get("x-api-key")
         .map(|key| key.to_str().unwrap().to_owned());
     assert!(headers.contains_key("anthropic-version"), "{headers:?}");
+    let body: Value = serde_json::from_str(&body).unwrap();
+    let has_tools = body["tools"]
+        .as_array()
+        .is_some_and(|tools| !tools.is_empty());
+    if script.has_asides && !has_tools {
+        return stream(says("{}"));
+    }
     script.asked.lock().unwrap().push(Asked {
         path: uri.path().to_owned(),
         key,
-        body: serde_json::from_str(&body).unwrap(),
+        body,
     });
     let Some(turn) = script.turns.lock().unwrap().pop_front() else {
         let overloaded = json!({ "type": "error", "error": { "type": "overloaded_error", "message": "Overloaded" } });
         let status = StatusCode::from_u16(529).unwrap();
         return (status, axum::Json(overloaded)).into_response();
     };
+    stream(turn)
+}
+
+fn stream(turn: Turn) -> Response {
     let mut text = String::new();
     for event in turn {
         let kind = event["type"].as_str().unwrap();

@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use katachi_protocol::routes as paths;
 
 use crate::agent::{Device, START, TestAgent};
-use crate::relay::PASSWORD;
+use crate::relay::{Browser, PASSWORD};
 use process::Process;
 use requests::{Bad, Verdict};
 use routes::table;
@@ -31,7 +31,10 @@ const CANARY: &str = "canary-7f3d";
 struct World {
     relay: Process,
     cookie: String,
+    second_cookie: String,
     agent: TestAgent,
+    /// What another account has: what it is, and its name or identifier.
+    others: Vec<(&'static str, String)>,
 }
 
 /// The tables, without what only tells when somebody was last here and what counts
@@ -52,21 +55,38 @@ async fn whatever_a_route_is_asked_it_answers_says_so_once_and_changes_nothing()
     let relay = Process::start(&state);
     let browser = relay.relay.browser_of("ana@example.org").await;
     let agent = TestAgent::approved(&relay.relay, &browser).await;
-    let config =
-        json!({"command": ["x"], "env": {}, "secrets": {"T": "x"}, "released_to": [agent.id]});
-    let stored = browser
-        .send(Method::PUT, "/api/mcp/kept", Some(config))
-        .await;
-    assert!(stored.status().is_success());
+    let keeps = async |browser: &Browser, path: &str, agent: &TestAgent| {
+        let config =
+            json!({"command": ["x"], "env": {}, "secrets": {"T": "x"}, "released_to": [agent.id]});
+        let stored = browser.send(Method::PUT, path, Some(config)).await;
+        assert!(stored.status().is_success());
+    };
+    keeps(&browser, "/api/mcp/kept", &agent).await;
+    let other = relay.relay.browser_of("ben@example.org").await;
+    let theirs = TestAgent::approved(&relay.relay, &other).await;
+    keeps(&other, "/api/mcp/theirs", &theirs).await;
+    let id = other.json("/api/me").await["id"].clone();
+    let others = vec![
+        ("an agent", theirs.id.clone()),
+        ("a key", theirs.key_id.to_string()),
+        ("the identifier", id.as_str().unwrap().to_owned()),
+        ("a configuration", "theirs".to_owned()),
+    ];
     Device::new(&relay.relay, 3)
         .post(paths::DEVICE_AUTHORIZATION, &START)
         .await;
     let cookie = browser.cookie().to_owned();
+    let second = relay.relay.signed_in("ana@example.org").await;
     let world = World {
         relay,
         cookie,
+        second_cookie: second.cookie().to_owned(),
         agent,
+        others,
     };
+    // For who has them, they are there.
+    assert_eq!(other.get("/api/mcp/theirs/sealed").await.status(), 200);
+    assert_eq!(other.carry(&theirs.id, "").await.err().unwrap().0, 503);
     let before = kept(&state);
 
     let rows = table();
@@ -152,22 +172,25 @@ impl Asked {
         let status: u16 = status.unwrap_or(0);
         let says_why = shown.contains("content-type: application/json")
             && (shown.contains("\"message\":") || shown.contains("\"error_description\":"));
-        let refused = (400..500).contains(&status) && (says_why || is_page(bad, status));
+        let explains = status < 400 || says_why || is_page(bad, status);
+        // RFC 9110 section 15.5.6: what the path takes instead.
+        let explains = explains && (status != 405 || shown.contains("allow: "));
         let fine = match bad.verdict {
-            Verdict::Refused => refused,
-            Verdict::NoFault => refused || (200..400).contains(&status),
-            Verdict::RefusedOrCut => refused || status == 0,
-            Verdict::TooLargeOrCut => refused && status == 413 || status == 0,
-            Verdict::RefusedOrCutOrServed => refused || status < 400,
+            Verdict::Is(expected) => explains && status == expected,
+            Verdict::IsOrCut(expected) => explains && status == expected || status == 0,
             Verdict::NoRequest => status == 400,
         };
         if !fine {
             let Bad {
-                what, method, path, ..
+                what,
+                method,
+                path,
+                verdict,
+                ..
             } = bad;
             let path = &path[..path.len().min(80)];
             self.faults
-                .push(format!("{method} {path}, {what}: {shown}"));
+                .push(format!("{method} {path}, {what}, {verdict:?}: {shown}"));
         }
     }
 }

@@ -28,6 +28,11 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(state: &Arc<TempDir>) -> Self {
+        Self::start_in(state, Vec::new())
+    }
+
+    /// The same with more in its environment.
+    pub(crate) fn start_in(state: &Arc<TempDir>, environment: Vec<(String, String)>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_katachi-relay"));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("KATACHI_") {
@@ -47,6 +52,7 @@ impl Process {
             .arg(state.path())
             .args(crate::arguments(state.path()))
             .env("KATACHI_RELAY_LOG", "debug")
+            .envs(environment)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

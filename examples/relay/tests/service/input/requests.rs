@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::Request;
+use katachi_protocol::routes;
 use rustls_pki_types::ServerName;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -13,26 +14,20 @@ use tokio_rustls::TlsConnector;
 use super::bodies::{bad_form, bad_json};
 use super::routes::Asks::{Agent, Anybody, Person};
 use super::routes::Takes::{Form, Json, Nothing};
-use super::routes::{Row, row};
+use super::routes::{Row, of_text, row};
 use super::{CANARY, World};
 
 /// What is to become of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Verdict {
-    /// 4xx, as JSON that says why.
-    Refused,
-    /// Anything but a fault of the relay: what is wrong is nothing that the route reads.
-    NoFault,
-    /// As [`Refused`](Self::Refused), unless the connection ends before the answer.
-    RefusedOrCut,
-    /// Not even that: what is wrong may be nothing that it reads, or too much to read.
-    RefusedOrCutOrServed,
-    /// 413, unless the connection ends before the answer.
-    TooLargeOrCut,
+    /// This status; a refusal says why in its body.
+    Is(u16),
+    /// The same, unless the connection ends before the answer.
+    IsOrCut(u16),
     /// 400 by the server before there is a request, and so without a line.
     NoRequest,
 }
-use Verdict::{NoFault, NoRequest, Refused, RefusedOrCut, RefusedOrCutOrServed, TooLargeOrCut};
+use Verdict::{Is, IsOrCut, NoRequest};
 
 pub(super) struct Bad {
     pub(super) what: String,
@@ -67,13 +62,20 @@ impl Against<'_> {
 
     /// A request of who may ask, with this body.
     fn body(&mut self, what: &str, kind: Option<&str>, body: &[u8], verdict: Verdict) {
-        let path = self.path.clone();
-        let bytes = self.world.ask(self.row, &path, kind, body);
-        self.send(what, &path, bytes, verdict);
+        let target = self.row.target();
+        let bytes = self.world.ask(self.row, &target, kind, body);
+        self.send(what, &target, bytes, verdict);
     }
 
-    fn targets(&mut self) {
+    fn queries(&mut self) {
         let (row, path) = (self.row, self.path.clone());
+        // A good body under a bad query is only for those who read none.
+        let Nothing(status) = row.takes else { return };
+        // What is signed would be done, as the query means nothing.
+        if row.asks == Agent && row.method != "GET" {
+            return;
+        }
+        let status = if row.reads_query() { 400 } else { status };
         let long = "a".repeat(6000);
         for (what, query) in [
             ("a long query", format!("q={CANARY}{long}")),
@@ -87,41 +89,63 @@ impl Against<'_> {
             ),
             ("a query that is none", "=&%&%%%&%zz".to_owned()),
         ] {
-            if row.asks == Agent && !matches!(row.takes, Json(_)) && row.method != "GET" {
-                // The query means nothing, and what is signed would be done.
-                continue;
-            }
-            // A good body under a bad query is only for those who read none.
-            if row.good().is_empty() {
-                let target = format!("{path}?{query}");
-                let bytes = self.world.ask(row, &target, None, b"");
-                self.send(what, &target, bytes, NoFault);
+            let target = format!("{path}?{query}");
+            let bytes = self.world.ask(row, &target, None, b"");
+            self.send(what, &target, bytes, Is(status));
+        }
+    }
+
+    /// Names and identifiers that are none, are not there, or are somebody else's.
+    fn parts(&mut self) {
+        let row = self.row;
+        if !row.path.contains('{') {
+            return;
+        }
+        let (long, longer) = ("a".repeat(255), "a".repeat(6000));
+        for (what, part) in [
+            ("a zero byte", "%00"),
+            ("a zero byte within", "a%00b"),
+            ("a line feed", "a%0ab"),
+            ("no UTF-8", "%ff%fe"),
+            ("half an escape", "%e2%28%a1"),
+        ] {
+            self.part(what, part, 400);
+        }
+        // A configuration of another name would be made.
+        let unless_named = if row.method == "PUT" { 400 } else { 404 };
+        for (what, part) in [
+            ("no escape", "%zz"),
+            ("dots", "%2e%2e"),
+            ("dots and a slash", "..%2f..%2fetc%2fpasswd"),
+            ("SQL", "'%20OR%201=1%20--"),
+            ("a pattern", "%25"),
+            ("a right-to-left override", "%e2%80%aea"),
+            ("a long one", &long),
+            ("a longer one", &longer),
+        ] {
+            self.part(what, part, unless_named);
+        }
+        if row.method != "PUT" {
+            for (what, part) in &self.world.others {
+                self.part(&format!("{what} of another account"), part, 404);
             }
         }
-        if row.path.contains('{') {
-            let (before, _) = row.path.split_once('{').unwrap();
-            let (_, after) = row.path.split_once('}').unwrap();
-            for (what, part) in [
-                ("a zero byte", "%00"),
-                ("a zero byte within", "a%00b"),
-                ("a line feed", "a%0ab"),
-                ("no UTF-8", "%ff%fe"),
-                ("half an escape", "%e2%28%a1"),
-                ("no escape", "%zz"),
-                ("dots", "%2e%2e"),
-                ("dots and a slash", "..%2f..%2fetc%2fpasswd"),
-                ("SQL", "'%20OR%201=1%20--"),
-                ("a right-to-left override", "%e2%80%aea"),
-                ("a long one", &long),
-            ] {
-                let target = format!("{before}{part}{after}");
-                let bytes = self.world.ask(row, &target, row.kind(), &row.good());
-                self.send(what, &target, bytes, Refused);
-            }
-        }
-        let deeper = format!("{path}/{long}");
+    }
+
+    fn part(&mut self, what: &str, part: &str, status: u16) {
+        let row = self.row;
+        let (before, _) = row.path.split_once('{').unwrap();
+        let (_, after) = row.path.split_once('}').unwrap();
+        let target = format!("{before}{part}{after}{}", row.query());
+        let bytes = self.world.ask(row, &target, row.kind(), &row.good());
+        self.send(what, &target, bytes, Is(status));
+    }
+
+    fn targets(&mut self) {
+        let (row, path) = (self.row, self.path.clone());
+        let deeper = format!("{path}/{}/nothing", "a".repeat(6000));
         let bytes = self.world.ask(row, &deeper, None, b"");
-        self.send("a long path", &deeper, bytes, Refused);
+        self.send("a long path", &deeper, bytes, Is(404));
         for (what, bytes) in [
             ("a zero byte in the target", &b"\0"[..]),
             ("a space in the target", b" x"),
@@ -136,32 +160,89 @@ impl Against<'_> {
         }
     }
 
+    /// The right request by somebody who may not make it.
+    fn strangers(&mut self) {
+        let row = self.row;
+        let target = row.target();
+        let host = ("host", self.world.host());
+        let (ours, cookie) = (
+            self.world.relay.relay.url.clone(),
+            self.world.cookie.clone(),
+        );
+        let mut by = |what: &str, headers: &[(&'static str, String)], status| {
+            let mut all = row.headers();
+            for (name, value) in headers {
+                all.insert(*name, value.parse().unwrap());
+            }
+            let bytes = serialised(row.method, &target, &all, &row.good());
+            self.send(what, &target, bytes, Is(status));
+        };
+        if row.asks != Anybody && row.of_nobody() != 200 {
+            by(
+                "without a name",
+                &[host.clone(), ("origin", ours)],
+                row.of_nobody(),
+            );
+            let wrong = ("cookie", format!("__Host-katachi={CANARY}"));
+            let signature = ("signature-input", format!("sig=();keyid=\"{CANARY}\""));
+            by(
+                "by a name that is none",
+                &[host.clone(), wrong, signature],
+                row.of_wrong_name(),
+            );
+        }
+        if row.is_unsafe_page() {
+            for origin in ["https://attacker.example", "null", ""] {
+                let headers = [
+                    host.clone(),
+                    ("origin", origin.to_owned()),
+                    ("cookie", cookie.clone()),
+                ];
+                by(&format!("from {origin:?}"), &headers, 403);
+            }
+            by("from nowhere", &[host, ("cookie", cookie)], 403);
+        }
+    }
+
     fn bodies(&mut self) {
-        let (row, path) = (self.row, self.path.clone());
+        let row = self.row;
         let big = format!("{{\"x\":\"{CANARY}{}\"}}", "x".repeat(300 * 1024));
         let bad = match &row.takes {
             Json(good) => bad_json(good),
             Form(good) => bad_form(good),
-            Nothing => {
+            Nothing(status) => {
                 // A signed request with a body that is read would be done.
                 let is_read = row.asks == Agent && row.method != "GET";
                 for body in [&b"{"[..], b"\xff\0", big.as_bytes()] {
                     if !is_read && body.len() < 1000 {
-                        self.body("a body", None, body, NoFault);
+                        // Nothing is signed for a body of such a request.
+                        let signed = row.asks == Agent && *status == 200;
+                        self.body("a body", None, body, Is(if signed { 401 } else { *status }));
                     }
-                    let mut unsigned = http::HeaderMap::new();
+                    let mut unsigned = row.headers();
                     unsigned.insert("host", self.world.host().parse().unwrap());
-                    let bytes = serialised(row.method, &path, &unsigned, body);
-                    self.send("a body of nobody", &path, bytes, RefusedOrCutOrServed);
+                    let target = row.target();
+                    let bytes = serialised(row.method, &target, &unsigned, body);
+                    let status = match row.is_unsafe_page() {
+                        true => 403,
+                        false if row.asks == Anybody => *status,
+                        false => row.of_nobody(),
+                    };
+                    self.send("a body of nobody", &target, bytes, IsOrCut(status));
                 }
                 return;
             }
         };
         let (kind, good) = (row.kind(), row.good());
         for (what, body) in bad {
-            self.body(&what, kind, &body, Refused);
+            // A form has its own bound.
+            let status = match row.takes {
+                Form(_) if body.len() > 16 * 1024 => 413,
+                _ => of_text(row, &what).unwrap_or(400),
+            };
+            self.body(&what, kind, &body, Is(status));
         }
-        self.body("300 KiB", kind, big.as_bytes(), TooLargeOrCut);
+        self.body("300 KiB", kind, big.as_bytes(), IsOrCut(413));
         for other in [
             None,
             Some("text/plain"),
@@ -170,10 +251,10 @@ impl Against<'_> {
             Some("multipart/form-data; boundary=x"),
         ] {
             if other != kind {
-                self.body(&format!("as {other:?}"), other, &good, Refused);
+                self.body(&format!("as {other:?}"), other, &good, Is(415));
             }
         }
-        self.body("a part of a body", kind, &good, RefusedOrCut);
+        self.body("a part of a body", kind, &good, IsOrCut(400));
         let part = self.all.last_mut().unwrap();
         part.bytes.truncate(part.bytes.len() - 3);
         part.leaves = true;
@@ -191,6 +272,9 @@ impl World {
             .method(row.method)
             .uri(target)
             .header("host", self.host());
+        for (name, value) in row.upgrade() {
+            request = request.header(*name, *value);
+        }
         if let Some(kind) = kind {
             request = request.header("content-type", kind);
         }
@@ -203,7 +287,12 @@ impl World {
                 let origin = self.relay.relay.url.parse().unwrap();
                 request.headers_mut().insert("origin", origin);
                 if row.asks == Person {
-                    let cookie = self.cookie.parse().unwrap();
+                    // Wrong codes are counted for each session.
+                    let cookie = match row.path {
+                        routes::DEVICE_DENY => &self.second_cookie,
+                        _ => &self.cookie,
+                    };
+                    let cookie = cookie.parse().unwrap();
                     request.headers_mut().insert("cookie", cookie);
                 }
             }
@@ -245,7 +334,10 @@ impl World {
             path: row.filled(),
             all: Vec::new(),
         };
+        against.queries();
+        against.parts();
         against.targets();
+        against.strangers();
         against.bodies();
         against.all
     }
@@ -263,13 +355,13 @@ impl World {
         ];
         let wrong = all.into_iter().filter(|method| !taken.contains(method));
         let bad = |method: &'static str| {
-            let row = row(method, path, asks, Nothing);
+            let row = row(method, path, asks, Nothing(405));
             Bad {
                 what: "another method".to_owned(),
                 method: method.to_owned(),
                 path: row.filled(),
                 bytes: self.ask(&row, &row.filled(), Some("application/json"), b"{}"),
-                verdict: Refused,
+                verdict: Is(405),
                 leaves: false,
             }
         };
@@ -278,7 +370,10 @@ impl World {
 }
 
 fn serialised(method: &str, target: &str, headers: &http::HeaderMap, body: &[u8]) -> Vec<u8> {
-    let mut bytes = format!("{method} {target} HTTP/1.1\r\nConnection: close\r\n").into_bytes();
+    let mut bytes = format!("{method} {target} HTTP/1.1\r\n").into_bytes();
+    if !headers.contains_key("connection") {
+        bytes.extend_from_slice(b"Connection: close\r\n");
+    }
     for (name, value) in headers {
         bytes.extend_from_slice(name.as_str().as_bytes());
         bytes.extend_from_slice(b": ");

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use http::HeaderMap;
 use katachi_protocol::device::{CLIENT_ID, GRANT_TYPE};
 use katachi_protocol::routes;
 use serde_json::{Value, json};
@@ -21,7 +22,8 @@ use Asks::{Agent, Anybody, Person};
 
 /// What a route takes in its body.
 pub(super) enum Takes {
-    Nothing,
+    /// And answers so, once what stands in `{}` is filled in.
+    Nothing(u16),
     /// A good one, from which bad ones are made.
     Json(Value),
     Form(Vec<(&'static str, String)>),
@@ -45,10 +47,74 @@ impl Row {
         path.replace("{provider}", "nowhere")
     }
 
+    /// The same, with what is asked.
+    pub(super) fn target(&self) -> String {
+        self.filled() + self.query()
+    }
+
+    /// The query without which it looks no further.
+    pub(super) fn query(&self) -> &'static str {
+        match self.path {
+            routes::AGENT_CHANNEL => CHANNEL_QUERY,
+            routes::DEVICE => "?user_code=BCDF-GHJK",
+            _ => "",
+        }
+    }
+
+    pub(super) fn reads_query(&self) -> bool {
+        !self.query().is_empty()
+    }
+
+    /// The headers without which it looks no further.
+    pub(super) fn upgrade(&self) -> &'static [(&'static str, &'static str)] {
+        match self.path {
+            routes::AGENT_CHANNEL => &[
+                ("connection", "upgrade, close"),
+                ("upgrade", "websocket"),
+                ("sec-websocket-version", "13"),
+                ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+            ],
+            _ => &[],
+        }
+    }
+
+    /// What comes with it whoever asks.
+    pub(super) fn headers(&self) -> HeaderMap {
+        let kind = self.kind().map(|kind| ("content-type", kind));
+        let all = self.upgrade().iter().copied().chain(kind);
+        all.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .collect()
+    }
+
+    /// Whether a page of ours asks it to change something.
+    pub(super) fn is_unsafe_page(&self) -> bool {
+        self.path.starts_with("/api/") && self.method != "GET"
+    }
+
+    /// The status for who says no name, and asks for it otherwise as one should.
+    pub(super) fn of_nobody(&self) -> u16 {
+        match self.path {
+            // Says that there is nobody.
+            routes::SESSION => 200,
+            // What is no tunnel is looked at no further.
+            routes::TUNNEL => 426,
+            routes::TUNNEL_WEBSOCKET => 400,
+            _ => 401,
+        }
+    }
+
+    /// The status for who says a name that nobody has.
+    pub(super) fn of_wrong_name(&self) -> u16 {
+        match self.is_unsafe_page() {
+            true => 403,
+            false => self.of_nobody(),
+        }
+    }
+
     /// The type of its body.
     pub(super) fn kind(&self) -> Option<&'static str> {
         match self.takes {
-            Nothing => None,
+            Nothing(_) => None,
             Json(_) => Some("application/json"),
             Form(_) => Some("application/x-www-form-urlencoded"),
         }
@@ -57,13 +123,37 @@ impl Row {
     /// A good body.
     pub(super) fn good(&self) -> Vec<u8> {
         match &self.takes {
-            Nothing => Vec::new(),
+            Nothing(_) => Vec::new(),
             Json(good) => good.to_string().into_bytes(),
             Form(good) => {
                 let pairs = good.iter().map(|(name, value)| format!("{name}={value}"));
                 pairs.collect::<Vec<_>>().join("&").into_bytes()
             }
         }
+    }
+}
+
+/// As [`channel_with`](crate::relay::channel_with) has it.
+const CHANNEL_QUERY: &str =
+    "?mode=resume&device=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA&stream=BBBBBBBBBBBBBBBBBBBBBB";
+
+/// The status where `what` is wrong in a body that has the form of a good one: a text
+/// that means nothing. Otherwise it is 400.
+pub(super) fn of_text(row: &Row, what: &str) -> Option<u16> {
+    let (member, wrong) = what.split_once(" is ")?;
+    if !["a zero byte", "half a character", "a long text"].contains(&wrong) {
+        return None;
+    }
+    match (row.path, member) {
+        (routes::SIGN_UP | routes::LOG_IN, "password") if wrong == "a long text" => Some(413),
+        // It tells nobody which of them is wrong.
+        (routes::LOG_IN, _) => Some(401),
+        // A relay that sends no mail has none of these.
+        (routes::VERIFY | routes::PASSWORD_FORGOT | routes::PASSWORD_RESET, _) => Some(404),
+        (routes::DEVICE_APPROVE | routes::DEVICE_DENY, _) => Some(404),
+        // Nor has a relay without an account at Cloudflare.
+        (routes::CLOUDFLARE_DIAL, _) => Some(404),
+        _ => None,
     }
 }
 
@@ -95,34 +185,34 @@ pub(super) fn table() -> Vec<Row> {
         "command": [word()], "env": {"A": word()}, "secrets": {"B": word()}, "released_to": [],
     });
     vec![
-        row("GET", routes::CONSOLE, Anybody, Nothing),
-        row("GET", routes::DEVICE_PAGE, Anybody, Nothing),
-        row("GET", "/assets/{name}", Anybody, Nothing),
-        row("GET", routes::HEALTH, Anybody, Nothing),
-        row("GET", routes::READY, Anybody, Nothing),
-        row("GET", routes::SECURITY_TXT, Anybody, Nothing),
-        row("GET", routes::OAUTH_METADATA, Anybody, Nothing),
-        row("GET", routes::EPOCH, Anybody, Nothing),
+        row("GET", routes::CONSOLE, Anybody, Nothing(200)),
+        row("GET", routes::DEVICE_PAGE, Anybody, Nothing(200)),
+        row("GET", "/assets/{name}", Anybody, Nothing(404)),
+        row("GET", routes::HEALTH, Anybody, Nothing(200)),
+        row("GET", routes::READY, Anybody, Nothing(200)),
+        row("GET", routes::SECURITY_TXT, Anybody, Nothing(200)),
+        row("GET", routes::OAUTH_METADATA, Anybody, Nothing(200)),
+        row("GET", routes::EPOCH, Anybody, Nothing(200)),
         row("POST", routes::DEVICE_AUTHORIZATION, Anybody, Form(start)),
         row("POST", routes::TOKEN, Anybody, Form(poll)),
-        row("GET", routes::TOKEN_OWNER, Anybody, Nothing),
+        row("GET", routes::TOKEN_OWNER, Anybody, Nothing(401)),
         row("POST", routes::SIGN_UP, Anybody, Json(person.clone())),
         row("POST", routes::LOG_IN, Anybody, Json(person)),
         // With its cookie it would end the session, whatever else is wrong.
-        row("POST", routes::LOG_OUT, Anybody, Nothing),
-        row("GET", routes::ME, Person, Nothing),
-        row("GET", routes::SESSION, Person, Nothing),
-        row("GET", routes::SIGN_IN, Anybody, Nothing),
+        row("POST", routes::LOG_OUT, Anybody, Nothing(204)),
+        row("GET", routes::ME, Person, Nothing(200)),
+        row("GET", routes::SESSION, Person, Nothing(200)),
+        row("GET", routes::SIGN_IN, Anybody, Nothing(200)),
         row(
             "POST",
             routes::SIGN_IN_START,
             Anybody,
-            Json(json!({"return_to": word(), "link": false})),
+            Json(json!({"return_to": format!("/{CANARY}"), "link": false})),
         ),
-        row("GET", routes::SIGN_IN_BACK, Anybody, Nothing),
-        row("GET", routes::IDENTITIES, Person, Nothing),
-        row("DELETE", routes::IDENTITY, Person, Nothing),
-        row("POST", routes::VERIFY_SEND, Person, Nothing),
+        row("GET", routes::SIGN_IN_BACK, Anybody, Nothing(404)),
+        row("GET", routes::IDENTITIES, Person, Nothing(200)),
+        row("DELETE", routes::IDENTITY, Person, Nothing(404)),
+        row("POST", routes::VERIFY_SEND, Person, Nothing(404)),
         row(
             "POST",
             routes::VERIFY,
@@ -141,19 +231,19 @@ pub(super) fn table() -> Vec<Row> {
             Anybody,
             Json(json!({"token": word(), "password": word()})),
         ),
-        row("GET", routes::DEVICE, Person, Nothing),
+        row("GET", routes::DEVICE, Person, Nothing(404)),
         row("POST", routes::DEVICE_APPROVE, Person, code()),
         row("POST", routes::DEVICE_DENY, Person, code()),
-        row("GET", routes::AGENTS, Person, Nothing),
-        row("DELETE", routes::AGENT, Person, Nothing),
-        row("POST", routes::AGENT_RELEASE, Person, Nothing),
-        row("GET", routes::AGENT_CHANNEL, Person, Nothing),
-        row("GET", routes::MCP, Person, Nothing),
-        row("GET", routes::MCP_ONE, Person, Nothing),
+        row("GET", routes::AGENTS, Person, Nothing(200)),
+        row("DELETE", routes::AGENT, Person, Nothing(404)),
+        row("POST", routes::AGENT_RELEASE, Person, Nothing(404)),
+        row("GET", routes::AGENT_CHANNEL, Person, Nothing(404)),
+        row("GET", routes::MCP, Person, Nothing(200)),
+        row("GET", routes::MCP_ONE, Person, Nothing(404)),
         row("PUT", routes::MCP_ONE, Person, Json(config)),
-        row("DELETE", routes::MCP_ONE, Person, Nothing),
-        row("GET", routes::MCP_SEALED, Person, Nothing),
-        row("GET", routes::AUDIT, Person, Nothing),
+        row("DELETE", routes::MCP_ONE, Person, Nothing(404)),
+        row("GET", routes::MCP_SEALED, Person, Nothing(404)),
+        row("GET", routes::AUDIT, Person, Nothing(200)),
         row(
             "POST",
             routes::HEARTBEAT,
@@ -166,17 +256,17 @@ pub(super) fn table() -> Vec<Row> {
             Agent,
             Json(json!({"kind": "run_started"})),
         ),
-        row("GET", routes::AGENT_MCP, Agent, Nothing),
-        row("DELETE", routes::UNREGISTER, Agent, Nothing),
-        row("POST", routes::CLOUDFLARE, Agent, Nothing),
+        row("GET", routes::AGENT_MCP, Agent, Nothing(200)),
+        row("DELETE", routes::UNREGISTER, Agent, Nothing(204)),
+        row("POST", routes::CLOUDFLARE, Agent, Nothing(404)),
         row(
             "POST",
             routes::CLOUDFLARE_DIAL,
             Agent,
             Json(json!({"epoch": word()})),
         ),
-        row("GET", routes::TUNNEL, Agent, Nothing),
-        row("GET", routes::TUNNEL_WEBSOCKET, Agent, Nothing),
+        row("GET", routes::TUNNEL, Agent, Nothing(426)),
+        row("GET", routes::TUNNEL_WEBSOCKET, Agent, Nothing(400)),
     ]
 }
 

@@ -54,6 +54,8 @@ pub(crate) struct Known {
     pub(crate) dialled: Mutex<Vec<Instant>>,
     /// Those that have a tunnel.
     pub(crate) open: AtomicUsize,
+    /// What no wait of theirs is longer than, if not the minute of the real one.
+    pub(crate) longest_wait: Option<Duration>,
 }
 
 /// Counts the call that is named in the first piece, and answers a moment later.
@@ -76,7 +78,9 @@ pub(crate) async fn come_back(
     known: Arc<Known>,
 ) {
     let mut next = relays.iter().cycle();
-    let mut backoff = Backoff::new(&Limits::default());
+    let mut limits = Limits::default();
+    limits.longest_wait = known.longest_wait.unwrap_or(limits.longest_wait);
+    let mut backoff = Backoff::new(&limits);
     let mut was_open = false;
     loop {
         if std::mem::take(&mut was_open) {

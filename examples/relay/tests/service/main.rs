@@ -5,6 +5,9 @@
 mod accounts;
 mod agent;
 mod bodies;
+#[cfg(target_os = "linux")]
+#[path = "../../../../crates/katachi-auth/tests/shared/clock.rs"]
+mod clock;
 mod cloudflare;
 mod cloudflare_api;
 mod crowd;
@@ -19,6 +22,8 @@ mod midway;
 mod relay;
 mod signed;
 mod socket;
+#[cfg(target_os = "linux")]
+mod steps;
 mod tunnel;
 mod websocket;
 mod wire;

@@ -36,6 +36,7 @@ mod signed;
 mod together;
 #[path = "../service/tunnel.rs"]
 mod tunnel;
+mod upgrade;
 #[path = "../service/wire/mod.rs"]
 mod wire;
 

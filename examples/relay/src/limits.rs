@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use katachi_crypto::password::Params;
 
 /// Bounds on what a peer can make the relay hold, and for how long.
 #[derive(Clone, Debug)]
@@ -60,6 +61,9 @@ pub struct Limits {
     /// Seconds between two polls of who waits for a person's approval (RFC 8628
     /// section 3.2, `interval`).
     pub device_interval: u32,
+    /// What hashing a password costs. Records of a lower cost are replaced when their
+    /// owner signs in.
+    pub password: Params,
     /// Time for running requests to end once a shutdown was asked for.
     pub drain: Duration,
     /// How long agents are told to stay away when the relay stops: until another node
@@ -98,6 +102,7 @@ impl Default for Limits {
             session_check: seconds(60),
             heartbeat: seconds(30),
             device_interval: 5,
+            password: Params::FLOOR,
             drain: seconds(5),
             restart: Duration::from_millis(500),
             returns_per_second: 200,

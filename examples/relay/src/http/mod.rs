@@ -195,7 +195,7 @@ impl App {
             gate: Gate::new(&hosts.accepted()),
             device: DeviceServer::new(device, &pepper),
             guesses: Guesses::new(GuessLimits::default()),
-            passwords: Passwords::new(),
+            passwords: Passwords::new(limits.password),
             throttles: Throttles::new(cluster.as_ref().map(|_| &records)),
             cluster: cluster.map(Arc::new),
             limits,

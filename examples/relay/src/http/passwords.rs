@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::failure::Failure;
 
-/// Passwords hashed at once: 4 times 19 MiB.
+/// Passwords hashed at once: 4 times 19 MiB at the usual cost.
 const AT_ONCE: usize = 4;
 
 /// How long others wait for a place.
@@ -28,9 +28,9 @@ pub(super) struct Passwords {
 }
 
 impl Passwords {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(cost: Params) -> Self {
         Self {
-            passwords: Arc::new(password::Passwords::new(Params::FLOOR, AT_ONCE)),
+            passwords: Arc::new(password::Passwords::new(cost, AT_ONCE)),
             places: Arc::new(Semaphore::new(AT_ONCE)),
         }
     }

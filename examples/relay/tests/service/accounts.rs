@@ -1,7 +1,11 @@
 //! Sign up, sign in, sign out, and requests that other sites make.
 
+use std::sync::Arc;
+
+use katachi_crypto::password::Params;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
+use tempfile::TempDir;
 
 use crate::relay::{PASSWORD, TestRelay, headers};
 
@@ -324,4 +328,45 @@ fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
             }
         })
         .collect()
+}
+
+/// A record of former years, as a relay of a lower cost wrote it.
+#[tokio::test]
+async fn l14_a_sign_in_replaces_the_record_of_a_lower_cost_and_no_other() {
+    let record = |state: &TempDir| {
+        let mut tables = crate::tables(state.path());
+        let users = tables.iter_mut().find(|(table, _)| table == "users");
+        users.unwrap().1[0]["password"].take()
+    };
+    let state = Arc::new(tempfile::tempdir().unwrap());
+    let relay = TestRelay::start_with(Arc::clone(&state), |_| {}).await;
+    relay.browser_of("ana@example.org").await;
+    let old = record(&state);
+    relay.signed_in("ana@example.org").await;
+    assert_eq!(record(&state), old, "its cost is what it should be");
+    drop(relay.stop().await);
+    let raised = Params::new(20 * 1024, 3, 1).unwrap();
+    let relay = TestRelay::start_with(Arc::clone(&state), |config| {
+        config.limits.password = raised;
+    })
+    .await;
+    let wrong = json!({"email": "ana@example.org", "password": format!("not {PASSWORD}")});
+    let refused = relay.browser().post("/api/login", wrong).await;
+    assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(record(&state), old, "a wrong password replaces nothing");
+    // The old record lets its owner in, and the new one, once and from then on.
+    relay.signed_in("ana@example.org").await;
+    let new = record(&state);
+    assert_ne!(new, old);
+    let costs = new
+        .as_str()
+        .filter(|record| record.starts_with("$argon2id$"));
+    // Sealed where a database is not the relay's own.
+    assert!(costs.is_none_or(|record| record.contains("$m=20480,t=3,p=1$")));
+    relay.signed_in("ana@example.org").await;
+    assert_eq!(record(&state), new);
+    drop(relay.stop().await);
+    let relay = TestRelay::start_with(Arc::clone(&state), |_| {}).await;
+    relay.signed_in("ana@example.org").await;
+    assert_eq!(record(&state), new, "no record becomes a cheaper one");
 }

@@ -8,6 +8,7 @@ use libtest_mimic::Trial;
 
 use crate::nodes::{Balancer, Nodes};
 use crate::postgres;
+use crate::support::browser::EMAIL;
 use crate::support::page::Person;
 use crate::support::up::{PATIENCE, Up};
 use crate::support::{self, Place, needing, page};
@@ -62,6 +63,8 @@ fn a_chat_outlives_the_relay_that_carried_it() {
     person.told("connected");
     // The rest does not come before the first piece was seen.
     assert!(person.says("begins").contains("tick 1"));
+    // Question and answer pass both relays at this moment, and stand in neither.
+    assert_eq!(nodes.remember("plums ripen?"), 0, "a relay knows it");
     std::fs::write(place.workspace().join("begun"), "").unwrap();
     assert!(person.says("approved").contains("Exit 0"));
     assert!(place.workspace().join("approved-through-a").exists());
@@ -97,6 +100,9 @@ fn a_chat_outlives_the_relay_that_carried_it() {
         assert!(log.contains(text), "{text}: {log}");
     }
     assert_eq!(person.says("complaints"), "");
+    // The search finds what the relay that is left does know, and nothing of the rest.
+    assert!(nodes.remember(EMAIL) > 0, "the search finds nothing");
+    assert_eq!(nodes.remember("and pears?"), 0, "a relay knows it");
     // What both relays wrote down has nothing of it; that they wrote shows that the
     // search finds what is there.
     let written = nodes.everything();

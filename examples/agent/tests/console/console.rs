@@ -63,6 +63,20 @@ fn a_person_in_a_browser_approves_and_sees_the_output() {
             path.display()
         );
     }
+    // Nor in any row of what it keeps, which is encrypted on the disk: decrypted here.
+    let stored = place.stored();
+    let database = stored.iter().find(|(path, _)| path.ends_with("relay.db"));
+    let state = database.unwrap().0.parent().unwrap();
+    let rows = format!("{:?}", crate::embedded::tables(state));
+    assert!(
+        rows.contains(EMAIL) && rows.contains("tunnel_opened"),
+        "{rows}"
+    );
+    for text in ["quince-jelly", "when do plums ripen?", "approved-by-mia"] {
+        let digits: String = text.bytes().map(|byte| format!("{byte:02X}")).collect();
+        let is_there = rows.contains(text) || rows.contains(&digits);
+        assert!(!is_there, "the relay keeps {text}: {rows}");
+    }
     let shown = |what: &str| {
         let texts = said.iter().filter(|(kind, _)| kind == what);
         texts

@@ -10,6 +10,9 @@ mod cluster;
 mod console;
 #[cfg(target_os = "linux")]
 mod copied;
+#[allow(dead_code, reason = "the relay's tests need more of it")]
+#[path = "../../../relay/tests/service/embedded.rs"]
+mod embedded;
 #[cfg(target_os = "linux")]
 mod nodes;
 #[path = "../../src/demo/outside.rs"]

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use clap::Parser;
 use tempfile::TempDir;
 
+use crate::outside::in_memory;
 use crate::postgres::{Postgres, binaries};
 use crate::support::served::Served;
 
@@ -129,6 +130,17 @@ impl Nodes {
     /// The authority of the relay that the agent reaches.
     pub(crate) fn authority(&self) -> &str {
         &self.authority
+    }
+
+    /// How often the text stands in the memory of the relays that run.
+    pub(crate) fn remember(&self, text: &str) -> usize {
+        std::thread::scope(|scope| {
+            let relays = self.running.iter().flatten().map(|relay| relay.child.id());
+            let relays: Vec<_> = relays
+                .map(|relay| scope.spawn(move || in_memory(relay, text.as_bytes()).unwrap()))
+                .collect();
+            relays.into_iter().map(|found| found.join().unwrap()).sum()
+        })
     }
 
     /// Kills the relay that the balancer prefers, as a power cut would.

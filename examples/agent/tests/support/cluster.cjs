@@ -50,7 +50,8 @@ async function main() {
     await ended(card);
     tell("cut", await card.innerText());
 
-    await page.getByText("Online").first().waitFor();
+    // What it last said of itself may be that it is busy.
+    await page.getByText(/^(Online|Busy)$/).first().waitFor();
     card = await send("message", "and pears?");
     await card.getByText("tick 5").waitFor();
     await ended(card);

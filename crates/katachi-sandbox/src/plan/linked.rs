@@ -62,7 +62,7 @@ fn look(path: &Path) -> Option<(Inode, u64)> {
 }
 
 #[cfg(not(unix))]
-fn inode(_path: &Path) -> Option<(Inode, u64)> {
+fn look(_path: &Path) -> Option<(Inode, u64)> {
     None
 }
 

@@ -55,7 +55,6 @@ pub(crate) use pin::Pin;
 pub(crate) use programs::Decision;
 #[cfg(target_os = "linux")]
 pub(crate) use programs::Gate;
-#[cfg(target_os = "linux")]
 pub(crate) use protect::PROTECTED_NAMES;
 pub(crate) use resolve::follow;
 #[cfg(target_os = "linux")]

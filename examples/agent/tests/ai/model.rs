@@ -1,6 +1,8 @@
 //! A model behind HTTP that uses tools. The model is a stand-in that speaks
 //! Anthropic's Messages API as documented, streamed; everything else is real.
 
+use std::path::Path;
+
 use katachi_protocol::approval::Decision;
 use katachi_protocol::run::RunEvent;
 use libtest_mimic::Trial;
@@ -102,6 +104,10 @@ fn a_model_works_with_tools_under_the_policy() {
     // program by its path, and one that is only looked up.
     let secret = place.file("secret.txt", CANARY).canonicalize().unwrap();
     let secret = secret.to_str().unwrap().to_owned();
+    let outside = Path::new(&secret).parent().unwrap();
+    let beside = place.workspace().join("beside");
+    std::os::unix::fs::symlink(outside, beside).unwrap();
+    let outside = outside.to_str().unwrap().to_owned();
     let script =
         format!("sh -c 'cat {secret}; echo x > /etc/katachi-other; /usr/bin/perl; python3'; true");
     let provider = Provider::start(vec![
@@ -123,6 +129,24 @@ fn a_model_works_with_tools_under_the_policy() {
             json!({ "path": "/etc/katachi-note", "content": "2" }),
         ),
         uses("", "read", json!({ "file": "plums.txt" })),
+        // The directory that holds both files, by its name and by a link to it.
+        uses("", "list", json!({ "path": outside })),
+        uses(
+            "",
+            "search",
+            json!({ "pattern": "canary", "path": outside }),
+        ),
+        uses("", "list", json!({ "path": "beside/" })),
+        uses(
+            "",
+            "search",
+            json!({ "pattern": "canary", "path": "beside/" }),
+        ),
+        uses(
+            "",
+            "search",
+            json!({ "pattern": "canary", "path": "../secret.txt" }),
+        ),
         says("There are two."),
     ]);
     let mut up = up(&place, &provider, POLICY);
@@ -140,7 +164,7 @@ fn a_model_works_with_tools_under_the_policy() {
         let used = events
             .iter()
             .filter(|event| matches!(event, RunEvent::Tool { .. }));
-        assert_eq!(used.count(), 10);
+        assert_eq!(used.count(), 15);
         let denied: Vec<_> = events
             .iter()
             .filter_map(|event| match event {
@@ -162,6 +186,8 @@ fn a_model_works_with_tools_under_the_policy() {
         shown("curl", "allow = [\"curl\"]");
         shown("katachi-note", "write = ");
         shown("secret.txt", "read = ");
+        let of_outside = denied.iter().filter(|(target, _)| *target == outside);
+        assert!(of_outside.count() >= 2, "{denied:?}");
         shown("katachi-other", "write = ");
         shown("perl", "allow = [\"perl\"]");
         // By its name, where no other one stands before it in this machine's PATH.
@@ -175,7 +201,7 @@ fn a_model_works_with_tools_under_the_policy() {
     );
 
     let asked = provider.asked();
-    assert_eq!(asked.len(), 11);
+    assert_eq!(asked.len(), 16);
     for one in &asked {
         assert_eq!(one.path, "/v1/messages");
         assert_eq!(one.key.as_deref(), Some(KEY));
@@ -205,8 +231,20 @@ fn a_model_works_with_tools_under_the_policy() {
         "note.txt",
         "denied by the policy of this machine",
         "the arguments of read are wrong",
+        "denied by the policy of this machine",
+        "denied by the policy of this machine",
+        "denied by the policy of this machine",
+        "denied by the policy of this machine",
+        "denied by the policy of this machine",
     ]) {
         assert!(result.contains(part), "{part}: {result}");
+    }
+    // What is outside is not listed either.
+    for one in &told[10..] {
+        assert!(
+            !one.contains("secret.txt:") && !one.contains("ai.toml"),
+            "{one}"
+        );
     }
     // The model is not told which files there are outside.
     assert!(

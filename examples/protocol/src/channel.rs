@@ -58,8 +58,14 @@ impl ChannelQuery {
     /// Tells whether both names have their length and alphabet.
     #[must_use]
     pub fn is_well_formed(&self) -> bool {
-        is_base64url(&self.device, 43) && is_base64url(&self.stream, 22)
+        is_device(&self.device) && is_base64url(&self.stream, 22)
     }
+}
+
+/// Tells whether `text` has the length and alphabet of a device's identifier.
+#[must_use]
+pub fn is_device(text: &str) -> bool {
+    is_base64url(text, 43)
 }
 
 fn is_base64url(text: &str, length: usize) -> bool {

@@ -271,6 +271,7 @@ async fn compared(
     codes.tell(vault, attempt, Told::Right)?;
     let request = tokio::time::timeout(COMPARE, request(&mut channel, carrier)).await;
     let request = request.context("the browser did not confirm in time")??;
+    let request = request.map_err(|refused| anyhow::anyhow!("{}", refused.why()))?;
     let name = request.name.as_deref().unwrap_or_default();
     let signing_key = request.signing_key.clone();
     service.devices.enrol(vault, &peer, name, signing_key)?;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail, ensure};
 use axum::body::{Body, BodyDataStream};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{Method, Request, StatusCode, header};
 use axum::response::Response;
@@ -37,9 +38,10 @@ const EARLY: usize = 64 * 1024;
 /// `POST /v1/channel`: answers with the other half of the channel's bytes.
 pub(crate) async fn serve(
     State(service): State<Arc<Service>>,
-    Query(query): Query<ChannelQuery>,
+    query: Result<Query<ChannelQuery>, QueryRejection>,
     body: Body,
 ) -> Result<Response, Refusal> {
+    let Query(query) = query?;
     if !query.is_well_formed() {
         return Err(Refusal::bad("`device` and `stream` are not well-formed"));
     }
@@ -51,6 +53,7 @@ pub(crate) async fn serve(
                 codes::RATE_LIMITED,
                 "too many channels are open; wait for one to end",
             )
+            .unwritten()
         })?;
     let (sender, receiver) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
@@ -138,7 +141,10 @@ async fn converse(
     mut carrier: Carrier,
 ) -> anyhow::Result<()> {
     let opened = match query.mode {
-        Mode::Code => super::code::pair(service, query, &mut carrier).await,
+        Mode::Code => {
+            let paired = super::code::pair(service, query, &mut carrier).await;
+            paired.map(|(channel, request)| (channel, Ok(request)))
+        }
         Mode::Pair | Mode::Resume => {
             let opened = by_key(service, query, &mut carrier);
             let opened = tokio::time::timeout(PATIENCE, opened).await;
@@ -183,7 +189,7 @@ async fn by_key(
     service: &Service,
     query: &ChannelQuery,
     carrier: &mut Carrier,
-) -> anyhow::Result<(Channel, ChannelRequest)> {
+) -> anyhow::Result<(Channel, Result<ChannelRequest, Refusal>)> {
     let vault = &service.home.vault;
     let secret = match query.mode {
         Mode::Pair => Some(
@@ -208,7 +214,9 @@ async fn by_key(
     }
     let mut channel = proved.into_channel();
     let request = request(&mut channel, carrier).await?;
-    if let (Some(_), Some(name)) = (&secret, &request.name) {
+    if let (Some(_), Ok(request)) = (&secret, &request)
+        && let Some(name) = &request.name
+    {
         let signing_key = request.signing_key.clone();
         service.devices.enrol(vault, &peer, name, signing_key)?;
     }
@@ -268,25 +276,29 @@ async fn handshake(
         .await
 }
 
+/// What the device asks, or what it is told where that cannot be read.
 pub(super) async fn request(
     channel: &mut Channel,
     carrier: &mut Carrier,
-) -> anyhow::Result<ChannelRequest> {
+) -> anyhow::Result<Result<ChannelRequest, Refusal>> {
     loop {
         match carrier.take(|input| Ok(channel.receive(input)?)).await? {
-            Event::Message(message) => {
-                ensure!(
-                    message.len() <= ChannelRequest::MAX_BYTES,
-                    "the request is too long"
-                );
-                let request: ChannelRequest = serde_json::from_slice(message.expose_secret())
-                    .context("the request is not one")?;
-                ensure!(request.is_well_formed(), "the signing key is not one");
-                return Ok(request);
-            }
+            Event::Message(message) => return Ok(read(message.expose_secret())),
             Event::Rekeyed => {}
             _ => bail!("the device asked nothing"),
         }
+    }
+}
+
+fn read(message: &[u8]) -> Result<ChannelRequest, Refusal> {
+    if message.len() > ChannelRequest::MAX_BYTES {
+        return Err(Refusal::too_large("the request is too long"));
+    }
+    let request: ChannelRequest = serde_json::from_slice(message)
+        .map_err(|error| Refusal::bad(format!("the request is not one: {error}")))?;
+    match request.is_well_formed() {
+        true => Ok(request),
+        false => Err(Refusal::bad("the signing key is not one")),
     }
 }
 
@@ -316,25 +328,15 @@ impl Watch<'_> {
 
 async fn answer(
     service: &Arc<Service>,
-    request: ChannelRequest,
+    request: Result<ChannelRequest, Refusal>,
     channel: &mut Channel,
     carrier: &mut Carrier,
     watch: &mut Watch<'_>,
 ) -> anyhow::Result<()> {
-    let mut inner = Request::builder()
-        .method(Method::from_bytes(request.method.as_bytes())?)
-        .uri(request.path)
-        .extension(Asker(watch.peer));
-    let body = match request.body {
-        None => Body::empty(),
-        Some(body) => {
-            inner = inner.header(header::CONTENT_TYPE, "application/json");
-            Body::from(serde_json::to_vec(&body)?)
-        }
+    let response = match request.and_then(|request| asked(request, watch.peer)) {
+        Ok(request) => inside(Arc::clone(service)).oneshot(request).await?,
+        Err(refusal) => refusal.write_down(service),
     };
-    let response = inside(Arc::clone(service))
-        .oneshot(inner.body(body)?)
-        .await?;
     let head = serde_json::to_vec(&ChannelHead {
         status: response.status().as_u16(),
     })?;
@@ -391,4 +393,28 @@ async fn say(
     let mut out = Vec::new();
     channel.send(carrier.now(), message, &mut out)?;
     carrier.send(out).await
+}
+
+/// The request as the routes take it.
+fn asked(request: ChannelRequest, peer: PublicKey) -> Result<Request<Body>, Refusal> {
+    let method = Method::from_bytes(request.method.as_bytes());
+    let method = method.map_err(|_| Refusal::bad("that is no method"))?;
+    // The routes would answer it as they do `GET`.
+    if method == Method::HEAD {
+        return Err(Refusal::wrong_method());
+    }
+    if !request.path.starts_with('/') {
+        return Err(Refusal::bad("a path begins with a slash"));
+    }
+    let body = match request.body {
+        None => Body::empty(),
+        Some(body) => Body::from(body.to_string()),
+    };
+    Request::builder()
+        .method(method)
+        .uri(request.path)
+        .header(header::CONTENT_TYPE, "application/json")
+        .extension(Asker(peer))
+        .body(body)
+        .map_err(|_| Refusal::bad("that is no path"))
 }

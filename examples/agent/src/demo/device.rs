@@ -18,6 +18,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
+/// Bytes of one message of the carrier; a relay takes no longer ones.
+const MAX_PIECE: usize = 32 * 1024;
+
 /// A device with a key of its own.
 pub(crate) struct Device {
     key: StaticKey,
@@ -119,6 +122,27 @@ impl Device {
         place: Place<'_>,
         mut request: ChannelRequest,
     ) -> anyhow::Result<Answer<S>> {
+        if query.mode == Mode::Pair {
+            request.name = Some(self.name.clone());
+            let key = self.signing.public_key();
+            request.signing_key = Some(URL_SAFE_NO_PAD.encode(key.as_ref()));
+        }
+        let request = serde_json::to_vec(&request)?;
+        self.ask_bytes(socket, query, place, &request).await
+    }
+
+    /// The same with whatever stands in place of the request.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ask`](Self::ask).
+    pub(crate) async fn ask_bytes<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        socket: WebSocketStream<S>,
+        query: &ChannelQuery,
+        place: Place<'_>,
+        request: &[u8],
+    ) -> anyhow::Result<Answer<S>> {
         let binding = Binding {
             relay: place.relay,
             account: place.account,
@@ -129,12 +153,7 @@ impl Device {
         let mut socket = Socket(socket);
         let now = Duration::ZERO;
         let (begun, first) = match query.mode {
-            Mode::Pair => {
-                request.name = Some(self.name.clone());
-                let key = self.signing.public_key();
-                request.signing_key = Some(URL_SAFE_NO_PAD.encode(key.as_ref()));
-                Initiator::pair(&self.key, &self.agent, &self.secret, &binding)?
-            }
+            Mode::Pair => Initiator::pair(&self.key, &self.agent, &self.secret, &binding)?,
             Mode::Resume => Initiator::resume(&self.key, &self.agent, &binding)?,
             Mode::Code => bail!("this device was shown a link"),
         };
@@ -148,7 +167,7 @@ impl Device {
             }
         };
         let (mut channel, mut sent) = begun.finish(&message, now)?;
-        channel.send(now, &serde_json::to_vec(&request)?, &mut sent)?;
+        channel.send(now, request, &mut sent)?;
         socket.send(sent).await?;
         let mut answer = Answer {
             status: 0,
@@ -217,7 +236,12 @@ struct Socket<S>(WebSocketStream<S>);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     async fn send(&mut self, bytes: Vec<u8>) -> anyhow::Result<()> {
-        Ok(self.0.send(Message::Binary(bytes.into())).await?)
+        let mut bytes = Bytes::from(bytes);
+        while !bytes.is_empty() {
+            let piece = bytes.split_to(bytes.len().min(MAX_PIECE));
+            self.0.send(Message::Binary(piece)).await?;
+        }
+        Ok(())
     }
 
     async fn next(&mut self) -> anyhow::Result<Option<Bytes>> {

@@ -10,7 +10,7 @@ use katachi_protocol::agent::ActivityKind;
 use katachi_protocol::mcp::{McpCall, McpServers};
 
 use super::service::{Refusal, Service};
-use super::work::stream;
+use super::work::{MCP, Work, stream};
 use crate::mcp;
 
 pub(super) async fn list(State(service): State<Arc<Service>>) -> Result<Json<McpServers>, Refusal> {
@@ -31,12 +31,12 @@ pub(super) async fn call(
     }
     let tool = call.tool.as_deref().unwrap_or("(its tools)");
     let detail = crate::output::one_line(&format!("{} {tool}", call.server));
-    service.record("POST /v1/mcp", detail.clone(), "received")?;
-    stream(
-        service,
-        "POST /v1/mcp",
+    let work = Work {
+        call: MCP,
         detail,
-        ActivityKind::RunStarted,
-        move |service, events| mcp::once(service, &call, events),
-    )
+        begins: ActivityKind::RunStarted,
+    };
+    stream(service, work, move |service, events| {
+        mcp::once(service, &call, events)
+    })
 }

@@ -2,8 +2,8 @@
 //!
 //! There is no route for files and none for shells. A command is an argument
 //! vector that runs in the sandbox under the person's policy; every request is
-//! written to the audit log before anything happens, and one that is refused is at least
-//! counted there.
+//! written to the audit log before anything happens, also one that cannot be read, and
+//! one that the relay makes by itself and is refused is at least counted there.
 //!
 //! The relay itself reaches two routes only: one carries the channels of paired
 //! devices, and by the other it says that it stops. Everything else is served inside
@@ -12,16 +12,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, Extension, Path, Query, State};
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Extension, Path, Query, Request, State};
 use axum::http::{Method, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use katachi_protocol::SCHEMA_VERSION;
 use katachi_protocol::agent::{AgentState, AgentStatus, Reconnect};
 use katachi_protocol::approval::{ApprovalAnswer, Approvals as Waiting};
-use katachi_protocol::channel::Devices as DeviceList;
+use katachi_protocol::channel::{Devices as DeviceList, is_device};
 use katachi_protocol::problem::{Problem, codes};
 use katachi_protocol::record::{Denial, Denials, History};
 use katachi_protocol::routes::tunnel as routes;
@@ -46,6 +47,8 @@ pub(super) const MAX_RUNS: usize = 8;
 const MAX_CHANNELS: usize = 64;
 /// Bytes of a request body.
 const MAX_BODY: usize = 256 * 1024;
+/// Bytes of what the relay says when it stops.
+const MAX_RECONNECT: usize = 1024;
 /// Most hits and denials in one answer.
 pub(super) const MAX_RECORDS: u32 = 50;
 
@@ -155,7 +158,7 @@ impl Service {
             direction: Direction::In,
             call: call.to_owned(),
             detail,
-            outcome: "refused".to_owned(),
+            outcome: REFUSED.to_owned(),
             denial: None,
         });
         if let Err(error) = recorded {
@@ -186,12 +189,21 @@ impl Service {
 /// The routes as the relay reaches them: the carrier of channels, and what it says
 /// when it stops. Whether a device was ever paired makes no difference.
 pub(crate) fn outside(service: Arc<Service>, leave: Leave) -> Router {
+    let record: Record = |service, call, why| {
+        service.record_refused(call, why);
+        Ok(())
+    };
+    let reconnect = post(reconnect).layer(DefaultBodyLimit::max(MAX_RECONNECT));
     Router::new()
         .route(routes::CHANNEL, post(channel::serve))
-        .route(routes::RECONNECT, post(reconnect))
+        .route(routes::RECONNECT, reconnect)
         .layer(Extension(leave))
         .fallback(refuse)
         .method_not_allowed_fallback(refuse)
+        .layer(middleware::from_fn_with_state(
+            (Arc::clone(&service), record),
+            write_down,
+        ))
         .with_state(service)
 }
 
@@ -217,6 +229,7 @@ async fn reconnect(
 
 /// The routes as a device reaches them, inside of a channel.
 pub(crate) fn inside(service: Arc<Service>) -> Router {
+    let record: Record = |service, call, why| service.record(call, why, REFUSED);
     Router::new()
         .route(routes::RUN, post(work::run))
         .route(routes::MESSAGE, post(work::message))
@@ -233,20 +246,63 @@ pub(crate) fn inside(service: Arc<Service>) -> Router {
         .route(routes::MCP, get(mcp::list).post(mcp::call))
         .route(routes::DEVICES, get(devices))
         .route(routes::DEVICE, delete(remove_device))
+        .fallback(async || Refusal::nowhere())
+        .method_not_allowed_fallback(async || Refusal::wrong_method())
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(
+            (Arc::clone(&service), record),
+            write_down,
+        ))
         .with_state(service)
 }
+
+/// How a call is written down that came to nothing, with its route and why.
+type Record = fn(&Service, &str, String) -> Result<(), Refusal>;
+
+/// Writes down what was refused before its route could.
+async fn write_down(
+    State((service, record)): State<(Arc<Service>, Record)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let call = name(request.method(), request.uri());
+    let response = next.run(request).await;
+    if response.extensions().get::<Unwritten>().is_none() {
+        return response;
+    }
+    match record(&service, &call, response.status().to_string()) {
+        Ok(()) => response,
+        Err(unavailable) => unavailable.into_response(),
+    }
+}
+
+/// What the log calls a request. Whoever asks does not choose what stands there.
+fn name(method: &Method, uri: &Uri) -> String {
+    let is = |route: &str| {
+        let (route, path) = (route.split('/'), uri.path().split('/'));
+        let mut parts = route.clone().zip(path.clone());
+        route.count() == path.count()
+            && parts.all(|(route, part)| match route {
+                "{id}" => !part.is_empty(),
+                _ => route == part,
+            })
+    };
+    let mut routes = ROUTES.into_iter();
+    match routes.find(|(verb, route)| *verb == method.as_str() && is(route)) {
+        Some((method, path)) => format!("{method} {path}"),
+        None => ANOTHER_CALL.to_owned(),
+    }
+}
+
+/// What the log calls a request for no route.
+const ANOTHER_CALL: &str = "another call";
+/// The outcome of what came to nothing.
+const REFUSED: &str = "refused";
 
 /// Refuses what the relay asks by itself, and writes down that it did, or counts it where
 /// there is no room for more of them.
 async fn refuse(State(service): State<Arc<Service>>, method: Method, uri: Uri) -> Response {
-    let asked = (method.as_str(), uri.path());
-    let call = match ROUTES.into_iter().find(|route| *route == asked) {
-        Some((method, path)) => format!("{method} {path}"),
-        // A relay does not choose what our log says.
-        None => "another call".to_owned(),
-    };
-    service.record_refused(&call, "outside a channel".to_owned());
+    service.record_refused(&name(&method, &uri), "outside a channel".to_owned());
     Refusal::new(
         StatusCode::FORBIDDEN,
         codes::NOT_PAIRED,
@@ -281,18 +337,50 @@ pub(crate) const ROUTES: [(&str, &str); 17] = [
 pub(crate) struct Refusal {
     status: StatusCode,
     problem: Problem,
+    is_written: bool,
 }
 
+/// Marks an answer of which the log knows nothing yet.
+#[derive(Clone, Copy, Debug)]
+struct Unwritten;
+
 impl Refusal {
+    /// One that the route has written down.
     pub(crate) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
         Self {
             status,
             problem: Problem::new(code, message),
+            is_written: true,
         }
     }
 
+    /// The same where nothing of the request was written down yet.
+    pub(crate) fn unwritten(self) -> Self {
+        Self {
+            is_written: false,
+            ..self
+        }
+    }
+
+    /// What cannot be read, or means nothing here; it is not written down yet.
     pub(crate) fn bad(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, codes::BAD_REQUEST, message)
+        Self::new(StatusCode::BAD_REQUEST, codes::BAD_REQUEST, message).unwritten()
+    }
+
+    /// More than is read; it is not written down yet.
+    pub(crate) fn too_large(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, codes::TOO_LARGE, message).unwritten()
+    }
+
+    /// A method that the route does not have; it is not written down yet.
+    pub(crate) fn wrong_method() -> Self {
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        Self::new(status, codes::BAD_REQUEST, "this path has no such method").unwritten()
+    }
+
+    fn nowhere() -> Self {
+        let status = StatusCode::NOT_FOUND;
+        Self::new(status, codes::NOT_FOUND, "there is no such path").unwritten()
     }
 
     pub(super) fn internal(error: &anyhow::Error) -> Self {
@@ -303,16 +391,52 @@ impl Refusal {
             "the agent could not do it; its log says why",
         )
     }
+
+    /// The sentence for people.
+    pub(crate) fn why(&self) -> &str {
+        &self.problem.message
+    }
+
+    /// The answer to what asks for no route, written down.
+    pub(crate) fn write_down(self, service: &Service) -> Response {
+        match service.record(ANOTHER_CALL, self.status.to_string(), REFUSED) {
+            Ok(()) => self.into_response(),
+            Err(unavailable) => unavailable.into_response(),
+        }
+    }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        (self.status, Json(self.problem)).into_response()
+        let mut response = (self.status, Json(self.problem)).into_response();
+        if !self.is_written {
+            response.extensions_mut().insert(Unwritten);
+        }
+        response
     }
 }
 
 impl From<JsonRejection> for Refusal {
     fn from(rejection: JsonRejection) -> Self {
+        let why = rejection.body_text();
+        match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => Self::too_large(why),
+            status @ StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+                Self::new(status, codes::BAD_REQUEST, why).unwritten()
+            }
+            _ => Self::bad(why),
+        }
+    }
+}
+
+impl From<QueryRejection> for Refusal {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::bad(rejection.body_text())
+    }
+}
+
+impl From<PathRejection> for Refusal {
+    fn from(rejection: PathRejection) -> Self {
         Self::bad(rejection.body_text())
     }
 }
@@ -341,8 +465,9 @@ struct Search {
 
 async fn history(
     State(service): State<Arc<Service>>,
-    Query(search): Query<Search>,
+    query: Result<Query<Search>, QueryRejection>,
 ) -> Result<Json<History>, Refusal> {
+    let Query(search) = query?;
     service.record(
         "GET /v1/history",
         format!("{} bytes of words", search.q.len()),
@@ -379,13 +504,14 @@ async fn approve(
 ) -> Result<StatusCode, Refusal> {
     let Json(answer) = body?;
     let device = service.devices.find(&service.home.vault, &peer);
-    let device = device.map_err(|error| Refusal::internal(&error))?;
+    let device = device.map_err(|error| Refusal::internal(&error).unwritten())?;
     let device = device.ok_or_else(|| {
         Refusal::new(
             StatusCode::FORBIDDEN,
             codes::NOT_PAIRED,
             "the device was removed",
         )
+        .unwritten()
     })?;
     let said = format!("{}, device {}", answer.decision.word(), &device.id[..8]);
     let taken = service
@@ -415,18 +541,22 @@ async fn devices(State(service): State<Arc<Service>>) -> Result<Json<DeviceList>
 
 async fn remove_device(
     State(service): State<Arc<Service>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, Refusal> {
-    service.record("DELETE /v1/devices/{id}", id.clone(), "received")?;
-    let removed = service.devices.remove(&service.home.vault, &id);
-    match removed.map_err(|error| Refusal::internal(&error))? {
-        Some(_) => Ok(StatusCode::NO_CONTENT),
-        None => Err(Refusal::new(
-            StatusCode::NOT_FOUND,
-            codes::NOT_FOUND,
-            "there is no such device",
-        )),
+    let Path(id) = id?;
+    let nobody = || {
+        let status = StatusCode::NOT_FOUND;
+        Refusal::new(status, codes::NOT_FOUND, "there is no such device")
+    };
+    // A person at the terminal may give the beginning of an identifier; here it is whole.
+    if !is_device(&id) {
+        return Err(nobody().unwritten());
     }
+    let detail = format!("device {}", &id[..8]);
+    service.record("DELETE /v1/devices/{id}", detail, "received")?;
+    let removed = service.devices.remove(&service.home.vault, &id);
+    let removed = removed.map_err(|error| Refusal::internal(&error))?;
+    removed.map(|_| StatusCode::NO_CONTENT).ok_or_else(nobody)
 }
 
 async fn schema(State(service): State<Arc<Service>>) -> Result<impl IntoResponse, Refusal> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use katachi_protocol::problem::codes;
@@ -36,8 +37,9 @@ pub(super) async fn list(State(service): State<Arc<Service>>) -> Result<Json<Ses
 /// `GET /v1/sessions/{id}`.
 pub(super) async fn show(
     State(service): State<Arc<Service>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Conversation>, Refusal> {
+    let Path(id) = id?;
     service.record("GET /v1/sessions/{id}", detail(&id), "answered")?;
     let (session, messages) = read(&service, move |chat| {
         Ok((chat.session(&id)?, chat.latest(&id, MAX_MESSAGES)?))
@@ -55,8 +57,9 @@ pub(super) async fn show(
 /// `DELETE /v1/sessions/{id}`.
 pub(super) async fn forget(
     State(service): State<Arc<Service>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, Refusal> {
+    let Path(id) = id?;
     service.record("DELETE /v1/sessions/{id}", detail(&id), "answered")?;
     read(&service, move |chat| chat.forget(&id)).await?;
     Ok(StatusCode::NO_CONTENT)

@@ -28,6 +28,13 @@ const EVENT_BUFFER: usize = 64;
 /// Denials of one command that the relay is told of; the log here has all.
 const MAX_REPORTED: usize = 16;
 
+const RUN: &str = "POST /v1/run";
+const MESSAGE: &str = "POST /v1/message";
+pub(super) const MCP: &str = "POST /v1/mcp";
+
+/// The outcome of what begins; the log has another entry for its end.
+const RECEIVED: &str = "received";
+
 pub(super) async fn run(
     State(service): State<Arc<Service>>,
     body: Result<Json<RunRequest>, JsonRejection>,
@@ -35,7 +42,6 @@ pub(super) async fn run(
     let Json(request) = body?;
     check_run(&request.argv, request.cwd.as_deref()).map_err(Refusal::bad)?;
     let detail = shown(&request.argv);
-    service.record("POST /v1/run", detail.clone(), "received")?;
     let job = Job {
         argv: request.argv,
         cwd: request.cwd,
@@ -45,13 +51,14 @@ pub(super) async fn run(
         approved: None,
     };
     let rules = service.rules.clone();
-    stream(
-        service,
-        "POST /v1/run",
+    let work = Work {
+        call: RUN,
         detail,
-        ActivityKind::RunStarted,
-        move |service, events| confined(service, &rules, job, events, &mut |_| {}),
-    )
+        begins: ActivityKind::RunStarted,
+    };
+    stream(service, work, move |service, events| {
+        confined(service, &rules, job, events, &mut |_| {})
+    })
 }
 
 pub(super) async fn message(
@@ -66,14 +73,14 @@ pub(super) async fn message(
         )));
     }
     let detail = format!("{} bytes of text", request.text.len());
-    service.record("POST /v1/message", detail.clone(), "received")?;
-    stream(
-        service,
-        "POST /v1/message",
+    let work = Work {
+        call: MESSAGE,
         detail,
-        ActivityKind::MessageReceived,
-        move |service, events| crate::ai::answer(service, &request, events),
-    )
+        begins: ActivityKind::MessageReceived,
+    };
+    stream(service, work, move |service, events| {
+        crate::ai::answer(service, &request, events)
+    })
 }
 
 /// Plans and runs; the plan is made anew each time, as the workspace may have changed.
@@ -100,13 +107,19 @@ pub(crate) fn confined(
     }
 }
 
-/// Does `work` on a thread of its own and streams the events it tells.
+/// Work that takes its time, as the log and the relay are told of it.
+pub(super) struct Work {
+    pub(super) call: &'static str,
+    pub(super) detail: String,
+    pub(super) begins: ActivityKind,
+}
+
+/// Writes down that there is work, does it on a thread of its own and streams the
+/// events it tells.
 pub(super) fn stream(
     service: Arc<Service>,
-    call: &'static str,
-    detail: String,
-    begins: ActivityKind,
-    work: impl FnOnce(&Service, &mpsc::Sender<RunEvent>) -> Finished + Send + 'static,
+    work: Work,
+    does: impl FnOnce(&Service, &mpsc::Sender<RunEvent>) -> Finished + Send + 'static,
 ) -> Result<Response, Refusal> {
     let permit = Arc::clone(&service.runs).try_acquire_owned().map_err(|_| {
         Refusal::new(
@@ -114,22 +127,31 @@ pub(super) fn stream(
             codes::RATE_LIMITED,
             format!("{MAX_RUNS} commands run already; wait for one to end"),
         )
+        .unwritten()
     })?;
+    let Work {
+        call,
+        detail,
+        begins,
+    } = work;
+    service.record(call, detail.clone(), RECEIVED)?;
     let (events, receiver) = mpsc::channel(EVENT_BUFFER);
     tokio::spawn(async move {
         let _permit = permit;
         service.running.fetch_add(1, Ordering::Relaxed);
         report(&service, begins, None, None, None);
-        let worker = Arc::clone(&service);
+        let (worker, about) = (Arc::clone(&service), detail.clone());
         let done = tokio::task::spawn_blocking(move || {
-            let finished = work(&worker, &events);
-            worker.record_end(call, &detail, &finished);
+            let finished = does(&worker, &events);
+            worker.record_end(call, &about, &finished);
             finished
         })
         .await;
         service.running.fetch_sub(1, Ordering::Relaxed);
         let Ok(finished) = done else {
             tracing::error!("the thread of a command panicked");
+            let finished = Finished::failed("ended by a fault of the agent".to_owned());
+            service.record_end(call, &detail, &finished);
             return;
         };
         for denial in finished.denials.iter().take(MAX_REPORTED) {
@@ -142,10 +164,6 @@ pub(super) fn stream(
                 None,
             );
         }
-        let ends = match begins {
-            ActivityKind::MessageReceived => ActivityKind::MessageAnswered,
-            _ => ActivityKind::RunFinished,
-        };
         let outcome = match &finished {
             finished if finished.cancelled => Outcome::Cancelled,
             finished if finished.success => Outcome::Succeeded,
@@ -154,7 +172,7 @@ pub(super) fn stream(
         };
         report(
             &service,
-            ends,
+            ended(begins),
             Some(outcome),
             None,
             Some(finished.milliseconds),
@@ -163,6 +181,14 @@ pub(super) fn stream(
     let lines = ReceiverStream::new(receiver)
         .map(|event: RunEvent| Ok::<_, std::io::Error>(event.to_line()));
     Ok(([(header::CONTENT_TYPE, NDJSON)], Body::from_stream(lines)).into_response())
+}
+
+/// What the end of such work is to the relay.
+const fn ended(begins: ActivityKind) -> ActivityKind {
+    match begins {
+        ActivityKind::MessageReceived => ActivityKind::MessageAnswered,
+        _ => ActivityKind::RunFinished,
+    }
 }
 
 /// Tells the relay what happened, in closed words, without waiting for it.
@@ -210,9 +236,8 @@ pub(crate) fn check_run(argv: &[String], cwd: Option<&str>) -> Result<(), String
 }
 
 fn is_inside(path: &str) -> bool {
-    Path::new(path)
-        .components()
-        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+    let stays = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+    !path.contains('\0') && Path::new(path).components().all(stays)
 }
 
 /// An argument vector for the log, shortened.
@@ -247,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_directory_outside_the_workspace_is_refused() {
-        for cwd in ["..", "/etc", "a/../..", "a/.."] {
+        for cwd in ["..", "/etc", "a/../..", "a/..", "a\0b"] {
             assert!(check(&["ls"], Some(cwd)).is_err(), "{cwd}");
         }
         assert!(check(&["ls"], Some("a/b")).is_ok());

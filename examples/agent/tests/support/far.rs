@@ -67,6 +67,11 @@ impl Far {
         self.router().away.store(away, Ordering::SeqCst);
     }
 
+    /// From now on the router leads to `address` instead of the relay.
+    pub(crate) fn leads_to(&self, address: Ipv4Addr) {
+        *self.router().to.lock().unwrap() = address;
+    }
+
     fn router(&self) -> &Router {
         self.router.as_ref().expect("there is a router")
     }
@@ -77,19 +82,23 @@ struct Router {
     forgotten: Arc<Mutex<Arc<AtomicBool>>>,
     /// Whether new ones are turned away.
     away: Arc<AtomicBool>,
+    /// Where new ones lead.
+    to: Arc<Mutex<Ipv4Addr>>,
 }
 
 impl Router {
     fn start(listener: TcpListener, port: u16) -> Self {
         let forgotten: Arc<Mutex<Arc<AtomicBool>>> = Arc::default();
         let away: Arc<AtomicBool> = Arc::default();
-        let (now, closed) = (Arc::clone(&forgotten), Arc::clone(&away));
+        let to = Arc::new(Mutex::new(ADDRESS));
+        let (now, closed, leads) = (Arc::clone(&forgotten), Arc::clone(&away), Arc::clone(&to));
         std::thread::spawn(move || {
             for here in listener.incoming().map_while(Result::ok) {
                 if closed.load(Ordering::SeqCst) {
                     continue;
                 }
-                let Ok(there) = TcpStream::connect((ADDRESS, port)) else {
+                let to = *leads.lock().unwrap();
+                let Ok(there) = TcpStream::connect((to, port)) else {
                     continue;
                 };
                 let forgotten = Arc::clone(&now.lock().unwrap());
@@ -99,7 +108,11 @@ impl Router {
                 std::thread::spawn(move || pass(there, back, &forgotten));
             }
         });
-        Self { forgotten, away }
+        Self {
+            forgotten,
+            away,
+            to,
+        }
     }
 }
 

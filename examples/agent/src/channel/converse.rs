@@ -1,5 +1,6 @@
 //! One channel: the handshake, one request, its answer.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -32,6 +33,8 @@ const TICK: Duration = Duration::from_millis(60);
 const FULL: usize = 16 * 1024;
 /// Pieces that wait for a slow carrier before the answer has to.
 const QUEUE: usize = 4;
+/// How often it is looked whether the device was removed while there is nothing to send.
+const GLANCE: Duration = Duration::from_millis(100);
 /// Most bytes kept of what a device says before it is its turn.
 const EARLY: usize = 64 * 1024;
 
@@ -157,11 +160,10 @@ async fn converse(
         service.record_refused(CALL, detail(query));
     }
     let (mut channel, request) = opened?;
-    let seen = service.devices.changed();
     let mut watch = Watch {
         service,
         peer: channel.peer(),
-        seen,
+        seen: None,
     };
     answer(service, request, &mut channel, &mut carrier, &mut watch).await
 }
@@ -310,13 +312,15 @@ pub(crate) struct Asker(pub(crate) PublicKey);
 struct Watch<'a> {
     service: &'a Service,
     peer: PublicKey,
-    seen: Option<SystemTime>,
+    /// The list as it was when the device was last found there; nothing before that.
+    seen: Option<Option<(SystemTime, u64)>>,
 }
 
 impl Watch<'_> {
     fn check(&mut self) -> anyhow::Result<()> {
         let devices = &self.service.devices;
-        let changed = devices.changed();
+        // Asked first: what changes while the device is looked for is seen the next time.
+        let changed = Some(devices.changed());
         if changed != self.seen {
             let known = devices.find(&self.service.home.vault, &self.peer)?;
             ensure!(known.is_some(), "the device was removed");
@@ -333,6 +337,8 @@ async fn answer(
     carrier: &mut Carrier,
     watch: &mut Watch<'_>,
 ) -> anyhow::Result<()> {
+    // Not later than this: what is asked happens.
+    watch.check()?;
     let response = match request.and_then(|request| asked(request, watch.peer)) {
         Ok(request) => inside(Arc::clone(service)).oneshot(request).await?,
         Err(refusal) => refusal.write_down(service),
@@ -346,6 +352,7 @@ async fn answer(
     let mut gathered = Vec::new();
     // Set while something waits to be sent.
     let mut due: Option<tokio::time::Instant> = None;
+    let mut glance = tokio::time::interval(GLANCE);
     loop {
         let tick = async {
             match due {
@@ -365,6 +372,10 @@ async fn answer(
                 None => break,
             },
             () = tick => {}
+            _ = glance.tick() => {
+                watch.check()?;
+                continue;
+            }
             // The device says nothing more; what it does say is that it left.
             event = carrier.take(|input| Ok(channel.receive(input)?)) => match event? {
                 Event::Closed => bail!("the device left"),
@@ -392,7 +403,14 @@ async fn say(
     watch.check()?;
     let mut out = Vec::new();
     channel.send(carrier.now(), message, &mut out)?;
-    carrier.send(out).await
+    let mut sent = pin!(carrier.send(out));
+    loop {
+        // Who does not read is not spared either.
+        match tokio::time::timeout(GLANCE, sent.as_mut()).await {
+            Ok(sent) => return sent,
+            Err(_) => watch.check()?,
+        }
+    }
 }
 
 /// The request as the routes take it.

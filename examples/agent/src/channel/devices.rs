@@ -117,9 +117,11 @@ impl Devices {
         Ok(self.sealed()?.remove()?)
     }
 
-    /// When the list was last changed, cheap enough to ask before each frame.
-    pub(super) fn changed(&self) -> Option<SystemTime> {
-        std::fs::metadata(&self.path).ok()?.modified().ok()
+    /// When the list was last changed and how long it is, cheap enough to ask before
+    /// each frame. Two changes within one tick of the clock differ in the length.
+    pub(super) fn changed(&self) -> Option<(SystemTime, u64)> {
+        let file = std::fs::metadata(&self.path).ok()?;
+        Some((file.modified().ok()?, file.len()))
     }
 
     fn write(&self, vault: &Vault, devices: &[Device]) -> anyhow::Result<()> {

@@ -59,6 +59,12 @@ pub(crate) fn trials() -> Vec<Trial> {
         needing(
             "user namespaces",
             confine,
+            "a_removed_device_s_command_is_ended_though_it_says_nothing",
+            a_removed_device_s_command_is_ended,
+        ),
+        needing(
+            "user namespaces",
+            confine,
             "a_device_that_leaves_ends_its_command",
             a_device_that_leaves_ends_its_command,
         ),
@@ -258,29 +264,83 @@ fn another_pairing_link_ends_the_one_before() {
     up.stop();
 }
 
+/// Removes the only device, as a person at the machine does.
+fn remove(place: &Place) {
+    let devices = place.agent(&["device", "list", "--json"]).ok();
+    let devices: Devices = serde_json::from_str(&devices).unwrap();
+    place.agent(&["device", "rm", &devices.devices[0].id]).ok();
+}
+
 fn a_removed_device_is_cut_off_in_the_middle_of_an_answer() {
     let place = Place::new();
     let mut up = Up::start(&place, &[]);
     block_on(async {
         let meeting = Meeting::of(&mut up).await;
         let device = meeting.paired(&up).await;
-        let ticking = run(&["sh", "-c", "while true; do echo tick; sleep 0.1; done"]);
+        let file = place.workspace().join("plums");
+        std::fs::write(&file, "before\n").unwrap();
+        let ticking = run(&["sh", "-c", "while true; do cat plums; sleep 0.02; done"]);
         let mut answer = meeting.ask(&device, ticking).await.unwrap();
-        answer.piece().await.unwrap().unwrap();
-        answer.piece().await.unwrap().unwrap();
-        let devices = place.agent(&["device", "list", "--json"]).ok();
-        let devices: Devices = serde_json::from_str(&devices).unwrap();
-        place.agent(&["device", "rm", &devices.devices[0].id]).ok();
-        let ended = tokio::time::timeout(Duration::from_secs(10), async {
+        let mut said = String::new();
+        let mut is_removed = false;
+        let ended = tokio::time::timeout(up::PATIENCE, async {
             loop {
                 match answer.piece().await {
-                    Ok(Some(_)) => {}
+                    Ok(Some(piece)) => said.push_str(std::str::from_utf8(&piece).unwrap()),
                     Ok(None) => return "closed as if complete",
                     Err(_) => return "cut",
                 }
+                if said.matches("before").count() > 4 && !is_removed {
+                    is_removed = true;
+                    remove(&place);
+                    // What is read from here on was no part of any frame before.
+                    std::fs::write(&file, "after\n").unwrap();
+                }
             }
         });
-        assert_eq!(ended.await.unwrap(), "cut");
+        assert_eq!(ended.await, Ok("cut"));
+        assert!(!said.contains("after"), "a frame came after it was removed");
+    });
+    up.stop();
+}
+
+const BEAT: &str = "while true; do date +%s%N > beat; sleep 0.1; done";
+
+/// Waits until nobody writes the file of [`BEAT`] any more.
+async fn beats_no_more(place: &Place) {
+    let file = place.workspace().join("beat");
+    let stopped = tokio::time::timeout(up::PATIENCE, async {
+        loop {
+            let before = std::fs::read(&file).unwrap();
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            if std::fs::read(&file).unwrap() == before {
+                return;
+            }
+        }
+    });
+    stopped.await.expect("the command goes on");
+}
+
+async fn beats(place: &Place) {
+    while !place.workspace().join("beat").exists() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn a_removed_device_s_command_is_ended() {
+    let place = Place::new();
+    let mut up = Up::start(&place, &[]);
+    block_on(async {
+        let meeting = Meeting::of(&mut up).await;
+        let device = meeting.paired(&up).await;
+        let silent = run(&["sh", "-c", BEAT]);
+        let mut answer = meeting.ask(&device, silent).await.unwrap();
+        beats(&place).await;
+        remove(&place);
+        beats_no_more(&place).await;
+        while let Ok(piece) = answer.piece().await {
+            assert!(piece.is_some(), "closed as if complete");
+        }
     });
     up.stop();
 }
@@ -291,27 +351,14 @@ fn a_device_that_leaves_ends_its_command() {
     block_on(async {
         let meeting = Meeting::of(&mut up).await;
         let device = meeting.paired(&up).await;
-        let beat = "while true; do date +%s%N > beat; sleep 0.1; done";
         let mut answer = meeting
-            .ask(&device, run(&["sh", "-c", beat]))
+            .ask(&device, run(&["sh", "-c", BEAT]))
             .await
             .unwrap();
         answer.piece().await.unwrap().unwrap();
-        let file = place.workspace().join("beat");
-        while !file.exists() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        beats(&place).await;
         drop(answer);
-        let stopped = tokio::time::timeout(up::PATIENCE, async {
-            loop {
-                let before = std::fs::read(&file).unwrap();
-                tokio::time::sleep(Duration::from_millis(700)).await;
-                if std::fs::read(&file).unwrap() == before {
-                    return;
-                }
-            }
-        });
-        stopped.await.expect("the command outlived its reader");
+        beats_no_more(&place).await;
     });
     up.stop();
 }

@@ -158,6 +158,51 @@ impl AuditLog {
         self.record(call)
     }
 
+    /// Ends in the log what is `begun` in it under one of `calls` and has no end, because
+    /// the agent was killed meanwhile; returns the calls and what each was about, oldest
+    /// first.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the log cannot be read or written.
+    pub(crate) fn interrupt(
+        &self,
+        calls: &[&'static str],
+        begun: &str,
+    ) -> anyhow::Result<Vec<(&'static str, String)>> {
+        let mut open: Vec<(&'static str, String)> = Vec::new();
+        let mut each = |entry: Entry| {
+            let Some(call) = calls.iter().find(|call| **call == entry.call) else {
+                return;
+            };
+            let about = (*call, entry.detail);
+            match entry.outcome.as_str() {
+                outcome if outcome == begun => open.push(about),
+                // It never began, or goes on.
+                "refused" | "denied" => {}
+                _ => {
+                    let begun = open.iter().position(|begun| *begun == about);
+                    begun.map(|begun| open.remove(begun));
+                }
+            }
+        };
+        let old = self.path.with_extension(OLD);
+        if old.exists() {
+            walk(&old, &mut each)?;
+        }
+        walk(&self.path, &mut each)?;
+        for (call, detail) in &open {
+            self.record(Call {
+                direction: Direction::In,
+                call: (*call).to_owned(),
+                detail: detail.clone(),
+                outcome: "interrupted".to_owned(),
+                denial: None,
+            })?;
+        }
+        Ok(open)
+    }
+
     /// The latest denials, newest first.
     ///
     /// # Errors
@@ -402,6 +447,44 @@ mod tests {
             taken,
             [first, none, none, second, none, none, third, Some(0), none]
         );
+    }
+
+    #[test]
+    fn what_has_no_end_is_ended_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let log = AuditLog::open(&path).unwrap();
+        let run = "POST /v1/run";
+        let begun = Call {
+            outcome: "received".into(),
+            ..call("sleep")
+        };
+        log.record(begun).unwrap();
+        // The beginning and one of the ends may stand in the log before this one.
+        std::fs::rename(&path, path.with_extension(OLD)).unwrap();
+        let log = AuditLog::open(&path).unwrap();
+        let said = |call: &str, detail: &str, outcome: &str| {
+            let call = Call {
+                call: call.into(),
+                outcome: outcome.into(),
+                ..self::call(detail)
+            };
+            log.record(call).unwrap();
+        };
+        said("POST /v1/channel", "paired", "received");
+        said(run, "sleep", "received");
+        said(run, "ls", "received");
+        said(run, "ls", "denied");
+        said(run, "make", "received");
+        said(run, "400 Bad Request", "refused");
+        said(run, "sleep", "exit 0");
+        said(run, "make", "exit 2");
+        let ended = log.interrupt(&[run], "received").unwrap();
+        assert_eq!(ended, [(run, "sleep".to_owned()), (run, "ls".to_owned())]);
+        assert_eq!(log.interrupt(&[run], "received").unwrap(), []);
+        let entries = read(&path).unwrap().entries;
+        let ended = entries.iter().filter(|one| one.outcome == "interrupted");
+        assert_eq!(ended.count(), 2);
     }
 
     #[test]

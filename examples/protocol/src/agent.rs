@@ -91,6 +91,8 @@ pub enum Outcome {
     Denied,
     /// The person stopped it.
     Cancelled,
+    /// The agent was killed meanwhile; told when it starts again.
+    Interrupted,
 }
 
 /// Which control of the sandbox acted.

@@ -21,7 +21,7 @@ use crate::policy::Rules;
 use crate::relay_client::login::{self, Invitation};
 use crate::relay_client::{Endpoint, Registration, RegistrationFile, RelayClient};
 use crate::relay_process::RelayProcess;
-use crate::tunnel::{self, Link, Service};
+use crate::tunnel::{self, Interrupted, Link, Service};
 
 /// Longest time for which another command holds the lock of `up`, to see whether one runs.
 const LOOK: Duration = Duration::from_secs(2);
@@ -104,14 +104,19 @@ async fn connected(
     crate::ai::remove_left();
     let chat = Chat::open(home, &config.workspace)?;
     // Nobody else runs in this home: what is still being written was cut off by a crash.
-    match chat.close_abandoned()? {
+    let cut_off = chat.close_abandoned()?;
+    match cut_off {
         0 => {}
         1 => note("An answer was cut off when the agent last ended; it is kept as far as it came."),
         count => note(format_args!(
             "{count} answers were cut off when the agent last ended; they are kept as far as they came."
         )),
     }
-    let service = Arc::new(Service::new(config, Arc::clone(home), chat, client, audit)?);
+    let interrupted = tunnel::interrupted(&audit)?;
+    tell_interrupted(&interrupted, usize::try_from(cut_off)?);
+    let home = Arc::clone(home);
+    let service = Service::new(config, home, chat, client, audit, &interrupted)?;
+    let service = Arc::new(service);
 
     match &registered {
         Registered::Before(_) => note(format_args!(
@@ -157,6 +162,24 @@ impl Registered {
         match self {
             Self::Before(registration) | Self::Now(registration) => registration,
         }
+    }
+}
+
+/// Says what else was under way when the agent was killed; of `cut_off` answers the
+/// person knows.
+fn tell_interrupted(interrupted: &Interrupted, cut_off: usize) {
+    let ended = "was interrupted when the agent last ended, and is not started again";
+    for command in &interrupted.commands {
+        note(format_args!("A command {ended}: {}", one_line(command)));
+    }
+    for server in &interrupted.servers {
+        note(format_args!(
+            "A call of an MCP server {ended}: {}",
+            one_line(server)
+        ));
+    }
+    if interrupted.messages > cut_off {
+        note("A message was interrupted before it was answered; send it again.");
     }
 }
 

@@ -63,7 +63,9 @@ async fn open_tunnel(story: &mut Story) -> anyhow::Result<()> {
     let audit = Arc::new(AuditLog::open(&story.config.paths.audit_log())?);
     let client = RelayClient::new(registration, Some(Arc::clone(&audit)))?;
     let chat = Chat::open(&home, &story.config.workspace)?;
-    let service = Arc::new(Service::new(&story.config, home, chat, client, audit)?);
+    let interrupted = tunnel::interrupted(&audit)?;
+    let service = Service::new(&story.config, home, chat, client, audit, &interrupted)?;
+    let service = Arc::new(service);
 
     let (link, mut watcher) = watch::channel(Link::Dialling);
     let (stop, stopped) = oneshot::channel();

@@ -29,7 +29,7 @@ use backoff::Backoff;
 pub(crate) use ask::{Question, approve, ask};
 pub(crate) use dial::relayed;
 pub(crate) use service::{ROUTES, Refusal, Service, inside, outside};
-pub(crate) use work::{check_run, confined};
+pub(crate) use work::{Interrupted, check_run, confined, interrupted};
 
 /// What the connection is doing, for whoever watches.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -243,6 +243,7 @@ async fn heartbeats(service: &Arc<Service>) -> anyhow::Error {
     if let Err(error) = told {
         return error.context("the relay does not take this machine's reports");
     }
+    tell_interrupted(service).await;
     loop {
         let beat = patiently(|| client.heartbeat(service.state()));
         let answer = match beat.await {
@@ -250,6 +251,19 @@ async fn heartbeats(service: &Arc<Service>) -> anyhow::Error {
             Err(error) => return error.context("the relay does not take heartbeats"),
         };
         tokio::time::sleep(Duration::from_secs(answer.next_seconds.clamp(5, 300))).await;
+    }
+}
+
+/// Tells the relay what was interrupted when the agent was killed; what it does not take
+/// is told on the next tunnel.
+async fn tell_interrupted(service: &Service) {
+    let mut untold = service.untold.lock().await;
+    while let Some(activity) = untold.last() {
+        if let Err(error) = patiently(|| service.client().activity(activity)).await {
+            tracing::warn!("the relay was not told what was interrupted: {error:#}");
+            return;
+        }
+        untold.pop();
     }
 }
 

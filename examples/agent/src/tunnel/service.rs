@@ -20,7 +20,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use katachi_protocol::SCHEMA_VERSION;
-use katachi_protocol::agent::{AgentState, AgentStatus, Reconnect};
+use katachi_protocol::agent::{Activity, AgentState, AgentStatus, Reconnect};
 use katachi_protocol::approval::{ApprovalAnswer, Approvals as Waiting};
 use katachi_protocol::channel::{Devices as DeviceList, is_device};
 use katachi_protocol::problem::{Problem, codes};
@@ -29,7 +29,8 @@ use katachi_protocol::routes::tunnel as routes;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, watch};
 
-use super::{mcp, sessions, work};
+use super::work::{self, Interrupted};
+use super::{mcp, sessions};
 use crate::approvals::Approvals;
 use crate::audit::{AuditLog, Call, Direction};
 use crate::channel::{self, Asker, CodePairing, Devices, Pairing};
@@ -73,6 +74,8 @@ pub(crate) struct Service {
     pub(super) approvals: Approvals,
     pub(super) runs: Arc<Semaphore>,
     pub(super) running: AtomicUsize,
+    /// What the relay has yet to be told of: ends that the agent did not live to tell.
+    pub(super) untold: tokio::sync::Mutex<Vec<Activity>>,
 }
 
 impl Service {
@@ -87,6 +90,7 @@ impl Service {
         chat: Chat,
         client: RelayClient,
         audit: Arc<AuditLog>,
+        interrupted: &Interrupted,
     ) -> anyhow::Result<Self> {
         let rules = Rules::load(config.policy.as_deref())?;
         let ai = match &config.ai {
@@ -116,6 +120,7 @@ impl Service {
             approvals: Approvals::default(),
             runs: Arc::new(Semaphore::new(MAX_RUNS)),
             running: AtomicUsize::new(0),
+            untold: interrupted.activities().into(),
         })
     }
 

@@ -20,6 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::ask::approve;
 use super::service::{MAX_RUNS, Refusal, Service};
+use crate::audit::AuditLog;
 use crate::policy::Rules;
 use crate::runner::{self, Finished, Job};
 
@@ -34,6 +35,55 @@ pub(super) const MCP: &str = "POST /v1/mcp";
 
 /// The outcome of what begins; the log has another entry for its end.
 const RECEIVED: &str = "received";
+
+/// What was under way when the agent was killed.
+#[derive(Debug)]
+pub(crate) struct Interrupted {
+    /// For people.
+    pub(crate) commands: Vec<String>,
+    /// The same of MCP servers.
+    pub(crate) servers: Vec<String>,
+    pub(crate) messages: usize,
+}
+
+/// Writes an end into `audit` for what was under way when the agent was killed.
+///
+/// # Errors
+///
+/// Returns an error if the log cannot be read or written.
+pub(crate) fn interrupted(audit: &AuditLog) -> anyhow::Result<Interrupted> {
+    let ended = audit.interrupt(&[RUN, MESSAGE, MCP], RECEIVED)?;
+    let of = |wanted: &str| {
+        let found = ended.iter().filter(|(call, _)| *call == wanted);
+        found.map(|(_, about)| about.clone()).collect::<Vec<_>>()
+    };
+    Ok(Interrupted {
+        commands: of(RUN),
+        servers: of(MCP),
+        messages: of(MESSAGE).len(),
+    })
+}
+
+impl Interrupted {
+    /// What the relay is told of it.
+    pub(super) fn activities(&self) -> Vec<Activity> {
+        let ends = |kind, count| {
+            std::iter::repeat_n(
+                Activity {
+                    kind,
+                    outcome: Some(Outcome::Interrupted),
+                    control: None,
+                    milliseconds: None,
+                },
+                count,
+            )
+        };
+        let runs = self.commands.len() + self.servers.len();
+        let runs = ends(ended(ActivityKind::RunStarted), runs);
+        let messages = ends(ended(ActivityKind::MessageReceived), self.messages);
+        runs.chain(messages).collect()
+    }
+}
 
 pub(super) async fn run(
     State(service): State<Arc<Service>>,
@@ -134,6 +184,7 @@ pub(super) fn stream(
         detail,
         begins,
     } = work;
+    // From here on the log has its end too, from us or from the next start.
     service.record(call, detail.clone(), RECEIVED)?;
     let (events, receiver) = mpsc::channel(EVENT_BUFFER);
     tokio::spawn(async move {

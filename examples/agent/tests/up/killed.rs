@@ -1,19 +1,23 @@
 //! An agent that is killed in the middle of an answer: what the person saw of it is
 //! kept once, the next start says that it was cut off, and so do the history, the
-//! console's list and what the model is shown next.
+//! console's list and what the model is shown next. A command or a call of an MCP server
+//! that was under way is ended with it, and told of.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use katachi_protocol::record::{Conversation, Sessions};
+use katachi_protocol::mcp::PutMcp;
+use katachi_protocol::record::{Audit, Conversation, Sessions};
 use katachi_protocol::run::RunEvent;
 use libtest_mimic::Trial;
 use serde_json::json;
 
 use crate::support::far::Far;
-use crate::support::meeting::{session_of, text_of};
+use crate::support::meeting::{post, run, session_of, text_of};
 use crate::support::pair::Pair;
 use crate::support::provider::{Provider, says, uses};
-use crate::support::up::{Up, block_on, signal};
+use crate::support::up::{PATIENCE, Up, block_on, signal};
 use crate::support::{self, needing};
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -27,6 +31,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         case(
             "what_was_shown_is_on_disk_though_the_model_says_nothing_more",
             what_was_shown_is_on_disk,
+        ),
+        case(
+            "what_was_under_way_at_a_crash_is_ended_and_told_of_once",
+            what_was_under_way,
         ),
     ]
 }
@@ -147,5 +155,89 @@ fn what_was_shown_is_on_disk() {
         assert_eq!(told.matches("was interrupted here").count(), 1, "{told}");
         assert_eq!(told.matches("sleep a little").count(), 1, "{told}");
         pair.up.stop();
+    });
+}
+
+/// Waits until `file` is there, or is not written any more.
+async fn beats(file: &Path, beats: bool) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let before = std::fs::read(file).unwrap_or_default();
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let after = std::fs::read(file).unwrap_or_default();
+        if (before != after) == beats {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{}: {beats}", file.display());
+    }
+}
+
+fn what_was_under_way() {
+    block_on(async {
+        let mut pair = Pair::meet(Far::start(), "", &[]).await;
+        let beat =
+            |file: &str| format!("while true; do date +%s%N > {file}; sleep 0.1; done # plums");
+        let mut config = PutMcp {
+            command: ["sh", "-c", &beat("server")].map(str::to_owned).to_vec(),
+            env: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            released_to: vec![pair.meeting.agent.clone()],
+            signatures: BTreeMap::new(),
+        };
+        let signed = pair.device.sign_mcp(&pair.meeting.agent, "silent", &config);
+        let signed = (pair.meeting.agent.clone(), signed.unwrap());
+        config.signatures = BTreeMap::from([signed]);
+        pair.meeting.browser.put_mcp("silent", &config).await;
+
+        let files = ["command", "server"].map(|name| pair.place.workspace().join(name));
+        let command = run(&["sh", "-c", &beat("command")]);
+        let server = post("/v1/mcp", json!({ "server": "silent" }));
+        let mut answers = Vec::new();
+        for (asked, file) in [command, server].into_iter().zip(&files) {
+            answers.push(pair.meeting.ask(&pair.device, asked).await.unwrap());
+            beats(file, true).await;
+        }
+        // One that has its end is none of them.
+        pair.meeting.run(&pair.device, &["true"]).await;
+        pair.is_killed("A call of an MCP server was interrupted")
+            .await;
+        for file in &files {
+            beats(file, false).await;
+        }
+        let outcomes = |place: &crate::support::Place| -> Vec<(String, String)> {
+            let log = place.agent(&["audit", "--json", "--limit", "1000"]).ok();
+            let lines = log.lines().map(|line| serde_json::from_str(line).unwrap());
+            let asked = lines.filter(|line: &serde_json::Value| line["direction"] == "in");
+            let calls = asked.filter_map(|line| {
+                let call = line["call"].as_str()?.strip_prefix("POST /v1/")?.to_owned();
+                Some((call, line["outcome"].as_str()?.to_owned()))
+            });
+            calls.filter(|(call, _)| call != "channel").collect()
+        };
+        let ended = |call: &str, outcome: &str| (call.to_owned(), outcome.to_owned());
+        let interrupted = [ended("run", "interrupted"), ended("mcp", "interrupted")];
+        let said = outcomes(&pair.place);
+        assert_eq!(said[said.len() - 2..], interrupted, "{said:?}");
+
+        // The relay shows it to whoever looks at the account's activity.
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let shown: Audit = pair.meeting.browser.get("/api/audit").await;
+            let told = shown.entries.iter().filter(|entry| {
+                entry.action == "run_finished" && entry.detail == "outcome=interrupted"
+            });
+            let told = told.count();
+            if told == 2 {
+                break;
+            }
+            assert!(told < 2 && Instant::now() < deadline, "{shown:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+
+        // The next start but one has nothing to say of it.
+        pair.is_killed("Commands work in").await;
+        assert_eq!(outcomes(&pair.place), said);
+        let said = pair.up.stop_and_show();
+        assert!(!said.contains("interrupted"), "{said}");
     });
 }

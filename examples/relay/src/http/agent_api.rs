@@ -367,6 +367,7 @@ const fn outcome_word(outcome: Outcome) -> &'static str {
         Outcome::Failed => "failed",
         Outcome::Denied => "denied",
         Outcome::Cancelled => "cancelled",
+        Outcome::Interrupted => "interrupted",
     }
 }
 

@@ -132,6 +132,21 @@ pub(crate) fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
             }
             Ok(())
         }
+        // As many of them as can be made.
+        "creations" => {
+            for file in arguments {
+                let made = fs::File::create_new(file).is_ok();
+                println!("{made}");
+            }
+            Ok(())
+        }
+        // Says for each program whether it starts.
+        "executions" => {
+            for program in arguments {
+                println!("{}", execute(Path::new(program), &[]).is_ok());
+            }
+            Ok(())
+        }
         "truncate" => fs::File::options()
             .write(true)
             .truncate(true)
@@ -290,6 +305,13 @@ pub(crate) fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
         "deep-files" => burden::deep_files(path(0), number(1)),
         "passing-files" => burden::passing_files(path(0), number(1)),
         "reach" => crate::reach::reach(text(0)),
+        // Says for each host whether it is reached.
+        "reach-each" => {
+            for target in arguments {
+                println!("{}", crate::reach::reach(target).is_ok());
+            }
+            Ok(())
+        }
         "reach-direct" => crate::reach::direct(text(0)),
         "say" => crate::reach::say(text(0), text(1), text(2)),
         "many" => crate::reach::many(text(0), number(1)),
@@ -421,12 +443,23 @@ pub(crate) fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
             std::thread::sleep(Duration::from_secs(60));
             Ok(())
         }
-        "fork-bomb" => loop {
-            if raw::call(libc::SYS_clone, &[libc::SIGCHLD as u64])? == 0 {
-                std::thread::sleep(Duration::from_secs(20));
-                std::process::exit(0);
+        // As many as there may be, each of which is said; or so many as a control,
+        // which ends them.
+        "fork-bomb" => {
+            let mut made = Vec::new();
+            while number(0) == 0 || (made.len() as u64) < number(0) {
+                let child = raw::call(libc::SYS_clone, &[libc::SIGCHLD as u64])?;
+                if child == 0 {
+                    std::thread::sleep(Duration::from_secs(20));
+                    std::process::exit(0);
+                }
+                made.push(child as u64);
+                println!("made");
             }
-        },
+            made.into_iter().try_for_each(|child| {
+                raw::call(libc::SYS_kill, &[child, libc::SIGKILL as u64]).map(drop)
+            })
+        }
         "eat-memory" => {
             let mut held: Vec<Vec<u8>> = Vec::new();
             for _ in 0..number(0) {

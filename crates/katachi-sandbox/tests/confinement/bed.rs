@@ -271,6 +271,17 @@ impl Bed {
     }
 }
 
+/// Whether a part of a case can be tried here, which needs something of the
+/// machine. Where everything is required, its lack is a failure.
+pub(crate) fn offers(has: bool, what: &str) -> Result<bool, String> {
+    let required = std::env::var_os("KATACHI_REQUIRE_ALL").is_some_and(|value| value == "1");
+    must(
+        has || !required,
+        &format!("this machine has no {what}, and KATACHI_REQUIRE_ALL=1 asks for all"),
+    )?;
+    Ok(has)
+}
+
 /// Does something that has to end by itself. Where it does not, the case is
 /// over: whoever waits for the same would wait for ever.
 pub(crate) fn in_time(what: &str, work: impl FnOnce() + Send + 'static) {

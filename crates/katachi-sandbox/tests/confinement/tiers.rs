@@ -109,6 +109,7 @@ const WITHOUT: &[(&str, Without)] = &[
         Refused,
     ),
     ("many small files end at their limit", Refused),
+    ("many files as large as the limit end at their sum", Refused),
     ("a million empty files end at their limit", Refused),
     ("removed files that are open count", Refused),
     ("files too deep to be measured end the command", Refused),

@@ -73,6 +73,9 @@ impl Inner {
         if rule.is_none()
             && let Some(place) = self.place(&found.real)
         {
+            if let Some(reason) = self.closes(&found.real) {
+                return self.denied(&shown, reason, None);
+            }
             match self.in_tree(&found.real, argv, place) {
                 Ruling::Allow => {
                     return Decision::Run {
@@ -125,6 +128,19 @@ impl Inner {
             Some(name) if self.is_fixed(tree) => Place::Named(name),
             _ => Place::Tree,
         })
+    }
+
+    /// Why a file in such a directory cannot be executed all the same: something
+    /// else lies there, or what lies there is not for executing.
+    fn closes(&self, real: &Path) -> Option<String> {
+        let above = covering(&self.entries, real)?;
+        // Without mounts nothing but hiding takes away what the directory has.
+        let loads = above.access.load || self.floor.is_some();
+        match above.is_hidden() {
+            true => Some(format!("{} hides it", above.rule)),
+            false if !loads => Some(format!("{} does not let it be executed", above.rule)),
+            false => None,
+        }
     }
 
     /// What is decided about it at each start.

@@ -10,7 +10,7 @@ use katachi_sandbox::report::Tier;
 use katachi_sandbox::{Plan, PlanOptions, Policy, Query};
 
 use super::Case;
-use crate::bed::{Bed, Verdict, must, text};
+use crate::bed::{Bed, Verdict, must, offers, text};
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -111,6 +111,7 @@ fn bundles(bed: &Bed) -> Verdict {
             // Not every machine has every toolchain.
             Err(error) => {
                 must(error.contains("is installed"), &error)?;
+                offers(false, bundle.name)?;
                 continue;
             }
         };
@@ -156,10 +157,14 @@ fn bundles(bed: &Bed) -> Verdict {
 }
 
 /// A small generator, so that a failure comes back with its number.
-struct Dice(u64);
+pub(super) struct Dice(u64);
 
 impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(super) fn below(&mut self, limit: usize) -> usize {
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -167,7 +172,7 @@ impl Dice {
         (self.0 >> 33) as usize % limit
     }
 
-    fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
+    pub(super) fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
         from[self.below(from.len())]
     }
 }
@@ -185,6 +190,11 @@ const PATTERNS: &[&str] = &[
     "**/e",
 ];
 
+/// A program in each directory.
+const PROGRAM: &str = "program";
+/// What is not there.
+const ABSENT: &str = "absent";
+
 /// The same tree in the workspace and outside it.
 fn tree(bed: &Bed) -> Vec<PathBuf> {
     let mut files = Vec::new();
@@ -197,6 +207,7 @@ fn tree(bed: &Bed) -> Vec<PathBuf> {
                 std::fs::write(&file, "content").unwrap();
                 files.push(file);
             }
+            std::fs::copy("/usr/bin/true", directory.join(PROGRAM)).unwrap();
         }
         std::os::unix::fs::symlink("../d", root.join("a/link")).unwrap();
         files.push(root.join("a/link/x"));
@@ -210,7 +221,7 @@ fn tree(bed: &Bed) -> Vec<PathBuf> {
 }
 
 /// How many times as many policies as usual.
-fn longer() -> u64 {
+pub(super) fn longer() -> u64 {
     let long = std::env::var_os("KATACHI_LONG").is_some_and(|long| long == "1");
     if long { 25 } else { 1 }
 }
@@ -284,7 +295,7 @@ fn arguments(bed: &Bed) -> Verdict {
 fn random(bed: &Bed) -> Verdict {
     let files = tree(bed);
     let mut planned = 0;
-    let mut answers = [0; 4];
+    let mut answers = Answers::default();
     for seed in 0..40 * longer() {
         let mut dice = Dice(seed);
         let mut policy = bed.policy();
@@ -299,30 +310,62 @@ fn random(bed: &Bed) -> Verdict {
             policy = policy.deny(dice.pick(PATTERNS));
         }
         policy.filesystem.git = [
-            katachi_sandbox::policy::GitAccess::Hidden,
-            katachi_sandbox::policy::GitAccess::Read,
-            katachi_sandbox::policy::GitAccess::Full,
-        ][dice.below(3)];
+            GitAccess::Hidden,
+            GitAccess::Read,
+            GitAccess::Commit,
+            GitAccess::Full,
+        ][dice.below(4)];
+        for _ in 0..dice.below(3) {
+            policy = policy.exec_from(dice.pick(&["a", "a/b", "d", "f", "../outside/d"]));
+        }
         // Many of them contradict themselves, and say so.
         let Ok(plan) = bed.plan(&policy) else {
             continue;
         };
         planned += 1;
-        compare(&plan, &files, &mut answers)
+        compare(bed, &plan, &files, &mut answers)
+            // What this one matches is denied once it is there.
+            .and_then(
+                |()| match policy.filesystem.deny.iter().any(|each| each == "a/**") {
+                    false => compare_new(bed, &plan, &mut answers),
+                    true => Ok(()),
+                },
+            )
             .map_err(|problem| format!("seed {seed}: {problem}\n{}\n{plan}", policy.to_toml()))?;
     }
     must(
         planned >= 15,
         &format!("only {planned} policies could be planned"),
-    )
+    )?;
+    answers.are_both()
 }
 
-/// Adds up which answers there were, so that agreeing on one alone is noticed.
-fn compare(plan: &Plan, files: &[PathBuf], seen_answers: &mut [usize; 4]) -> Verdict {
-    let names: Vec<String> = files.iter().map(|file| text(file)).collect();
-    let mut attempt = vec!["verdicts"];
-    attempt.extend(names.iter().map(String::as_str));
-    let mut command = plan.command(Bed::argv(&attempt));
+/// How often each question was answered with no and with yes, so that agreeing on
+/// one alone is noticed.
+#[derive(Debug, Default)]
+struct Answers {
+    read: [usize; 2],
+    write: [usize; 2],
+    make: [usize; 2],
+    execute: [usize; 2],
+}
+
+impl Answers {
+    fn are_both(&self) -> Verdict {
+        let all = [self.read, self.write, self.make, self.execute];
+        must(
+            all.iter().flatten().all(|count| *count >= 20),
+            &format!("an answer was missing: {self:?}"),
+        )
+    }
+}
+
+/// What an attempt says of each of these, inside.
+fn said_of(plan: &Plan, attempt: &str, names: &[PathBuf]) -> Result<Vec<String>, String> {
+    let names: Vec<String> = names.iter().map(|name| text(name)).collect();
+    let mut words = vec![attempt];
+    words.extend(names.iter().map(String::as_str));
+    let mut command = plan.command(Bed::argv(&words));
     if plan.enforcement().tier == Tier::Namespaces {
         command = command.current_dir("/tmp");
     }
@@ -330,23 +373,68 @@ fn compare(plan: &Plan, files: &[PathBuf], seen_answers: &mut [usize; 4]) -> Ver
         .stderr(Stdio::null())
         .output()
         .map_err(|error| error.to_string())?;
-    let seen = String::from_utf8_lossy(&output.stdout).into_owned();
-    must(
-        seen.lines().count() == files.len(),
-        "the attempt said too little",
-    )?;
-    for (file, line) in files.iter().zip(seen.lines()) {
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said: Vec<String> = said.lines().map(str::to_owned).collect();
+    must(said.len() == names.len(), "the attempt said too little")?;
+    Ok(said)
+}
+
+/// One name in each directory, in the workspace and outside it.
+fn in_each(bed: &Bed, name: &str) -> Vec<PathBuf> {
+    let roots = [&bed.workspace, &bed.outside];
+    let below = |root: &PathBuf| {
+        DIRECTORIES
+            .iter()
+            .map(|part| root.join(part).join(name))
+            .collect()
+    };
+    roots
+        .into_iter()
+        .flat_map(|root| -> Vec<PathBuf> { below(root) })
+        .collect()
+}
+
+fn compare(bed: &Bed, plan: &Plan, files: &[PathBuf], answers: &mut Answers) -> Verdict {
+    for (file, line) in files.iter().zip(said_of(plan, "verdicts", files)?) {
         let read = plan.explain(&Query::Read(file.clone()));
         let write = plan.explain(&Query::Write(file.clone()));
-        seen_answers[usize::from(read.allowed)] += 1;
-        seen_answers[2 + usize::from(write.allowed)] += 1;
-        let explained = format!("{} {}", read.allowed, write.allowed);
+        answers.read[usize::from(read.allowed)] += 1;
+        answers.write[usize::from(write.allowed)] += 1;
         must(
-            explained == line,
+            format!("{} {}", read.allowed, write.allowed) == line,
             &format!(
                 "{}: the kernel {line}, explained {read}; {write}",
                 file.display()
             ),
+        )?;
+    }
+    let programs = in_each(bed, PROGRAM);
+    for (program, line) in programs.iter().zip(said_of(plan, "executions", &programs)?) {
+        let answer = plan.explain(&Query::Exec(vec![program.into()]));
+        answers.execute[usize::from(answer.allowed)] += 1;
+        must(
+            answer.allowed.to_string() == line,
+            &format!(
+                "{}: the kernel {line}, explained {answer}",
+                program.display()
+            ),
+        )?;
+    }
+    Ok(())
+}
+
+/// The same for what is not there. What counts is that it is there on the host
+/// afterwards: a private directory takes whatever is made in it.
+fn compare_new(bed: &Bed, plan: &Plan, answers: &mut Answers) -> Verdict {
+    let absent = in_each(bed, ABSENT);
+    said_of(plan, "creations", &absent)?;
+    for name in absent {
+        let made = std::fs::remove_file(&name).is_ok();
+        let answer = plan.explain(&Query::Write(name.clone()));
+        answers.make[usize::from(answer.allowed)] += 1;
+        must(
+            answer.allowed == made,
+            &format!("{}: made {made}, explained {answer}", name.display()),
         )?;
     }
     Ok(())

@@ -10,7 +10,7 @@ use katachi_sandbox::policy::{ByteSize, TimeSpan};
 use katachi_sandbox::{Ending, Output, Plan, Policy};
 
 use super::Case;
-use crate::bed::{Bed, Verdict, must, text};
+use crate::bed::{Bed, Verdict, must, offers, text};
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -444,13 +444,12 @@ fn starters(bed: &Bed) -> Verdict {
     std::fs::write(bed.workspace.join("names"), "bad").unwrap();
     std::fs::write(bed.workspace.join("script"), "touch bad").unwrap();
     for (program, arguments) in ways {
-        let Some(path) = ["/usr/bin", "/bin"]
+        let path = ["/usr/bin", "/bin"]
             .map(|directory| Path::new(directory).join(program))
             .into_iter()
-            .find(|path| path.exists())
-        else {
-            continue;
-        };
+            .find(|path| path.exists());
+        offers(path.is_some(), program)?;
+        let Some(path) = path else { continue };
         let control = std::process::Command::new(&path)
             .args(*arguments)
             .current_dir(&bed.workspace)

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use katachi_sandbox::policy::GitAccess;
 use katachi_sandbox::report::Tier;
 use katachi_sandbox::{PlanOptions, Policy, Violation};
 
@@ -47,17 +48,21 @@ pub(crate) const CASES: &[Case] = &[
     },
 ];
 
-/// A program that uses this crate. Its words: what it does, the workspace, and
-/// a shell script for the command.
+/// A program that uses this crate. Its words: what it does, the workspace, a shell
+/// script for the command, and `commit` where that may commit.
 pub(crate) fn caller(words: &[String]) -> io::Result<()> {
-    let [what, workspace, script] = words else {
+    let [what, workspace, script, git @ ..] = words else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
     if what == "recover" {
         tell(&katachi_sandbox::recover()?);
         return Ok(());
     }
-    let plan = tools(Policy::default().read("@system").write("."))
+    let git = match git {
+        [] => GitAccess::Read,
+        _ => GitAccess::Commit,
+    };
+    let plan = tools(Policy::default().read("@system").write(".").git(git))
         .plan(&PlanOptions::new(workspace).accept(Tier::Landlock))
         .map_err(io::Error::other)?;
     tell(plan.recovered());
@@ -118,9 +123,13 @@ impl Drop for Doomed {
 }
 
 fn start(bed: &Bed, state: &Path, what: &str, script: &str) -> Child {
+    start_with(bed, state, &[what, &text(&bed.workspace), script])
+}
+
+fn start_with(bed: &Bed, state: &Path, words: &[&str]) -> Child {
     Command::new(Bed::program())
-        .args(["--attempt", "be-caller", what])
-        .args([&text(&bed.workspace), script])
+        .args(["--attempt", "be-caller"])
+        .args(words)
         .env("XDG_STATE_HOME", state)
         .current_dir(&bed.workspace)
         .stdin(Stdio::piped())
@@ -305,8 +314,11 @@ fn killed_at_any_moment(bed: &Bed) -> Verdict {
         &[libc::PR_SET_CHILD_SUBREAPER as u64, 1, 0, 0, 0],
     )
     .map_err(|error| error.to_string())?;
+    let workspace = text(&bed.workspace);
     let begin = || {
-        let mut caller = start(bed, &state, "start", "exec sleep 1000");
+        // Committing is where a start makes directories that hold a place.
+        let words = ["start", &workspace, "exec sleep 1000", "commit"];
+        let mut caller = start_with(bed, &state, &words);
         let mut said = io::BufReader::new(caller.stdout.take().unwrap());
         said.read_line(&mut String::new()).unwrap();
         (Doomed(caller), said)
@@ -316,8 +328,14 @@ fn killed_at_any_moment(bed: &Bed) -> Verdict {
     said.read_line(&mut String::new()).unwrap();
     let whole = began.elapsed();
     must(descendants().len() >= 3, "the control shows nothing")?;
+    let held = tree(&bed.workspace);
+    must(
+        !bed.has_namespaces() || held.len() > before.len(),
+        "no directory holds a place",
+    )?;
     caller.end();
     nothing_is_left("after the start")?;
+    recovers(bed, &state, &before)?;
 
     for moment in 0..MOMENTS {
         let (mut caller, _said) = begin();
@@ -335,17 +353,20 @@ fn killed_at_any_moment(bed: &Bed) -> Verdict {
         caller.end();
         nothing_is_left(&format!("with {held} held"))?;
     }
-    start(bed, &state, "recover", "")
-        .wait()
-        .map_err(|error| error.to_string())?;
-    let after = tree(&bed.workspace);
-    must(after == before, &format!("{before:?} became {after:?}"))?;
+    recovers(bed, &state, &before)?;
     // What is no record yet is none, and goes when it is a minute old.
     let records = tree(&state);
     let mut whole = records
         .iter()
         .filter(|path| path.extension().is_some_and(|ending| ending == "record"));
     must(whole.next().is_none(), &format!("{records:?} stay"))
+}
+
+/// What is looked at after a caller was killed leaves the workspace as it was.
+fn recovers(bed: &Bed, state: &Path, before: &[PathBuf]) -> Verdict {
+    said(start(bed, state, "recover", ""))?;
+    let after = tree(&bed.workspace);
+    must(after == before, &format!("{before:?} became {after:?}"))
 }
 
 /// Stops the command between its fork and its program, if it is seen there.

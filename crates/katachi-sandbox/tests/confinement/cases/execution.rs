@@ -9,7 +9,7 @@ use katachi_sandbox::plan::ArgvRules;
 use katachi_sandbox::policy::CommandRule;
 
 use super::Case;
-use crate::bed::{Bed, Verdict, must, text};
+use crate::bed::{Bed, Verdict, must, offers, text};
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -148,7 +148,7 @@ fn by_interpreters(bed: &Bed) -> Verdict {
         ),
     ];
     for (program, arguments) in ways {
-        if !Path::new("/usr/bin").join(program).exists() {
+        if !offers(Path::new("/usr/bin").join(program).exists(), program)? {
             continue;
         }
         let path = format!("/usr/bin/{program}");
@@ -206,6 +206,7 @@ fn loader(bed: &Bed) -> Verdict {
     let loader = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"]
         .into_iter()
         .find(|path| Path::new(path).exists());
+    offers(loader.is_some(), "loader at a known place")?;
     let Some(loader) = loader else { return Ok(()) };
     std::fs::copy("/usr/bin/true", bed.workspace.join("copy")).unwrap();
     bed.only_outside(&["execute", loader, &bed.inside("copy")])?;
@@ -423,6 +424,7 @@ fn preload(bed: &Bed) -> Verdict {
     ]
     .into_iter()
     .find(|path| Path::new(path).exists());
+    offers(library.is_some(), "library at a known place")?;
     let Some(library) = library else {
         return Ok(());
     };

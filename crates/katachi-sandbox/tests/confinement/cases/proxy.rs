@@ -8,6 +8,7 @@ use katachi_sandbox::policy::ByteSize;
 use katachi_sandbox::{Outcome, Plan, Policy, Query};
 
 use super::Case;
+use super::agreement::{Dice, longer};
 use crate::bed::{Bed, Ground, Verdict, must};
 use crate::servers::{Files, Fixed, Recorder};
 
@@ -715,6 +716,84 @@ fn agree(bed: &Bed) -> Verdict {
     must(
         seen.iter().all(|count| *count >= 4),
         "one answer alone was seen",
+    )?;
+    agree_on_random(bed)
+}
+
+/// A name of up to four labels, in the spelling of a rule.
+fn random_name(dice: &mut Dice) -> String {
+    let mut name = dice.pick(&["test.example", "api.test"]).to_owned();
+    for _ in 0..dice.below(3) {
+        name = format!("{}.{name}", dice.pick(&["a", "b", "sub"]));
+    }
+    name
+}
+
+/// Random rules against random hosts, all in one sandbox for each set of rules.
+fn agree_on_random(bed: &Bed) -> Verdict {
+    let scene = Scene::new(bed, &[]);
+    let port = scene.server.port;
+    let (mut seen, mut planned) = ([0, 0], 0);
+    for seed in 0..8 * longer() {
+        let mut dice = Dice::new(seed);
+        let mut policy = scene.policy.clone();
+        for _ in 0..=dice.below(3) {
+            let every = dice.pick(&["", "*."]);
+            let at = [port, port, port.wrapping_add(1)][dice.below(3)];
+            policy = policy.allow_host(format!("{every}{}:{at}", random_name(&mut dice)));
+        }
+        for _ in 0..dice.below(2) {
+            let every = dice.pick(&["", "*."]);
+            policy = policy.deny_host(format!("{every}{}", random_name(&mut dice)));
+        }
+        // Some contradict themselves, and say so.
+        let plan = match bed.plan_with(&policy, scene.resolver.clone()) {
+            Ok(plan) => plan,
+            Err(error) => {
+                must(error.contains("contradicts"), &error)?;
+                continue;
+            }
+        };
+        planned += 1;
+        let targets: Vec<String> = (0..24)
+            .map(|_| {
+                let name = random_name(&mut dice);
+                let name = match dice.below(4) {
+                    0 => name.to_uppercase(),
+                    1 => format!("{name}."),
+                    2 => format!("x{name}"),
+                    _ => name,
+                };
+                format!("{name}:{port}")
+            })
+            .collect();
+        let mut attempt = vec!["reach-each"];
+        attempt.extend(targets.iter().map(String::as_str));
+        let output = plan
+            .command(Bed::argv(&attempt))
+            .stderr(std::process::Stdio::null())
+            .output()
+            .map_err(|error| error.to_string())?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        must(
+            said.lines().count() == targets.len(),
+            "the attempt said too little",
+        )?;
+        for (target, line) in targets.iter().zip(said.lines()) {
+            let answer = plan.explain(&Query::Connect(target.clone()));
+            seen[usize::from(answer.allowed)] += 1;
+            must(
+                answer.allowed.to_string() == line,
+                &format!(
+                    "seed {seed}: {answer}, and it was {line}\n{}",
+                    policy.to_toml()
+                ),
+            )?;
+        }
+    }
+    must(
+        planned >= 4 && seen.iter().all(|count| *count >= 10),
+        &format!("{planned} policies gave {seen:?}"),
     )
 }
 

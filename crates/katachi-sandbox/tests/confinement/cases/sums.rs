@@ -26,6 +26,11 @@ pub(crate) const CASES: &[Case] = &[
         needs: &[],
     },
     Case {
+        name: "many files as large as the limit end at their sum",
+        run: large_files,
+        needs: &[],
+    },
+    Case {
         name: "a million empty files end at their limit",
         run: empty_files,
         needs: &[],
@@ -143,7 +148,29 @@ fn small_files(bed: &Bed) -> Verdict {
         "disk",
     )?;
     let (_, bytes) = occupied(&bed.workspace);
-    must(bytes < 512 << 20, &format!("{bytes} bytes were written"))
+    must(bytes < MOST, &format!("{bytes} bytes were written"))
+}
+
+/// What 16 MiB may become: two sums in a row have to find them passed, a tenth of
+/// a second apart, and the command writes on meanwhile.
+const MOST: u64 = 128 << 20;
+
+/// Each file may be as large as all of them together.
+fn large_files(bed: &Bed) -> Verdict {
+    const COUNT: u64 = 64;
+    let size = (16 << 20).to_string();
+    let plan = disk(bed, 16)?;
+    let all = COUNT.to_string();
+    let few = bed.inside("few");
+    bed.control(&["small-files", &bed.inside("control"), "2", &size])?;
+    std::fs::remove_dir_all(bed.inside("control")).unwrap();
+    bed.allowed_by(&plan, &["small-files", &few, "1", &(15 << 20).to_string()])?;
+    std::fs::remove_dir_all(few).unwrap();
+    let many = bed.inside("many");
+    ended_by(bed, &plan, &["small-files", &many, &all, &size], "disk")?;
+    let (_, bytes) = occupied(&bed.workspace);
+    // Which are written with less work than small ones.
+    must(bytes < 2 * MOST, &format!("{bytes} bytes were written"))
 }
 
 fn empty_files(bed: &Bed) -> Verdict {

@@ -61,8 +61,8 @@ pub fn probe() -> Result<Capabilities, SpawnError> {
 ///
 /// Limits of memory, processes, disk, wall time and processor time are tried with small
 /// values in sandboxes of their own, at one time and within a second: that shows that what holds them
-/// does. `limits.cpus` and `limits.network` are not tried, and where the policy has
-/// them the report says so. A control for which the policy has no rule (`argv`) has
+/// does. `limits.cpus`, `limits.network` and `network.publish` are not tried, and
+/// where the policy has them the report says so. A control for which the policy has no rule (`argv`) has
 /// nothing to show.
 ///
 /// With a plan for [`PlanOptions::only`](crate::PlanOptions::only) the tier below

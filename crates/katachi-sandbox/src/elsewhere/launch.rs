@@ -24,12 +24,7 @@ use crate::supervise::{Confinement, Spec};
 
 pub(crate) fn spawn(mut command: Command) -> Result<Child, SpawnError> {
     let inner = command.plan.0.clone();
-    let Some(system) = inner.system else {
-        return Err(SpawnError::Unsupported(std::env::consts::OS));
-    };
-    if !inner.accepts_unwitnessed {
-        return Err(SpawnError::Unwitnessed(system.name()));
-    }
+    let system = crate::plan::startable(&inner)?;
     crate::helper::check(&inner)?;
     if command.terminal.is_some() || command.notes == Notes::Looks {
         return Err(SpawnError::Request {

@@ -116,11 +116,11 @@ pub(crate) fn witness(_plan: &Plan) -> Result<Enforcement, SpawnError> {
 
 /// Tier and system for a report.
 pub(crate) fn enforcement(plan: &Plan) -> (Tier, String, u32) {
-    let tier = match plan.0.system {
-        Some(_) if plan.0.accepts_unwitnessed => Tier::Unwitnessed,
-        _ => Tier::None,
-    };
-    (tier, std::env::consts::OS.to_owned(), 0)
+    (
+        crate::plan::unwitnessed_tier(&plan.0),
+        std::env::consts::OS.to_owned(),
+        0,
+    )
 }
 
 pub(crate) fn has_namespaces(_: Option<&std::path::Path>) -> bool {

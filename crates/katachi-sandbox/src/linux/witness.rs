@@ -150,6 +150,11 @@ pub(crate) fn witness(plan: &Plan) -> Result<Enforcement, SpawnError> {
             ));
         }
     }
+    if !plan.0.network.publish.is_empty() {
+        // Somebody in there would have to answer.
+        let residual = &mut enforcement.residual;
+        residual.push("the self-test does not try network.publish".to_owned());
+    }
     for untried in &strained.untried {
         enforcement
             .residual

@@ -40,6 +40,30 @@ impl System {
     }
 }
 
+/// How much is enforced there: nothing starts unless the caller accepts what
+/// nobody has seen hold.
+#[cfg(any(not(target_os = "linux"), test))]
+pub(crate) fn tier(plan: &Inner) -> crate::report::Tier {
+    use crate::report::Tier;
+
+    match plan.system {
+        Some(_) if plan.accepts_unwitnessed => Tier::Unwitnessed,
+        _ => Tier::None,
+    }
+}
+
+/// The system, if commands of the plan start there.
+#[cfg(any(not(target_os = "linux"), test))]
+pub(crate) fn startable(plan: &Inner) -> Result<System, crate::SpawnError> {
+    use crate::SpawnError;
+
+    match plan.system {
+        None => Err(SpawnError::Unsupported(std::env::consts::OS)),
+        Some(system) if !plan.accepts_unwitnessed => Err(SpawnError::Unwitnessed(system.name())),
+        Some(system) => Ok(system),
+    }
+}
+
 /// Refuses what cannot be held there.
 pub(super) fn refuse(
     system: System,
@@ -257,6 +281,80 @@ pub(super) fn gaps(inner: &Inner, system: System) -> Vec<(&'static str, String)>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use std::sync::Arc;
+
+    use crate::plan::{Plan, Query, build, gaps};
+    use crate::report::{Enforced, Tier};
+    use crate::{Enforcement, SpawnError};
+
+    const BOTH: [System; 2] = [System::MacOs, System::Windows];
+
+    /// A plan, and its report, as if it were made on that system.
+    fn plan_on(system: System, accepts_unwitnessed: bool) -> (Plan, Enforcement) {
+        let workspace = tempfile::tempdir().unwrap();
+        let policy = Policy::default().write(".");
+        let options = PlanOptions::new(workspace.path());
+        let inner = Inner {
+            system: Some(system),
+            accepts_unwitnessed,
+            cgroup: None,
+            floor: None,
+            ..build::build(&policy, &options).unwrap()
+        };
+        let plan = Plan(Arc::new(inner));
+        let machine = (tier(&plan.0), system.name().to_owned(), 0);
+        let report = gaps::report(&plan, machine);
+        (plan, report)
+    }
+
+    #[test]
+    fn nothing_starts_where_nobody_has_seen_it_hold() {
+        for system in BOTH {
+            let (plan, report) = plan_on(system, false);
+            let started = startable(&plan.0);
+            assert!(matches!(started, Err(SpawnError::Unwitnessed(name)) if name == system.name()));
+            let error = started.unwrap_err().to_string();
+            assert!(error.contains("PlanOptions::accept"), "{error}");
+            assert_eq!(report.tier, Tier::None);
+            for control in &report.controls {
+                let Enforced::Off(reason) = &control.enforced else {
+                    panic!("{control:?}");
+                };
+                assert!(reason.contains(system.name()), "{reason}");
+                assert!(reason.contains("Tier::Unwitnessed"), "{reason}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_accepted_unseen_is_called_unwitnessed_everywhere() {
+        for system in BOTH {
+            let (plan, report) = plan_on(system, true);
+            assert_eq!(startable(&plan.0).unwrap(), system);
+            assert_eq!(report.tier, Tier::Unwitnessed);
+            assert!(!report.is_full());
+            for control in &report.controls {
+                assert!(!control.witnessed, "{control:?}");
+                let unseen = matches!(
+                    &control.enforced,
+                    Enforced::Partial(gap) if gap.starts_with("unwitnessed")
+                );
+                // What the caller's own process does is seen on every system.
+                assert_eq!(unseen, control.id != "environment", "{control:?}");
+            }
+            let told = |line: &String| line.contains("unwitnessed") && line.contains(system.name());
+            assert!(report.residual.iter().any(told), "{report}");
+            let line = format!("unwitnessed: nobody has seen {} hold", system.name());
+            assert!(plan.to_string().contains(&line), "{plan}");
+            let answer = plan.explain(&Query::Read("/".into()));
+            assert!(
+                answer
+                    .rule
+                    .ends_with(&format!("unwitnessed on {}", system.name()))
+            );
+        }
+    }
 
     fn refused(system: System, policy: &Policy) -> Option<String> {
         let options = PlanOptions::new("/");

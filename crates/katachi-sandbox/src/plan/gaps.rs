@@ -54,8 +54,13 @@ const CONTROLS: &[(&str, &str, &str)] = &[
 ];
 
 pub(super) fn enforcement(plan: &Plan) -> Enforcement {
+    report(plan, crate::platform::enforcement(plan))
+}
+
+/// The same for a machine with this tier, kernel and version of Landlock.
+pub(super) fn report(plan: &Plan, machine: (Tier, String, u32)) -> Enforcement {
     let inner = &plan.0;
-    let (tier, kernel, landlock_abi) = crate::platform::enforcement(plan);
+    let (tier, kernel, landlock_abi) = machine;
     let gaps = match inner.system {
         Some(system) => elsewhere::gaps(inner, system),
         None => {

@@ -39,6 +39,8 @@ pub use explain::{Answer, Query};
 pub use options::{ArgvRules, Children, LateMatches, NewConfiguration, PlanOptions, Records};
 
 pub(crate) use elsewhere::System;
+#[cfg(not(target_os = "linux"))]
+pub(crate) use elsewhere::{startable, tier as unwitnessed_tier};
 #[cfg(target_os = "linux")]
 pub(crate) use entry::Late;
 #[cfg(any(not(target_os = "linux"), test))]
@@ -132,7 +134,7 @@ pub(crate) struct Inner {
     /// Where it is not Linux.
     pub(crate) system: Option<System>,
     /// Whether the caller accepts what nobody has seen hold.
-    #[cfg_attr(target_os = "linux", expect(dead_code))]
+    #[cfg_attr(all(target_os = "linux", not(test)), expect(dead_code))]
     pub(crate) accepts_unwitnessed: bool,
     pub(crate) children: Children,
     pub(crate) records: Records,

@@ -79,6 +79,10 @@ const WITHOUT: &[(&str, Without)] = &[
         "a published port is reached from the host's loopback alone",
         Refused,
     ),
+    (
+        "a waiting sandbox reaches its hosts and publishes its ports",
+        Refused,
+    ),
     ("host rules that cannot hold are refused", Refused),
     ("explain and the proxy agree", Refused),
     ("a self-test sees the network control hold", Refused),

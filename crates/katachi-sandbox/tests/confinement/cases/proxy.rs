@@ -39,6 +39,10 @@ pub(crate) const CASES: &[Case] = &[
         "a published port is reached from the host's loopback alone",
         publish,
     ),
+    case(
+        "a waiting sandbox reaches its hosts and publishes its ports",
+        pooled,
+    ),
     case("host rules that cannot hold are refused", plans),
     case("explain and the proxy agree", agree),
     case("a self-test sees the network control hold", witness),
@@ -639,6 +643,73 @@ fn publish(bed: &Bed) -> Verdict {
     )
 }
 
+/// What was built for any command of the plan has the network of each.
+fn pooled(bed: &Bed) -> Verdict {
+    let port = free_port();
+    let scene = Scene::new(bed, &["api.test"]);
+    let other = Recorder::new();
+    let policy = scene.policy.clone().publish(port);
+    let plan = bed.plan_with(&policy, scene.resolver.clone())?;
+    let pool = katachi_sandbox::Pool::new(&plan, 1).map_err(|error| error.to_string())?;
+    let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let waiting = || wait_until("nothing waits", || pool.ready() == 1);
+    let run = |attempt: &[&str]| -> Result<Outcome, String> {
+        waiting()?;
+        let output = pool.command(Bed::argv(attempt)).output();
+        output
+            .map(|output| output.outcome)
+            .map_err(|error| error.to_string())
+    };
+    waiting()?;
+    must(
+        TcpStream::connect(loopback).is_err(),
+        "a port is published while nothing runs",
+    )?;
+    for how in ["reach", "reach-direct"] {
+        let reached = run(&[how, &scene.at("api.test")])?;
+        must(reached.success(), &format!("{how}: {:?}", reached.ending))?;
+        let refused = run(&[how, &scene.at("other.test")])?;
+        must(refused.exit_code() == 1, "an unnamed host was reached")?;
+    }
+    let target = format!("127.0.0.1:{}", other.port);
+    bed.control(&["reach", &target])?;
+    let refused = run(&["reach", &target])?;
+    must(refused.exit_code() == 1, "the host was reached")?;
+    reported(&refused, &target, "no rule of network.allow names")?;
+
+    let (ready, failed) = (bed.inside("ready"), bed.inside("failed"));
+    waiting()?;
+    let mut child = pool
+        .command(Bed::argv(&["serve", &port.to_string(), &ready, &failed]))
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    let ready = std::path::Path::new(&ready);
+    wait_until("the server does not listen", || ready.exists())?;
+    let mut stream = TcpStream::connect(loopback).map_err(|error| error.to_string())?;
+    let mut said = [0; 7];
+    stream
+        .read_exact(&mut said)
+        .map_err(|error| error.to_string())?;
+    must(&said == b"reached", "somebody else answered")?;
+    stream.write_all(b"thanks").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let outcome = child.wait().map_err(|error| error.to_string())?;
+    must(outcome.success(), "the server did not hear the end")?;
+    must(
+        TcpStream::connect(loopback).is_err(),
+        "the port outlives the command",
+    )
+}
+
+fn wait_until(otherwise: &str, happened: impl Fn() -> bool) -> Verdict {
+    let until = Instant::now() + Duration::from_secs(30);
+    while !happened() {
+        must(Instant::now() < until, otherwise)?;
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
 fn plans(bed: &Bed) -> Verdict {
     let refused = |policy: Policy, words: &[&str]| {
         let error = bed.plan(&policy).err().ok_or("it was accepted")?;
@@ -803,6 +874,19 @@ fn witness(bed: &Bed) -> Verdict {
         let seen = katachi_sandbox::doctor::witness(&plan).map_err(|error| error.to_string())?;
         let control = seen.control("network").ok_or("there is no such control")?;
         must(control.witnessed, &seen.to_string())?;
+    }
+    // What it does not try, it names.
+    let mut policy = bed.policy().publish(free_port());
+    policy.limits.network = Some(
+        "1MiB"
+            .parse::<ByteSize>()
+            .map_err(|error| error.to_string())?,
+    );
+    let seen = katachi_sandbox::doctor::witness(&bed.plan(&policy)?);
+    let seen = seen.map_err(|error| error.to_string())?;
+    for untried in ["network.publish", "limits.network"] {
+        let line = format!("the self-test does not try {untried}");
+        must(seen.residual.contains(&line), &seen.to_string())?;
     }
     // A plan says what it lets through, and what nobody can keep in then.
     let report = scene.plan(bed)?.enforcement();

@@ -89,6 +89,10 @@ async function main() {
     await page.getByText("heard:when do plums ripen?").first().waitFor();
     tell("ends", String(ends));
     tell("log", await page.locator(".log").innerText());
+    // More than one piece of what carries it.
+    await page.locator("textarea").fill(`${"plum ".repeat(20000)}\nand no more`);
+    await page.keyboard.press("Enter");
+    await page.getByText("heard:and no more").first().waitFor();
     // A configuration that this browser signs is one that its agent would start.
     const here = page.url();
     await page.goto(new URL("/#mcp", link).href);

@@ -180,6 +180,8 @@ export const unpair = (agent) => forget(account, agent);
 
 /** Longest wait for the agent's part of a handshake, in milliseconds. */
 const PATIENCE = 20000;
+/** Bytes of one message of the carrier; the relay takes no longer ones. */
+const MAX_PIECE = 32 * 1024;
 /** Most bytes that wait to be read; a relay that sends faster is not listened to. */
 const MOST_WAITING = 64 * 1024 * 1024;
 
@@ -237,7 +239,11 @@ class Carrier {
     this.#wake();
   }
 
-  send(bytes) { this.#socket.send(bytes); }
+  send(bytes) {
+    for (let at = 0; at < bytes.length; at += MAX_PIECE) {
+      this.#socket.send(bytes.subarray(at, at + MAX_PIECE));
+    }
+  }
 
   close() { this.#socket.close(); }
 

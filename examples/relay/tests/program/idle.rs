@@ -1,5 +1,5 @@
-//! Connections on which nothing happens: what the program holds for each, and that it
-//! gives it back. `KATACHI_LONG=1` makes them ten thousand.
+//! Connections on which nothing happens: what the program holds for each, and that
+//! nothing is left of it when they end. `KATACHI_LONG=1` makes them ten thousand.
 //!
 //! What one takes in a relay that was built to be used is measured by the bench
 //! `relay-idle`; here it is bounded, for each kind.
@@ -61,13 +61,14 @@ async fn settled(node: &Node) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r04_idle_connections_take_little_and_give_it_back() {
+async fn r04_idle_connections_take_little_and_leave_nothing() {
     let is_long = std::env::var_os("KATACHI_LONG").is_some_and(|long| long == "1");
     let (tunnels, browsers) = if is_long { (400, 10_000) } else { (24, 300) };
     let node = Node::start(Arc::new(tempfile::tempdir().unwrap()), 0);
     let agents = approved(&node, tunnels).await;
     let tls = TlsConnector::from(Arc::new(node.relay.tls(&[b"h2"])));
     let mut rounds = Vec::new();
+    let at_first = node.descriptors();
     for _ in 0..2 {
         let before = settled(&node).await;
         let opening = agents
@@ -90,6 +91,13 @@ async fn r04_idle_connections_take_little_and_give_it_back() {
             tunnel.abort();
             let _ = tunnel.await;
         }
+        drop(idle);
+        let began = Instant::now();
+        while node.descriptors() > at_first + 16 {
+            let waited = began.elapsed();
+            assert!(waited < Duration::from_secs(60), "they stay open");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
     let kib = |bytes: u64, count: usize| bytes / 1024 / count as u64;
     let (before, with_tunnels, with_all) = rounds[0];
@@ -102,7 +110,8 @@ async fn r04_idle_connections_take_little_and_give_it_back() {
     );
     assert!(tunnel < FOR_A_TUNNEL * tunnels as u64 + SLACK);
     assert!(browser < FOR_A_BROWSER * browsers as u64 + SLACK);
-    // The second time as the first: nothing is kept of those that went.
-    let most = with_all + SLACK;
+    // Nothing is kept of those that went, or the second time would take twice as much. The
+    // allocator gives little back to the system, and does not use all of it again.
+    let most = with_all + (with_all - before) / 3 + SLACK;
     assert!(rounds.iter().all(|round| round.2 < most), "{rounds:?}");
 }

@@ -1,6 +1,9 @@
 //! A network whose proxy ends every TLS connection, by a real nginx: the tunnel inside of
 //! a WebSocket passes, and one that is bound to its TLS connection is refused.
 
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use libtest_mimic::Trial;
 
 use crate::nginx::{self, Nginx};
@@ -31,12 +34,27 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// A relay, and nginx between it and the agent; the port of both.
 fn behind_nginx() -> (Far, Nginx, u16) {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = port.local_addr().unwrap().port();
+    let port = free_port();
     let mut far = Far::at(port);
     let nginx = Nginx::before((far::ADDRESS, port).into());
     far.authority = nginx.authority();
     (far, nginx, port)
+}
+
+/// A port that is free on both addresses, out of the range from which the system gives
+/// ports to whoever asks for any: between the look and its use another program could get it.
+fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let is_free = |port: &u16| {
+        let places = [Ipv4Addr::LOCALHOST, far::ADDRESS].map(|place| (place, *port));
+        places.iter().all(|place| TcpListener::bind(place).is_ok())
+    };
+    let first = std::process::id().wrapping_mul(31);
+    std::iter::repeat_with(|| first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)))
+        .take(1_000)
+        .map(|n| 20_000 + u16::try_from(n % 10_000).unwrap())
+        .find(is_free)
+        .expect("a free port")
 }
 
 fn a_tunnel_inside_of_a_websocket_passes_a_proxy_that_ends_tls() {

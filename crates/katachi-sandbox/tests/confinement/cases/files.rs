@@ -565,12 +565,12 @@ fn temporary(bed: &Bed) -> Verdict {
 
 /// Sockets of container engines, of the session's bus, of agents for keys.
 fn run_directory(bed: &Bed) -> Verdict {
-    for directory in ["/run", "/var/run"] {
-        if std::fs::read_dir(directory).is_ok_and(|list| list.count() > 0) {
-            bed.only_outside(&["list", directory])?;
-        }
-    }
-    Ok(())
+    let holds = |directory: &&str| std::fs::read_dir(directory).is_ok_and(|list| list.count() > 0);
+    let directories: Vec<&str> = ["/run", "/var/run"].into_iter().filter(holds).collect();
+    must(!directories.is_empty(), "nothing to list")?;
+    directories
+        .iter()
+        .try_for_each(|directory| bed.only_outside(&["list", directory]))
 }
 
 /// A command that writes itself another policy has the one it started with,

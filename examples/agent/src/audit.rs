@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -115,9 +115,11 @@ impl AuditLog {
     /// refuses the call, since a call that is not recorded must not happen.
     pub(crate) fn record(&self, call: Call) -> anyhow::Result<()> {
         let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        if tail.file.metadata()?.len() > MAX_BYTES {
+        let mut length = tail.file.metadata()?.len();
+        if length > MAX_BYTES {
             std::fs::rename(&self.path, self.path.with_extension(OLD))?;
             tail.file = append_to(&self.path)?;
+            length = 0;
         }
         let mut entry = Entry {
             sequence: tail.sequence + 1,
@@ -132,9 +134,12 @@ impl AuditLog {
         entry.hash = chain(&tail.hash, &entry)?;
         let mut line = serde_json::to_string(&entry)?;
         line.push('\n');
-        tail.file
-            .write_all(line.as_bytes())
-            .with_context(|| format!("cannot write the audit log {}", self.path.display()))?;
+        if let Err(error) = tail.file.write_all(line.as_bytes()) {
+            // A part of a line would take the next entry with it.
+            let _ = tail.file.set_len(length);
+            return Err(error)
+                .with_context(|| format!("cannot write the audit log {}", self.path.display()));
+        }
         tail.sequence = entry.sequence;
         tail.hash = entry.hash;
         Ok(())
@@ -281,9 +286,9 @@ fn walk(path: &Path, mut each: impl FnMut(Entry)) -> anyhow::Result<Option<u64>>
     let mut broken_at = None;
     // A log whose beginning moved aside goes on after the end of that one.
     let mut before = last_hash(&path.with_extension(OLD))?.filter(|_| !is_old(path));
-    for (number, line) in BufReader::new(file).lines().enumerate() {
-        let Ok(entry) = serde_json::from_str::<Entry>(&line?) else {
-            // A line torn by a crash; the entry after it will not follow.
+    // A line torn by a crash need not be text.
+    for (number, line) in BufReader::new(file).split(b'\n').enumerate() {
+        let Ok(entry) = serde_json::from_slice::<Entry>(&line?) else {
             broken_at.get_or_insert(number as u64 + 1);
             continue;
         };
@@ -315,11 +320,11 @@ fn last_hash(path: &Path) -> anyhow::Result<Option<String>> {
         return Ok(None);
     };
     let mut last = None;
-    for line in BufReader::new(file).lines() {
+    for line in BufReader::new(file).split(b'\n') {
         last = Some(line?);
     }
     Ok(last
-        .and_then(|line| serde_json::from_str::<Entry>(&line).ok())
+        .and_then(|line| serde_json::from_slice::<Entry>(&line).ok())
         .map(|entry| entry.hash))
 }
 
@@ -346,17 +351,28 @@ fn chain(before: &str, entry: &Entry) -> anyhow::Result<String> {
         .collect())
 }
 
+/// Opens the log to append to it; what a crash left of a last line ends there.
 fn append_to(path: &Path) -> anyhow::Result<File> {
     let mut options = OpenOptions::new();
-    options.create(true).append(true);
+    options.create(true).read(true).append(true);
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt as _;
         options.mode(0o600);
     }
-    options
-        .open(path)
-        .with_context(|| format!("cannot open the audit log {}", path.display()))
+    let open = || {
+        let mut file = options.open(path)?;
+        if file.metadata()?.len() > 0 {
+            let mut last = [0];
+            file.seek(SeekFrom::End(-1))?;
+            file.read_exact(&mut last)?;
+            if last != *b"\n" {
+                file.write_all(b"\n")?;
+            }
+        }
+        Ok::<_, std::io::Error>(file)
+    };
+    open().with_context(|| format!("cannot open the audit log {}", path.display()))
 }
 
 #[cfg(test)]
@@ -493,6 +509,25 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text.replace("two", "2wo")).unwrap();
         assert_eq!(read(&path).unwrap().broken_at, Some(2));
+    }
+
+    #[test]
+    fn a_torn_last_line_shows_and_takes_no_other_with_it() {
+        let (_dir, path) = log_of_three();
+        let log = AuditLog::open(&path).unwrap();
+        log.record(call("vier\u{00e4}")).unwrap();
+        let text = std::fs::read(&path).unwrap();
+        // In the middle of a character.
+        let torn = text.iter().position(|byte| *byte == 0xc3).unwrap() + 1;
+        std::fs::write(&path, &text[..torn]).unwrap();
+        let log = AuditLog::open(&path).unwrap();
+        log.record(call("four again")).unwrap();
+        log.record(call("five")).unwrap();
+        let log = read(&path).unwrap();
+        assert_eq!(log.broken_at, Some(4));
+        let numbers: Vec<_> = log.entries.iter().map(|entry| entry.sequence).collect();
+        assert_eq!(numbers, [1, 2, 3, 4, 5]);
+        assert_eq!(log.entries[4].detail, "five");
     }
 
     #[test]

@@ -3,11 +3,12 @@
 //! Each waits under a nonce of its own for the signed answer of a paired device.
 //! An answer counts once, for exactly the argument vector, directory and plan
 //! that were asked about, and neither after its time nor after what asked is over:
-//! whoever asks withdraws the question before anybody is told of that end.
+//! whoever asks withdraws the question before anybody is told of that end. It is checked
+//! first and counts later, so that what cannot be written down starts nothing.
 
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -102,21 +103,22 @@ impl Approvals {
         }
     }
 
-    /// Takes the answer of `device`, whose identity the channel has shown.
+    /// Checks the answer of `device`, whose identity the channel has shown. It has no
+    /// effect yet.
     ///
     /// # Errors
     ///
     /// Returns why it does not count; the request then waits on, unless it is
     /// spent or too old.
-    pub(crate) fn answer(
+    pub(crate) fn check(
         &self,
         device: &Device,
         answer: &ApprovalAnswer,
         now: Timestamp,
-    ) -> Result<(), Refused> {
-        let mut entries = self.lock();
-        let entry = entries.get_mut(&answer.request.nonce);
-        let entry = entry.ok_or(Refused::Unknown)?;
+    ) -> Result<Checked<'_>, Refused> {
+        let entries = self.lock();
+        let nonce = &answer.request.nonce;
+        let entry = entries.get(nonce).ok_or(Refused::Unknown)?;
         if entry.request.expires_at <= now {
             return Err(Refused::Expired);
         }
@@ -132,15 +134,36 @@ impl Approvals {
         if !is_signed(key, &signed, &answer.signature) {
             return Err(Refused::Signature);
         }
-        if let State::Waits(waiting) = std::mem::replace(&mut entry.state, State::Answered) {
-            // There is room for the one answer; who waits withdraws before leaving.
-            let _ = waiting.send(answer.decision);
-        }
-        Ok(())
+        Ok(Checked {
+            entries,
+            nonce: nonce.clone(),
+            decision: answer.decision,
+        })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An answer that counts as soon as somebody [says so](Self::count). As long as nobody
+/// does, the request neither ends nor is answered by others.
+#[derive(Debug)]
+pub(crate) struct Checked<'a> {
+    entries: MutexGuard<'a, HashMap<String, Entry>>,
+    nonce: String,
+    decision: Decision,
+}
+
+impl Checked<'_> {
+    /// Tells who waits.
+    pub(crate) fn count(mut self) {
+        let entry = self.entries.get_mut(&self.nonce);
+        let state = entry.map(|entry| std::mem::replace(&mut entry.state, State::Answered));
+        if let Some(State::Waits(waiting)) = state {
+            // There is room for the one answer; who waits withdraws before leaving.
+            let _ = waiting.send(self.decision);
+        }
     }
 }
 
@@ -222,16 +245,28 @@ mod tests {
         }
     }
 
+    /// Checks an answer, which then counts.
+    fn answer(
+        approvals: &Approvals,
+        device: &Device,
+        answer: &ApprovalAnswer,
+        now: Timestamp,
+    ) -> Result<(), Refused> {
+        approvals.check(device, answer, now).map(Checked::count)
+    }
+
     #[test]
     fn the_answer_of_the_device_counts_once() {
         let (approvals, pair) = (Approvals::default(), key(1));
-        let answer = approvals.ask(request(), NOW).unwrap();
+        let waits = approvals.ask(request(), NOW).unwrap();
         let approve = signed(request(), Decision::Approve, &pair);
-        approvals
-            .answer(&device(Some(&pair)), &approve, NOW)
-            .unwrap();
-        assert_eq!(answer.try_recv(), Ok(Decision::Approve));
-        let again = approvals.answer(&device(Some(&pair)), &approve, NOW);
+        // What is only checked, since it could not be written down, can be said again.
+        let checked = approvals.check(&device(Some(&pair)), &approve, NOW);
+        drop(checked.unwrap());
+        assert!(waits.try_recv().is_err());
+        answer(&approvals, &device(Some(&pair)), &approve, NOW).unwrap();
+        assert_eq!(waits.try_recv(), Ok(Decision::Approve));
+        let again = answer(&approvals, &device(Some(&pair)), &approve, NOW);
         assert_eq!(again, Err(Refused::Spent));
         assert!(approvals.waiting(NOW).is_empty());
     }
@@ -239,41 +274,41 @@ mod tests {
     #[test]
     fn an_answer_that_comes_too_late_is_called_that() {
         let (approvals, pair) = (Approvals::default(), key(1));
-        let answer = approvals.ask(request(), NOW).unwrap();
+        let waits = approvals.ask(request(), NOW).unwrap();
         let approve = signed(request(), Decision::Approve, &pair);
-        let late = approvals.answer(&device(Some(&pair)), &approve, NOW + LIFETIME);
+        let late = answer(&approvals, &device(Some(&pair)), &approve, NOW + LIFETIME);
         assert_eq!(late, Err(Refused::Expired));
-        assert!(answer.try_recv().is_err());
+        assert!(waits.try_recv().is_err());
     }
 
     #[test]
     fn an_answer_to_what_was_withdrawn_is_called_that() {
         let (approvals, pair) = (Approvals::default(), key(1));
-        let answer = approvals.ask(request(), NOW).unwrap();
+        let waits = approvals.ask(request(), NOW).unwrap();
         approvals.withdraw(&request().nonce);
         assert!(approvals.waiting(NOW).is_empty());
         let approve = signed(request(), Decision::Approve, &pair);
-        let late = approvals.answer(&device(Some(&pair)), &approve, NOW);
+        let late = answer(&approvals, &device(Some(&pair)), &approve, NOW);
         assert_eq!(late, Err(Refused::Withdrawn));
-        assert!(answer.try_recv().is_err());
+        assert!(waits.try_recv().is_err());
     }
 
     #[test]
     fn what_was_answered_cannot_be_withdrawn() {
         let (approvals, pair) = (Approvals::default(), key(1));
-        let answer = approvals.ask(request(), NOW).unwrap();
+        let waits = approvals.ask(request(), NOW).unwrap();
         let deny = signed(request(), Decision::Deny, &pair);
-        approvals.answer(&device(Some(&pair)), &deny, NOW).unwrap();
+        answer(&approvals, &device(Some(&pair)), &deny, NOW).unwrap();
         approvals.withdraw(&request().nonce);
-        assert_eq!(answer.try_recv(), Ok(Decision::Deny));
-        let again = approvals.answer(&device(Some(&pair)), &deny, NOW);
+        assert_eq!(waits.try_recv(), Ok(Decision::Deny));
+        let again = answer(&approvals, &device(Some(&pair)), &deny, NOW);
         assert_eq!(again, Err(Refused::Spent));
     }
 
     #[test]
     fn an_answer_to_anything_else_is_refused_by_name() {
         let (approvals, pair) = (Approvals::default(), key(1));
-        let answer = approvals.ask(request(), NOW).unwrap();
+        let waits = approvals.ask(request(), NOW).unwrap();
         let change = |change: fn(&mut ApprovalRequest)| {
             let mut other = request();
             change(&mut other);
@@ -303,25 +338,23 @@ mod tests {
             (change(|r| r.expires_at += 1), Refused::Differs("expiry")),
             (change(|r| r.nonce = "m".repeat(22)), Refused::Unknown),
         ] {
-            let refused = approvals.answer(&device(Some(&pair)), &other, NOW);
+            let refused = answer(&approvals, &device(Some(&pair)), &other, NOW);
             assert_eq!(refused, Err(why));
         }
         let mut flipped = signed(request(), Decision::Deny, &pair);
         flipped.decision = Decision::Approve;
         let wrong = signed(request(), Decision::Approve, &key(2));
         for forged in [flipped, wrong] {
-            let refused = approvals.answer(&device(Some(&pair)), &forged, NOW);
+            let refused = answer(&approvals, &device(Some(&pair)), &forged, NOW);
             assert_eq!(refused, Err(Refused::Signature));
         }
         let approve = signed(request(), Decision::Approve, &pair);
-        let refused = approvals.answer(&device(None), &approve, NOW);
+        let refused = answer(&approvals, &device(None), &approve, NOW);
         assert_eq!(refused, Err(Refused::NoKey));
         // After all of that the right answer still counts.
-        assert!(answer.try_recv().is_err());
-        approvals
-            .answer(&device(Some(&pair)), &approve, NOW)
-            .unwrap();
-        assert_eq!(answer.try_recv(), Ok(Decision::Approve));
+        assert!(waits.try_recv().is_err());
+        answer(&approvals, &device(Some(&pair)), &approve, NOW).unwrap();
+        assert_eq!(waits.try_recv(), Ok(Decision::Approve));
     }
 
     #[test]

@@ -519,16 +519,20 @@ async fn approve(
         .unwritten()
     })?;
     let said = format!("{}, device {}", answer.decision.word(), &device.id[..8]);
-    let taken = service
+    let checked = service
         .approvals
-        .answer(&device, &answer, crate::audit::now());
-    let outcome = match &taken {
-        Ok(()) => "received".to_owned(),
+        .check(&device, &answer, crate::audit::now());
+    let outcome = match &checked {
+        Ok(_) => "received".to_owned(),
         Err(why) => format!("refused: {why}"),
     };
+    // What cannot be written down does not count, and can be said again.
     service.record("POST /v1/approvals", said, &outcome)?;
-    match taken {
-        Ok(()) => Ok(StatusCode::NO_CONTENT),
+    match checked {
+        Ok(checked) => {
+            checked.count();
+            Ok(StatusCode::NO_CONTENT)
+        }
         Err(why) => Err(Refusal::new(
             StatusCode::FORBIDDEN,
             codes::FORBIDDEN,

@@ -1,8 +1,10 @@
 //! End to end: a device and the agent, with a relay in between that is trusted
 //! with nothing.
 
-use std::path::Path;
-use std::time::Duration;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,6 +13,7 @@ use katachi_protocol::approval::{ApprovalRequest, Approvals, Decision};
 use katachi_protocol::channel::{ChannelRequest, Devices, Mode, PairingFragment};
 use katachi_protocol::run::RunEvent;
 use libtest_mimic::Trial;
+use serde_json::Value;
 
 use crate::support::browser::EMAIL;
 use crate::support::device::Device;
@@ -385,6 +388,55 @@ fn a_long_answer_arrives_whole() {
     up.stop();
 }
 
+/// An audit log that takes one more line, that of the channel, and then none: it is as
+/// long as it may be, and cannot move aside.
+struct FullLog {
+    path: PathBuf,
+    length: u64,
+}
+
+impl FullLog {
+    const MAX_BYTES: u64 = 16 << 20;
+
+    /// Once nothing else is about to be written: a start that waits was told to the relay,
+    /// and the last heartbeat, of those every half a minute, was just now.
+    fn of(place: &Place) -> Self {
+        let deadline = Instant::now() + up::PATIENCE;
+        let is_quiet = || {
+            let log = place.agent(&["audit", "--json"]).ok();
+            let lines = log.lines().map(|line| serde_json::from_str(line).unwrap());
+            let lines: Vec<Value> = lines.collect();
+            let last = |call: &str| lines.iter().rposition(|line| line["call"] == call);
+            let beat = last("POST /v1/agent/heartbeat").map(|beat| lines[beat]["at"].as_u64());
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            last("POST /v1/agent/activity") > last("POST /v1/run")
+                && beat.flatten().unwrap() + 15 > now.unwrap().as_secs()
+        };
+        while !is_quiet() {
+            assert!(Instant::now() < deadline, "the log never rests");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let path = place.home().join("state/audit.jsonl");
+        let in_the_way = path.with_extension("old.jsonl").join("in the way");
+        std::fs::create_dir_all(in_the_way).unwrap();
+        let log = File::options().write(true).open(&path).unwrap();
+        let length = log.metadata().unwrap().len();
+        log.set_len(Self::MAX_BYTES).unwrap();
+        Self { path, length }
+    }
+
+    /// Puts that line where it belongs.
+    fn mend(self) {
+        let bytes = std::fs::read(&self.path).unwrap();
+        let line = &bytes[usize::try_from(Self::MAX_BYTES).unwrap()..];
+        assert!(line.ends_with(b"\n"), "the channel is not in the log");
+        let log = File::options().write(true).open(&self.path).unwrap();
+        log.write_all_at(line, self.length).unwrap();
+        log.set_len(self.length + line.len() as u64).unwrap();
+        std::fs::remove_dir_all(self.path.with_extension("old.jsonl")).unwrap();
+    }
+}
+
 fn a_start_waits_for_the_signed_approval_of_a_paired_device() {
     let place = Place::new();
     let policy = place.asking();
@@ -445,6 +497,17 @@ fn a_start_waits_for_the_signed_approval_of_a_paired_device() {
         }
         assert!(!touched.exists(), "it was started before it was approved");
         let approve = signed(request.clone(), Decision::Approve, &device);
+        // One that cannot be written down is refused, and can be said again.
+        let full = FullLog::of(&place);
+        let (status, text) = say(approve.clone()).await;
+        assert!(
+            status == 503 && text.contains("audit log"),
+            "{status} {text}"
+        );
+        full.mend();
+        let waiting: Approvals = meeting.read(&device, "/v1/approvals").await;
+        assert_eq!(waiting.approvals, std::slice::from_ref(&request));
+        assert!(!touched.exists(), "it was started and is not written down");
         assert_eq!(say(approve.clone()).await.0, 204);
         let rest = String::from_utf8(answer.whole().await.unwrap()).unwrap();
         assert!(rest.contains(&request.plan_hash), "{rest}");

@@ -3,6 +3,8 @@
 //! What an agent reports outside the tunnel is made of closed enumerations
 //! and numbers: no path, no argument and no text of the user is among it.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Timestamp;
@@ -208,4 +210,45 @@ pub struct AgentStatus {
     /// How the vault was opened, for people.
     #[serde(default)]
     pub vault: String,
+    /// How the `cloudflared` is that carries the tunnel, where one does, as it was a few
+    /// seconds ago.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloudflared: Option<CloudflaredHealth>,
+}
+
+/// What a `cloudflared` says of itself.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct CloudflaredHealth {
+    /// Whether it says that it has a connection to Cloudflare.
+    pub ready: bool,
+    /// What it has counted, if it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts: Option<CloudflaredCounts>,
+}
+
+/// What a `cloudflared` counts.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct CloudflaredCounts {
+    /// Connections to Cloudflare now.
+    pub connections: u64,
+    /// Requests that came from there.
+    pub requests: u64,
+    /// Those of them that did not get to the agent.
+    pub errors: u64,
+}
+
+impl fmt::Display for CloudflaredCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            connections,
+            requests,
+            errors,
+        } = self;
+        write!(
+            f,
+            "connections to Cloudflare: {connections}, requests: {requests}, errors: {errors}"
+        )
+    }
 }

@@ -13,6 +13,7 @@
 //! Where it forwards to stands in a file that we write: a tunnel whose configuration
 //! lies at Cloudflare would let the account's owner choose among this machine's ports.
 
+mod counts;
 mod metrics;
 mod origin;
 mod process;
@@ -25,6 +26,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use hyper_util::rt::TokioIo;
+use katachi_protocol::agent::CloudflaredHealth;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::config::{Cloudflared, Config};
@@ -60,6 +63,8 @@ pub(crate) struct Carrier {
     vain: u32,
     /// Whether the one that runs had a connection and lost it.
     lost: bool,
+    /// Where others see how it is, as long as it runs.
+    health: watch::Sender<Option<CloudflaredHealth>>,
 }
 
 #[derive(Debug)]
@@ -97,9 +102,9 @@ impl Carrier {
     /// # Errors
     ///
     /// Returns an error if there is none, or not the one that is wanted.
-    pub(crate) async fn new(config: &Config, wanted: &Cloudflared) -> anyhow::Result<Self> {
+    pub(crate) async fn new(service: &Service, wanted: &Cloudflared) -> anyhow::Result<Self> {
         program::find(wanted).await?;
-        let dir = config.paths.cloudflared();
+        let dir = service.config.paths.cloudflared();
         origin::check_length(&dir)?;
         Ok(Self {
             wanted: wanted.clone(),
@@ -108,6 +113,7 @@ impl Carrier {
             ended: 0,
             vain: 0,
             lost: false,
+            health: service.cloudflared.clone(),
         })
     }
 
@@ -148,7 +154,6 @@ impl Carrier {
     pub(crate) async fn lost(&mut self) -> String {
         let (mut refused, mut known) = (0, 0);
         loop {
-            tokio::time::sleep(WATCH).await;
             let Some(running) = &mut self.running else {
                 return "cloudflared does not run".to_owned();
             };
@@ -157,13 +162,19 @@ impl Carrier {
                 return "cloudflared ended by itself".to_owned();
             }
             let address = running.process.metrics();
+            let counted = metrics::counts(address).await.ok();
             // One that counts nothing may be ready all the same.
-            let counts = metrics::counts(address).await.unwrap_or_default();
+            let counts = counted.unwrap_or_default();
             if counts.connections != known {
                 tracing::info!("cloudflared: {counts}");
                 known = counts.connections;
             }
-            match metrics::ready(address).await {
+            let state = metrics::ready(address).await;
+            self.health.send_replace(Some(CloudflaredHealth {
+                ready: state.is_ok(),
+                counts: counted,
+            }));
+            match state {
                 Ok(()) => refused = 0,
                 Err(error) => {
                     refused += 1;
@@ -177,12 +188,14 @@ impl Carrier {
                     tracing::warn!("cloudflared has no connection to Cloudflare: {error:#}");
                 }
             }
+            tokio::time::sleep(WATCH).await;
         }
     }
 
     /// Ends `cloudflared`, gently at first.
     pub(crate) async fn stop(&mut self) {
         self.lost = false;
+        self.health.send_replace(None);
         if let Some(running) = self.running.take() {
             running.process.stop().await;
         }
@@ -245,6 +258,7 @@ impl Carrier {
         let said = running.process.last_words();
         self.running = None;
         self.lost = false;
+        self.health.send_replace(None);
         self.ended += 1;
         match self.ended {
             1 => bail!("cloudflared ended by itself ({status}); it last said: {said}"),

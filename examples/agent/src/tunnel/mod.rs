@@ -82,7 +82,7 @@ impl Way {
             Carrier::WebSocket => Ok(Self::WebSocket),
             #[cfg(unix)]
             Carrier::Cloudflared(wanted) => {
-                let carrier = crate::cloudflared::Carrier::new(&service.config, wanted).await?;
+                let carrier = crate::cloudflared::Carrier::new(service, wanted).await?;
                 Ok(Self::Cloudflared(Box::new(carrier)))
             }
             #[cfg(not(unix))]

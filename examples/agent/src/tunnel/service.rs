@@ -20,7 +20,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use katachi_protocol::SCHEMA_VERSION;
-use katachi_protocol::agent::{Activity, AgentState, AgentStatus, Reconnect};
+use katachi_protocol::agent::{Activity, AgentState, AgentStatus, CloudflaredHealth, Reconnect};
 use katachi_protocol::approval::{ApprovalAnswer, Approvals as Waiting};
 use katachi_protocol::channel::{Devices as DeviceList, is_device};
 use katachi_protocol::problem::{Problem, codes};
@@ -76,6 +76,8 @@ pub(crate) struct Service {
     pub(super) running: AtomicUsize,
     /// What the relay has yet to be told of: ends that the agent did not live to tell.
     pub(super) untold: tokio::sync::Mutex<Vec<Activity>>,
+    /// How the `cloudflared` is that carries the tunnel, while one does.
+    pub(crate) cloudflared: watch::Sender<Option<CloudflaredHealth>>,
 }
 
 impl Service {
@@ -121,6 +123,7 @@ impl Service {
             runs: Arc::new(Semaphore::new(MAX_RUNS)),
             running: AtomicUsize::new(0),
             untold: interrupted.activities().into(),
+            cloudflared: watch::Sender::new(None),
         })
     }
 
@@ -459,6 +462,7 @@ async fn status(State(service): State<Arc<Service>>) -> Result<Json<AgentStatus>
         state: service.state(),
         sandbox: crate::commands::doctor::sandbox_line(),
         vault: crate::home::slot_line(&service.home.vault),
+        cloudflared: *service.cloudflared.borrow(),
     }))
 }
 

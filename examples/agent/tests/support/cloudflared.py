@@ -2,7 +2,7 @@
 """Stands in for cloudflared: called as it, it writes down how it was called, answers
 /ready and /metrics, ends TLS and forwards the bytes to the unix socket of its configuration."""
 
-import hashlib, http.server, json, os, signal, socket, ssl, stat, sys, threading, time
+import hashlib, http.server, itertools, json, os, signal, socket, ssl, stat, sys, threading, time
 
 here = os.path.dirname(os.path.abspath(__file__))
 setting = json.load(open(os.path.join(here, "setting.json")))
@@ -53,11 +53,17 @@ cloudflared_tunnel_total_requests 17
 """
 
 
+wavers = itertools.cycle([False, True])
+
+
 class Ready(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         lost = os.path.exists(os.path.join(here, "lost"))
         well = setting["does"] == "serve" and not lost
         counts = self.path == "/metrics"
+        if self.path == "/ready" and os.path.exists(os.path.join(here, "wavering")):
+            # Not twice in a row.
+            well = next(wavers)
         self.send_response(200 if counts or self.path == "/ready" and well else 503)
         self.end_headers()
         if counts:

@@ -389,6 +389,26 @@ fn a_cloudflared_that_loses_its_connection_is_noticed() {
     assert_eq!(health, "good", "{detail}");
     let counts = "connections to Cloudflare: 4, requests: 17, errors: 2";
     assert!(detail.ends_with(counts), "{detail}");
+    // A paired device sees the same, and when it wavers.
+    let agent = stage.online(&browser);
+    let meeting = Meeting { browser, agent };
+    let device = stage.runtime.block_on(meeting.paired(&up));
+    let status = || stage.runtime.block_on(meeting.read(&device, "/v1/status"));
+    let health = |ready: bool| {
+        let counts = serde_json::json!({ "connections": 4, "requests": 17, "errors": 2 });
+        serde_json::json!({ "ready": ready, "counts": counts })
+    };
+    let shows = |ready: bool| {
+        let status: Value = status();
+        status["cloudflared"] == health(ready)
+    };
+    until("a status that is well", || shows(true));
+    let wavering = stage.program.with_file_name("wavering");
+    std::fs::write(&wavering, "").unwrap();
+    until("a status that is not", || shows(false));
+    std::fs::remove_file(&wavering).unwrap();
+    until("a status that is well again", || shows(true));
+    let Meeting { browser, .. } = meeting;
     // It finds back by itself, and is the same as before.
     std::fs::write(&lost, "").unwrap();
     let said = up.wait_for("cloudflared lost its connection to Cloudflare: ");

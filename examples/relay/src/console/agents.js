@@ -130,10 +130,16 @@ export async function agentPage(id, signal) {
   if (agent.online) {
     ask(id, "GET", "/v1/status").then((status) => {
       const parts = [agent.os, `agent ${status.version}`, status.workspace && `workspace ${status.workspace}`,
-        status.sandbox && `sandbox ${status.sandbox}`];
+        status.sandbox && `sandbox ${status.sandbox}`, status.cloudflared && carrier(status.cloudflared)];
       facts.textContent = parts.filter(Boolean).join(" · ");
     }).catch(() => {});
   }
+}
+
+/** How the program is that carries the tunnel. */
+function carrier({ ready, counts }) {
+  if (!ready) return "cloudflared without a connection to Cloudflare";
+  return counts ? `cloudflared with ${counts.connections} connections, ${counts.errors} errors` : "cloudflared connected";
 }
 
 /** What is to be decided about an agent whose key two places used. */

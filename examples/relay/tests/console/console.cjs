@@ -85,6 +85,7 @@ async function main() {
   await page.goto(`${RELAY}/${agentHash}`);
   await page.getByText("End to end").waitFor();
   await page.getByText("workspace atlas").waitFor();
+  await page.getByText("cloudflared with 4 connections, 2 errors").waitFor();
 
   say("its private keys cannot be read, by any script");
   const keys = await page.evaluate(privateKeys);

@@ -36,7 +36,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
-use katachi_protocol::agent::{AgentState, AgentStatus};
+use katachi_protocol::agent::{AgentState, AgentStatus, CloudflaredCounts, CloudflaredHealth};
 use katachi_protocol::record::{
     Conversation, Denial, Denials, History, HistoryHit, Said, SessionEntry, Sessions,
 };
@@ -264,6 +264,14 @@ fn status() -> AgentStatus {
         state: AgentState::Idle,
         sandbox: "full".to_owned(),
         vault: "keychain".to_owned(),
+        cloudflared: Some(CloudflaredHealth {
+            ready: true,
+            counts: Some(CloudflaredCounts {
+                connections: 4,
+                requests: 17,
+                errors: 2,
+            }),
+        }),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Every route of the relay asked badly: it answers without a fault of its own, in the
 //! form of all its refusals, with one line in its log that says which path it was and
-//! nothing that it was told, and changes nothing.
+//! nothing that it was told, and changes nothing; with mail and without.
 //!
 //! The routes are read out of the router's own source, so that one without a row in
 //! the table of [`routes`] fails the test.
@@ -11,7 +11,9 @@ mod requests;
 mod routes;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use http::Method;
 use serde_json::{Value, json};
@@ -23,7 +25,7 @@ use crate::agent::{Device, START, TestAgent};
 use crate::relay::{Browser, PASSWORD};
 use process::Process;
 use requests::{Bad, Verdict};
-use routes::table;
+use routes::{Row, mail_table, table};
 
 /// Stands in everything that is told, and must not stand in the log.
 const CANARY: &str = "canary-7f3d";
@@ -32,6 +34,9 @@ struct World {
     relay: Process,
     cookie: String,
     second_cookie: String,
+    /// Of another account.
+    other_cookie: String,
+    sends_mail: bool,
     agent: TestAgent,
     /// What another account has: what it is, and its name or identifier.
     others: Vec<(&'static str, String)>,
@@ -81,6 +86,8 @@ async fn whatever_a_route_is_asked_it_answers_says_so_once_and_changes_nothing()
         relay,
         cookie,
         second_cookie: second.cookie().to_owned(),
+        other_cookie: other.cookie().to_owned(),
+        sends_mail: false,
         agent,
         others,
     };
@@ -89,30 +96,7 @@ async fn whatever_a_route_is_asked_it_answers_says_so_once_and_changes_nothing()
     assert_eq!(other.carry(&theirs.id, "").await.err().unwrap().0, 503);
     let before = kept(&state);
 
-    let rows = table();
-    let mut paths = BTreeSet::new();
-    let mut asked = Asked::default();
-    for row in &rows {
-        // What is signed is good for a minute.
-        asked.all(&world, world.bad(row)).await;
-        if paths.insert(row.path) {
-            asked
-                .all(&world, world.wrong_methods(&rows, row.path))
-                .await;
-        }
-    }
-    let Asked {
-        count,
-        faults,
-        lines,
-    } = asked;
-    assert!(
-        faults.is_empty(),
-        "{} of {}:\n{}",
-        faults.len(),
-        count,
-        faults.join("\n\n")
-    );
+    let lines = world.asked(&table()).await;
     assert_eq!(kept(&state), before, "something was changed");
     // It still serves, and the control changes what is compared.
     let answer = world.agent.call(
@@ -125,7 +109,74 @@ async fn whatever_a_route_is_asked_it_answers_says_so_once_and_changes_nothing()
     assert_ne!(kept(&state), before);
 
     let log = world.relay.stop();
-    let mut written: BTreeMap<(String, String), usize> = BTreeMap::new();
+    let secrets = [CANARY, PASSWORD, value(&world.cookie)];
+    has_one_line_each(&log, &lines, &secrets);
+
+    // The same relay once it sends mail, to accounts whose addresses are confirmed: then
+    // asking for another link leaves nothing behind.
+    let folder = state.path().join("mail");
+    let environment = [
+        ("MAIL_DIR", folder.to_str().unwrap()),
+        ("MAIL_FROM", "relay@example.org"),
+    ];
+    let environment = environment.map(|(name, is)| (format!("KATACHI_RELAY_{name}"), is.into()));
+    let world = World {
+        relay: Process::start_in(&state, environment.into()),
+        sends_mail: true,
+        ..world
+    };
+    let browser = browser.moved_to(&world.relay.relay);
+    for (browser, email) in [
+        (&browser, "ana@example.org"),
+        (&other.moved_to(&world.relay.relay), "ben@example.org"),
+    ] {
+        let asked = browser.post(paths::VERIFY_SEND, json!({})).await;
+        assert_eq!(asked.status(), 202);
+        let token = token(&folder, email).await;
+        let confirmed = browser.post(paths::VERIFY, json!({"token": token})).await;
+        assert_eq!(confirmed.status(), 204);
+    }
+    let before = kept(&state);
+    let lines = world.asked(&mail_table()).await;
+    assert_eq!(kept(&state), before, "something was changed");
+    let out = browser.post(paths::LOG_OUT, json!({})).await;
+    assert_eq!(out.status(), 204);
+    assert_ne!(kept(&state), before);
+    let log = world.relay.stop();
+    let secrets = [CANARY, PASSWORD, value(&world.cookie)];
+    has_one_line_each(&log, &lines, &secrets);
+}
+
+fn value(cookie: &str) -> &str {
+    cookie.split('=').nth(1).unwrap()
+}
+
+/// The token of the link that was mailed to `email`.
+async fn token(folder: &Path, email: &str) -> String {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let mails = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let whole = mails.filter(|mail| mail.path().extension().is_some_and(|of| of == "eml"));
+        for mail in whole {
+            let text = std::fs::read_to_string(mail.path()).unwrap();
+            let text = text.replace("=\r\n", "");
+            if let Some((_, token)) = text.split_once("/#verify/")
+                && text.contains(&format!("To: {email}"))
+            {
+                return token.chars().take(43).collect();
+            }
+        }
+        assert!(Instant::now() < deadline, "no mail to {email}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// How many lines the log must have for each method and path.
+type Lines = BTreeMap<(String, String), usize>;
+
+/// The log has these lines of what was asked badly, and none of `secrets`.
+fn has_one_line_each(log: &str, lines: &Lines, secrets: &[&str]) {
+    let mut written = Lines::new();
     for line in log.lines() {
         let line: Value = serde_json::from_str(line).unwrap();
         let fields = &line["fields"];
@@ -136,11 +187,37 @@ async fn whatever_a_route_is_asked_it_answers_says_so_once_and_changes_nothing()
             }
         }
     }
-    assert_eq!(written, lines, "one line for each request");
-    let cookie = world.cookie.split('=').nth(1).unwrap();
-    for secret in [CANARY, PASSWORD, cookie] {
+    assert_eq!(&written, lines, "one line for each request");
+    for secret in secrets {
         let leak = log.lines().find(|line| line.contains(secret));
         assert!(leak.is_none(), "{secret}: {leak:?}");
+    }
+}
+
+impl World {
+    /// Asks everything that is wrong of `rows`; how many lines the log must have of it.
+    async fn asked(&self, rows: &[Row]) -> Lines {
+        let mut paths = BTreeSet::new();
+        let mut asked = Asked::default();
+        for row in rows {
+            // What is signed is good for a minute.
+            asked.all(self, self.bad(row)).await;
+            if paths.insert(row.path) {
+                asked.all(self, self.wrong_methods(rows, row.path)).await;
+            }
+        }
+        let Asked {
+            count,
+            faults,
+            lines,
+        } = asked;
+        let failed = faults.len();
+        assert!(
+            faults.is_empty(),
+            "{failed} of {count}:\n{}",
+            faults.join("\n\n")
+        );
+        lines
     }
 }
 
@@ -149,8 +226,7 @@ async fn whatever_a_route_is_asked_it_answers_says_so_once_and_changes_nothing()
 struct Asked {
     count: u16,
     faults: Vec<String>,
-    /// How many lines the log must have for each method and path.
-    lines: BTreeMap<(String, String), usize>,
+    lines: Lines,
 }
 
 impl Asked {

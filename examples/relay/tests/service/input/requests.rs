@@ -238,7 +238,7 @@ impl Against<'_> {
             // A form has its own bound.
             let status = match row.takes {
                 Form(_) if body.len() > 16 * 1024 => 413,
-                _ => of_text(row, &what).unwrap_or(400),
+                _ => of_text(row, &what, self.world.sends_mail).unwrap_or(400),
             };
             self.body(&what, kind, &body, Is(status));
         }
@@ -287,9 +287,10 @@ impl World {
                 let origin = self.relay.relay.url.parse().unwrap();
                 request.headers_mut().insert("origin", origin);
                 if row.asks == Person {
-                    // Wrong codes are counted for each session.
+                    // Wrong codes are counted for each session, and mail for each account.
                     let cookie = match row.path {
                         routes::DEVICE_DENY => &self.second_cookie,
+                        routes::VERIFY_SEND if !body.is_empty() => &self.other_cookie,
                         _ => &self.cookie,
                     };
                     let cookie = cookie.parse().unwrap();

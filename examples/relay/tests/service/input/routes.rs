@@ -139,17 +139,20 @@ const CHANNEL_QUERY: &str =
 
 /// The status where `what` is wrong in a body that has the form of a good one: a text
 /// that means nothing. Otherwise it is 400.
-pub(super) fn of_text(row: &Row, what: &str) -> Option<u16> {
+pub(super) fn of_text(row: &Row, what: &str, sends_mail: bool) -> Option<u16> {
     let (member, wrong) = what.split_once(" is ")?;
     if !["a zero byte", "half a character", "a long text"].contains(&wrong) {
         return None;
     }
     match (row.path, member) {
         (routes::SIGN_UP | routes::LOG_IN, "password") if wrong == "a long text" => Some(413),
+        (routes::PASSWORD_RESET, "password") if sends_mail && wrong == "a long text" => Some(413),
         // It tells nobody which of them is wrong.
         (routes::LOG_IN, _) => Some(401),
         // A relay that sends no mail has none of these.
-        (routes::VERIFY | routes::PASSWORD_FORGOT | routes::PASSWORD_RESET, _) => Some(404),
+        (routes::VERIFY | routes::PASSWORD_FORGOT | routes::PASSWORD_RESET, _) if !sends_mail => {
+            Some(404)
+        }
         (routes::DEVICE_APPROVE | routes::DEVICE_DENY, _) => Some(404),
         // Nor has a relay without an account at Cloudflare.
         (routes::CLOUDFLARE_DIAL, _) => Some(404),
@@ -268,6 +271,25 @@ pub(super) fn table() -> Vec<Row> {
         row("GET", routes::TUNNEL, Agent, Nothing(426)),
         row("GET", routes::TUNNEL_WEBSOCKET, Agent, Nothing(400)),
     ]
+}
+
+/// What a relay that sends mail is asked by, as far as that makes a difference.
+pub(super) fn mail_table() -> Vec<Row> {
+    let mut rows = table();
+    rows.retain(|row| {
+        let verifies = [routes::VERIFY, routes::VERIFY_SEND].contains(&row.path);
+        let resets = [routes::PASSWORD_FORGOT, routes::PASSWORD_RESET].contains(&row.path);
+        verifies || resets || [routes::SIGN_UP, routes::LOG_IN].contains(&row.path)
+    });
+    assert_eq!(rows.len(), 6);
+    for row in &mut rows {
+        match (row.path, &mut row.takes) {
+            (routes::VERIFY_SEND, takes) => *takes = Nothing(202),
+            (routes::LOG_IN, Json(good)) => good["token"] = json!(format!("{CANARY}-word")),
+            _ => {}
+        }
+    }
+    rows
 }
 
 /// What the router routes, read from its source: methods and paths.

@@ -45,6 +45,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("postgresql", "sealed columns and the replay store"),
     ("redis-server", "the replay store"),
     ("pebble", "an ACME authority"),
+    ("systemd", "judging the units of both programs"),
     (
         "qemu-system-x86",
         "a machine with control groups of every kind",

@@ -88,6 +88,121 @@ fn what_the_operators_pages_name_is_there() {
     assert!(commands > 15, "{commands} commands were found");
 }
 
+/// The guide's unit, in its own words.
+fn unit() -> String {
+    let blocks = blocks(&page("docs/operator-guide.md"));
+    let unit = blocks.into_iter().find(|block| block.starts_with("[Unit]"));
+    unit.unwrap()
+}
+
+/// The values of `key` in a unit.
+fn values<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
+    let value = |line: &'a str| line.strip_prefix(key)?.strip_prefix('=');
+    unit.lines().filter_map(value).collect()
+}
+
+/// Where the guide has the program.
+const PROGRAM: &str = "/usr/local/bin/katachi-relay";
+
+#[test]
+fn the_unit_agrees_with_the_rest_of_the_page() {
+    let (page, unit) = (page("docs/operator-guide.md"), unit());
+    let code = code(&page);
+    let beginning = |with: &str| code.iter().find(|line| line.starts_with(with)).unwrap();
+    assert_eq!(values(&unit, "ExecStart"), [format!("{PROGRAM} serve")]);
+    let install: Vec<_> = beginning("cargo install").split(' ').collect();
+    let root = install.iter().position(|word| *word == "--root").unwrap();
+    assert_eq!(format!("{}/bin/katachi-relay", install[root + 1]), PROGRAM);
+
+    let [user] = values(&unit, "User")[..] else {
+        panic!("{unit}");
+    };
+    let home = format!("/var/lib/{}", values(&unit, "StateDirectory")[0]);
+    assert!(code.contains(&format!("KATACHI_RELAY_STATE_DIR={home}")));
+    let add = format!("useradd --system --home-dir {home} {user}");
+    assert_eq!(beginning("useradd"), &add);
+    let run = format!("exec runuser -u {user} -- {PROGRAM} \"$@\"");
+    assert_eq!(beginning("exec"), &run);
+    let file = values(&unit, "EnvironmentFile")[0];
+    assert_eq!(beginning(". "), &format!(". {file}"));
+    assert!(page.contains(&format!("`{file}`, with mode 0600")));
+
+    let loaded = values(&unit, "LoadCredential");
+    let loaded: BTreeSet<_> = loaded.iter().map(|one| one.split(':').next()).collect();
+    let read = values(&unit, "Environment").join(" ");
+    let read: BTreeSet<_> = read
+        .split(' ')
+        .map(|pair| Some(pair.split_once("=%d/")?.1))
+        .collect();
+    assert_eq!(loaded, read);
+    let help = help(&["serve"]).unwrap();
+    for variable in words(&unit)
+        .into_iter()
+        .filter(|word| word.starts_with("KATACHI"))
+    {
+        assert!(words(&help).contains(variable), "{variable}");
+    }
+}
+
+#[test]
+fn systemd_accepts_the_unit() {
+    let place = tempfile::tempdir().unwrap();
+    let text = unit().replace(PROGRAM, env!("CARGO_BIN_EXE_katachi-relay"));
+    let verify = |text: &str| {
+        let file = place.path().join("katachi-relay.service");
+        std::fs::write(&file, text).unwrap();
+        let mut analyze = Command::new("systemd-analyze");
+        let output = analyze
+            .args(["verify", "--man=no"])
+            .arg(file)
+            .output()
+            .ok()?;
+        let said = String::from_utf8(output.stderr).unwrap();
+        // What other units of the machine are wrong about is not ours.
+        let ours = said.lines().filter(|line| line.contains("katachi-relay"));
+        Some((output.status.success(), ours.collect::<Vec<_>>().join("\n")))
+    };
+    let Some(verdict) = verify(&text) else {
+        let required = std::env::var_os("KATACHI_REQUIRE_ALL").is_some_and(|all| all == "1");
+        assert!(!required, "there is no systemd-analyze");
+        return;
+    };
+    assert_eq!(verdict, (true, String::new()));
+    // The judge sees a mistake where there is one, and a program that is not there.
+    let (_, said) = verify(&text.replace("ProtectHome=", "ProtectHomes=")).unwrap();
+    assert!(said.contains("ProtectHomes"), "{said}");
+    let (accepted, said) = verify(&unit().replace(PROGRAM, "/nowhere/katachi-relay")).unwrap();
+    assert!(!accepted && said.contains("not executable"), "{said}");
+}
+
+#[test]
+fn the_guides_command_installs_the_program() {
+    if std::env::var_os("KATACHI_LONG").is_none_or(|long| long != "1") {
+        return; // It builds for minutes.
+    }
+    let root = tempfile::tempdir().unwrap();
+    let code = code(&page("docs/operator-guide.md"));
+    let install = code.iter().find(|line| line.starts_with("cargo install"));
+    let install = install
+        .unwrap()
+        .replace("/usr/local", root.path().to_str().unwrap());
+    let words: Vec<_> = install.split(' ').skip(1).collect();
+    assert!(words.contains(&"--locked"));
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // What is optimised is installed no otherwise.
+    let mut cargo = Command::new(cargo);
+    cargo.args(words).arg("--debug");
+    cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."));
+    assert!(cargo.status().unwrap().success());
+    let program = root.path().join("bin/katachi-relay");
+    let version = Command::new(program).arg("--version").output().unwrap();
+    let version = String::from_utf8(version.stdout).unwrap();
+    assert_eq!(
+        version.trim(),
+        concat!("katachi-relay ", env!("CARGO_PKG_VERSION"))
+    );
+}
+
 /// The guide's variables and its way to run commands, in a directory.
 struct Machine {
     root: PathBuf,
@@ -145,17 +260,43 @@ impl Machine {
         let file = self.root.join("relay.env");
         std::fs::write(&file, lines.collect::<String>()).unwrap();
         assert!(here.is_empty(), "the guide does not set {here:?}");
+        // Only root can become somebody else; here it stays who it is.
+        let user = Command::new("id").arg("-un").output().unwrap();
+        let switch = match user.stdout == b"root\n" {
+            true => "runuser -u root -- ",
+            false => "",
+        };
         let script = script
             .unwrap()
             .replace("/etc/katachi/relay.env", file.to_str().unwrap())
-            .replace("runuser -u katachi-relay -- ", "")
-            .replace(
-                "/usr/local/bin/katachi-relay",
-                env!("CARGO_BIN_EXE_katachi-relay"),
-            );
+            .replace("runuser -u katachi-relay -- ", switch)
+            .replace(PROGRAM, env!("CARGO_BIN_EXE_katachi-relay"));
         let path = self.root.join("relay");
         std::fs::write(&path, script).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// The program as the unit starts it, with what it loads in `credentials`.
+    fn unit(&self, credentials: Option<&Path>) -> Command {
+        let (unit, file) = (unit(), self.root.join("relay.env"));
+        let start = values(&unit, "ExecStart")[0];
+        let arguments = start.strip_prefix(PROGRAM).unwrap().split_whitespace();
+        let file = std::fs::read_to_string(file).unwrap();
+        let mut variables: Vec<_> = file.lines().map(str::to_owned).collect();
+        if let Some(credentials) = credentials {
+            let pairs = values(&unit, "Environment").join(" ");
+            let pairs = pairs.replace("%d", credentials.to_str().unwrap());
+            variables.extend(pairs.split(' ').map(str::to_owned));
+        }
+        let mut command = Command::new(env!("CARGO_BIN_EXE_katachi-relay"));
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(variables.iter().map(|pair| pair.split_once('=').unwrap()))
+            .current_dir("/")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
     }
 
     /// `relay` with these arguments.
@@ -197,16 +338,9 @@ async fn one_machine_works_as_the_guide_says_and_so_does_the_way_back() {
         std::fs::write(&path, text).unwrap();
         path
     };
-    // As the unit starts it.
-    let mut unit = machine.relay(&["serve"]);
-    unit.env("KATACHI_RELAY_TLS_CERT", file("cert.pem", &certificate))
-        .env(
-            "KATACHI_RELAY_TLS_KEY",
-            file("key.pem", &key.serialize_pem()),
-        )
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let unit = Running(unit.spawn().unwrap());
+    file("cert.pem", &certificate);
+    file("key.pem", &key.serialize_pem());
+    let unit = Running(machine.unit(Some(root.path())).spawn().unwrap());
     let outside = client(&ours, machine.address);
     until_ready(&outside, &machine.url()).await;
     let contact = format!("{}/.well-known/security.txt", machine.url());
@@ -249,8 +383,8 @@ async fn one_machine_works_as_the_guide_says_and_so_does_the_way_back() {
     file("code.txt", &code);
     machine.done(&["restore", "backup", "--recovery-code-file", "code.txt"]);
     let url = format!("https://katachi.localhost:{}", machine.address.port());
-    let mut again = machine.relay(&["serve", "--public-url", &url]);
-    again.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut again = machine.unit(None);
+    again.args(["--public-url", &url]);
     let _again = Running(again.spawn().unwrap());
     let began = Instant::now();
     let authority = state.join("tls/ca.pem");

@@ -1,10 +1,12 @@
 //! `service`: what it writes is judged by those who will read it.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use libtest_mimic::Trial;
 
+use crate::support::up::{Up, block_on};
 use crate::support::{Place, needing};
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -18,6 +20,18 @@ pub(crate) fn trials() -> Vec<Trial> {
             runs("systemd-analyze", "--version"),
             "systemd_accepts_the_unit",
             systemd_accepts_the_unit,
+        ),
+        needing(
+            "Linux",
+            cfg!(target_os = "linux"),
+            "the_unit_starts_the_program_as_it_stands_there",
+            the_unit_starts_the_program_as_it_stands_there,
+        ),
+        needing(
+            "Linux",
+            cfg!(target_os = "linux"),
+            "every_option_of_the_call_stands_in_the_unit_and_is_taken",
+            every_option_of_the_call_stands_in_the_unit_and_is_taken,
         ),
         needing(
             "python3",
@@ -86,6 +100,135 @@ fn systemd_accepts_the_unit() {
         &text.replace("LockPersonality=yes", "LockPersonalty=yes"),
     );
     assert!(said.contains("LockPersonalty"), "{said}");
+}
+
+/// The value of `key` in a unit.
+fn value<'a>(unit: &'a str, key: &str) -> &'a str {
+    let line = |line: &'a str| line.strip_prefix(key)?.strip_prefix('=');
+    unit.lines().find_map(line).expect(key)
+}
+
+/// The words of `ExecStart` as systemd reads them: each in quotes, systemd.service(5).
+fn words(unit: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut rest = value(unit, "ExecStart").chars().peekable();
+    while rest.next_if_eq(&'"').is_some() {
+        let mut word = String::new();
+        loop {
+            match rest.next().expect("the end of a word") {
+                '"' => break,
+                '\\' => word.extend(rest.next()),
+                twice @ ('%' | '$') => {
+                    assert_eq!(rest.next(), Some(twice), "something is filled in");
+                    word.push(twice);
+                }
+                other => word.push(other),
+            }
+        }
+        words.push(word);
+        rest.next_if_eq(&' ');
+    }
+    assert_eq!(rest.next(), None, "something stands there without quotes");
+    words
+}
+
+/// As the manager of a session starts it.
+fn started(place: &Place, words: &[String]) -> Command {
+    let mut command = Command::new(&words[0]);
+    command
+        .args(&words[1..])
+        .env_clear()
+        .env("HOME", place.home())
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin");
+    command
+}
+
+fn the_unit_starts_the_program_as_it_stands_there() {
+    let place = Place::new();
+    let workspace = awkward(&place);
+    place.file("home/config.toml", "[relay]\nlisten = \"127.0.0.1:0\"\n");
+    let unit = print(&place, "systemd", workspace.to_str().unwrap());
+    let words = words(&unit);
+    let agent = Path::new(env!("CARGO_BIN_EXE_katachi-agent"));
+    let agent = agent.canonicalize().unwrap();
+    let (home, directory) = (place.home(), value(&unit, "WorkingDirectory"));
+    assert_eq!(Path::new(&directory.replace("%%", "%")), workspace);
+    let expected = [
+        agent.as_path(),
+        Path::new("up"),
+        Path::new("--home"),
+        &home,
+        Path::new("--workspace"),
+        &workspace,
+        Path::new("--keychain"),
+        Path::new("off"),
+    ];
+    assert_eq!(words.iter().map(Path::new).collect::<Vec<_>>(), expected);
+    // A service cannot ask who approves it.
+    let mut first = Up::start(&place, &[]);
+    block_on(first.approved());
+    first.stop();
+    let mut command = started(&place, &words);
+    command.current_dir(&workspace);
+    let mut up = Up::run(command);
+    up.wait_for("Connected.");
+    // As the unit ends it.
+    up.stop();
+}
+
+const ACP: &str = "[ai]\nkind = \"acp\"\n";
+
+fn every_option_of_the_call_stands_in_the_unit_and_is_taken() {
+    let place = Place::new();
+    let file = |name: &str| {
+        // Only an AI that speaks ACP has times of its own.
+        let file = place.file(name, if name == "config.toml" { ACP } else { "" });
+        file.to_str().unwrap().to_owned()
+    };
+    let (home, workspace) = (place.home(), place.workspace());
+    let digest = "ab".repeat(32);
+    let call = [
+        ("--home", home.to_str().unwrap()),
+        ("--config", &file("config.toml")),
+        ("--workspace", workspace.to_str().unwrap()),
+        ("--policy", &file("policy.toml")),
+        ("--relay-ca", &file("ca.pem")),
+        ("--ai-policy", &file("ai.toml")),
+        ("--cloudflared", &file("cloudflared")),
+        ("--relay-url", "https://relay.example"),
+        ("--ai-command", "cat --plain"),
+        ("--cloudflared-sha256", &digest),
+        ("--ai-key", "KEY=name"),
+        ("--ai-start-time", "7"),
+        ("--ai-answer-time", "70"),
+        ("--tunnel-carrier", "cloudflared"),
+        ("--accept-tier", "landlock"),
+        ("--records", "starts"),
+        ("--keychain", "off"),
+    ];
+    let help = place.agent(&["service", "install", "--help"]).ok();
+    let known: BTreeSet<_> = help
+        .split_whitespace()
+        .filter(|word| word.starts_with("--") && *word != "--help" && !word.ends_with(']'))
+        .collect();
+    let said: BTreeSet<_> = call.iter().map(|(flag, _)| *flag).collect();
+    assert_eq!(known, said, "the options that a call can have");
+    let call: Vec<&str> = call
+        .iter()
+        .flat_map(|(flag, value)| [*flag, *value])
+        .collect();
+    let unit = place.agent(&[&["service", "print", "--manager", "systemd"], &call[..]].concat());
+    let mut words = words(&unit.ok());
+    assert_eq!(words[1], "up");
+    assert_eq!(words[2..], call);
+    // Of what follows the help is given for what is right alone.
+    let taken = |words: &[String]| {
+        let mut command = started(&place, words);
+        command.arg("--help").output().unwrap().status.code()
+    };
+    assert_eq!(taken(&words), Some(0));
+    words[2] = "--hom".to_owned();
+    assert_eq!(taken(&words), Some(2));
 }
 
 fn the_property_list_says_what_was_meant() {

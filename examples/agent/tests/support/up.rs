@@ -29,9 +29,15 @@ impl Up {
 
     /// The same by a command that knows its home.
     pub(crate) fn start_by(mut command: Command, options: &[&str]) -> Self {
-        let mut child = command
+        command
             .args(["up", "--listen", "127.0.0.1:0", "--expect-account", EMAIL])
-            .args(options)
+            .args(options);
+        Self::run(command)
+    }
+
+    /// The same by a command that says all of it.
+    pub(crate) fn run(mut command: Command) -> Self {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::ValueEnum as _;
 
 use crate::cli::{self, Manager, Options};
 use crate::config::Config;
@@ -211,14 +210,14 @@ fn program(config: &Config, options: &Options) -> anyhow::Result<Program> {
         let pair = seconds.map(|seconds| [flag.to_owned(), seconds.to_string()]);
         argv.extend(pair.into_iter().flatten().map(OsString::from));
     }
-    let carrier = options
-        .tunnel_carrier
-        .and_then(|kind| kind.to_possible_value());
-    if let Some(carrier) = carrier {
-        argv.extend(["--tunnel-carrier", carrier.get_name()].map(OsString::from));
-    }
-    if options.keychain == Some(crate::config::KeychainUse::Off) {
-        argv.extend(["--keychain", "off"].map(OsString::from));
+    for (flag, value) in [
+        ("--tunnel-carrier", named(options.tunnel_carrier.as_ref())),
+        ("--accept-tier", named(options.accept_tier.as_ref())),
+        ("--records", named(options.records.as_ref())),
+        ("--keychain", named(options.keychain.as_ref())),
+    ] {
+        let pair = value.map(|value| [flag.to_owned(), value]);
+        argv.extend(pair.into_iter().flatten().map(OsString::from));
     }
     let argv = argv
         .into_iter()
@@ -239,4 +238,9 @@ fn program(config: &Config, options: &Options) -> anyhow::Result<Program> {
         directory: config.workspace.clone(),
         log: config.paths.service_log(),
     })
+}
+
+/// What a value is called on the command line.
+fn named<T: clap::ValueEnum>(value: Option<&T>) -> Option<String> {
+    Some(value?.to_possible_value()?.get_name().to_owned())
 }

@@ -59,11 +59,14 @@ pub fn probe() -> Result<Capabilities, SpawnError> {
 /// variables, arguments that a rule refuses, a process that stays. Returns the report
 /// with each control that refused marked as witnessed.
 ///
-/// Limits of memory, processes, disk, wall time and processor time are tried with small
-/// values in sandboxes of their own, at one time and within a second: that shows that what holds them
-/// does. `limits.cpus`, `limits.network` and `network.publish` are not tried, and
-/// where the policy has them the report says so. A control for which the policy has no rule (`argv`) has
-/// nothing to show.
+/// Limits of memory, processes, disk, bytes of the network, wall time and processor
+/// time are tried with small values in sandboxes of their own, at one time and within
+/// a second: that shows that what holds them does. For the network one has a server of
+/// the self-test as its only host. Behind each published port a server inside is
+/// visited from the host's loopback, where it has to be heard at that port and nowhere
+/// else; one that is not heard is named, and then `network` is not witnessed.
+/// `limits.cpus` is not tried, and where the policy has it the report says so. A
+/// control for which the policy has no rule (`argv`) has nothing to show.
 ///
 /// With a plan for [`PlanOptions::only`](crate::PlanOptions::only) the tier below
 /// is tried in the same way, where the better one works too.

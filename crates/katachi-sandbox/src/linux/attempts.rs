@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::inside::PROXY_PORT;
+use super::published::Servers;
 use super::strain::Strain;
 use super::sys::process::{Ended, Fork};
 use super::sys::{c_string, fd, namespace, process};
@@ -42,6 +43,8 @@ pub(super) struct Attempts {
     pub(super) descriptor: u32,
     /// A start that a rule about arguments refuses.
     pub(super) refused: Option<(PathBuf, Vec<OsString>)>,
+    /// Servers for published ports.
+    pub(super) servers: Option<Servers>,
     /// A limit to pass, instead of all that.
     pub(super) strain: Option<Strain>,
 }
@@ -70,6 +73,9 @@ impl Attempts {
                 writer.text(word);
             });
         });
+        writer.list(self.servers.iter(), |writer, servers| {
+            servers.write(writer);
+        });
         writer.list(self.strain.iter(), |writer, strain| {
             writer.number(strain.number());
         });
@@ -91,6 +97,7 @@ impl Attempts {
             refused: reader
                 .list(|reader| Some((reader.path()?, reader.list(Reader::text)?)))?
                 .pop(),
+            servers: reader.list(Servers::read)?.pop(),
             strain: reader.list(|reader| Strain::of(reader.number()?))?.pop(),
         })
     }
@@ -106,12 +113,15 @@ impl Attempts {
             return;
         }
         if let Some(strain) = self.strain {
-            return strain.run();
+            return strain.run(self.port);
         }
         self.files();
         self.network();
         self.kernel();
         self.arguments();
+        if let Some(servers) = &self.servers {
+            servers.serve();
+        }
         self.lifetime();
         // Last, because an execution that works ends this process.
         self.execution();

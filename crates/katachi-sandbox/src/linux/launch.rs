@@ -531,7 +531,7 @@ fn control_group(
 }
 
 /// What has to be made in the network namespace; nothing without network.
-fn doors(plan: &Inner) -> Option<Doors> {
+pub(super) fn doors(plan: &Inner) -> Option<Doors> {
     let rules = &plan.network.rules;
     let proxy = !rules.allow.is_empty();
     if !proxy && plan.network.publish.is_empty() {

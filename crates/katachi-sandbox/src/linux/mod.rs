@@ -32,6 +32,7 @@ mod notes;
 mod observe;
 mod prepared;
 mod processor;
+mod published;
 mod record;
 mod root;
 mod running;

@@ -3,9 +3,11 @@
 //! What holds a limit does not depend on its size, and a limit of gigabytes and
 //! hours is not reached within a second.
 
-use std::io::Write as _;
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -15,12 +17,13 @@ use super::running::Traces;
 use super::sys::process::{self, Fork};
 use crate::child::{Ending, Output};
 use crate::error::SpawnError;
-use crate::plan::Plan;
-use crate::policy::{ByteSize, Limits, TimeSpan};
+use crate::plan::{Plan, PlanOptions};
+use crate::policy::{ByteSize, Limits, Policy, TimeSpan};
 
 const MEMORY: u64 = 64 << 20;
 const PROCESSES: u32 = 16;
 const DISK: u64 = 1 << 20;
+const NETWORK: u64 = 64 << 10;
 const WALL_TIME: Duration = Duration::from_millis(200);
 const CPU_TIME: Duration = Duration::from_millis(100);
 /// How long an attempt goes on that nothing ends.
@@ -32,15 +35,17 @@ pub(super) enum Strain {
     Memory,
     Processes,
     Disk,
+    Network,
     WallTime,
     CpuTime,
 }
 
 impl Strain {
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 6] = [
         Self::Memory,
         Self::Processes,
         Self::Disk,
+        Self::Network,
         Self::WallTime,
         Self::CpuTime,
     ];
@@ -51,6 +56,7 @@ impl Strain {
             Self::Memory => "memory",
             Self::Processes => "processes",
             Self::Disk => "disk",
+            Self::Network => "network",
             Self::WallTime => "wall_time",
             Self::CpuTime => "cpu_time",
         }
@@ -80,6 +86,10 @@ impl Strain {
                 set.disk?;
                 small.disk = Some(ByteSize::new(DISK));
             }
+            Self::Network => {
+                set.network?;
+                small.network = Some(ByteSize::new(NETWORK));
+            }
             Self::WallTime => {
                 set.wall_time?;
                 small.wall_time = Some(TimeSpan::new(WALL_TIME));
@@ -93,12 +103,13 @@ impl Strain {
     }
 
     /// Goes past the limit, in the place of the command. Says `refused` if it
-    /// could not and lives.
-    pub(super) fn run(self) {
+    /// could not and lives. Who takes bytes listens at the port.
+    pub(super) fn run(self, port: u16) {
         let refused = match self {
             Self::Memory => !fill_memory(4 * MEMORY),
             Self::Processes => !fork(4 * PROCESSES),
             Self::Disk => std::fs::write("/tmp/witness", vec![1; 4 * DISK as usize]).is_err(),
+            Self::Network => send(port, 4 * NETWORK as usize).is_err(),
             Self::WallTime => {
                 thread::sleep(PATIENCE);
                 false
@@ -114,6 +125,18 @@ impl Strain {
         if refused {
             // Nobody reads it if this fails, and then the limit did not hold.
             let _ = writeln!(std::io::stdout(), "refused");
+        }
+    }
+
+    /// Whether the limit holds in a sandbox of the plan that has it alone.
+    fn try_under(self, plan: &Plan, limits: &Limits) -> Result<bool, SpawnError> {
+        let attempts = Attempts {
+            strain: Some(self),
+            ..Attempts::default()
+        };
+        match self {
+            Self::Network => try_network(plan, limits),
+            _ => Ok(self.held(&attempt(plan, None, limits, attempts)?)),
         }
     }
 
@@ -144,14 +167,13 @@ pub(super) struct Strained {
 pub(super) fn limits(plan: &Plan) -> Result<Strained, SpawnError> {
     let set = &plan.0.policy.limits;
     let mut strained = Strained::default();
-    // A share shows over time alone, and bytes need somebody to send them to.
+    // A share shows over time alone.
     strained.untried.extend(set.cpus.map(|_| "cpus"));
-    strained.untried.extend(set.network.map(|_| "network"));
     let results: Vec<(Strain, Result<bool, SpawnError>)> = thread::scope(|scope| {
         let started: Vec<_> = Strain::ALL
             .into_iter()
             .filter_map(|strain| Some((strain, strain.limits(set)?)))
-            .map(|(strain, limits)| (strain, scope.spawn(move || try_one(plan, strain, &limits))))
+            .map(|(strain, limits)| (strain, scope.spawn(move || strain.try_under(plan, &limits))))
             .collect();
         let join = |(strain, started): (Strain, thread::ScopedJoinHandle<'_, _>)| {
             let panicked = |_| Err(SpawnError::Helper("the self-test panicked".to_owned()));
@@ -168,21 +190,120 @@ pub(super) fn limits(plan: &Plan) -> Result<Strained, SpawnError> {
     Ok(strained)
 }
 
-fn try_one(plan: &Plan, strain: Strain, limits: &Limits) -> Result<bool, SpawnError> {
+/// Makes the attempt in a sandbox of `plan` with these limits, which has the
+/// network of another plan, or none.
+fn attempt(
+    plan: &Plan,
+    network: Option<&Plan>,
+    limits: &Limits,
+    attempts: Attempts,
+) -> Result<Output, SpawnError> {
     let mut traces = Traces::default();
     let mut spec = plan_spec_within(&plan.0, None, limits, &mut traces)?;
-    spec.attempts = Some(Attempts {
-        strain: Some(strain),
-        ..Attempts::default()
-    });
+    spec.attempts = Some(attempts);
     spec.directory = "/".into();
-    let command = plan
+    // All limits are tried at one time, and a port can be published but once.
+    spec.doors = network.and_then(|network| launch::doors(&network.0));
+    let command = network
+        .unwrap_or(plan)
         .command(["witness"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     let child = launch::start(command, &spec, traces, Path::new("witness"))?;
-    Ok(strain.held(&child.wait_with_output()?))
+    Ok(child.wait_with_output()?)
+}
+
+/// Whether no more than the limit comes to a host that is allowed.
+fn try_network(plan: &Plan, limits: &Limits) -> Result<bool, SpawnError> {
+    let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    server.set_nonblocking(true)?;
+    let port = server.local_addr()?.port();
+    let attempts = Attempts {
+        strain: Some(Strain::Network),
+        port,
+        ..Attempts::default()
+    };
+    // Without namespaces there is no proxy, and nothing is to come.
+    let network = match plan.0.floor {
+        None => Some(plan_to(port, plan, limits)?),
+        Some(_) => None,
+    };
+    let ended = AtomicBool::new(false);
+    let (output, came) = thread::scope(|scope| {
+        let taker = scope.spawn(|| take(&server, &ended));
+        let output = attempt(plan, network.as_ref(), limits, attempts);
+        ended.store(true, Ordering::Release);
+        (output, taker.join())
+    });
+    let held = Strain::Network.held(&output?);
+    let came = came.map_err(|_| SpawnError::Helper("the self-test panicked".to_owned()))?;
+    Ok(held && came <= NETWORK && (came > 0 || network.is_none()))
+}
+
+/// A plan for the proxy alone: one host, and the limits.
+fn plan_to(port: u16, plan: &Plan, limits: &Limits) -> Result<Plan, SpawnError> {
+    let mut options = PlanOptions::new("/");
+    if let Some(helper) = &plan.0.helper {
+        options = options.helper(&helper.path);
+    }
+    Policy::default()
+        .allow_host(format!("127.0.0.1:{port}"))
+        .limits(limits.clone())
+        .plan(&options)
+        .map_err(|error| SpawnError::Request {
+            problem: error.to_string(),
+            next_step: "the self-test of limits.network needs a proxy of its own".to_owned(),
+        })
+}
+
+/// Takes bytes until the command has ended: how many.
+fn take(server: &TcpListener, ended: &AtomicBool) -> u64 {
+    let mut came = 0;
+    loop {
+        // Before looking: what was sent by then is there.
+        let last = ended.load(Ordering::Acquire);
+        match server.accept() {
+            Ok((stream, _)) => came += take_all(stream),
+            Err(_) if last => return came,
+            Err(_) => thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
+/// Answers the first bytes, so that not all are sent at one time, and the end.
+fn take_all(mut stream: TcpStream) -> u64 {
+    let (mut came, mut part) = (0, vec![0; NETWORK as usize]);
+    let ready = stream
+        .set_nonblocking(false)
+        .and_then(|()| stream.set_read_timeout(Some(PATIENCE)));
+    while ready.is_ok() {
+        let Ok(count) = stream.read(&mut part) else {
+            break;
+        };
+        let answered = match (came, count) {
+            (0, _) | (_, 0) => stream.write_all(b"x").is_ok(),
+            _ => true,
+        };
+        came += count as u64;
+        if count == 0 || !answered {
+            break;
+        }
+    }
+    came
+}
+
+/// Sends one byte, and as many as these once it is answered.
+fn send(port: u16, bytes: usize) -> io::Result<()> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(b"x")?;
+    stream.read_exact(&mut [0])?;
+    stream.write_all(&vec![1; bytes])?;
+    stream.shutdown(Shutdown::Write)?;
+    // A connection that is cut has an end as well, and no answer.
+    stream.read_exact(&mut [0])
 }
 
 /// Whether this much could be had and used.

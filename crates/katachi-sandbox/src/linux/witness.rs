@@ -7,10 +7,13 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use super::advice;
 use super::attempts::{Attempts, WITNESS};
 use super::launch::plan_spec;
+use super::published::Servers;
 use super::running::Traces;
 use super::strain;
 use super::sys::fd;
@@ -93,6 +96,10 @@ pub(crate) fn witness(plan: &Plan) -> Result<Enforcement, SpawnError> {
     let mut traces = Traces::default();
     let mut spec = plan_spec(&plan.0, None, &mut traces)?;
     let outside = Outside::new()?;
+    let servers = match plan.0.network.publish.as_slice() {
+        [] => None,
+        ports => Some(Servers::new(ports, unique() as u64)?),
+    };
     let protected = plan
         .0
         .entries
@@ -114,6 +121,7 @@ pub(crate) fn witness(plan: &Plan) -> Result<Enforcement, SpawnError> {
         variables: unpassed(&plan.0),
         descriptor: outside.inherited.as_raw_fd().cast_unsigned(),
         refused: refused(&plan.0),
+        servers: servers.clone(),
         strain: None,
     });
     spec.environment = environment(&plan.0, &BTreeMap::new(), None)?;
@@ -126,7 +134,18 @@ pub(crate) fn witness(plan: &Plan) -> Result<Enforcement, SpawnError> {
         .stderr(Stdio::null());
     let child = super::launch::start(command, &spec, traces, Path::new("witness"))?;
     let mut enforcement = child.enforcement().clone();
-    let output = child.wait_with_output()?;
+    let ended = AtomicBool::new(false);
+    let (output, heard) = thread::scope(|scope| {
+        let visitor = servers
+            .as_ref()
+            .map(|servers| scope.spawn(|| servers.visit(&ended)));
+        let output = child.wait_with_output();
+        ended.store(true, Ordering::Release);
+        (output, visitor.map(thread::ScopedJoinHandle::join))
+    });
+    let panicked = |_| SpawnError::Helper("the self-test panicked".to_owned());
+    let heard = heard.transpose().map_err(panicked)?.unwrap_or_default();
+    let output = output?;
     let seen = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut tried: BTreeMap<&str, bool> = BTreeMap::new();
     for (control, verdict) in seen.lines().filter_map(|line| line.split_once(' ')) {
@@ -150,10 +169,17 @@ pub(crate) fn witness(plan: &Plan) -> Result<Enforcement, SpawnError> {
             ));
         }
     }
-    if !plan.0.network.publish.is_empty() {
-        // Somebody in there would have to answer.
-        let residual = &mut enforcement.residual;
-        residual.push("the self-test does not try network.publish".to_owned());
+    for port in &heard.missed {
+        // Then it says nothing that it was not reached elsewhere either.
+        if tried.get("network") == Some(&true) {
+            tried.remove("network");
+        }
+        enforcement.residual.push(format!(
+            "the self-test did not reach its server behind network.publish = {port}"
+        ));
+    }
+    if heard.elsewhere {
+        tried.insert("network", false);
     }
     for untried in &strained.untried {
         enforcement

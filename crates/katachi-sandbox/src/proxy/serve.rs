@@ -172,8 +172,8 @@ fn http(
             body,
         } => {
             let upstream = Wire::new(upstream, client.stop())?;
-            upstream.write(&head, Instant::now() + HEAD)?;
             shared.count(head.len())?;
+            upstream.write(&head, Instant::now() + HEAD)?;
             forward(shared, client, &upstream, body, bytes).inspect_err(|error| {
                 if error.kind() == io::ErrorKind::InvalidData {
                     shared
@@ -223,8 +223,8 @@ fn forward(
             let taken = body
                 .take(&bytes)
                 .map_err(|problem| io::Error::new(io::ErrorKind::InvalidData, problem))?;
-            upstream.write(&bytes[..taken], Instant::now() + shared.idle)?;
             shared.count(taken)?;
+            upstream.write(&bytes[..taken], Instant::now() + shared.idle)?;
             if taken < bytes.len() {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidData,
@@ -351,8 +351,8 @@ fn tunnel(
             }
         }
     }
-    upstream.write(&seen, Instant::now() + HEAD)?;
     shared.count(seen.len())?;
+    upstream.write(&seen, Instant::now() + HEAD)?;
     relay::relay(shared, &client.stream, &upstream.stream)
 }
 

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use katachi_sandbox::policy::ByteSize;
+use katachi_sandbox::report::Enforced;
 use katachi_sandbox::{Outcome, Plan, Policy, Query};
 
 use super::Case;
@@ -875,19 +876,36 @@ fn witness(bed: &Bed) -> Verdict {
         let control = seen.control("network").ok_or("there is no such control")?;
         must(control.witnessed, &seen.to_string())?;
     }
-    // What it does not try, it names.
-    let mut policy = bed.policy().publish(free_port());
-    policy.limits.network = Some(
-        "1MiB"
-            .parse::<ByteSize>()
-            .map_err(|error| error.to_string())?,
-    );
-    let seen = katachi_sandbox::doctor::witness(&bed.plan(&policy)?);
-    let seen = seen.map_err(|error| error.to_string())?;
-    for untried in ["network.publish", "limits.network"] {
-        let line = format!("the self-test does not try {untried}");
-        must(seen.residual.contains(&line), &seen.to_string())?;
+    // Ports that are published lead in and nowhere else, with limits as without.
+    let ports = [free_port(), free_port()];
+    let mut policy = scene.policy.clone().publish(ports[0]).publish(ports[1]);
+    policy.limits.memory = Some(ByteSize::new(8 << 30));
+    policy.limits.network = Some(ByteSize::new(1 << 20));
+    let witness = |policy: &Policy| {
+        let plan = bed.plan_with(policy, scene.resolver.clone())?;
+        katachi_sandbox::doctor::witness(&plan).map_err(|error| error.to_string())
+    };
+    let seen = witness(&policy)?;
+    for control in ["network", "limits"] {
+        let control = seen.control(control).ok_or("there is no such control")?;
+        let holds = control.witnessed && !matches!(control.enforced, Enforced::Off(_));
+        must(holds, &seen.to_string())?;
     }
+    must(
+        !seen.to_string().contains("the self-test"),
+        &seen.to_string(),
+    )?;
+    // A port at which nothing is heard is named, and nothing is said to be seen: the
+    // word is longer than these bytes.
+    policy.limits.network = Some(ByteSize::new(7));
+    let seen = witness(&policy)?;
+    let control = seen.control("network").ok_or("there is no such control")?;
+    let named = ports.iter().all(|port| {
+        let line =
+            format!("the self-test did not reach its server behind network.publish = {port}");
+        seen.residual.contains(&line)
+    });
+    must(!control.witnessed && named, &seen.to_string())?;
     // A plan says what it lets through, and what nobody can keep in then.
     let report = scene.plan(bed)?.enforcement();
     let control = report

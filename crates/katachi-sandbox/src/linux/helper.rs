@@ -327,6 +327,8 @@ fn split_as_root(spec: &Spec, gaps: &mut Gaps) -> Result<Side, Failure> {
         if let Ok(Some(())) = opened {
             return Ok(Side::Helper(first));
         }
+        // It waits for what comes from here, and ends when nothing can come.
+        drop(to_first);
         process::kill(first);
         let _ = process::wait(first);
         if forbidden {

@@ -121,6 +121,9 @@ pub(super) fn attend(
     drop((ready, go, terminal));
     if spec.is_traced() {
         trace::seize(command).step("trace the command")?;
+        trace::try_hold(command).step("stop the command and let it go on")?;
+        // So are programs refused that it starts.
+        process::can_kill(command).step("signal the command")?;
     }
     process::open_memory(false).step("hide the first process")?;
     if !spec.waits {

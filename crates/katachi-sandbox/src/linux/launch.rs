@@ -139,6 +139,7 @@ pub(super) fn start(
     let ends = Ends {
         listener: Listener::prepare()?,
         published,
+        network: network(spec)?,
         started,
     };
     let helper = start_helper(&command.plan.0, spec, streams)?;
@@ -154,6 +155,19 @@ pub(super) fn published(
         Some(_) => proxy::bind(&command.plan.0.network.publish),
         None => Ok(Vec::new()),
     }
+}
+
+/// Has a thread ready for the network of a command, before anything of it runs.
+pub(super) fn network(spec: &Spec) -> Result<Option<proxy::Waiting>, SpawnError> {
+    if spec.doors.is_none() {
+        return Ok(None);
+    }
+    let waiting = Network::prepare().map_err(|error| SpawnError::Machine {
+        step: "start the thread of the proxy".to_owned(),
+        detail: error.to_string(),
+        next_step: "let the calling process have more threads and memory".to_owned(),
+    })?;
+    Ok(Some(waiting))
 }
 
 /// The specification in memory that nobody can change any more.
@@ -262,6 +276,8 @@ pub(super) struct Ends {
     pub(super) listener: Waiting,
     /// Ports that are published.
     pub(super) published: Vec<(u16, TcpListener)>,
+    /// Who serves them, and the proxy.
+    pub(super) network: Option<proxy::Waiting>,
     pub(super) started: Instant,
 }
 
@@ -277,6 +293,7 @@ pub(super) fn finish(
     let Ends {
         listener,
         published,
+        network,
         started,
     } = ends;
     let gaps = match helper.answer(program)? {
@@ -291,7 +308,8 @@ pub(super) fn finish(
         .recovered
         .drain(..)
         .for_each(|violation| feed.add(violation));
-    let connected = connect(&mut helper, &command, spec, published, &feed);
+    let served = network.map(|network| (network, published));
+    let connected = connect(&mut helper, &command, spec, served, &feed);
     let (terminal, network) = match connected {
         Ok(connected) => connected,
         Err(error) => {
@@ -341,7 +359,7 @@ fn connect(
     helper: &mut Helper,
     command: &Command,
     spec: &Spec,
-    published: Vec<(u16, TcpListener)>,
+    served: Option<(proxy::Waiting, Vec<(u16, TcpListener)>)>,
     feed: &Feed,
 ) -> std::io::Result<(Option<Terminal>, Option<Network>)> {
     let Some(channel) = helper.channel.take() else {
@@ -351,10 +369,10 @@ fn connect(
         Some(_) => Some(take_terminal(&channel)?),
         None => None,
     };
-    let network = match &spec.doors {
-        Some(_) => {
+    let network = match served {
+        Some((waiting, published)) => {
             let plan = command.plan.0.clone();
-            Some(Network::start(plan, channel, published, feed.clone())?)
+            Some(waiting.begin(plan, channel, published, feed.clone())?)
         }
         None => None,
     };

@@ -92,6 +92,7 @@ impl Prepared {
         let ends = Ends {
             published: launch::published(&self.spec, &command)?,
             listener: Listener::prepare()?,
+            network: launch::network(&self.spec)?,
             started,
         };
         let mut helper = self

@@ -21,7 +21,7 @@ impl Network {
             .into_iter()
             .map(|listener| (Door::Proxy, listener))
             .collect();
-        let network = Self::run(plan, doors, None, None, Some(credentials), feed)?;
+        let network = Self::prepare()?.open(plan, doors, None, None, Some(credentials), feed)?;
         Ok((network, port, proxies))
     }
 }

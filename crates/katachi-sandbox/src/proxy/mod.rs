@@ -39,7 +39,7 @@ use std::io::{self, PipeReader, PipeWriter};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -60,6 +60,8 @@ use sys::{Found, Interest};
 const MOST: usize = 128;
 /// Stack of a connection's thread, in bytes.
 const STACK: usize = 256 * 1024;
+/// Stack of the thread that waits at the doors, in bytes.
+const DOOR_STACK: usize = 512 * 1024;
 
 /// The network of one running command. Dropping it closes everything.
 #[derive(Debug)]
@@ -67,6 +69,24 @@ pub(crate) struct Network {
     /// Closing it stops every thread.
     stop: Option<PipeWriter>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// The thread of a command's network, before there is anything to do: where the
+/// caller can have no thread, nothing is to run.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    /// First, since the thread that is waited for ends with it.
+    begin: mpsc::SyncSender<Doors>,
+    stopped: PipeReader,
+    network: Network,
+}
+
+/// What a thread waits at.
+#[derive(Debug)]
+struct Doors {
+    shared: Arc<Shared>,
+    listeners: Vec<(Door, TcpListener)>,
+    resolver: Option<UdpSocket>,
 }
 
 /// See [`Shared::idle`].
@@ -104,15 +124,16 @@ enum Door {
     Published(u16),
 }
 
-impl Network {
-    /// Takes over the listeners that the first process made, and starts.
+impl Waiting {
+    /// Takes over the listeners that the first process made, and begins.
     #[cfg(target_os = "linux")]
-    pub(crate) fn start(
+    pub(crate) fn begin(
+        self,
         plan: Arc<Inner>,
         channel: OwnedFd,
         published: Vec<(u16, TcpListener)>,
         feed: Feed,
-    ) -> io::Result<Self> {
+    ) -> io::Result<Network> {
         let (_, fds) = net::receive(channel.as_fd(), &mut [0; 8])?;
         let mut fds = fds.into_iter();
         let mut doors = Vec::new();
@@ -125,24 +146,24 @@ impl Network {
             .into_iter()
             .map(|(port, listener)| (Door::Published(port), listener));
         doors.extend(published);
-        Self::run(plan, doors, resolver, Some(channel), None, feed)
+        self.open(plan, doors, resolver, Some(channel), None, feed)
     }
 
-    fn run(
+    fn open(
+        self,
         plan: Arc<Inner>,
-        doors: Vec<(Door, TcpListener)>,
+        listeners: Vec<(Door, TcpListener)>,
         resolver: Option<UdpSocket>,
         channel: Option<OwnedFd>,
         credentials: Option<Credentials>,
         feed: Feed,
-    ) -> io::Result<Self> {
-        for (_, listener) in &doors {
+    ) -> io::Result<Network> {
+        for (_, listener) in &listeners {
             listener.set_nonblocking(true)?;
         }
         if let Some(resolver) = &resolver {
             resolver.set_nonblocking(true)?;
         }
-        let (stopped, stop) = io::pipe()?;
         let left = plan
             .policy
             .limits
@@ -152,19 +173,44 @@ impl Network {
             plan,
             names: Mutex::default(),
             log: Log(feed),
-            stop: stopped,
+            stop: self.stopped,
             open: AtomicUsize::new(0),
             left: AtomicU64::new(left),
             channel: channel.map(Mutex::new),
             credentials,
             idle: IDLE,
         });
+        // The thread waits until this is sent or dropped.
+        let _ = self.begin.send(Doors {
+            shared,
+            listeners,
+            resolver,
+        });
+        Ok(self.network)
+    }
+}
+
+impl Network {
+    /// Starts the thread.
+    pub(crate) fn prepare() -> io::Result<Waiting> {
+        let (stopped, stop) = io::pipe()?;
+        let (begin, begun) = mpsc::sync_channel::<Doors>(1);
         let thread = std::thread::Builder::new()
             .name("katachi-network".to_owned())
-            .spawn(move || wait_at_doors(&shared, &doors, resolver.as_ref()))?;
-        Ok(Self {
-            stop: Some(stop),
-            thread: Some(thread),
+            .stack_size(DOOR_STACK)
+            .spawn(move || {
+                // Otherwise nothing was started.
+                if let Ok(doors) = begun.recv() {
+                    wait_at_doors(&doors.shared, &doors.listeners, doors.resolver.as_ref());
+                }
+            })?;
+        Ok(Waiting {
+            begin,
+            stopped,
+            network: Self {
+                stop: Some(stop),
+                thread: Some(thread),
+            },
         })
     }
 

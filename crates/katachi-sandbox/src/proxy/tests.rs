@@ -223,7 +223,10 @@ fn without_credentials_another_process_would_get_through() {
         .map(|one| (Door::Proxy, one))
         .collect();
     let feed = bed.feed.clone();
-    let _network = Network::run(bed.plan.clone(), doors, None, None, None, feed).unwrap();
+    let waiting = Network::prepare().unwrap();
+    let _network = waiting
+        .open(bed.plan.clone(), doors, None, None, None, feed)
+        .unwrap();
     let place = format!("127.0.0.1:{port}");
     let open = Proxies {
         http: format!("http://{place}"),

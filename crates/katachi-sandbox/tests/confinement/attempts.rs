@@ -342,6 +342,7 @@ pub(crate) fn attempt(name: &str, arguments: &[String]) -> io::Result<()> {
         }
         "be-caller" => crate::cases::caller(arguments),
         "faults" => crate::cases::attack(arguments),
+        "start-with-proxy" => crate::cases::start_with_proxy(arguments),
         "start-sandbox-without-namespaces" => {
             raw::forbid_namespaces(libc::CLONE_NEWUSER | libc::CLONE_NEWNS)?;
             start_sandbox()

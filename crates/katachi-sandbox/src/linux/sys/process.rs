@@ -102,6 +102,13 @@ pub(in crate::platform) fn kill(pid: libc::pid_t) {
     unsafe { libc::kill(pid, libc::SIGKILL) };
 }
 
+/// Whether the process could be killed.
+pub(in crate::platform) fn can_kill(pid: libc::pid_t) -> io::Result<()> {
+    // SAFETY: two integers; signal zero does nothing.
+    check(unsafe { libc::kill(pid, 0) }.into())?;
+    Ok(())
+}
+
 /// Signals every process of a group.
 pub(in crate::platform) fn signal_group(leader: libc::pid_t, signal: i32) {
     // SAFETY: two integers. A group that is gone is no error here.

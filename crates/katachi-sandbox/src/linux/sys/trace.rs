@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::check;
+use super::{check, process};
 
 /// Why a traced process stands still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,15 +43,38 @@ pub(in crate::platform) fn seize(pid: libc::pid_t) -> io::Result<()> {
     request(libc::PTRACE_SEIZE, pid, options as libc::c_ulong)
 }
 
+/// Stops a traced process and lets it go on, to see that both can be done: what
+/// could not go on later would stand still for ever.
+pub(in crate::platform) fn try_hold(pid: libc::pid_t) -> io::Result<()> {
+    request(libc::PTRACE_INTERRUPT, pid, 0)?;
+    let signal = match process::wait_for_change(pid)? {
+        process::Change::Stopped(Stop::Signal(signal)) => signal,
+        process::Change::Stopped(_) => 0,
+        // It said why.
+        process::Change::Ended(_) => return Ok(()),
+    };
+    request(libc::PTRACE_CONT, pid, signal as libc::c_ulong)
+}
+
 /// Lets it go on, with this signal.
 pub(in crate::platform) fn resume(pid: libc::pid_t, signal: libc::c_int) {
-    // It may have been killed meanwhile, which is reported by itself.
-    let _ = request(libc::PTRACE_CONT, pid, signal as libc::c_ulong);
+    or_kill(
+        pid,
+        request(libc::PTRACE_CONT, pid, signal as libc::c_ulong),
+    );
+}
+
+/// Ends a process that cannot go on. One that was killed meanwhile is reported by
+/// itself.
+fn or_kill(pid: libc::pid_t, went_on: io::Result<()>) {
+    if went_on.is_err_and(|error| error.raw_os_error() != Some(libc::ESRCH)) {
+        process::kill(pid);
+    }
 }
 
 /// Lets it go on until the call that it stands at returns.
 pub(in crate::platform) fn resume_to_return(pid: libc::pid_t) {
-    let _ = request(libc::PTRACE_SYSCALL, pid, 0);
+    or_kill(pid, request(libc::PTRACE_SYSCALL, pid, 0));
 }
 
 /// Where in a call a process stands.
@@ -107,7 +130,7 @@ pub(in crate::platform) fn moment(pid: libc::pid_t) -> io::Result<Moment> {
 
 /// Leaves it stopped, to be continued as if it were not traced.
 pub(in crate::platform) fn leave_stopped(pid: libc::pid_t) {
-    let _ = request(libc::PTRACE_LISTEN, pid, 0);
+    or_kill(pid, request(libc::PTRACE_LISTEN, pid, 0));
 }
 
 fn request(request: libc::c_uint, pid: libc::pid_t, data: libc::c_ulong) -> io::Result<()> {

@@ -15,7 +15,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use katachi_sandbox::{Enforcement, Plan, Policy, SpawnError};
+use katachi_sandbox::{Enforcement, Plan, PlanOptions, Policy, SpawnError};
 
 use super::Case;
 use super::crash::{nothing_is_left, tree};
@@ -60,6 +60,7 @@ fn steps() -> Vec<(String, Fault)> {
         ("setsid", libc::SYS_setsid),
         ("close_range", libc::SYS_close_range),
         ("ptrace", libc::SYS_ptrace),
+        ("kill", libc::SYS_kill),
         ("process_vm_readv", libc::SYS_process_vm_readv),
         ("unshare", libc::SYS_unshare),
         ("setns", libc::SYS_setns),
@@ -142,7 +143,15 @@ fn steps() -> Vec<(String, Fault)> {
         libc::AT_EMPTY_PATH as u32,
     );
     const SEIZE: u32 = 0x4206;
-    one("PTRACE_SEIZE", libc::SYS_ptrace, 0, SEIZE);
+    const INTERRUPT: u32 = 0x4207;
+    const CONT: u32 = 7;
+    for (name, request) in [
+        ("PTRACE_SEIZE", SEIZE),
+        ("PTRACE_INTERRUPT", INTERRUPT),
+        ("PTRACE_CONT", CONT),
+    ] {
+        one(name, libc::SYS_ptrace, 0, request);
+    }
     one(
         "Landlock's version",
         libc::SYS_landlock_create_ruleset,
@@ -379,6 +388,64 @@ impl Target {
     }
 }
 
+/// Bytes that the C library maps for the thread of the proxy, alone of all
+/// threads: half a megabyte and a page that guards it.
+const PROXY_STACK: u32 = (512 << 10) + 4096;
+
+/// A caller that can have no thread for the proxy starts nothing, not for a moment
+/// either. It is a program of its own, since a thread that was there before would
+/// leave its stack to the next.
+fn without_a_thread(bed: &Bed) -> Verdict {
+    let fault = Fault::of(libc::SYS_mmap).where_argument_is(1, PROXY_STACK);
+    let start = |faulty: bool| {
+        raw::in_child(|| {
+            let mut caller = Command::new(Bed::program());
+            caller.args(["--attempt", "start-with-proxy", &text(&bed.workspace)]);
+            if faulty {
+                fault.lay(libc::EPERM).unwrap();
+            }
+            // It returns only when it failed.
+            let _ = caller.exec();
+            false
+        })
+    };
+    let made = bed.workspace.join("made");
+    start(false).map_err(|error| format!("without a fault: {error}"))?;
+    must(made.exists(), "without a fault nothing started")?;
+    fs::remove_file(&made).map_err(|error| error.to_string())?;
+    let refused = start(true).is_err();
+    nothing_is_left("without a thread for the proxy")?;
+    must(
+        refused && !made.exists(),
+        &format!("refused: {refused}, and it ran: {}", made.exists()),
+    )
+}
+
+/// Starts a command that makes a file, with a proxy. Fails with the step that does.
+pub(crate) fn start_with_proxy(words: &[String]) -> io::Result<()> {
+    let [workspace] = words else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let policy = Policy::default()
+        .read("@system")
+        .write(".")
+        .allow("touch")
+        .allow_host("example.com:443");
+    let plan = policy.plan(&PlanOptions::new(workspace));
+    let command = plan.map_err(io::Error::other)?.command(["touch", "made"]);
+    match command.spawn() {
+        Ok(mut child) => child.wait().map(drop),
+        Err(SpawnError::Machine { step, .. }) if step.contains("thread of the proxy") => {
+            Err(io::Error::other(step))
+        }
+        // That is no verdict, and looks like none.
+        Err(error) => {
+            fs::write(Path::new(workspace).join("made"), "")?;
+            Err(io::Error::other(error))
+        }
+    }
+}
+
 fn policy(bed: &Bed) -> Policy {
     let policy = bed
         .policy()
@@ -449,7 +516,11 @@ fn sweep(bed: &Bed) -> Verdict {
         never.next().is_none(),
         &format!("the controls show nothing but {outside:?}"),
     )?;
-    must(wrong.is_empty(), &wrong.join("\n"))
+    must(wrong.is_empty(), &wrong.join("\n"))?;
+    match Ground::here() {
+        Ground::Nothing => Ok(()),
+        Ground::All | Ground::NoUsers => without_a_thread(bed),
+    }
 }
 
 /// As it was before an attack.

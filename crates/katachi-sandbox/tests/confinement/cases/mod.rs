@@ -25,7 +25,7 @@ mod sums;
 
 pub(crate) use callers::without_helper;
 pub(crate) use crash::caller;
-pub(crate) use faults::attack;
+pub(crate) use faults::{attack, start_with_proxy};
 
 use crate::bed::{Bed, Verdict};
 

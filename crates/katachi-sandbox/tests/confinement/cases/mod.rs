@@ -22,6 +22,7 @@ mod repositories;
 mod resources;
 mod sideways;
 mod sums;
+mod traffic;
 
 pub(crate) use callers::without_helper;
 pub(crate) use crash::caller;
@@ -57,6 +58,7 @@ pub(crate) fn all() -> Vec<Case> {
         arguments::CASES,
         network::CASES,
         proxy::CASES,
+        traffic::CASES,
         online::CASES,
         kernel::CASES,
         resources::CASES,

@@ -1,16 +1,18 @@
 //! What a case works with: a workspace, a directory outside it, and two ways
 //! to run an attempt.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, OnceLock, mpsc};
 use std::time::Duration;
 
 use crate::raw;
+use crate::verdicts::{self, Seen};
 use katachi_sandbox::plan::LateMatches;
 use katachi_sandbox::policy::CommandRule;
 use katachi_sandbox::report::Tier;
-use katachi_sandbox::{Outcome, Plan, PlanOptions, Policy};
+use katachi_sandbox::{Ending, Outcome, Plan, PlanOptions, Policy};
 
 /// One case's directories, gone with it.
 pub(crate) struct Bed {
@@ -19,6 +21,8 @@ pub(crate) struct Bed {
     pub(crate) outside: PathBuf,
     /// What could not be tried here, though the case went on.
     missing: Mutex<Vec<String>>,
+    /// How attempts ended, and what the case says that it shows.
+    seen: Mutex<(BTreeSet<Seen>, Option<Seen>)>,
 }
 
 /// What the kernel lets callers make.
@@ -93,6 +97,7 @@ impl Bed {
             workspace,
             outside,
             missing: Mutex::default(),
+            seen: Mutex::default(),
         }
     }
 
@@ -130,13 +135,28 @@ impl Bed {
     ) -> Result<Plan, String> {
         policy
             .plan(&self.options().resolver(resolver))
-            .map_err(|error| error.to_string())
+            .map_err(|error| self.unplanned(&error))
     }
 
     pub(crate) fn plan(&self, policy: &Policy) -> Result<Plan, String> {
         policy
             .plan(&self.options())
-            .map_err(|error| error.to_string())
+            .map_err(|error| self.unplanned(&error))
+    }
+
+    fn unplanned(&self, error: &katachi_sandbox::PlanError) -> String {
+        self.note(Seen::RefusedPlanned);
+        error.to_string()
+    }
+
+    fn note(&self, seen: Seen) {
+        self.seen.lock().unwrap().0.insert(seen);
+    }
+
+    /// Says what it means that the case holds, where the ends of the attempts do
+    /// not tell.
+    pub(crate) fn shows(&self, seen: Seen) {
+        self.seen.lock().unwrap().1 = Some(seen);
     }
 
     /// The attempt must have its effect unconfined.
@@ -175,7 +195,16 @@ impl Bed {
             .stderr(Stdio::null())
             .spawn()
             .map_err(|error| format!("{attempt:?} did not start: {error}"))?;
-        child.wait().map_err(|error| error.to_string())
+        let outcome = child.wait().map_err(|error| error.to_string())?;
+        match outcome.ending {
+            Ending::Code(0) => self.note(Seen::Works),
+            Ending::Code(1) => self.note(Seen::Denied),
+            Ending::TimedOut | Ending::LimitExceeded(_) | Ending::Killed => {
+                self.note(Seen::Ended);
+            }
+            _ => {}
+        }
+        Ok(outcome)
     }
 
     /// The attempt must be refused under `plan`.
@@ -226,13 +255,15 @@ impl Bed {
         has
     }
 
-    /// What was not tried for lack of namespaces.
-    pub(crate) fn verdict(&self) -> Verdict {
+    /// What the case shows, unless something was not tried for lack of namespaces.
+    pub(crate) fn verdict(&self) -> Result<Seen, String> {
         let missing = self.missing.lock().unwrap();
         must(
             missing.is_empty(),
             &format!("unavailable: {}", missing.join("; ")),
-        )
+        )?;
+        let (noted, said) = &*self.seen.lock().unwrap();
+        verdicts::shown(*said, noted)
     }
 
     /// The attempt must have its effect under `plan` where there are

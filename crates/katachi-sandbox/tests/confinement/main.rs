@@ -31,6 +31,8 @@ mod servers;
 mod suite;
 #[cfg(target_os = "linux")]
 mod tiers;
+#[cfg(target_os = "linux")]
+mod verdicts;
 
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {

@@ -7,9 +7,13 @@ use std::process::{Command, ExitCode, Stdio};
 
 use crate::bed::{self, Ground};
 use crate::groups::{Delegated, NEED, offered};
+use crate::verdicts::{self, Seen};
 use crate::{attempts, cases, raw, tiers};
 use katachi_sandbox::report::Tier;
 use libtest_mimic::{Arguments, Failed, Trial};
+
+/// What the cases are held against.
+pub(crate) const PAGE: &str = include_str!("../../CONFINEMENT.md");
 
 /// Where both users find programs.
 const SYSTEM_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -113,7 +117,13 @@ fn installed(program: &str) -> bool {
 }
 
 /// Runs one case in a process of its own, as the wanted user.
-fn start(name: &str, root: bool, as_root: bool, group: bool, ground: Ground) -> Result<(), Failed> {
+fn start(
+    name: &str,
+    root: bool,
+    as_root: bool,
+    group: bool,
+    ground: Ground,
+) -> Result<Seen, Failed> {
     let mut case = Command::new(std::env::current_exe()?);
     case.args(["--case", name, ground.word()]);
     let user = if root { 0 } else { NOBODY };
@@ -143,7 +153,7 @@ fn start(name: &str, root: bool, as_root: bool, group: bool, ground: Ground) -> 
     drop(go);
     let output = case.wait_with_output()?;
     if output.status.success() {
-        return Ok(());
+        return verdicts::told(&output.stdout).ok_or_else(|| "it shows nothing".into());
     }
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let ended = match output.status.signal() {
@@ -164,7 +174,10 @@ fn run_case(name: &str, ground: Ground) -> ExitCode {
     raw::alarm(LONGEST * if long { 10 } else { 1 }).expect("a timer");
     let bed = bed::Bed::new();
     match (case.run)(&bed).and_then(|()| bed.verdict()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(seen) => {
+            verdicts::tell(seen);
+            ExitCode::SUCCESS
+        }
         Err(problem) => {
             eprintln!("{problem}");
             ExitCode::FAILURE
@@ -173,19 +186,11 @@ fn run_case(name: &str, ground: Ground) -> ExitCode {
 }
 
 fn documentation_is_complete() -> Result<(), Failed> {
-    let page = include_str!("../../CONFINEMENT.md");
-    let missing: Vec<&str> = cases::all()
-        .into_iter()
-        .map(|case| case.name)
-        .filter(|name| !page.contains(&format!("`{name}`")))
-        .collect();
-    let rows: Vec<String> = tiers::rows().filter(|row| !page.contains(row)).collect();
+    let names: Vec<&str> = cases::all().into_iter().map(|case| case.name).collect();
+    verdicts::are_compared(PAGE, &names)?;
+    let rows: Vec<String> = tiers::rows().filter(|row| !PAGE.contains(row)).collect();
     if !rows.is_empty() {
         return Err(format!("not in the tables of other tiers: {rows:#?}").into());
     }
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("not listed: {missing:#?}").into())
-    }
+    Ok(())
 }

@@ -5,6 +5,8 @@
 use libtest_mimic::Failed;
 
 use crate::bed::Ground;
+use crate::suite::PAGE;
+use crate::verdicts::{self, Seen};
 
 /// The verdict of a case in a lower place, where it is another.
 #[derive(Clone, Copy, Debug)]
@@ -164,18 +166,22 @@ fn different(ground: Ground) -> &'static [(&'static str, Without)] {
     }
 }
 
-/// Holds what a case said in a place against its table.
-pub(crate) fn judge(ground: Ground, name: &str, result: Result<(), Failed>) -> Result<(), Failed> {
+/// Holds what a case showed or said in a place against its table.
+pub(crate) fn judge(
+    ground: Ground,
+    name: &str,
+    result: Result<Seen, Failed>,
+) -> Result<(), Failed> {
     let known = different(ground).iter().find(|(known, _)| *known == name);
     let Some((_, wanted)) = known else {
-        return result;
+        return Ok(verdicts::agree(PAGE, name, result?)?);
     };
     let words = match wanted {
         Refused => "cannot be enforced",
         Residual(words) | Unavailable(words) => words,
     };
     match result {
-        Ok(()) => Err(format!("it should have been: {wanted:?}").into()),
+        Ok(seen) => Err(format!("it should have been {wanted:?}, and was {seen:?}").into()),
         Err(said) if said.message().is_some_and(|said| said.contains(words)) => Ok(()),
         Err(said) => {
             let said = said.message().unwrap_or_default();

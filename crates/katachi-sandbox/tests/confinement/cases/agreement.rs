@@ -11,6 +11,7 @@ use katachi_sandbox::{Plan, PlanOptions, Policy, Query};
 
 use super::Case;
 use crate::bed::{Bed, Verdict, must, offers, text};
+use crate::verdicts::Seen;
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -41,6 +42,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 fn hashes(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Agrees);
     let program = bed.outside.join("tool");
     std::fs::copy("/usr/bin/true", &program).unwrap();
     for directory in ["a", "b", ".vscode"] {
@@ -104,6 +106,7 @@ fn hashes(bed: &Bed) -> Verdict {
 }
 
 fn bundles(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Agrees);
     for bundle in BUNDLES {
         let policy = Policy::default().read("@system").write(".");
         let plan = match bed.plan(&policy.allow(bundle.name)) {
@@ -228,6 +231,7 @@ pub(super) fn longer() -> u64 {
 
 /// Every argv of up to three words, started by a shell, under random prefixes.
 fn arguments(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Agrees);
     let words = ["a", "b", "-c"];
     let mut lines: Vec<Vec<&str>> = vec![vec!["touch"]];
     let mut begin = 0;
@@ -293,6 +297,7 @@ fn arguments(bed: &Bed) -> Verdict {
 }
 
 fn random(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Agrees);
     let files = tree(bed);
     let mut planned = 0;
     let mut answers = Answers::default();
@@ -441,6 +446,7 @@ fn compare_new(bed: &Bed, plan: &Plan, answers: &mut Answers) -> Verdict {
 }
 
 fn commands(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Agrees);
     let plan = bed.plan(&bed.policy().allow("true").ask("env"))?;
     for argv in [
         &["true"][..],

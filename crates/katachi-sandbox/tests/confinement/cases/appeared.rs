@@ -12,6 +12,7 @@ use katachi_sandbox::{Plan, Policy};
 use super::Case;
 use super::online::{outside, serve};
 use crate::bed::{Bed, Verdict, must, text};
+use crate::verdicts::Seen;
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -205,6 +206,7 @@ fn reported(found: &[Violation], place: &Path, part: &str) -> Verdict {
 pub(super) const NEW: &str = "git init -q -b main \"${G%/.git}\"; cd \"${G%/.git}\"; echo x > file; git add file; git commit -q -m first; ";
 
 fn clone(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let editor =
         "mkdir .vscode; echo '{}' > .vscode/tasks.json; git add .vscode; git commit -q -m editor; ";
     let source = script(
@@ -274,6 +276,7 @@ fn plan_nothing(bed: &Bed, script: &str) -> Result<bool, String> {
 }
 
 fn every_vector(bed: &Bed) -> Verdict {
+    bed.shows(Seen::SetAside);
     let plan = plan(bed)?;
     for (name, plant, trigger) in VECTORS {
         let whole = format!("{NEW}{plant}");
@@ -300,6 +303,7 @@ fn every_vector(bed: &Bed) -> Verdict {
 }
 
 fn worktree(bed: &Bed) -> Verdict {
+    bed.shows(Seen::SetAside);
     let steps = format!(
         "{NEW}git worktree add -q ../linked; git config extensions.worktreeConfig true; cd ../linked; git config --worktree core.fsmonitor \"touch $M #\""
     );
@@ -326,6 +330,7 @@ fn worktree(bed: &Bed) -> Verdict {
 }
 
 fn submodule(bed: &Bed) -> Verdict {
+    bed.shows(Seen::SetAside);
     let steps = format!(
         "{NEW}cd ..; git init -q -b main top; cd top; git -c protocol.file.allow=always submodule --quiet add \"${{G%/.git}}\" deep/sub; git commit -q -m sub; git config -f .git/modules/deep/sub/config core.fsmonitor \"touch $M #\""
     );
@@ -351,6 +356,7 @@ fn submodule(bed: &Bed) -> Verdict {
 }
 
 fn disguised(bed: &Bed) -> Verdict {
+    bed.shows(Seen::SetAside);
     // A shared directory without a HEAD of its own is the second disguise.
     let bare = "mkdir -p docs/objects docs/refs; echo 'ref: refs/heads/main' > docs/HEAD; printf '[alias]\\n\\tzz = !touch %s\\n' \"$M\" > docs/config";
     let shared = "mkdir -p docs/worktrees/x; mv docs/HEAD docs/worktrees/x/; echo ../.. > docs/worktrees/x/commondir; echo 'gitdir: docs/worktrees/x' > .git";
@@ -381,6 +387,7 @@ fn disguised(bed: &Bed) -> Verdict {
 }
 
 fn pointers(bed: &Bed) -> Verdict {
+    bed.shows(Seen::SetAside);
     let hostile = bed.outside.join("hostile/.git");
     let plant = format!("{NEW}{}", VECTORS[2].1);
     must(
@@ -412,6 +419,7 @@ fn pointers(bed: &Bed) -> Verdict {
 
 /// A directory the project brought along becomes a repository by a rename.
 fn old_parts(bed: &Bed) -> Verdict {
+    bed.shows(Seen::SetAside);
     let plant = format!(
         "{NEW}{}; mv .git parts; mv parts/refs kept-refs",
         VECTORS[2].1
@@ -433,6 +441,7 @@ fn old_parts(bed: &Bed) -> Verdict {
 }
 
 fn killed(bed: &Bed) -> Verdict {
+    bed.shows(Seen::SetAside);
     let plan = plan(bed)?;
     let repository = bed.workspace.join("new/.git");
     let steps = format!("{NEW}{}; touch done; sleep 60", VECTORS[2].1);
@@ -464,6 +473,7 @@ fn killed(bed: &Bed) -> Verdict {
 }
 
 fn users_own(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let plan = plan(bed)?;
     let own = bed.workspace.join("own/.git");
     let make = format!("{NEW}{}", VECTORS[3].1);
@@ -491,6 +501,7 @@ fn users_own(bed: &Bed) -> Verdict {
 }
 
 fn deep_names(bed: &Bed) -> Verdict {
+    bed.shows(Seen::SetAside);
     fs::create_dir_all(bed.workspace.join("a/b/c/d")).unwrap();
     fs::create_dir_all(bed.workspace.join("linked")).unwrap();
     symlink("elsewhere", bed.workspace.join("linked/.envrc")).unwrap();

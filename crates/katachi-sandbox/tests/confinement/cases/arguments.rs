@@ -11,6 +11,7 @@ use katachi_sandbox::{Ending, Output, Plan, Policy};
 
 use super::Case;
 use crate::bed::{Bed, Verdict, must, offers, text};
+use crate::verdicts::Seen;
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -116,6 +117,7 @@ fn reported(output: &Output, part: &str) -> Verdict {
 }
 
 fn prefix(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     let plan = touching(bed)?;
     // As the command itself.
     must(
@@ -216,6 +218,7 @@ impl Remote {
 }
 
 fn push(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     for place in gits() {
         push_with(bed, &place).map_err(|problem| format!("{}: {problem}", place.display()))?;
     }
@@ -287,6 +290,7 @@ fn push_with(bed: &Bed, place: &Path) -> Verdict {
 }
 
 fn asked_around(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     let ways = [
         "git push -q ../b main:$1",
         "git -C . push -q ../b main:$1",
@@ -375,6 +379,7 @@ fn asked_around(bed: &Bed) -> Verdict {
 }
 
 fn names(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     let plan = bed.plan(&bed.policy().allow("bash").allow(["touch", "good"]))?;
     std::os::unix::fs::symlink("/usr/bin/touch", bed.workspace.join("link")).unwrap();
     for script in [
@@ -414,6 +419,7 @@ fn names(bed: &Bed) -> Verdict {
 }
 
 fn starters(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     let touch = "/usr/bin/touch";
     let ways: &[(&str, &[&str])] = &[
         ("sh", &["-c", "touch bad"]),
@@ -470,6 +476,7 @@ fn starters(bed: &Bed) -> Verdict {
 }
 
 fn script(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     use std::os::unix::fs::PermissionsExt as _;
 
     let make = |name: &str, first: &str| {
@@ -551,6 +558,7 @@ fn loader(bed: &Bed) -> Verdict {
 }
 
 fn race(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     let (good, bad) = (bed.inside("good"), bed.inside("evil"));
     let long = std::env::var_os("KATACHI_LONG").is_some_and(|long| long == "1");
     let times = if long { "20000" } else { "400" };
@@ -596,6 +604,7 @@ fn untraced(bed: &Bed) -> Verdict {
 }
 
 fn multi_call(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     let real = ["/bin/busybox", "/usr/bin/busybox"]
         .into_iter()
         .find(|path| Path::new(path).exists())
@@ -635,6 +644,7 @@ fn multi_call(bed: &Bed) -> Verdict {
 }
 
 fn asked(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     let plan = bed.plan(
         &bed.policy()
             .allow("sh")
@@ -705,6 +715,7 @@ fn asked(bed: &Bed) -> Verdict {
 }
 
 fn undisturbed(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let plan = bed.plan(
         &bed.policy()
             .allow("@python")
@@ -748,6 +759,7 @@ fn undisturbed(bed: &Bed) -> Verdict {
 }
 
 fn ends(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Ended);
     let policy = bed.policy().allow("sh").allow(["touch", "good"]);
     let plan = bed.plan(&policy)?;
     for (script, ending) in [
@@ -800,6 +812,7 @@ fn ends(bed: &Bed) -> Verdict {
 }
 
 fn unanswered(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let plan = bed.plan(&bed.policy().allow("sh").ask(["touch", "asked"]))?;
     let (hold, held) = mpsc::channel::<()>();
     let held = std::sync::Mutex::new(held);

@@ -11,6 +11,7 @@ use katachi_sandbox::{Ending, Plan, PlanError, PlanOptions, Policy, Signal, Spaw
 
 use super::Case;
 use crate::bed::{Bed, Verdict, must};
+use crate::verdicts::Seen;
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -56,6 +57,7 @@ fn plan(bed: &Bed, policy: &Policy) -> Result<Plan, String> {
 }
 
 fn signals(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let plan = plan(bed, &shell(bed))?;
     // One that listens goes on; the loop shows that it was not ended.
     let script = "trap 'echo one' USR1; trap 'echo end; exit 7' TERM; echo ready; \
@@ -99,6 +101,7 @@ fn signals(bed: &Bed) -> Verdict {
 }
 
 fn refusals(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let policy = shell(bed).allow("@git").allow(["git", "version"]);
     let mut policy = policy;
     policy
@@ -156,6 +159,7 @@ pub(crate) fn without_helper(words: &[std::ffi::OsString]) -> ExitCode {
 }
 
 fn helper(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     std::fs::write(bed.workspace.join("inside"), "here").map_err(|error| error.to_string())?;
     let start = |words: &[&str]| {
         let mut bare = std::process::Command::new(Bed::program());
@@ -181,6 +185,7 @@ fn helper(bed: &Bed) -> Verdict {
 }
 
 fn replaceable_helper(bed: &Bed) -> Verdict {
+    bed.shows(Seen::RefusedPlanned);
     let copy = |directory: &Path| {
         let copy = directory.join("helper");
         std::fs::copy(HELPER, &copy)
@@ -222,6 +227,7 @@ mod asynchronous {
 
     use super::{plan, shell};
     use crate::bed::{Bed, Verdict, must};
+    use crate::verdicts::Seen;
 
     fn on_tokio<T>(work: impl Future<Output = T>) -> T {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -236,6 +242,7 @@ mod asynchronous {
     }
 
     pub(super) fn everything(bed: &Bed) -> Verdict {
+        bed.shows(Seen::Works);
         let plan = plan(bed, &shell(bed))?;
         on_tokio(async {
             // Threads of the caller come and go while commands run.
@@ -295,6 +302,7 @@ mod asynchronous {
     }
 
     pub(super) fn dropped(bed: &Bed) -> Verdict {
+        bed.shows(Seen::Ended);
         let plan = plan(bed, &shell(bed))?;
         let mark = bed.workspace.join("beat");
         let script = format!("while :; do echo x >> {}; sleep 0.02; done", mark.display());

@@ -14,6 +14,7 @@ use super::Case;
 use super::appeared::{NEW, VECTORS, git, is_clean, script, tools};
 use crate::bed::{Bed, Verdict, must, text};
 use crate::raw;
+use crate::verdicts::Seen;
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -168,6 +169,7 @@ fn runs_outside(bed: &Bed, repository: &Path) -> bool {
 }
 
 fn killed_caller(bed: &Bed) -> Verdict {
+    bed.shows(Seen::SetAside);
     let state = bed.outside.join("state");
     let (repository, steps) = planting(bed);
     for way in ["again", "recover", "plan"] {
@@ -211,6 +213,7 @@ fn killed_caller(bed: &Bed) -> Verdict {
 }
 
 fn silent_caller(bed: &Bed) -> Verdict {
+    bed.shows(Seen::SetAside);
     let state = bed.outside.join("state");
     let (repository, steps) = planting(bed);
     said(start(bed, &state, "leave", &steps))?;
@@ -222,6 +225,7 @@ fn silent_caller(bed: &Bed) -> Verdict {
 }
 
 fn living_caller(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let state = bed.outside.join("state");
     let (repository, steps) = planting(bed);
     let mut caller = Doomed(start(bed, &state, "run", &steps));
@@ -245,6 +249,7 @@ fn living_caller(bed: &Bed) -> Verdict {
 
 /// Whoever knows where they would lie could have made the place before.
 fn prepared_place(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown, symlink};
 
     let state = bed.outside.join("state");
@@ -291,6 +296,7 @@ fn prepared_place(bed: &Bed) -> Verdict {
 }
 
 fn writable_records(bed: &Bed) -> Verdict {
+    bed.shows(Seen::RefusedPlanned);
     let state = bed.workspace.join("state");
     let output = start(bed, &state, "run", "true");
     let status = output.wait_with_output().map_err(|e| e.to_string())?.status;
@@ -305,6 +311,7 @@ const MOMENTS: u32 = 60;
 const HELD: u32 = 5;
 
 fn killed_at_any_moment(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let state = bed.outside.join("state");
     bed.repository("repository");
     let before = tree(&bed.workspace);

@@ -10,6 +10,7 @@ use katachi_sandbox::policy::CommandRule;
 
 use super::Case;
 use crate::bed::{Bed, Verdict, must, offers, text};
+use crate::verdicts::Seen;
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -90,6 +91,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 fn not_listed(bed: &Bed) -> Verdict {
+    bed.shows(Seen::RefusedBefore);
     let plan = bed.plan(&bed.policy())?;
     for program in ["tail", "/usr/bin/tail", "no-such-program"] {
         let error = plan.command([program]).spawn().err().ok_or("it started")?;
@@ -113,6 +115,7 @@ fn by_others(bed: &Bed) -> Verdict {
 /// A shell, `env`, `xargs`, `find`, Python and others, as far as they are
 /// installed.
 fn by_interpreters(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     let marker = bed.inside("marker");
     let tail = "/usr/bin/touch";
     let python = format!("import os; os.execv('{tail}', ['touch', '{marker}'])");
@@ -247,6 +250,7 @@ fn script(bed: &Bed) -> Verdict {
 }
 
 fn exec_from(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let program = text(&Bed::program());
     std::fs::create_dir(bed.workspace.join("target")).unwrap();
     let plan = bed.plan(&bed.policy().exec_from("target"))?;
@@ -301,6 +305,7 @@ fn writable_program(bed: &Bed) -> Verdict {
 }
 
 fn changed_program(bed: &Bed) -> Verdict {
+    bed.shows(Seen::RefusedStarted);
     let place = own_program(bed, "tool");
     let plan = bed.plan(&bed.policy().allow(text(&place)))?;
     let start = || {
@@ -385,6 +390,7 @@ fn first_process(bed: &Bed) -> Verdict {
 }
 
 fn asking(bed: &Bed) -> Verdict {
+    bed.shows(Seen::RefusedBefore);
     let plan = bed.plan(&bed.policy().ask("true"))?;
     let rule = |argv: &[&str]| plan.needs_approval(argv, plan.workspace());
     must(
@@ -417,6 +423,7 @@ fn asking(bed: &Bed) -> Verdict {
 }
 
 fn preload(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     let library = [
         "/lib/x86_64-linux-gnu/libm.so.6",
         "/lib/aarch64-linux-gnu/libm.so.6",
@@ -464,6 +471,7 @@ fn preload(bed: &Bed) -> Verdict {
 /// A command can have the programs it may start run its own code. That code
 /// sees what the command sees.
 fn variables(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Residual);
     let (secret, stolen, ran) = (bed.out("secret"), bed.inside("stolen"), bed.inside("ran"));
     let shell = format!("read x < {secret}; echo \"$x\" > {stolen}\n: > {ran}\n");
     let python = format!(

@@ -22,6 +22,7 @@ use super::crash::{nothing_is_left, tree};
 use crate::attempts::{attempt, keep_open};
 use crate::bed::{Bed, Ground, Verdict, must, text};
 use crate::raw::{self, Fault};
+use crate::verdicts::Seen;
 
 pub(crate) const CASES: &[Case] = &[Case {
     name: "a start whose step fails starts nothing or says what is missing",
@@ -459,6 +460,7 @@ fn policy(bed: &Bed) -> Policy {
 }
 
 fn sweep(bed: &Bed) -> Verdict {
+    bed.shows(Seen::RefusedStarted);
     let target = Target::new(bed);
     let root = raw::call(libc::SYS_geteuid, &[]).is_ok_and(|user| user == 0);
     if root {

@@ -7,6 +7,7 @@ use katachi_sandbox::Policy;
 
 use super::{Case, ROOT};
 use crate::bed::{Bed, Verdict, must, text};
+use crate::verdicts::Seen;
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -181,6 +182,7 @@ fn write_through_new_link(bed: &Bed) -> Verdict {
 }
 
 fn flipped_link(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     let long = std::env::var_os("KATACHI_LONG").is_some_and(|long| long == "1");
     let times = if long { "20000" } else { "1000" };
     let flipping = |name: &str| {
@@ -424,6 +426,7 @@ fn contradiction(bed: &Bed) -> Verdict {
 }
 
 fn replaced_workspace(bed: &Bed) -> Verdict {
+    bed.shows(Seen::RefusedStarted);
     let plan = bed.plan(&bed.policy())?;
     bed.allowed_by(&plan, &["create", &bed.inside("before")])?;
     std::fs::rename(&bed.workspace, bed.outside.join("moved")).unwrap();
@@ -445,6 +448,7 @@ fn replaced_workspace(bed: &Bed) -> Verdict {
 }
 
 fn foreign_directory(bed: &Bed) -> Verdict {
+    bed.shows(Seen::RefusedStarted);
     let plan = bed.plan(&bed.policy())?;
     symlink(&bed.outside, bed.workspace.join("link")).unwrap();
     // A model chooses where its commands start.

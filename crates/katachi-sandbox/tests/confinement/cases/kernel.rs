@@ -13,6 +13,7 @@ use crate::attempts::keep_open;
 use crate::bed::{Bed, Ground, Verdict, must, text};
 use crate::interfaces::give_capability;
 use crate::raw;
+use crate::verdicts::Seen;
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -144,6 +145,7 @@ fn processes(bed: &Bed) -> Verdict {
 }
 
 fn tier_below(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let options = bed.options().only(Tier::Landlock);
     // Without this very program, which is what is executed.
     let policy = Policy::default().read("@system").write(".").allow("cat");
@@ -168,6 +170,7 @@ fn tier_below(bed: &Bed) -> Verdict {
 }
 
 fn each_control(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     bed.repository("");
     raw::set_variable("KATACHI_SECRET", "x");
     // Without this very program, which is what is executed.
@@ -300,6 +303,7 @@ fn no_new_privileges(bed: &Bed) -> Verdict {
 
 /// Set-user-id, and with a capability of the file's, both allowed by name.
 fn privileged_programs(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     use std::os::unix::process::CommandExt as _;
 
     std::os::unix::fs::chown(&bed.workspace, Some(NOBODY), Some(NOBODY)).unwrap();
@@ -612,12 +616,14 @@ fn forbidding_system(left: &str) -> Command {
 }
 
 fn forbidden_by_system(bed: &Bed) -> Verdict {
+    bed.shows(Seen::RefusedStarted);
     starts_elsewhere(bed)?;
     let nobody = "setpriv --bounding-set=-all";
     refused_with(bed, forbidding_system(nobody), "max_user_namespaces")
 }
 
 fn root_where_forbidden(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     starts_elsewhere(bed)?;
     let output = forbidding_system("")
         .current_dir(&bed.workspace)
@@ -635,6 +641,7 @@ fn root_where_forbidden(bed: &Bed) -> Verdict {
 }
 
 fn forbidden_by_container(bed: &Bed) -> Verdict {
+    bed.shows(Seen::RefusedStarted);
     starts_elsewhere(bed)?;
     let mut place = Command::new(Bed::program());
     place.args(["--attempt", "start-sandbox-without-namespaces"]);

@@ -12,6 +12,7 @@ use katachi_sandbox::{Outcome, Plan};
 
 use super::Case;
 use crate::bed::{Bed, Ground, Verdict, must, text};
+use crate::verdicts::Seen;
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -130,6 +131,7 @@ fn replace(file: &Path, content: &str) {
 }
 
 fn replaced_secret(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     fs::create_dir(bed.workspace.join("sub")).unwrap();
     for (name, rule) in [(".env", ".env"), ("sub/.env", "**/.env")] {
         let file = bed.workspace.join(name);
@@ -147,6 +149,7 @@ fn replaced_secret(bed: &Bed) -> Verdict {
 }
 
 fn replaced_configuration(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     let repository = bed.repository("");
     let settings = bed.workspace.join(".npmrc");
     fs::write(&settings, "").unwrap();
@@ -159,6 +162,7 @@ fn replaced_configuration(bed: &Bed) -> Verdict {
 }
 
 fn replaced_directory(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     let place = bed.workspace.join("a/b");
     let fill = || {
         fs::create_dir_all(place.join(".vscode")).unwrap();
@@ -185,6 +189,7 @@ fn replaced_directory(bed: &Bed) -> Verdict {
 }
 
 fn appears(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     let plan = bed.plan(&bed.policy().deny("**/.env").deny("keys/only"))?;
     for name in [".env", "new/directory/.env", "keys/only"] {
         let file = bed.workspace.join(name);
@@ -229,6 +234,7 @@ fn appeared_before(bed: &Bed) -> Verdict {
 }
 
 fn made_inside(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     let plan = bed.plan(&bed.policy().deny("**/*.pem"))?;
     let file = bed.inside("a/late.pem");
     bed.run(&plan, &["make-directories-and-file", &file])?;
@@ -241,6 +247,7 @@ fn made_inside(bed: &Bed) -> Verdict {
 }
 
 fn refused(bed: &Bed) -> Verdict {
+    bed.shows(Seen::RefusedPlanned);
     let options = bed.options().late_matches(LateMatches::default());
     for (name, instead) in [
         ("**/.env", "deny the directory"),
@@ -271,6 +278,7 @@ fn refused(bed: &Bed) -> Verdict {
 }
 
 fn waiting(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     let plan = bed.plan(&bed.policy().deny("**/.env"))?;
     let pool = katachi_sandbox::Pool::new(&plan, 1).map_err(|error| error.to_string())?;
     let late = bed.workspace.join("a/.env");

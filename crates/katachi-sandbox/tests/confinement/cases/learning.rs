@@ -8,6 +8,7 @@ use katachi_sandbox::{Outcome, Plan, PlanOptions, Policy};
 
 use super::Case;
 use crate::bed::{Bed, Verdict, must};
+use crate::verdicts::Seen;
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -53,6 +54,7 @@ fn observed(plan: &Plan, argv: &[&str]) -> Result<(Outcome, String), String> {
 }
 
 fn confined(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     std::fs::write(bed.workspace.join("file"), "here").unwrap();
     std::fs::write(bed.workspace.join(".env"), "hidden").unwrap();
     std::os::unix::fs::symlink(&bed.outside, bed.workspace.join("link")).unwrap();
@@ -123,6 +125,7 @@ fn confined(bed: &Bed) -> Verdict {
 }
 
 fn reported(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let plan = bed.plan(&bed.policy().allow("sh"))?;
     let (secret, new) = (bed.out("secret"), bed.out("new"));
     let script = format!(
@@ -172,6 +175,7 @@ fn reported(bed: &Bed) -> Verdict {
 }
 
 fn flood(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let long = std::env::var_os("KATACHI_LONG").is_some_and(|long| long == "1");
     let plan = bed.plan(&bed.policy())?;
     let look = |count: usize, length: usize| -> Result<(Outcome, u64), String> {
@@ -270,6 +274,7 @@ fn rounds(bed: &Bed, mut policy: Policy, argv: &[&str]) -> Result<(Policy, Strin
 }
 
 fn secrets(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let names = [".ssh/id", "site/.env", "cards/token.json", "plain"];
     let mut script = String::new();
     for name in names {
@@ -301,6 +306,7 @@ fn secrets(bed: &Bed) -> Verdict {
 }
 
 fn script(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     std::fs::set_permissions(&bed.outside, std::fs::Permissions::from_mode(0o755)).unwrap();
     std::fs::write(bed.outside.join("config.json"), "{\"add\": 40}").unwrap();
     let script = format!(
@@ -334,6 +340,7 @@ fn script(bed: &Bed) -> Verdict {
 }
 
 fn git(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let run = |argv: &[&str]| {
         let status = std::process::Command::new("git")
             .args(argv)

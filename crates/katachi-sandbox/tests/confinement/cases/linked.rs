@@ -7,6 +7,7 @@ use katachi_sandbox::policy::GitAccess;
 
 use super::Case;
 use crate::bed::{Bed, Verdict, must};
+use crate::verdicts::Seen;
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -127,6 +128,7 @@ fn metadata(bed: &Bed) -> Verdict {
 }
 
 fn denied(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     fs::create_dir_all(bed.workspace.join("private")).unwrap();
     let pairs = [
         (bed.inside("deep.env"), "first"),

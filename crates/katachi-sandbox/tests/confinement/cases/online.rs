@@ -8,6 +8,7 @@ use katachi_sandbox::{Output, Plan, Policy};
 use super::Case;
 use crate::bed::{Bed, Verdict, must, text};
 use crate::servers::{Files, Fixed};
+use crate::verdicts::Seen;
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -87,6 +88,7 @@ fn works(plan: &Plan, argv: &[&str]) -> Result<String, String> {
 }
 
 fn curl(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     std::fs::write(bed.outside.join("hello"), "hello").unwrap();
     let (files, plan) = serve(bed, Policy::default().allow("curl"))?;
     let url = format!("https://files.test:{}/hello", files.port);
@@ -146,6 +148,7 @@ pub(super) fn outside(bed: &Bed, argv: &[&str]) -> Verdict {
 }
 
 fn git(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let identity = [
         "git",
         "-C",
@@ -191,6 +194,7 @@ fn git(bed: &Bed) -> Verdict {
 }
 
 fn npm(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     std::fs::create_dir_all(bed.outside.join("package")).unwrap();
     let manifest = r#"{"name":"tiny","version":"1.0.0","main":"index.js"}"#;
     std::fs::write(bed.outside.join("package/package.json"), manifest).unwrap();
@@ -224,6 +228,7 @@ fn npm(bed: &Bed) -> Verdict {
 }
 
 fn node(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     std::fs::write(bed.outside.join("hello"), "hello").unwrap();
     let (files, plan) = serve(bed, Policy::default().allow("@node"))?;
     let script = |host: &str| {
@@ -248,6 +253,7 @@ fn node(bed: &Bed) -> Verdict {
 }
 
 fn python(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     std::fs::write(bed.outside.join("hello"), "hello").unwrap();
     let (files, plan) = serve(bed, Policy::default().allow("@python"))?;
     let script = |host: &str, opener: &str| {
@@ -268,6 +274,7 @@ fn python(bed: &Bed) -> Verdict {
 }
 
 fn pip(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let wheel = "tiny-1.0.0-py3-none-any.whl";
     let make = format!(
         "import zipfile as z, os\n\
@@ -310,6 +317,7 @@ fn pip(bed: &Bed) -> Verdict {
 
 /// A procedural macro from the registry, in a package with a build script.
 fn cargo(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let write = |place: std::path::PathBuf, content: &str| {
         std::fs::create_dir_all(place.parent().unwrap()).unwrap();
         std::fs::write(place, content).unwrap();
@@ -373,6 +381,7 @@ fn cargo(bed: &Bed) -> Verdict {
 }
 
 fn ssh(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     let (_files, plan) = serve(bed, Policy::default().allow("ssh"))?;
     let started = Instant::now();
     let options = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=10"];

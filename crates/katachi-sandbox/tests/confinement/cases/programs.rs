@@ -7,6 +7,7 @@ use katachi_sandbox::{Output, Plan, Policy};
 
 use super::Case;
 use crate::bed::{Bed, Verdict, must};
+use crate::verdicts::Seen;
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -52,6 +53,7 @@ fn run(plan: &Plan, argv: &[&str]) -> Result<Output, String> {
 }
 
 fn shell(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let plan = bed.plan(&Policy::default().write(".").allow("@system"))?;
     let script = "set -e; mkdir a; echo hello > a/b; cat <(grep -r hello a) | sed s/hello/bye/ > c; \
                   for i in $(seq 3); do echo $i; done | sort -r | tee d; test \"$(cat c)\" = a/b:bye; \
@@ -61,6 +63,7 @@ fn shell(bed: &Bed) -> Verdict {
 }
 
 fn python(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let plan = bed.plan(
         &Policy::default()
             .read("@system")
@@ -76,6 +79,7 @@ fn python(bed: &Bed) -> Verdict {
 }
 
 fn git(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let outside = |arguments: &[&str]| {
         let status = std::process::Command::new("git")
             .args(["-c", "init.defaultBranch=main"])
@@ -140,6 +144,7 @@ fn git(bed: &Bed) -> Verdict {
 }
 
 fn inner_git(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     const MAKE: &str = "git init -q -b main source; git init -q -b main main; \
         git -C source commit -q --allow-empty -m x; cd main; \
         git -c protocol.file.allow=always submodule --quiet add \"$PWD/../source\" deep/sub; \
@@ -211,6 +216,7 @@ fn inner_git(bed: &Bed) -> Verdict {
 }
 
 fn compiler(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     std::fs::write(
         bed.workspace.join("a.c"),
         "#include <stdio.h>\nint main(void) { puts(\"built\"); }\n",

@@ -9,6 +9,7 @@ use super::Case;
 use super::agreement::{Dice, longer};
 use crate::bed::{Bed, Verdict, must};
 use crate::servers::{Files, Fixed, Recorder};
+use crate::verdicts::Seen;
 
 pub(crate) const CASES: &[Case] = &[
     case("an allowed host is reached through the proxy", allowed),
@@ -131,6 +132,7 @@ fn allowed(bed: &Bed) -> Verdict {
 }
 
 fn direct(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let scene = Scene::new(bed, &["api.test", "*.sub.test.example"]);
     let plan = scene.plan(bed)?;
     for host in ["api.test", "a.b.sub.test.example", "127.0.0.1"] {
@@ -418,6 +420,7 @@ fn plans(bed: &Bed) -> Verdict {
 }
 
 fn agree(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Agrees);
     let scene = Scene::new(
         bed,
         &["api.test", "*.sub.test.example", "bad.sub.test.example.x"],

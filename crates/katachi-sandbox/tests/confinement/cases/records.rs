@@ -12,6 +12,7 @@ use katachi_sandbox::{Outcome, Plan, Policy, Violation};
 use super::Case;
 use crate::bed::{Bed, Ground, Verdict, must, text};
 use crate::raw;
+use crate::verdicts::Seen;
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -90,6 +91,7 @@ fn program(place: &Path, content: &str) {
 }
 
 fn starts(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let policy = bed.policy().deny("secret").deny("lone");
     let policy = policy.exec_from("target");
     program(&bed.workspace.join("lone"), "#!/bin/sh\n");
@@ -213,6 +215,7 @@ fn lines(bed: &Bed) -> Verdict {
 }
 
 fn flood(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let many = 3000;
     program(&bed.outside.join("p0"), "#!/bin/sh\n");
     for index in 1..many {
@@ -256,6 +259,7 @@ fn flood(bed: &Bed) -> Verdict {
 }
 
 fn names(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     // Its line must not become a rule about something else.
     let name = "x\"]\n[network]\nallow = [\"evil.example";
     program(&bed.outside.join(name), "#!/bin/sh\n");
@@ -274,6 +278,7 @@ fn names(bed: &Bed) -> Verdict {
 }
 
 fn flipping(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     // Two programs whose names have one length; neither is allowed.
     for name in ["aaaa", "bbbb"] {
         std::fs::copy("/usr/bin/touch", bed.outside.join(name)).unwrap();
@@ -293,6 +298,7 @@ fn flipping(bed: &Bed) -> Verdict {
 }
 
 fn files(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     std::fs::write(bed.workspace.join("hidden"), "x").unwrap();
     let policy = bed.policy().allow("sh").deny("hidden");
     std::os::unix::fs::symlink(&bed.outside, bed.workspace.join("link")).unwrap();
@@ -360,6 +366,7 @@ fn files(bed: &Bed) -> Verdict {
 }
 
 fn heard_before(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     // As in a container whose manager hears of calls: one listener is all that
     // the kernel gives.
     let listener = raw::hear_of_nothing().map_err(|error| error.to_string())?;

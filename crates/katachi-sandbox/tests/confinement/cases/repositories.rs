@@ -2,6 +2,7 @@
 
 use super::Case;
 use crate::bed::{Bed, Verdict, must, text};
+use crate::verdicts::Seen;
 use katachi_sandbox::Plan;
 use katachi_sandbox::plan::NewConfiguration;
 use katachi_sandbox::policy::GitAccess;
@@ -320,6 +321,7 @@ fn protected(name: &str) -> &str {
 }
 
 fn every_name(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     // At the top and further down, where none is yet: all of it is set aside.
     let places = |names: &[&str]| -> Vec<String> {
         let both = names
@@ -376,6 +378,7 @@ fn configuration(bed: &Bed) -> Verdict {
 }
 
 fn new_configuration(bed: &Bed) -> Verdict {
+    bed.shows(Seen::SetAside);
     let plan = bed.plan(&bed.policy())?;
     let outcome = bed.run(&plan, &["create", &bed.inside("ordinary")])?;
     must(

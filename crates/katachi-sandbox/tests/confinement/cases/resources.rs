@@ -9,6 +9,7 @@ use katachi_sandbox::policy::{ByteSize, Limits, TimeSpan};
 
 use super::Case;
 use crate::bed::{Bed, Ground, Verdict, in_time, must};
+use crate::verdicts::Seen;
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -103,6 +104,7 @@ fn beats(bed: &Bed) -> bool {
 }
 
 fn survivors(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Ended);
     bed.control(&["survive", &bed.inside("beat")])?;
     must(beats(bed), "the control does not survive")?;
     // The control ends by itself once its file cannot be opened.
@@ -126,6 +128,7 @@ fn survivors(bed: &Bed) -> Verdict {
 }
 
 fn dropped(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Ended);
     let plan = bed.plan(&bed.policy())?;
     let child = plan
         .command(["/bin/sh"])
@@ -184,6 +187,7 @@ fn called(word: &str) -> usize {
 }
 
 fn killed(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Ended);
     let plan = bed.plan(&bed.policy())?;
     let mut child = plan
         .command(Bed::argv(&["sleep", "60"]))
@@ -219,6 +223,7 @@ fn wall_time(bed: &Bed) -> Verdict {
 }
 
 fn fork_bomb(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Ended);
     let plan = bed.plan(&bed.policy().limits(limits(|limits| {
         limits.processes = Some(40);
         limits.wall_time = Some(TimeSpan::new(Duration::from_secs(20)));
@@ -278,6 +283,7 @@ fn host_works(bed: &Bed, stop: &AtomicBool) -> usize {
 }
 
 fn memory(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Ended);
     bed.control(&["eat-memory", "200"])?;
     let plan = bed.plan(&bed.policy().limits(limits(|limits| {
         limits.memory = Some(ByteSize::new(64 << 20));
@@ -313,6 +319,7 @@ fn open_files(bed: &Bed) -> Verdict {
 }
 
 fn file_size(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Ended);
     bed.control(&["fill", &bed.inside("control"), "64"])?;
     let plan = bed.plan(&bed.policy().limits(limits(|limits| {
         limits.disk = Some(ByteSize::new(1 << 20));
@@ -329,6 +336,7 @@ fn file_size(bed: &Bed) -> Verdict {
 }
 
 fn private_size(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Ended);
     let plan = bed.plan(
         &bed.policy()
             .allow("sh")
@@ -363,6 +371,7 @@ fn private_size(bed: &Bed) -> Verdict {
 }
 
 fn exit_codes(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let plan = bed.plan(&bed.policy().allow("sh"))?;
     for (script, expected) in [
         ("exit 7", Ending::Code(7)),
@@ -386,6 +395,7 @@ fn exit_codes(bed: &Bed) -> Verdict {
 }
 
 fn many(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let plan = bed.plan(&bed.policy().allow("sh"))?;
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..8)
@@ -407,6 +417,7 @@ fn many(bed: &Bed) -> Verdict {
 }
 
 fn terminal(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     use std::io::{Read as _, Write as _};
 
     use katachi_sandbox::TerminalSize;
@@ -492,6 +503,7 @@ fn terminal(bed: &Bed) -> Verdict {
 }
 
 fn typed(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     // Where the kernel allows it at all, the control would type into the
     // terminal of whoever runs these tests, so a terminal of a sandbox stands
     // in: there the attempt is refused for what it is.
@@ -517,6 +529,7 @@ fn ready(plan: &katachi_sandbox::Plan) -> Result<katachi_sandbox::Pool, String> 
 }
 
 fn pool(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     std::fs::write(bed.workspace.join("file"), "here").unwrap();
     let (secret, outside) = (bed.out("secret"), bed.out("new"));
     let attempts: &[(&[&str], i32)] = &[
@@ -598,6 +611,7 @@ fn pool(bed: &Bed) -> Verdict {
 }
 
 fn pool_once(bed: &Bed) -> Verdict {
+    bed.shows(Seen::RefusedStarted);
     let plan = bed.plan(&bed.policy().allow("sh"))?;
     let pool = ready(&plan)?;
     let leave = "l=${TMPDIR:-/tmp}/left; test -e $l && echo met; echo x > $l";

@@ -12,6 +12,7 @@ use katachi_sandbox::report::Enforced;
 use super::Case;
 use crate::bed::{Bed, Ground, Verdict, must, text};
 use crate::raw;
+use crate::verdicts::Seen;
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -112,6 +113,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 fn shared_mounts(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     let git = bed.repository("");
     own_mounts();
     // Most machines share their mounts between namespaces.
@@ -174,6 +176,7 @@ fn mounted_proc(bed: &Bed) -> Verdict {
 }
 
 fn redirected(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Residual);
     let git = bed.repository("");
     let plan = bed.plan(&bed.policy().git(GitAccess::Commit))?;
     for name in ["commondir", "config.worktree"] {
@@ -322,6 +325,7 @@ fn unsearchable(bed: &Bed) -> Verdict {
 }
 
 fn ending_beside(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     let git = bed.repository("");
     let plan = bed.plan(&bed.policy().git(GitAccess::Commit).allow("sh"))?;
     let first = plan
@@ -391,6 +395,7 @@ fn says_of_exec(plan: &katachi_sandbox::Plan, part: &str) -> Verdict {
 }
 
 fn denied_in_bundle(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     // Something that every machine with these cases has.
     let file = ["/etc/passwd", "/etc/group"]
         .into_iter()
@@ -436,6 +441,7 @@ fn limits_of_first(bed: &Bed) -> Verdict {
 }
 
 fn shared_memory(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Ended);
     bed.control(&["eat-shared-memory", "200"])?;
     let mut limits = Limits::default();
     limits.memory = Some(ByteSize::new(64 << 20));
@@ -457,6 +463,7 @@ fn core_handler(bed: &Bed) -> Verdict {
 }
 
 fn directory_as_input(bed: &Bed) -> Verdict {
+    bed.shows(Seen::RefusedStarted);
     let plan = bed.plan(&bed.policy().allow("cat"))?;
     let open = |place: &std::path::Path| fs::File::open(place).unwrap();
     must(
@@ -488,6 +495,7 @@ fn umask(bed: &Bed) -> Verdict {
 }
 
 fn set_user_id_helper(bed: &Bed) -> Verdict {
+    bed.shows(Seen::RefusedStarted);
     use std::os::unix::process::CommandExt as _;
     const MARKER: &str = concat!("katachi-sandbox-helper ", env!("CARGO_PKG_VERSION"));
     const NOBODY: u32 = 65534;
@@ -516,6 +524,7 @@ fn set_user_id_helper(bed: &Bed) -> Verdict {
 }
 
 fn forged_lines(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     let name = "x\n  read        /etc/shadow  (forged)\u{1b}[2K";
     bed.repository(name);
     let plan = bed.plan(&bed.policy())?;

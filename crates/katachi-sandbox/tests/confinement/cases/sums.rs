@@ -8,6 +8,7 @@ use katachi_sandbox::{Ending, Plan};
 
 use super::Case;
 use crate::bed::{Bed, Verdict, must};
+use crate::verdicts::Seen;
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -124,6 +125,7 @@ fn processor_time(bed: &Bed) -> Verdict {
 }
 
 fn share(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let half = CpuShare::try_from(0.2).map_err(|error| error.to_string())?;
     let plan = match limited(bed, |limits| limits.cpus = Some(half)) {
         Ok(plan) => plan,

@@ -12,6 +12,7 @@ use super::Case;
 use super::proxy::{PROXY, Scene, case, hex, own_address, reported};
 use crate::bed::{Bed, Ground, Verdict, must};
 use crate::servers::Recorder;
+use crate::verdicts::Seen;
 
 pub(crate) const CASES: &[Case] = &[
     case(
@@ -115,6 +116,7 @@ fn socks(bed: &Bed) -> Verdict {
 }
 
 fn slow(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Ended);
     let scene = Scene::new(bed, &["api.test"]);
     let plan = scene.plan(bed)?;
     let host = scene.at("api.test");
@@ -166,6 +168,7 @@ fn last_words(bed: &Bed) -> Verdict {
 }
 
 fn many(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Ended);
     let scene = Scene::new(bed, &["api.test"]);
     let plan = scene.plan(bed)?;
     let outcome = bed.run(&plan, &["many", PROXY, "200"])?;
@@ -176,6 +179,7 @@ fn many(bed: &Bed) -> Verdict {
 }
 
 fn bytes(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Ended);
     let mut scene = Scene::new(bed, &["api.test"]);
     scene.policy.limits.network = Some(
         "400"
@@ -219,6 +223,7 @@ fn none(bed: &Bed) -> Verdict {
 }
 
 fn publish(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let port = free_port();
     let ready = bed.inside("ready");
     let refused = bed.inside("refused");
@@ -272,6 +277,7 @@ fn publish(bed: &Bed) -> Verdict {
 
 /// What was built for any command of the plan has the network of each.
 fn pooled(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Denied);
     let port = free_port();
     let scene = Scene::new(bed, &["api.test"]);
     let other = Recorder::new();
@@ -337,6 +343,7 @@ fn visit(port: u16, mut child: Child) -> Verdict {
 }
 
 fn witness(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Works);
     let scene = Scene::new(bed, &["api.test"]);
     for plan in [bed.plan(&bed.policy())?, scene.plan(bed)?] {
         let seen = katachi_sandbox::doctor::witness(&plan).map_err(|error| error.to_string())?;

@@ -9,6 +9,12 @@ use katachi_relay::cli::{Backup, Key, Migrate, Restore, Serve};
 use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
+/// What a crowd of connections took goes back to the system when they have ended, by a
+/// thread of its own. The allocator of the GNU library keeps it.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// The relay between a browser and Katachi agents.
 #[derive(Debug, Parser)]
 #[command(name = "katachi-relay", version, about, propagate_version = true)]

@@ -68,7 +68,7 @@ async fn r04_idle_connections_take_little_and_leave_nothing() {
     let agents = approved(&node, tunnels).await;
     let tls = TlsConnector::from(Arc::new(node.relay.tls(&[b"h2"])));
     let mut rounds = Vec::new();
-    let at_first = node.descriptors();
+    let (at_first, alone) = (node.descriptors(), settled(&node).await);
     for _ in 0..2 {
         let before = settled(&node).await;
         let opening = agents
@@ -97,6 +97,17 @@ async fn r04_idle_connections_take_little_and_leave_nothing() {
             let waited = began.elapsed();
             assert!(waited < Duration::from_secs(60), "they stay open");
             tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        // What they took goes back to the system, though nobody comes any more.
+        let most = alone + with_all.saturating_sub(alone) / 4 + SLACK;
+        let began = Instant::now();
+        while node.memory() > most {
+            let (waited, kept) = (began.elapsed(), node.memory());
+            assert!(
+                waited < Duration::from_secs(60),
+                "{kept} is kept: {rounds:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(250)).await;
         }
     }
     let kib = |bytes: u64, count: usize| bytes / 1024 / count as u64;

@@ -39,17 +39,25 @@ function focused() {
   return { name, isBody: at === document.body, faults };
 }
 
-// Runs in every page: notes what is added where a screen reader listens.
+// Runs in every page: notes what is added where a screen reader listens, and what ended
+// while the page still waits for it.
 function listen() {
   window.heard = [];
+  window.late = [];
   const live = "[aria-live]:not([aria-live=off]), [role=log], [role=status], [role=alert]";
   const note = (node) => {
     const element = node.nodeType === Node.ELEMENT_NODE ? node : node.parentElement;
     if (element?.closest(live) && !element.closest("[aria-busy=true]")) window.heard.push(node.textContent);
   };
+  const ends = (card) => {
+    if (document.querySelector(".composer .danger:not([hidden])")) window.late.push(card.textContent);
+  };
   new MutationObserver((changes) => {
-    for (const { addedNodes, type, target } of changes) (type === "childList" ? addedNodes : [target]).forEach(note);
-  }).observe(document, { subtree: true, childList: true, characterData: true });
+    for (const { addedNodes, type, target } of changes) {
+      if (type === "attributes") ends(target);
+      else (type === "childList" ? addedNodes : [target]).forEach(note);
+    }
+  }).observe(document, { subtree: true, childList: true, characterData: true, attributeFilter: ["data-busy"] });
 }
 
 /** Presses `key` until the focus is on what is called `name`; the stops on the way. */
@@ -93,7 +101,7 @@ async function main() {
   });
   const context = await browser.newContext({ ignoreHTTPSErrors: true });
   page = await context.newPage();
-  page.setDefaultTimeout(20000);
+  page.setDefaultTimeout(60000);
   await page.addInitScript(listen);
   page.on("dialog", (dialog) => dialog.accept());
   const card = () => page.locator(".log article").last();
@@ -174,6 +182,7 @@ async function main() {
     assert.equal((await page.evaluate(focused)).name, name);
     await page.locator("#panel").getByText(text).waitFor();
   }
+  assert.deepEqual(await page.evaluate(() => window.late), [], "who typed on was not heard");
   await press("Remove");
   await heard("Removed");
   await press("Sign out", "Shift+Tab");

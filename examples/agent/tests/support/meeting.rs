@@ -47,7 +47,7 @@ impl Meeting {
         let socket = self.browser.channel(&self.agent, &query, origin).await;
         let socket = socket.map_err(|status| anyhow::anyhow!("refused with {status}"))?;
         let asking = device.ask(socket, &query, self.place(), request);
-        tokio::time::timeout(Duration::from_secs(20), asking).await?
+        tokio::time::timeout(Duration::from_secs(60), asking).await?
     }
 
     /// Pairs by the link that `up` printed.

@@ -11,7 +11,7 @@ use super::Place;
 use super::browser::{Browser, EMAIL};
 
 /// Longest time for anything here.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running `up`.
 pub(crate) struct Up {

@@ -108,23 +108,35 @@ export function talk(agent, signal) {
     const card = runCard(agent.id, input.value.trim(), !isRun);
     log.append(card.element);
     scrollTo({ top: document.documentElement.scrollHeight });
-    running = new AbortController();
+    const run = new AbortController();
+    running = run;
     send.disabled = true;
     stop.hidden = false;
     input.value = "";
+    // The last word ends it: that its stream is closed comes later, when the next may
+    // have begun already.
+    const over = () => {
+      if (running !== run) return;
+      const stood = document.activeElement;
+      running = null;
+      send.disabled = false;
+      stop.hidden = true;
+      // Who stood on what is gone now, or on an approval, writes the next. Whoever went
+      // elsewhere meanwhile stays there.
+      const stayed = [document.body, stop, send].includes(stood) || card.element.querySelector("[role=group]:focus-within");
+      if (stayed && !signal.aborted) input.focus();
+    };
     try {
       await stream(agent.id, isRun ? "/v1/run" : "/v1/message", body, (event) => {
         if (event.event === "started" && event.session && event.session !== session) goOn(event.session, body.text.trim().split("\n")[0].slice(0, 60));
         card.show(event);
-      }, running.signal);
+        if (card.isDone()) over();
+      }, run.signal);
       card.ended();
     } catch (error) {
       card.broke(error.name === "AbortError" ? "Stopped" : error.message);
     } finally {
-      running = null;
-      send.disabled = false;
-      stop.hidden = true;
-      if (!signal.aborted) input.focus();
+      over();
     }
   }
 

@@ -205,7 +205,7 @@ async function main() {
     args: ["--no-sandbox", `--ignore-certificate-errors-spki-list=${keys.join(",")}`],
   });
   const own = await context.newPage();
-  own.setDefaultTimeout(30000);
+  own.setDefaultTimeout(60000);
 
   say("somebody is signed in at both");
   await own.goto(`${CARELESS}/login`);
@@ -240,7 +240,7 @@ async function main() {
   for (const origin of [`https://attacker.localhost:${secure}`, `https://${host}:${secure}`]) {
     say(`what ${new URL(origin).hostname === host ? "a site at another port" : "another site"} tries`);
     const page = await context.newPage();
-    page.setDefaultTimeout(30000);
+    page.setDefaultTimeout(60000);
     await page.goto(`${origin}/`);
     for (const [name, target] of Object.entries(targets)) {
       for (const [what, attack] of Object.entries(ATTACKS)) {

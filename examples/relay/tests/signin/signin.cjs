@@ -26,7 +26,7 @@ async function main() {
   const browser = await chromium.launch({ executablePath: CHROMIUM, args: ["--no-sandbox"] });
   const context = await browser.newContext({ ignoreHTTPSErrors: true, viewport: { width: 1200, height: 820 } });
   const page = await context.newPage();
-  page.setDefaultTimeout(10000);
+  page.setDefaultTimeout(60000);
   page.on("console", (message) => {
     // What the relay refuses is noted by the browser as well.
     if (/status of 4\d\d/.test(message.text())) return;

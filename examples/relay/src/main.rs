@@ -15,6 +15,10 @@ use tracing_subscriber::EnvFilter;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// Threads that wait for the database or hash passwords. What else is to be done then
+/// waits without a thread.
+const WAITING_THREADS: usize = 48;
+
 /// The relay between a browser and Katachi agents.
 #[derive(Debug, Parser)]
 #[command(name = "katachi-relay", version, about, propagate_version = true)]
@@ -49,7 +53,9 @@ fn main() -> ExitCode {
             "this process is not kept from others as far as it could be"
         );
     }
-    let runtime = match tokio::runtime::Runtime::new() {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let builder = builder.enable_all().max_blocking_threads(WAITING_THREADS);
+    let runtime = match builder.build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("katachi-relay: {error}");

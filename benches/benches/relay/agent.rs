@@ -3,13 +3,14 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::HeaderValue;
-use http::header::{CONNECTION, HOST, UPGRADE};
+use http::header::{CONNECTION, HOST, RETRY_AFTER, UPGRADE};
 use http_body_util::Full;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -278,8 +279,21 @@ impl<'a> Device<'a> {
         })
     }
 
-    /// Sends a form, and again with the nonce that the relay asks for.
+    /// Sends a form until the relay, which bounds what strangers begin, has time for it.
     async fn post(&self, path: &str, form: &impl Serialize) -> Result<Response, Failure> {
+        loop {
+            let answer = self.post_once(path, form).await?;
+            if answer.status() != http::StatusCode::TOO_MANY_REQUESTS {
+                return Ok(answer);
+            }
+            let after = answer.headers().get(RETRY_AFTER);
+            let after = after.and_then(|seconds| seconds.to_str().ok()?.parse().ok());
+            tokio::time::sleep(Duration::from_secs(after.unwrap_or(1))).await;
+        }
+    }
+
+    /// Sends a form, and again with the nonce that the relay asks for.
+    async fn post_once(&self, path: &str, form: &impl Serialize) -> Result<Response, Failure> {
         let first = self.post_with(path, form, None).await?;
         let asked = first
             .headers()

@@ -22,8 +22,9 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use server::{Failure, Server};
 
 /// Agents that one address may connect at once (a start takes two attempts, as the
-/// first has no nonce), and one account may have.
-const PER_ADDRESS: usize = 8;
+/// first has no nonce, and more while all addresses together begin too much), and one
+/// account may have.
+const PER_ADDRESS: usize = 4;
 const PER_ACCOUNT: usize = 240;
 /// What the design allows for each.
 const ALLOWED: u32 = 32 * 1024;
@@ -45,7 +46,7 @@ fn main() -> Result<(), Failure> {
 
 async fn measure(descriptors: Option<u64>) -> Result<(), Failure> {
     let is_long = std::env::var("KATACHI_LONG").is_ok_and(|long| long == "1");
-    let wanted: usize = if is_long { 10_000 } else { 2_000 };
+    let wanted: usize = if is_long { 10_000 } else { 1_000 };
     let room = descriptors.map_or(wanted, |most| usize::try_from(most).unwrap_or(wanted));
     let count = wanted.min(room.saturating_sub(500));
     let home = tempfile::tempdir()?;

@@ -4,6 +4,10 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+/// That of the program `katachi-relay`; the plain route has it too.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 pub(super) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// A server, gone with this.

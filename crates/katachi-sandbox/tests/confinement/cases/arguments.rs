@@ -776,10 +776,10 @@ fn ends(bed: &Bed) -> Verdict {
     limits.processes = Some(40);
     limits.memory = Some(ByteSize::new(512 << 20));
     limits.wall_time = Some(TimeSpan::new(Duration::from_secs(2)));
-    let plan = bed.plan(&policy.limits(limits))?;
+    let bounded = bed.plan(&policy.limits(limits))?;
     let started = Instant::now();
     // It does nothing but start processes, each of which stops for the tracer.
-    let outcome = bed.run(&plan, &["fork-bomb"])?;
+    let outcome = bed.run(&bounded, &["fork-bomb"])?;
     let ended = matches!(
         outcome.ending,
         Ending::Code(1) | Ending::LimitExceeded(_) | Ending::TimedOut
@@ -788,7 +788,7 @@ fn ends(bed: &Bed) -> Verdict {
         ended && started.elapsed() < Duration::from_secs(20),
         &format!("{outcome:?}"),
     )?;
-    let outcome = bed.run(&plan, &["sleep", "60"])?;
+    let outcome = bed.run(&bounded, &["sleep", "60"])?;
     must(
         outcome.ending == Ending::TimedOut,
         &format!("{:?}", outcome.ending),
@@ -802,13 +802,11 @@ fn ends(bed: &Bed) -> Verdict {
     while size() == 0 && started.elapsed() < Duration::from_secs(30) {
         std::thread::sleep(Duration::from_millis(5));
     }
+    must(size() > 0, "a traced process did not begin")?;
     drop(child);
     let before = size();
     std::thread::sleep(Duration::from_millis(200));
-    must(
-        before > 0 && size() == before,
-        "a traced process outlived the handle",
-    )
+    must(size() == before, "a traced process outlived the handle")
 }
 
 fn unanswered(bed: &Bed) -> Verdict {

@@ -402,6 +402,8 @@ fn without_a_thread(bed: &Bed) -> Verdict {
         raw::in_child(|| {
             let mut caller = Command::new(Bed::program());
             caller.args(["--attempt", "start-with-proxy", &text(&bed.workspace)]);
+            // A thread that ended leaves its stack to the next, unless it is much larger.
+            caller.env("RUST_MIN_STACK", (64 << 20).to_string());
             if faulty {
                 fault.lay(libc::EPERM).unwrap();
             }

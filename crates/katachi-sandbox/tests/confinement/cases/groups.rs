@@ -10,6 +10,7 @@ use katachi_sandbox::{Ending, Plan, Policy};
 use super::Case;
 use crate::bed::{Bed, Verdict, must};
 use crate::groups::{left, own};
+use crate::verdicts::Seen;
 
 pub(crate) const CASES: &[Case] = &[
     Case {
@@ -83,6 +84,7 @@ fn processes(bed: &Bed) -> Verdict {
 }
 
 fn memory(bed: &Bed) -> Verdict {
+    bed.shows(Seen::Ended);
     let policy = bed.policy().allow("sh").limits(limits(|limits| {
         limits.memory = Some(ByteSize::new(96 << 20));
     }));

@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -162,7 +162,9 @@ pub(crate) fn run() -> Result<Finished> {
 
 /// The confinement test, built.
 fn test_program() -> Result<PathBuf> {
-    let mut build = cargo(["test", "--no-run", "--locked", "--message-format=json"]);
+    let mut build = cargo(["test", "--no-run", "--locked"]);
+    build.arg("--message-format=json-render-diagnostics");
+    build.stderr(Stdio::inherit());
     // As the suite built it before.
     build.args(["-p", "katachi-sandbox", "--all-features"]);
     build.args(["--test", "confinement"]);

@@ -75,7 +75,6 @@ export function talk(agent, signal) {
     event.preventDefault();
     start();
   });
-  signal.addEventListener("abort", () => running?.abort());
 
   /** The conversation that messages go on with, or none. */
   function goOn(number, title) {
@@ -131,7 +130,7 @@ export function talk(agent, signal) {
         if (event.event === "started" && event.session && event.session !== session) goOn(event.session, body.text.trim().split("\n")[0].slice(0, 60));
         card.show(event);
         if (card.isDone()) over();
-      }, run.signal);
+      }, AbortSignal.any([signal, run.signal]));
       card.ended();
     } catch (error) {
       card.broke(error.name === "AbortError" ? "Stopped" : error.message);

@@ -1,9 +1,10 @@
 //! Programs that others wrote, at the running relay: `curl`, which verifies its
 //! certificate and plays the browser, an agent whose signatures are made by npm
-//! `http-message-signatures`, and a device that npm `oauth4webapi` connects.
+//! `http-message-signatures`, and a device that npm `oauth4webapi` connects. What systemd
+//! and cargo make of the operator's guide.
 //!
 //! Where one is missing its tests are listed as ignored, and fail under
-//! `KATACHI_REQUIRE_ALL=1`.
+//! `KATACHI_REQUIRE_ALL=1`. What builds for minutes waits for `KATACHI_LONG=1`.
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 #![allow(dead_code, reason = "the helpers are shared with other tests")]
 
@@ -11,6 +12,9 @@
 mod agent;
 #[path = "../service/embedded.rs"]
 mod embedded;
+mod guide;
+#[path = "../program/pages.rs"]
+mod pages;
 #[path = "../service/relay.rs"]
 mod relay;
 
@@ -69,6 +73,20 @@ fn main() -> ExitCode {
         node_modules("oauth4webapi").is_some(),
         another_oauth_client,
     );
+    test(
+        "systemd_accepts_the_guides_unit",
+        "systemd-analyze",
+        Command::new("systemd-analyze").output().is_ok(),
+        guide::systemd_accepts_the_unit,
+    );
+    let long = std::env::var_os("KATACHI_LONG").is_some_and(|long| long == "1");
+    let waits = if long { "" } else { " (needs KATACHI_LONG=1)" };
+    let install = format!("the_guides_command_installs_the_program{waits}");
+    let install = Trial::test(install, || {
+        guide::the_guides_command_installs_the_program();
+        Ok(())
+    });
+    trials.push(install.with_ignored_flag(!long));
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

@@ -10,33 +10,8 @@ use std::time::{Duration, Instant};
 use rcgen::{CertificateParams, KeyPair};
 
 use crate::certificate::{NAME, Running, authority, client};
+use crate::pages::{PROGRAM, blocks, code, page, unit, values};
 use crate::program;
-
-fn page(name: &str) -> String {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    std::fs::read_to_string(root.join(name)).unwrap()
-}
-
-/// The fenced blocks of a page, without the indent of the list that they stand in.
-fn blocks(page: &str) -> Vec<String> {
-    let fenced = page.split("```").skip(1).step_by(2);
-    let block = |text: &str| -> Option<String> {
-        let (_, lines) = text.split_once('\n')?;
-        let indent = lines.len() - lines.trim_start_matches(' ').len();
-        let lines = lines.lines().map(|line| line.get(indent..).unwrap_or(""));
-        Some(lines.collect::<Vec<_>>().join("\n"))
-    };
-    fenced.filter_map(block).collect()
-}
-
-/// What stands in a page as code: lines of blocks, and words in backticks.
-fn code(page: &str) -> Vec<String> {
-    let blocks = blocks(page).join("\n").replace("\\\n", " ");
-    let prose: String = page.split("```").step_by(2).collect();
-    let words = prose.split('`').skip(1).step_by(2);
-    let words = words.map(|words| words.split_whitespace().collect::<Vec<_>>().join(" "));
-    blocks.lines().map(str::to_owned).chain(words).collect()
-}
 
 fn help(of: &[&str]) -> Option<String> {
     let output = program().args(of).arg("--help").output().unwrap();
@@ -88,22 +63,6 @@ fn what_the_operators_pages_name_is_there() {
     assert!(commands > 15, "{commands} commands were found");
 }
 
-/// The guide's unit, in its own words.
-fn unit() -> String {
-    let blocks = blocks(&page("docs/operator-guide.md"));
-    let unit = blocks.into_iter().find(|block| block.starts_with("[Unit]"));
-    unit.unwrap()
-}
-
-/// The values of `key` in a unit.
-fn values<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
-    let value = |line: &'a str| line.strip_prefix(key)?.strip_prefix('=');
-    unit.lines().filter_map(value).collect()
-}
-
-/// Where the guide has the program.
-const PROGRAM: &str = "/usr/local/bin/katachi-relay";
-
 #[test]
 fn the_unit_agrees_with_the_rest_of_the_page() {
     let (page, unit) = (page("docs/operator-guide.md"), unit());
@@ -142,65 +101,6 @@ fn the_unit_agrees_with_the_rest_of_the_page() {
     {
         assert!(words(&help).contains(variable), "{variable}");
     }
-}
-
-#[test]
-fn systemd_accepts_the_unit() {
-    let place = tempfile::tempdir().unwrap();
-    let text = unit().replace(PROGRAM, env!("CARGO_BIN_EXE_katachi-relay"));
-    let verify = |text: &str| {
-        let file = place.path().join("katachi-relay.service");
-        std::fs::write(&file, text).unwrap();
-        let mut analyze = Command::new("systemd-analyze");
-        let output = analyze
-            .args(["verify", "--man=no"])
-            .arg(file)
-            .output()
-            .ok()?;
-        let said = String::from_utf8(output.stderr).unwrap();
-        // What other units of the machine are wrong about is not ours.
-        let ours = said.lines().filter(|line| line.contains("katachi-relay"));
-        Some((output.status.success(), ours.collect::<Vec<_>>().join("\n")))
-    };
-    let Some(verdict) = verify(&text) else {
-        let required = std::env::var_os("KATACHI_REQUIRE_ALL").is_some_and(|all| all == "1");
-        assert!(!required, "there is no systemd-analyze");
-        return;
-    };
-    assert_eq!(verdict, (true, String::new()));
-    // The judge sees a mistake where there is one, and a program that is not there.
-    let (_, said) = verify(&text.replace("ProtectHome=", "ProtectHomes=")).unwrap();
-    assert!(said.contains("ProtectHomes"), "{said}");
-    let (accepted, said) = verify(&unit().replace(PROGRAM, "/nowhere/katachi-relay")).unwrap();
-    assert!(!accepted && said.contains("not executable"), "{said}");
-}
-
-#[test]
-fn the_guides_command_installs_the_program() {
-    if std::env::var_os("KATACHI_LONG").is_none_or(|long| long != "1") {
-        return; // It builds for minutes.
-    }
-    let root = tempfile::tempdir().unwrap();
-    let code = code(&page("docs/operator-guide.md"));
-    let install = code.iter().find(|line| line.starts_with("cargo install"));
-    let install = install
-        .unwrap()
-        .replace("/usr/local", root.path().to_str().unwrap());
-    let words: Vec<_> = install.split(' ').skip(1).collect();
-    assert!(words.contains(&"--locked"));
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    // What is optimised is installed no otherwise.
-    let mut cargo = Command::new(cargo);
-    cargo.args(words).arg("--debug");
-    cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."));
-    assert!(cargo.status().unwrap().success());
-    let program = root.path().join("bin/katachi-relay");
-    let version = Command::new(program).arg("--version").output().unwrap();
-    let version = String::from_utf8(version.stdout).unwrap();
-    assert_eq!(
-        version.trim(),
-        concat!("katachi-relay ", env!("CARGO_PKG_VERSION"))
-    );
 }
 
 /// The guide's variables and its way to run commands, in a directory.

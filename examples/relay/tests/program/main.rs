@@ -21,6 +21,8 @@ mod guide;
 mod held;
 #[cfg(target_os = "linux")]
 mod idle;
+#[cfg(unix)]
+mod pages;
 #[path = "../service/relay.rs"]
 mod relay;
 #[cfg(target_os = "linux")]
